@@ -1,0 +1,78 @@
+"""Errors of an emulator against the tables at held-out points of the support.
+
+Error of a statistic at a point: rms over bins of the difference, over the rms over bins of the truth. Also the median
+fractional error of each bin, the errors in slices of logMmin, and the run times of both. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+from iaemu.emulator import Emulator
+from iaemu.tabulated import TabulatedModel
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--emulator", default=None, help="artifact (default: the shipped one)")
+    parser.add_argument("--tables", default=None, help="tables (default: the shipped ones)")
+    parser.add_argument("-n", "--n-points", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=987654321)
+    parser.add_argument("--json", default=None, help="also write the figures here")
+    arguments = parser.parse_args(argv)
+    emulator, tables = Emulator.load(arguments.emulator), TabulatedModel.load(arguments.tables)
+    theta = tables.support.sample(arguments.n_points, np.random.default_rng(arguments.seed))
+
+    result: dict = {"n_points": arguments.n_points, "seed": arguments.seed}
+    for edges in emulator.binnings:
+        label = f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"
+        start = time.perf_counter()
+        parts = [tables.predict(part, edges) for part in np.array_split(theta, max(1, len(theta) // 100))]
+        exact_time = time.perf_counter() - start
+        start = time.perf_counter()
+        guess = emulator.predict(theta, edges)
+        guess_time = time.perf_counter() - start
+        print(
+            f"\n### {label}\n\n| statistic | median | 95 % | worst | median in slices of logMmin |\n|---|---|---|---|---|"
+        )
+        result[label] = {"ms_tables": 1e3 * exact_time / len(theta), "ms_emulator": 1e3 * guess_time / len(theta)}
+        for name in ("xi", "omega", "eta"):
+            truth = np.concatenate([getattr(part, name) for part in parts])
+            value = getattr(guess, name)
+            error = np.sqrt(np.mean((value - truth) ** 2, axis=1) / np.mean(truth**2, axis=1))
+            slices = np.linspace(*tables.support.logMmin, 6)
+            by_mass = [
+                float(np.median(error[(theta[:, 2] >= low) & (theta[:, 2] < high)]))
+                for low, high in zip(slices[:-1], slices[1:], strict=True)
+            ]
+            fractional = np.median(np.abs(value / truth - 1), axis=0)
+            result[label][name] = {
+                "median": float(np.median(error)),
+                "p95": float(np.percentile(error, 95)),
+                "worst": float(error.max()),
+                "by_logMmin": by_mass,
+                "median_fractional_error_by_bin": fractional.tolist(),
+            }
+            print(
+                f"| {name} | {np.median(error):.2%} | {np.percentile(error, 95):.2%} | {error.max():.1%} | "
+                + ", ".join(f"{value:.2%}" for value in by_mass)
+                + " |"
+            )
+        print(
+            f"\nTables {result[label]['ms_tables']:.2f} ms a point, emulator {result[label]['ms_emulator']:.4f} ms a "
+            f"point in one batch of {len(theta)}: a ratio of {exact_time / guess_time:.0f}."
+        )
+        for name in ("xi", "omega", "eta"):
+            values = ", ".join(f"{v:.2%}" for v in result[label][name]["median_fractional_error_by_bin"])
+            print(f"Median fractional error of {name} by bin: {values}.")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(result, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

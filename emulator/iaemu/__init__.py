@@ -1,0 +1,16 @@
+"""Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): exact tables, emulators, samplers."""
+
+from ._version import __version__
+from .parameters import PARAMETERS, Support, SupportError, SupportWarning
+from .prediction import STATISTICS, ForwardModel, Prediction
+
+__all__ = [
+    "PARAMETERS",
+    "STATISTICS",
+    "ForwardModel",
+    "Prediction",
+    "Support",
+    "SupportError",
+    "SupportWarning",
+    "__version__",
+]

@@ -1,0 +1,107 @@
+"""Alignment strength: the Dimroth-Watson distribution as halotools draws it, and what misalignment does to pairs.
+
+A galaxy's orientation e is drawn about a reference axis a with p(cos t) ~ exp(kappa cos^2 t), kappa = tan(pi mu / 2),
+cos t = e.a, azimuth uniform (Van Alfen et al. 2024, arXiv:2311.07374, section 3; halotools stores k = -kappa).
+Averaged over such draws, every second-rank statistic of e is that of a times one number,
+
+    q(mu) = <P2(cos t)> = (3 <cos^2 t> - 1) / 2,
+
+so that E[(e.r)^2] - 1/3 = q [(a.r)^2 - 1/3] and, for independent misalignments,
+E[(e1.e2)^2] - 1/3 = q1 q2 [(a1.a2)^2 - 1/3]. q(-1) = -1/2, q(0) = 0, q(1) = 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+_SERIES_LIMIT = 1.0  # |kappa| below which the power series is used
+_ASYMPTOTIC_LIMIT = 50.0  # kappa above which the asymptotic series is used
+_N_SERIES = 18  # 1 / 18! ~ 1e-16
+_N_ASYMPTOTIC = 20  # the terms of sum (2n - 1)!! / (2 kappa)^n fall to 1e-15 at kappa = 50
+_RYBICKI_STEP = 0.2  # error exp(-(pi / 2 h)^2) ~ 1e-27
+_RYBICKI_TERMS = 31  # exp(-(n h)^2) < 1e-16 beyond n = 31
+
+
+def concentration(mu: torch.Tensor) -> torch.Tensor:
+    """kappa = tan(pi mu / 2) of the Dimroth-Watson distribution; infinite at mu = -1, 1."""
+    mu = torch.as_tensor(mu)
+    kappa = 1.0 / torch.tan(0.5 * math.pi * (1.0 - mu.abs()))
+    return torch.where(mu == 0, torch.zeros_like(kappa), torch.copysign(kappa, mu))
+
+
+def mean_p2(mu: torch.Tensor) -> torch.Tensor:
+    """q(mu) = <P2(cos t)>: the fraction of an alignment signal that survives misalignment of strength mu.
+
+    Parameters
+    ----------
+    mu : tensor, any shape, in [-1, 1]
+        Alignment strength, dimensionless.
+
+    Returns
+    -------
+    tensor of the same shape and dtype
+        In [-1/2, 1]; differentiable everywhere, the ends included. Exact (to rounding) at -1, 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        A value outside [-1, 1], or NaN.
+    """
+    if not bool(((mu >= -1) & (mu <= 1)).all()):
+        bad = mu[~((mu >= -1) & (mu <= 1))].flatten()[0]
+        raise ValueError(f"Alignment strength mu = {float(bad):.6g} is outside [-1, 1].")
+    # cot(pi |mu| / 2) = 1 / |kappa|, computed from 1 - |mu| so that it is exactly 0 at the ends.
+    near = mu.abs() < 2.0 / math.pi * math.atan(_SERIES_LIMIT)
+    safe_near = torch.where(near, mu, torch.zeros_like(mu))
+    safe_far = torch.where(near, torch.full_like(mu, 0.75), mu)
+    inverse = torch.tan(0.5 * math.pi * (1.0 - safe_far.abs()))
+    far = torch.where(safe_far > 0, _mean_p2_aligned(inverse), _mean_p2_perpendicular(inverse))
+    return torch.where(near, _mean_p2_series(torch.tan(0.5 * math.pi * safe_near)), far)
+
+
+def _mean_p2_series(kappa):
+    """q = sum 2 n k^n / (n! (2n+1)(2n+3)) / sum k^n / (n! (2n+1)), from Z = 1F1(1/2; 3/2; kappa): no cancellation."""
+    numerator = torch.zeros_like(kappa)
+    denominator = torch.zeros_like(kappa)
+    for n in range(_N_SERIES, 0, -1):
+        coefficient = 1.0 / math.factorial(n)
+        numerator = (numerator + 2.0 * n * coefficient / ((2 * n + 1) * (2 * n + 3))) * kappa
+        denominator = (denominator + coefficient / (2 * n + 1)) * kappa
+    return numerator / (1.0 + denominator)
+
+
+def _mean_p2_perpendicular(inverse):
+    """kappa = -1 / inverse < 0: <cos^2> = 1/(2k) - exp(-k) / (sqrt(pi k) erf(sqrt k)), k = |kappa|."""
+    small = inverse < 1e-3  # exp(-1000): the second term vanishes, and its gradient would be 0 * inf
+    k = 1.0 / torch.where(small, torch.ones_like(inverse), inverse)
+    tail = torch.exp(-k) / (torch.sqrt(math.pi * k) * torch.erf(torch.sqrt(k)))
+    cos2 = 0.5 * inverse - torch.where(small, torch.zeros_like(tail), tail)
+    return 1.5 * cos2 - 0.5
+
+
+def _mean_p2_aligned(inverse):
+    """kappa = 1 / inverse > 0: <cos^2> = 1 / (2 x D(x)) - 1 / (2 x^2), x = sqrt(kappa), D Dawson's integral."""
+    asymptotic = inverse < 1.0 / _ASYMPTOTIC_LIMIT
+    x = torch.rsqrt(torch.where(asymptotic, torch.ones_like(inverse), inverse))
+    two_x_dawson = 2.0 * x * dawson(x)
+    # 2 x D(x) -> 1 + sum (2n-1)!! / (2 kappa)^n
+    series = torch.zeros_like(inverse)
+    tiny = torch.where(asymptotic, inverse, torch.zeros_like(inverse))
+    for n in range(_N_ASYMPTOTIC, 0, -1):
+        series = (series + 1.0) * (2 * n - 1) * 0.5 * tiny
+    cos2 = 1.0 / torch.where(asymptotic, 1.0 + series, two_x_dawson) - 0.5 * inverse
+    return 1.5 * cos2 - 0.5
+
+
+def dawson(x: torch.Tensor) -> torch.Tensor:
+    """Dawson's integral exp(-x^2) int_0^x exp(t^2) dt for x >= 0.2, by Rybicki's method.
+
+    G. B. Rybicki, Computers in Physics 3, 85 (1989): a sum of Gaussians that converges exponentially in its step.
+    """
+    n0 = 2.0 * torch.round(0.5 * x.detach() / _RYBICKI_STEP)
+    offset = x - n0 * _RYBICKI_STEP
+    odd = torch.arange(-_RYBICKI_TERMS, _RYBICKI_TERMS + 1, 2, dtype=x.dtype, device=x.device)
+    terms = torch.exp(-((offset[..., None] - odd * _RYBICKI_STEP) ** 2)) / (n0[..., None] + odd)
+    return terms.sum(dim=-1) / math.sqrt(math.pi)

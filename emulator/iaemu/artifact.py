@@ -1,0 +1,101 @@
+"""One file for what is shipped: named float arrays and JSON metadata in safetensors, sealed with SHA-256.
+
+No pickle: a file can hold numbers and text only. Anything missing, foreign or altered is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ._version import __version__
+
+FORMAT = "iaemu-artifact-1"
+
+
+class ArtifactError(ValueError):
+    """A file that is missing, foreign, incomplete, corrupt, or of another kind than asked for."""
+
+
+def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: dict) -> None:
+    """Write an artifact, to a temporary name first and then renamed.
+
+    Parameters
+    ----------
+    path : path-like
+    kind : str
+        What it is, e.g. ``"tables"``; :func:`read_artifact` refuses another.
+    tensors : dict of str to array
+    metadata : dict
+        Anything JSON can hold. ``code_version`` is added.
+    """
+    path = Path(path)
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    text = json.dumps({"code_version": __version__, **metadata, "format": FORMAT, "kind": kind}, sort_keys=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"iaemu": text, "sha256": _digest(text, tensors)})
+    os.replace(temporary, path)
+
+
+def read_artifact(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and metadata of an artifact.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing, not safetensors, truncated, not one of ours, of another kind, or its hash differs.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ArtifactError(f"There is no artifact file {path}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path.name} is truncated, corrupt or not a safetensors file: {error}") from error
+    if "iaemu" not in header:
+        raise ArtifactError(f"{path.name} is a safetensors file, but not made by iaemu (no 'iaemu' metadata).")
+    try:
+        metadata = json.loads(header["iaemu"])
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path.name}: the metadata are not valid JSON: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path.name} has format {metadata.get('format')!r}; this version ({__version__}) reads {FORMAT!r}."
+        )
+    if metadata.get("kind") != kind:
+        raise ArtifactError(f"{path.name} holds {metadata.get('kind')!r}, but {kind!r} was asked for.")
+    if header.get("sha256") != _digest(header["iaemu"], tensors):
+        raise ArtifactError(
+            f"{path.name}: the SHA-256 of the content differs from the stored one; the file is altered."
+        )
+    return tensors, metadata
+
+
+def require(tensors: dict, names, path) -> None:
+    """ArtifactError naming the tensors that a file lacks."""
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise ArtifactError(f"{Path(path).name} lacks the tensor(s) {', '.join(missing)}.")
+
+
+def shipped_artifact(name: str) -> Path:
+    """Path of an artifact that is part of the package."""
+    return Path(str(resources.files("iaemu.artifacts") / name))
+
+
+def _digest(text: str, tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Radial bins: the paper's, TNG300's, their union, and pair-weighted rebinning between nested binnings."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+#: Edges of the 20 bins of IAEmu (arXiv:2504.05235, section 2.1) [Mpc/h].
+PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
+
+#: Edges of the 12 published TNG300 bins that lie inside the paper's range [Mpc/h].
+TNG_EDGES = np.logspace(-1.0, 1.5, 15)[:13]
+
+#: Two edges are the same if they differ by less than this fraction.
+EDGE_TOLERANCE = 1e-6
+
+
+class BinningError(ValueError):
+    """Bins that are malformed, or that do not nest."""
+
+
+def check_edges(r_edges) -> np.ndarray:
+    """Edges as float64 array (n_bins + 1,) [Mpc/h]; increasing, positive and finite, or a BinningError."""
+    edges = np.asarray(r_edges, dtype=np.float64)
+    if edges.ndim != 1 or len(edges) < 2:
+        raise BinningError(f"r_edges must be one-dimensional with at least 2 edges, got shape {edges.shape}.")
+    if not np.all(np.isfinite(edges)):
+        raise BinningError("r_edges contain NaN or infinite values.")
+    if edges[0] <= 0 or np.any(np.diff(edges) <= 0):
+        raise BinningError("r_edges must be positive and strictly increasing [Mpc/h].")
+    return edges
+
+
+def bin_centers(r_edges) -> np.ndarray:
+    """Arithmetic means of the edges, as the paper and the TNG300 files use them [Mpc/h]."""
+    edges = check_edges(r_edges)
+    return 0.5 * (edges[1:] + edges[:-1])
+
+
+def shell_volumes(r_edges) -> np.ndarray:
+    """Volumes of the spherical shells [(Mpc/h)^3]."""
+    return 4.0 / 3.0 * np.pi * np.diff(check_edges(r_edges) ** 3)
+
+
+def union_edges(*binnings) -> np.ndarray:
+    """Sorted edges of all binnings; edges equal within ``EDGE_TOLERANCE`` are merged.
+
+    Every binning given nests in the result over the range where it has edges.
+    """
+    edges = np.sort(np.concatenate([check_edges(binning) for binning in binnings]))
+    keep = np.concatenate([[True], np.diff(edges) > EDGE_TOLERANCE * edges[1:]])
+    return edges[keep]
+
+
+def find_edges(fine, coarse) -> np.ndarray:
+    """Index in ``fine`` of each edge of ``coarse``.
+
+    Raises
+    ------
+    BinningError
+        An edge of ``coarse`` is not an edge of ``fine``; the message names it and its neighbours.
+    """
+    fine, coarse = check_edges(fine), check_edges(coarse)
+    index = np.clip(np.searchsorted(fine, coarse), 1, len(fine) - 1)
+    index -= (coarse - fine[index - 1]) < (fine[index] - coarse)
+    apart = np.abs(fine[index] - coarse) > EDGE_TOLERANCE * coarse
+    if np.any(apart):
+        bad = int(np.argmax(apart))
+        raise BinningError(
+            f"The bins do not nest: edge {coarse[bad]:.8g} Mpc/h is not among the {len(fine)} available edges "
+            f"{fine[0]:.4g} .. {fine[-1]:.4g} Mpc/h (nearest: {fine[index[bad]]:.8g}). "
+            f"Use a subset of the available edges (see r_edges)."
+        )
+    return index
+
+
+def nesting_matrix(fine, coarse) -> np.ndarray:
+    """Matrix (n_coarse, n_fine) of 0 and 1 that sums fine bins into coarse bins; BinningError if they do not nest."""
+    index = find_edges(fine, coarse)
+    matrix = np.zeros((len(index) - 1, len(fine) - 1))
+    for row, (start, stop) in enumerate(pairwise(index)):
+        matrix[row, start:stop] = 1.0
+    return matrix
+
+
+def rebin(values, pairs, nesting):
+    """Mean over pairs of a per-bin mean: ``sum(pairs * values) / sum(pairs)`` in each coarse bin.
+
+    Exact for omega and eta, and for 1 + xi when ``pairs`` are the random pairs (the shell volumes).
+
+    Parameters
+    ----------
+    values, pairs : arrays or tensors (..., n_fine)
+    nesting : array or tensor (n_coarse, n_fine), from :func:`nesting_matrix`
+
+    Returns
+    -------
+    array or tensor (..., n_coarse)
+    """
+    return ((values * pairs) @ nesting.T) / (pairs @ nesting.T)

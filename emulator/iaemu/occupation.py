@@ -1,0 +1,104 @@
+"""Mean halo occupation of Zheng et al. 2007, and the probabilities of satellite ranks that follow from it.
+
+Centrals are Bernoulli with mean <Ncen>, satellites Poisson with mean <Nsat>, independent of each other: the model of
+halotools' ``Zheng07Cens`` and ``Zheng07Sats`` with ``modulate_with_cenocc=False``.
+
+Satellites fill a host's sub-halos in order of rank, so the sub-halo of rank k is occupied with probability
+P(N >= k), N ~ Poisson(<Nsat>). Sums of these over ranges of k have closed forms.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def mean_ncen(log_mass, logMmin, sigma_logM):
+    """Mean number of centrals, equation 2 of Zheng et al. 2007 (ApJ 667, 760).
+
+    All arguments are tensors that broadcast; ``log_mass`` and ``logMmin`` in log10 Msun/h.
+    """
+    return 0.5 * (1.0 + torch.erf((log_mass - logMmin) / sigma_logM))
+
+
+def mean_nsat(log_mass, logM0, logM1, alpha):
+    """Mean number of satellites ((M - M0) / M1)^alpha, 0 below M0: equation 5 of Zheng et al. 2007.
+
+    All arguments are tensors that broadcast; masses in log10 Msun/h. The gradient is finite everywhere.
+    """
+    fraction = 1.0 - 10.0 ** (logM0 - log_mass)
+    above = fraction > 0
+    log_ratio = torch.log(torch.where(above, fraction, torch.ones_like(fraction))) + (log_mass - logM1) * _LN10
+    return torch.where(above, torch.exp(alpha * log_ratio), torch.zeros_like(log_ratio))
+
+
+_LN10 = 2.302585092994046
+
+
+class _PoissonTail(torch.autograd.Function):
+    """P(N >= k) for N ~ Poisson(lam), with d/dlam = P(N = k - 1): torch's own derivative is NaN at lam = 0."""
+
+    @staticmethod
+    def forward(ctx, lam, k):
+        ctx.save_for_backward(lam, k)
+        tail = torch.special.gammainc(k.clamp(min=1.0).expand(torch.broadcast_shapes(lam.shape, k.shape)), lam)
+        return torch.where(k <= 0, torch.ones_like(tail), tail)
+
+    @staticmethod
+    def backward(ctx, grad):
+        lam, k = ctx.saved_tensors
+        slope = poisson_pmf(lam, k - 1.0)
+        return (grad * slope).sum_to_size(lam.shape), None
+
+
+def poisson_pmf(lam, k):
+    """P(N = k), N ~ Poisson(lam); 0 for k < 0."""
+    safe = k.clamp(min=0.0)
+    pmf = torch.exp(torch.xlogy(safe, lam) - lam - torch.lgamma(safe + 1.0))
+    return torch.where(k < 0, torch.zeros_like(pmf), pmf)
+
+
+def rank_probability(lam, k):
+    """P(N >= k) that the k-th ranked sub-halo is occupied, N ~ Poisson(lam).
+
+    Parameters
+    ----------
+    lam : tensor, mean number of satellites
+    k : tensor of the same floating dtype, broadcasting with ``lam``; whole numbers. 1 for k <= 0.
+    """
+    return _PoissonTail.apply(lam, k)
+
+
+class _RankTailSums(torch.autograd.Function):
+    """Both tail sums from one incomplete gamma function, with their exact derivatives (finite at lam = 0)."""
+
+    @staticmethod
+    def forward(ctx, lam, k):
+        shape = torch.broadcast_shapes(lam.shape, k.shape)
+        beyond = torch.special.gammainc(k.expand(shape), lam)
+        one_less = beyond + poisson_pmf(lam, k - 1.0)
+        two_less = one_less + poisson_pmf(lam, k - 2.0)
+        ctx.save_for_backward(lam, k, one_less, two_less)
+        single = lam * one_less - (k - 1.0) * beyond
+        pair = 0.5 * (lam**2 * two_less - (k - 1.0) * (k - 2.0) * beyond)
+        return single, pair
+
+    @staticmethod
+    def backward(ctx, grad_single, grad_pair):
+        lam, _, one_less, two_less = ctx.saved_tensors
+        return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(lam.shape), None
+
+
+def rank_tail_sums(lam, k):
+    """Expected satellites, and pairs of them, of rank k and beyond; N ~ Poisson(lam).
+
+    Parameters
+    ----------
+    lam : tensor, mean number of satellites
+    k : tensor of the same floating dtype, broadcasting with ``lam``; whole numbers >= 1
+
+    Returns
+    -------
+    single : sum over l >= k of P(N >= l) = E[(N - k + 1)+]
+    pair : sum over l >= k of (l - 1) P(N >= l): pairs of ranks whose larger is l; E[N (N - 1) / 2] at k = 1
+    """
+    return _RankTailSums.apply(lam, k)

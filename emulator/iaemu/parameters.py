@@ -1,0 +1,260 @@
+"""The seven parameters, and the region of them that a model supports.
+
+The occupation parameters of real galaxy samples lie near a line, so models are tabulated and trained on a tube about
+it, not on a box: each of ``logM0, logM1, sigma_logM, alpha`` within a number of RMSE of a linear fit in ``logMmin`` to
+Table 1 of Zheng et al. 2007 (ApJ 667, 760), as in IAEmu (arXiv:2504.05235, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+ALIGNMENT_PARAMETERS = ("mu_cen", "mu_sat")
+OCCUPATION_PARAMETERS = ("logMmin", "sigma_logM", "logM0", "logM1", "alpha")
+PARAMETERS = ALIGNMENT_PARAMETERS + OCCUPATION_PARAMETERS
+
+
+class LinearFit(NamedTuple):
+    """``slope * logMmin + intercept``, with the scatter of Zheng et al. 2007, Table 1 about it."""
+
+    slope: float
+    intercept: float
+    rmse: float
+
+    def __call__(self, logMmin):
+        return self.slope * logMmin + self.intercept
+
+
+ZHENG07_LINE: Mapping[str, LinearFit] = {
+    "sigma_logM": LinearFit(0.17341474, -1.78405470, 0.06561238),
+    "logM0": LinearFit(1.12840622, -1.89515523, 0.41188001),
+    "logM1": LinearFit(0.72541259, 4.43594518, 0.17059834),
+    "alpha": LinearFit(-0.00162070, 1.03329860, 0.10065349),
+}
+
+POLICIES = ("raise", "reject", "warn")
+
+
+class SupportError(ValueError):
+    """Parameters outside the region that a model supports."""
+
+
+class SupportWarning(UserWarning):
+    """Parameters outside the region that a model supports; the prediction is an extrapolation."""
+
+
+def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
+    """Parameters as one float64 (or floating input dtype) tensor of shape (..., n_parameters).
+
+    Parameters
+    ----------
+    theta : mapping of name to scalar, array or tensor (broadcast together), or array or tensor (..., n_parameters)
+        With names, order does not matter and every parameter must be there.
+    parameters : sequence of str
+        Names, in the order of the last axis.
+
+    Raises
+    ------
+    KeyError
+        A parameter is missing from the mapping.
+    ValueError
+        Wrong size of the last axis, a name that is not a parameter, or a NaN or infinite value.
+    """
+    if isinstance(theta, Mapping):
+        missing = [name for name in parameters if name not in theta]
+        unknown = [name for name in theta if name not in parameters]
+        if missing:
+            raise KeyError(f"Missing parameter(s) {', '.join(missing)}; needed are {', '.join(parameters)}.")
+        if unknown:
+            raise ValueError(f"Unknown parameter(s) {', '.join(map(str, unknown))}; known are {', '.join(parameters)}.")
+        columns = [torch.as_tensor(theta[name], dtype=_float_dtype(theta[name])) for name in parameters]
+        dtype = torch.float64 if any(column.dtype == torch.float64 for column in columns) else columns[0].dtype
+        tensor = torch.stack(torch.broadcast_tensors(*[column.to(dtype) for column in columns]), dim=-1)
+    else:
+        tensor = torch.as_tensor(theta, dtype=_float_dtype(theta))
+    if tensor.ndim == 0 or tensor.shape[-1] != len(parameters):
+        raise ValueError(
+            f"theta has shape {tuple(tensor.shape)}; its last axis must hold the {len(parameters)} parameters "
+            f"{', '.join(parameters)}, in this order."
+        )
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = [
+            name for name, ok in zip(parameters, finite.reshape(-1, len(parameters)).all(dim=0), strict=True) if not ok
+        ]
+        raise ValueError(f"Parameter(s) {', '.join(bad)} are NaN or infinite; give finite values.")
+    return tensor
+
+
+def _float_dtype(value) -> torch.dtype:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.dtype
+    return torch.float64
+
+
+@dataclass(frozen=True)
+class Support:
+    """The region in which a model is tabulated or trained.
+
+    Attributes
+    ----------
+    logMmin : (float, float)
+        Range of ``logMmin`` [log10 Msun/h].
+    n_rmse : float
+        Half-width of the tube about the Zheng et al. 2007 line, in RMSE of each parameter.
+    sigma_logM_min : float
+        Smallest ``sigma_logM``; the tube reaches below zero at low mass, where the step of <Ncen> would turn over.
+    log_mass_complete : float or None
+        Halo mass [log10 Msun/h] above which the catalogue is complete. ``logMmin - n_sigma_complete * sigma_logM``
+        must not fall below it, or too many centrals would live in halos that the catalogue lacks.
+    n_sigma_complete : float
+        See ``log_mass_complete``. At 1.75 at most 1 % of the centrals are missing (halo mass function M^-0.9).
+    logM0_max : float or None
+        Largest ``logM0`` [log10 Msun/h]. Beyond, so few hosts of the catalogue could have a satellite that bins at
+        small r run empty.
+    """
+
+    logMmin: tuple[float, float] = (11.0, 15.0)
+    n_rmse: float = 4.0
+    sigma_logM_min: float = 0.01
+    log_mass_complete: float | None = None
+    n_sigma_complete: float = 1.75
+
+    logM0_max: float | None = None
+
+    parameters = PARAMETERS
+
+    def __post_init__(self):
+        object.__setattr__(self, "logMmin", tuple(float(value) for value in self.logMmin))
+        if not self.logMmin[0] < self.logMmin[1]:
+            raise ValueError(f"The range of logMmin must be increasing, got {self.logMmin}.")
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Support:
+        return cls(**{**values, "logMmin": tuple(values["logMmin"])})
+
+    def bounds(self, name: str, logMmin) -> tuple:
+        """Range of one parameter at the given ``logMmin`` (scalar, array or tensor)."""
+        if name in ALIGNMENT_PARAMETERS:
+            return -1.0, 1.0
+        if name == "logMmin":
+            return self.logMmin
+        fit = ZHENG07_LINE[name]
+        low = fit(logMmin) - self.n_rmse * fit.rmse
+        high = fit(logMmin) + self.n_rmse * fit.rmse
+        if name == "sigma_logM":
+            low = _at_least(low, self.sigma_logM_min)
+            if self.log_mass_complete is not None:
+                high = _at_most(high, (logMmin - self.log_mass_complete) / self.n_sigma_complete)
+        if name == "logM0" and self.logM0_max is not None:
+            high = _at_most(high, self.logM0_max)
+        return low, high
+
+    def contains(self, theta) -> torch.Tensor:
+        """Whether each point lies inside, shape (...,) bool; ``theta`` as in :func:`as_theta`."""
+        return self._excess(as_theta(theta).detach()).amax(dim=-1) <= 0
+
+    def nearest(self, theta) -> torch.Tensor:
+        """The point with every parameter moved to its range, in the order of ``PARAMETERS``: inside the support."""
+        theta = as_theta(theta).detach().clone()
+        index = PARAMETERS.index("logMmin")
+        theta[..., index] = theta[..., index].clamp(*self.logMmin)
+        for column, name in enumerate(PARAMETERS):
+            low, high = self.bounds(name, theta[..., index])
+            low, high = (torch.as_tensor(value, dtype=theta.dtype, device=theta.device) for value in (low, high))
+            theta[..., column] = torch.minimum(torch.maximum(theta[..., column], low), high)
+        return theta
+
+    def describe_violations(self, theta) -> list[str]:
+        """One sentence per violating parameter of the first point outside; an empty list if all are inside."""
+        theta = as_theta(theta).detach().reshape(-1, len(PARAMETERS))
+        excess = self._excess(theta)
+        outside = torch.nonzero(excess.amax(dim=-1) > 0).flatten()
+        if len(outside) == 0:
+            return []
+        point = theta[outside[0]]
+        nearest = self.nearest(point)
+        logMmin = float(point[PARAMETERS.index("logMmin")])
+        sentences = []
+        for column, name in enumerate(PARAMETERS):
+            if excess[outside[0], column] <= 0:
+                continue
+            low, high = (float(value) for value in self.bounds(name, logMmin))
+            where = "" if name in (*ALIGNMENT_PARAMETERS, "logMmin") else f" at logMmin = {logMmin:.4g}"
+            sentences.append(
+                f"{name} = {float(point[column]):.6g} is outside [{low:.6g}, {high:.6g}]{where} "
+                f"(nearest supported point: {float(nearest[column]):.6g})"
+            )
+        if len(outside) > 1:
+            sentences.append(f"and {len(outside) - 1} more of {len(theta)} points are outside")
+        return sentences
+
+    def enforce(self, theta, policy: str = "raise") -> torch.Tensor:
+        """Apply a policy to points outside: ``raise``, ``reject`` or ``warn``.
+
+        Returns
+        -------
+        inside : tensor of bool, shape (...,)
+            With ``reject`` the caller gives points that are not inside a zero probability.
+
+        Raises
+        ------
+        SupportError
+            With ``raise``, if a point is outside; names parameter, value, range and nearest supported value.
+        """
+        if policy not in POLICIES:
+            raise ValueError(f"support policy must be one of {', '.join(POLICIES)}, got {policy!r}.")
+        inside = self.contains(theta)
+        if policy != "reject" and not bool(inside.all()):
+            message = "Outside the supported parameter region: " + "; ".join(self.describe_violations(theta)) + "."
+            if policy == "raise":
+                raise SupportError(message)
+            import warnings
+
+            warnings.warn(message + " The prediction is an extrapolation.", SupportWarning, stacklevel=3)
+        return inside
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu; shape (n, 7)."""
+        return self.from_unit_cube(rng.uniform(size=(n, len(PARAMETERS))))
+
+    def from_unit_cube(self, unit: np.ndarray) -> np.ndarray:
+        """Map points of the unit cube (n, 7) to the support: one-to-one, for random or quasi-random draws."""
+        unit = np.asarray(unit, dtype=np.float64)
+        theta = np.empty_like(unit)
+        index = PARAMETERS.index("logMmin")
+        theta[:, index] = self.logMmin[0] + unit[:, index] * (self.logMmin[1] - self.logMmin[0])
+        for column, name in enumerate(PARAMETERS):
+            if name != "logMmin":
+                low, high = self.bounds(name, theta[:, index])
+                theta[:, column] = low + unit[:, column] * (high - low)
+        return theta
+
+    def _excess(self, theta: torch.Tensor) -> torch.Tensor:
+        """How far each parameter lies outside its range (<= 0: inside), shape (..., 7); 1e-9 is forgiven."""
+        logMmin = theta[..., PARAMETERS.index("logMmin")]
+        columns = []
+        for column, name in enumerate(PARAMETERS):
+            low, high = self.bounds(name, logMmin)
+            value = theta[..., column]
+            tolerance = 1e-9 if theta.dtype == torch.float64 else 1e-5
+            columns.append(torch.maximum(low - value, value - high) - tolerance)
+        return torch.stack(columns, dim=-1)
+
+
+def _at_most(values, limit):
+    if isinstance(values, torch.Tensor):
+        return torch.minimum(values, torch.as_tensor(limit, dtype=values.dtype, device=values.device))
+    return np.minimum(values, limit)
+
+
+def _at_least(values, limit):
+    return -_at_most(-values, -limit)

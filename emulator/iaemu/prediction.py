@@ -1,0 +1,78 @@
+"""What every forward model gives: the emulator, the tables and the halotools mocks share this contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from .parameters import Support
+
+STATISTICS = ("xi", "omega", "eta")
+
+
+@dataclass
+class Prediction:
+    """Correlation functions at one or more parameter points.
+
+    Arrays if the parameters came as numbers or arrays, tensors (with gradients) if they came as tensors.
+
+    Attributes
+    ----------
+    r_edges : array (n_bins + 1,)
+        Edges of the radial bins [Mpc/h].
+    xi : (..., n_bins)
+        Position-position correlation, equation 1 of arXiv:2504.05235; dimensionless, like the others.
+    omega : (..., n_bins)
+        Position-orientation correlation <|e.r|^2> - 1/3, equation 2.
+    eta : (..., n_bins)
+        Orientation-orientation correlation <|e1.e2|^2> - 1/3, equation 3.
+    sigma_aleatoric, sigma_epistemic : dict of statistic to (..., n_bins), or None
+        Standard deviations, where the model has them.
+    n_gal : (...), or None
+        Expected number of galaxies in the catalogue's volume.
+    f_sat : (...), or None
+        Expected satellite fraction.
+    """
+
+    r_edges: np.ndarray
+    xi: np.ndarray | torch.Tensor | None = None
+    omega: np.ndarray | torch.Tensor | None = None
+    eta: np.ndarray | torch.Tensor | None = None
+    sigma_aleatoric: dict | None = None
+    sigma_epistemic: dict | None = None
+    n_gal: np.ndarray | torch.Tensor | None = None
+    f_sat: np.ndarray | torch.Tensor | None = None
+
+    @property
+    def r(self) -> np.ndarray:
+        """Bin centres: arithmetic means of the edges [Mpc/h]."""
+        return 0.5 * (self.r_edges[1:] + self.r_edges[:-1])
+
+    def numpy(self) -> Prediction:
+        """The same prediction as numpy arrays, detached from any gradient."""
+
+        def convert(value):
+            if isinstance(value, dict):
+                return {key: convert(entry) for key, entry in value.items()}
+            return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+        return Prediction(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
+
+
+@runtime_checkable
+class ForwardModel(Protocol):
+    """Protocol of everything that maps parameters to correlation functions.
+
+    ``predict(theta, r_edges=None, statistics=STATISTICS)``: ``theta`` a mapping of names, an array or a tensor
+    (..., 7) in the order of ``parameters``; numbers in, arrays out; tensors in, tensors out, differentiable. ``None``
+    edges are the model's own; others must nest in them, or :class:`iaemu.binning.BinningError` is raised.
+    """
+
+    parameters: tuple[str, ...]
+    support: Support
+    r_edges: np.ndarray
+
+    def predict(self, theta, r_edges=None, statistics=STATISTICS) -> Prediction: ...

@@ -1,0 +1,292 @@
+"""TabulatedModel: the exact expectation of the mock model from pair sums tabulated once per halo catalogue.
+
+At fixed occupation, averaged over misalignments,
+
+    omega = q(mu_cen) A_c + q(mu_sat) A_s,    eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss,
+
+where A and E do not depend on mu (see :mod:`iaemu.alignment`), and every expected pair sum is a weighted sum over
+species of tracers, with the mean occupations as weights (see :mod:`iaemu.modes`). This is the calculation of TabCorr
+(Zheng & Guo 2016, MNRAS 458, 4015; Lange et al. 2019, MNRAS 490, 1870) carried to orientations. "Exact" is: the ratio
+of expectations over occupation and orientation at the given catalogues, free of shot and shape noise; the catalogues'
+own sample variance remains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from .alignment import mean_p2
+from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
+from .binning import check_edges, nesting_matrix, shell_volumes
+from .modes import ExpectedCounts, Occupations
+from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
+from .prediction import STATISTICS, Prediction
+
+KIND = "tables"
+SHIPPED = "tables-pm160.safetensors"
+
+#: Columns of the one-halo table: pairs of central and satellite, and pairs of satellites.
+ONE_HALO_COLUMNS = (
+    "cs_DD",
+    "cs_S_omega_central",
+    "cs_S_omega_satellite",
+    "cs_S_eta",
+    "ss_DD",
+    "ss_S_omega",
+    "ss_S_eta",
+)
+
+
+#: Blocks of occupations and their kinds: two-halo modes (centrals, satellites, their rank dependence), one-halo pairs.
+_BLOCKS = {
+    "central": "central",
+    "satellite": "satellite",
+    "satellite_rank": "satellite",
+    "central_satellite": "central_satellite",
+    "satellite_pair": "satellite_pair",
+}
+
+
+@dataclass
+class PairSums:
+    """Expected pair sums at n parameter points, each (n, n_bins); ordered pairs, all boxes together.
+
+    ``A_c, A_s`` are the sums of (a.r)^2 - 1/3 over pairs whose first member is a central or a satellite, a its
+    reference axis; ``E_cc, E_cs, E_ss`` those of (a1.a2)^2 - 1/3 (``E_cs`` counts one order). Divided by ``DD`` they
+    are the ingredients of omega and eta; 1 + xi = DD / RR.
+    """
+
+    DD: torch.Tensor
+    RR: torch.Tensor
+    A_c: torch.Tensor
+    A_s: torch.Tensor
+    E_cc: torch.Tensor
+    E_cs: torch.Tensor
+    E_ss: torch.Tensor
+    n_gal: torch.Tensor
+    f_sat: torch.Tensor
+
+
+class TabulatedModel:
+    """Expected xi, omega and eta of halotools-IA mocks, from tables; float64, differentiable, any nested bins.
+
+    Load with :meth:`load`; made by ``iaemu-train tabulate``.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+    support : Support
+        Where the tables' stated accuracy holds.
+    r_edges : array (n_bins + 1,)
+        Finest edges [Mpc/h]; any binning whose edges are among them can be asked for.
+    volume : float
+        Total volume of the catalogues [(Mpc/h)^3]; ``n_gal`` counts galaxies in the mean box.
+    metadata : dict
+    """
+
+    parameters = PARAMETERS
+
+    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path="tables"):
+        tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo")
+        require(tensors, ("r_edges", "node_log_mass", "node_count", *tables), path)
+        self.metadata = metadata
+        self.support = Support.from_dict(metadata["support"])
+        self.r_edges = check_edges(tensors["r_edges"])
+        self.box_volumes = np.asarray(metadata["box_volumes"], dtype=np.float64)
+        self._tensors = tensors
+        self._counts = ExpectedCounts(tensors["node_log_mass"], tensors["node_count"])
+        self._occupations = Occupations.from_arrays(_BLOCKS, tensors)
+
+        def double(name):
+            return torch.as_tensor(tensors[name].astype(np.float64))
+
+        self._one_halo = double("one_halo")  # (n_species, n_bins, 7)
+        blocks = self._occupations.blocks
+        n_modes = sum(blocks[name].n_amplitudes for name in ("central", "satellite", "satellite_rank"))
+        self._two_halo = torch.stack(  # (3, n_bins, n_modes, n_modes)
+            [
+                _unpack_symmetric(double("two_halo_DD"), n_modes),
+                double("two_halo_S_omega"),
+                _unpack_symmetric(double("two_halo_S_eta"), n_modes),
+            ]
+        )
+        expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
+        if tuple(self._two_halo.shape) != expected or self._one_halo.shape[1] != expected[1]:
+            raise ArtifactError(f"Tables of shape {tuple(self._two_halo.shape)} do not match {expected}.")
+        self._for_bins = lru_cache(maxsize=16)(self._contract_bins)
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def load(cls, path=None) -> TabulatedModel:
+        """Load tables from a file, by default those shipped with the package.
+
+        Raises
+        ------
+        ArtifactError
+            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
+        """
+        path = shipped_artifact(SHIPPED) if path is None else path
+        tensors, metadata = read_artifact(path, KIND)
+        model = cls(tensors, metadata, path)
+        golden = metadata.get("golden")
+        if golden is None:
+            raise ArtifactError(f"{path} has no golden predictions.")
+        sums = model.sums(np.asarray(golden["theta"]))
+        for name, values in golden["sums"].items():
+            if not np.allclose(getattr(sums, name).numpy(), np.asarray(values), rtol=1e-8, atol=1e-6):
+                raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
+        return model
+
+    def save(self, path) -> None:
+        """Write the tables with golden predictions that :meth:`load` checks."""
+        theta = self.support.sample(3, np.random.default_rng(20250407))
+        sums = self.sums(theta)
+        golden = {
+            "theta": theta.tolist(),
+            "sums": {name: getattr(sums, name).numpy().tolist() for name in ("DD", "A_c", "A_s", "E_cs", "n_gal")},
+        }
+        write_artifact(path, KIND, self._tensors, {**self.metadata, "golden": golden})
+
+    # ------------------------------------------------------------------ predictions
+
+    def sums(self, theta, r_edges=None) -> PairSums:
+        """Expected pair sums at a batch of points.
+
+        Parameters
+        ----------
+        theta : (n, 7) or (n, 5) array or tensor, or mapping
+            All parameters in the order of ``PARAMETERS``; (n, 5) without the alignment parameters, on which the sums
+            do not depend.
+        r_edges : array (n_bins + 1,), optional
+            Edges [Mpc/h]; must nest in ``self.r_edges``. BinningError otherwise.
+        """
+        if not isinstance(theta, dict) and np.shape(theta)[-1] == len(PARAMETERS) - len(ALIGNMENT_PARAMETERS):
+            theta = torch.as_tensor(theta, dtype=torch.float64)
+            occupation_theta = theta
+        else:
+            occupation_theta = as_theta(theta).double()[..., len(ALIGNMENT_PARAMETERS) :]
+        occupation_theta = occupation_theta.reshape(-1, occupation_theta.shape[-1])
+        two_halo, one_halo, volumes = self._for_bins(None if r_edges is None else tuple(check_edges(r_edges)))
+
+        amplitudes = self._occupations.amplitudes(occupation_theta)
+        central = amplitudes["central"]
+        satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)
+        n_c = central.shape[1]
+        modes = torch.cat([central, satellite], dim=1)
+        # (stat, bin, row, column) contracted over columns, and over the rows of centrals and of satellites apart.
+        half = torch.einsum("sbij,nj->nsbi", two_halo, modes)
+        by_central = torch.einsum("nsbi,ni->nsb", half[..., :n_c], central)
+        by_satellite = torch.einsum("nsbi,ni->nsb", half[..., n_c:], satellite)
+        eta_cc = torch.einsum("nbi,ni->nb", torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], central), central)
+        eta_cs = by_central[:, 2] - eta_cc
+
+        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :4])
+        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., 4:])
+        n_cen, n_sat, variance = self._counts(occupation_theta)
+        n_boxes = n_cen + n_sat
+        # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
+        mean_density = ((n_boxes**2 + variance) / torch.as_tensor(self.box_volumes)).sum(dim=1)
+        return PairSums(
+            DD=by_central[:, 0] + by_satellite[:, 0] + cs[0] + ss[0],
+            RR=mean_density[:, None] * volumes,
+            A_c=by_central[:, 1] + cs[1],
+            A_s=by_satellite[:, 1] + cs[2] + ss[1],
+            E_cc=eta_cc,
+            E_cs=eta_cs + 0.5 * cs[3],
+            E_ss=by_satellite[:, 2] - eta_cs + ss[2],
+            n_gal=n_boxes.mean(dim=1),
+            f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),
+        )
+
+    def rebin(self, sums: PairSums, r_edges) -> PairSums:
+        """Pair sums on ``self.r_edges`` summed to coarser bins that nest in them."""
+        nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
+        binned = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
+        return replace(sums, **{name: getattr(sums, name) @ nesting.T for name in binned})
+
+    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
+        """Correlation functions at one or more points.
+
+        Parameters
+        ----------
+        theta : mapping of names, array or tensor (..., 7)
+        r_edges : array (n_bins + 1,), optional
+            Must nest in ``self.r_edges``, which is the default.
+        statistics : subset of ("xi", "omega", "eta")
+        support : "raise", "reject" (NaN outside) or "warn"
+
+        Returns
+        -------
+        Prediction
+            Statistics (..., n_bins), ``n_gal`` and ``f_sat`` (...); NaN where no pair is expected.
+
+        Raises
+        ------
+        SupportError, iaemu.binning.BinningError, ValueError
+        """
+        is_tensor = _has_tensor(theta)
+        theta = as_theta(theta).double()
+        inside = self.support.enforce(theta, support)
+        shape = theta.shape[:-1]
+        flat = theta.reshape(-1, len(PARAMETERS))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
+            sums = self.sums(flat, r_edges)
+            q_cen = mean_p2(flat[:, 0].clamp(-1.0, 1.0))[:, None]
+            q_sat = mean_p2(flat[:, 1].clamp(-1.0, 1.0))[:, None]
+            values = {}
+            if "xi" in statistics:
+                values["xi"] = sums.DD / sums.RR - 1.0
+            if "omega" in statistics:
+                values["omega"] = (q_cen * sums.A_c + q_sat * sums.A_s) / sums.DD
+            if "eta" in statistics:
+                values["eta"] = (
+                    q_cen**2 * sums.E_cc + 2.0 * q_cen * q_sat * sums.E_cs + q_sat**2 * sums.E_ss
+                ) / sums.DD
+            values.update(n_gal=sums.n_gal, f_sat=sums.f_sat)
+            if support == "reject":
+                rejected = ~inside.reshape(-1)
+                for name, value in values.items():
+                    values[name] = torch.where(
+                        rejected.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value
+                    )
+            values = {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        prediction = Prediction(r_edges=edges, **values)
+        return prediction if is_tensor else prediction.numpy()
+
+    def _contract_bins(self, r_edges):
+        """Tables summed to the bins asked for."""
+        if r_edges is None:
+            return self._two_halo, self._one_halo, torch.as_tensor(shell_volumes(self.r_edges))
+        nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
+        return (
+            torch.einsum("kb,sbij->skij", nesting, self._two_halo),
+            torch.einsum("kb,nbc->nkc", nesting, self._one_halo),
+            torch.as_tensor(shell_volumes(r_edges)),
+        )
+
+
+def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
+    """Upper triangles (..., n (n + 1) / 2) of symmetric (..., n, n)."""
+    rows, columns = np.triu_indices(matrices.shape[-1])
+    return 0.5 * (matrices[..., rows, columns] + matrices[..., columns, rows])
+
+
+def _unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
+    if packed.shape[-1] != n * (n + 1) // 2:
+        raise ArtifactError(f"A packed table has {packed.shape[-1]} columns, {n * (n + 1) // 2} expected.")
+    rows, columns = np.triu_indices(n)
+    full = torch.zeros(*packed.shape[:-1], n, n, dtype=packed.dtype)
+    full[..., rows, columns] = packed
+    full[..., columns, rows] = packed
+    return full
+
+
+def _has_tensor(theta) -> bool:
+    values = theta.values() if isinstance(theta, dict) else (theta,)
+    return any(isinstance(value, torch.Tensor) for value in values)

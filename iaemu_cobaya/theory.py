@@ -1,0 +1,330 @@
+"""Cobaya theories that give the alignment correlation functions xi(r), omega(r), eta(r) of galaxies.
+
+A likelihood asks for what it needs, in its own bins::
+
+    def get_requirements(self):
+        return {"ia_omega": {"r_edges": [0.1, 0.151, 0.228]}}     # Mpc/h
+
+    def logp(self, **params):
+        omega = self.provider.get_ia_omega(r_edges=[0.1, 0.151, 0.228])    # array (2,)
+
+Products are ``ia_xi``, ``ia_omega`` and ``ia_eta``. Only requested statistics and bins are computed; several
+likelihoods can ask for different bins.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from cobaya.log import LoggedError
+from cobaya.theory import Theory
+
+from iaemu import __version__
+from iaemu.binning import BinningError, check_edges, find_edges
+from iaemu.parameters import POLICIES, SupportError
+from iaemu.prediction import STATISTICS, ForwardModel
+
+from .checks import compare_prior_with_support, sampled_cosmology
+from .naming import MapsParameters
+
+PRODUCTS = {f"ia_{statistic}": statistic for statistic in STATISTICS}
+
+#: Derived parameters, as {name in Cobaya: attribute of the prediction}.
+DERIVED = {"n_gal_ia": "n_gal", "f_sat_ia": "f_sat"}
+
+#: A binning as a dictionary key; None stands for the model's own edges.
+EdgesKey = tuple[float, ...] | None
+
+
+class ForwardModelTheory(MapsParameters, Theory):
+    """Base of the theories: everything but the loading of the forward model.
+
+    Attributes
+    ----------
+    artifact : path, ForwardModel or None
+        What predicts; see the YAML file of each class, and of the options below.
+    support : str
+    param_map : dict
+    model : ForwardModel
+        The loaded model.
+    names : tuple of str
+        Names in this run of the model's parameters, in the model's order.
+    """
+
+    artifact: str | os.PathLike | ForwardModel | None
+    support: str
+    param_map: dict
+
+    _enforce_types = True
+
+    # ------------------------------------------------------------------ set-up
+
+    def initialize(self):
+        if self.support not in POLICIES:
+            raise LoggedError(self.log, "support: must be one of %s, got '%s'.", ", ".join(POLICIES), self.support)
+        self.param_map = dict(self.param_map or {})
+        self.model = self._load_model()
+        self.names = self._map_names()
+        self._requests: dict[EdgesKey, set[str]] = {}
+        self._checked = False
+        self._warned_outside = False
+
+    def _load_model(self) -> ForwardModel:
+        if isinstance(self.artifact, ForwardModel):
+            return self.artifact
+        try:
+            return self._load_artifact(self.artifact)
+        except (ValueError, OSError) as error:
+            what = self.artifact or "the file that should come with the package"
+            raise LoggedError(self.log, "artifact: cannot load %s: %s", what, error) from error
+
+    def _load_artifact(self, path) -> ForwardModel:
+        raise NotImplementedError
+
+    def _map_names(self) -> tuple[str, ...]:
+        known = tuple(self.model.parameters)
+        unknown = [name for name in self.param_map if name not in known]
+        if unknown:
+            raise LoggedError(
+                self.log, "param_map: unknown parameter(s) %s; known are %s.", ", ".join(unknown), ", ".join(known)
+            )
+        names = tuple(str(self.param_map.get(name, name)) for name in known)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise LoggedError(self.log, "param_map: more than one parameter is called %s.", ", ".join(twice))
+        return names
+
+    def get_version(self) -> str:
+        """Version of the package that made the prediction."""
+        return __version__
+
+    def get_requirements(self):
+        """The model's parameters, under their names in this run."""
+        return {name: None for name in self.names}
+
+    def get_can_provide_params(self):
+        """Names of the derived parameters that this theory can give."""
+        return list(DERIVED)
+
+    def must_provide(self, **requirements):
+        """Register what a likelihood needs; can be called any number of times.
+
+        Parameters
+        ----------
+        **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
+            Edges in Mpc/h; None stands for the model's own.
+
+        Raises
+        ------
+        LoggedError
+            Unknown options, malformed edges, or bins that do not nest in those of the model.
+        """
+        super().must_provide(**requirements)
+        for product, options in requirements.items():
+            if product not in PRODUCTS:
+                continue
+            key = self._check_request(product, options)
+            self._requests.setdefault(key, set()).add(PRODUCTS[product])
+
+    def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
+        options = dict(options or {})
+        key = _edges_key(options.pop("r_edges", None))
+        if options:
+            raise LoggedError(
+                self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
+            )
+        if key is None:
+            return None
+        errors = []
+        # An emulator can have several binnings that do not nest in one another; tables have one, the finest.
+        for available in getattr(self.model, "binnings", None) or (self.model.r_edges,):
+            try:
+                find_edges(available, check_edges(key))
+                return key
+            except BinningError as error:
+                errors.append(error)
+        raise LoggedError(
+            self.log,
+            "%s was requested in bins that this model cannot give: %s It covers %.5g to %.5g Mpc/h: cut the data "
+            "(options r_min and r_max of the IA likelihoods), or use a model with these edges.",
+            product,
+            " Nor: ".join(map(str, errors)),
+            self.model.r_edges[0],
+            self.model.r_edges[-1],
+        )
+
+    def initialize_with_provider(self, provider):
+        """Compare, once, the run's priors and parameters with what the model was made for."""
+        super().initialize_with_provider(provider)
+        if self._checked:
+            return
+        self._checked = True
+        impossible, clipped = compare_prior_with_support(
+            provider.model, dict(zip(self.model.parameters, self.names, strict=True)), self.model.support
+        )
+        if impossible and self.support != "warn":
+            raise LoggedError(
+                self.log,
+                "No point of this run is supported by the model: %s. Change these parameters, or set 'support: warn' "
+                "to extrapolate.",
+                "; ".join(impossible),
+            )
+        consequence = {
+            "reject": "points outside get zero likelihood, which clips the prior",
+            "raise": "the run stops at the first point outside",
+            "warn": "predictions outside are extrapolations",
+        }[self.support]
+        for sentence in impossible + clipped:
+            self.mpi_warning("%s; %s (option 'support: %s').", sentence, consequence, self.support)
+        cosmology = sampled_cosmology(provider.model)
+        if cosmology:
+            self.mpi_warning(
+                "This run samples cosmological parameters (%s), but the alignment model is at one fixed cosmology%s: "
+                "its prediction does not depend on them.",
+                ", ".join(cosmology),
+                self._describe_cosmology(),
+            )
+
+    def _describe_cosmology(self) -> str:
+        cosmology = (getattr(self.model, "metadata", None) or {}).get("cosmology")
+        return f" ({cosmology})" if cosmology else ""
+
+    # ------------------------------------------------------------------ evaluation
+
+    def calculate(self, state, want_derived=True, **params_values_dict):
+        """Fill ``state`` with the requested statistics; False (zero likelihood) outside the support."""
+        theta = np.array([params_values_dict[name] for name in self.names], dtype=np.float64)
+        products = {product: {} for product in PRODUCTS}
+        prediction = None
+        for key, statistics in self._requests.items():
+            prediction = self._predict(theta, key, statistics)
+            if prediction is None:
+                return False
+            for statistic in statistics:
+                products[f"ia_{statistic}"][key] = np.asarray(getattr(prediction, statistic), dtype=np.float64)
+        state.update(products)
+        if want_derived:
+            if prediction is None and self.output_params:
+                prediction = self._predict(theta, None, set())
+                if prediction is None:
+                    return False
+            state["derived"] = {name: self._derive(name, prediction) for name in self.output_params}
+        return True
+
+    def _predict(self, theta, key: EdgesKey, statistics):
+        """A prediction, or None for a point that is to be rejected."""
+        ordered = tuple(statistic for statistic in STATISTICS if statistic in statistics)
+        edges = None if key is None else np.array(key)
+        try:
+            with torch.no_grad():
+                try:
+                    return self.model.predict(theta, edges, statistics=ordered)
+                except SupportError as error:
+                    if self.support == "raise" or (self.support == "reject" and self.stop_at_error):
+                        raise LoggedError(self.log, "%s", error) from error
+                    if self.support == "reject":
+                        self.log.debug("Rejected: %s", error)
+                        return None
+                    self._warn_outside(error)
+                    with warnings.catch_warnings():
+                        # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
+                        warnings.simplefilter("ignore")
+                        return self.model.predict(theta, edges, statistics=ordered, support="warn")
+        except LoggedError:
+            raise
+        except Exception as error:
+            # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
+            raise LoggedError(
+                self.log,
+                "The prediction failed at %s: %s: %s",
+                ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, theta, strict=True)),
+                type(error).__name__,
+                error,
+            ) from error
+
+    def _warn_outside(self, error: SupportError) -> None:
+        if self._warned_outside:
+            self.log.debug("%s", error)
+            return
+        self._warned_outside = True
+        self.log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
+
+    def _derive(self, name: str, prediction) -> float:
+        value = getattr(prediction, DERIVED[name])
+        if value is None:
+            raise LoggedError(
+                self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
+            )
+        return float(value)
+
+    # ------------------------------------------------------------------ products
+
+    def get_ia_xi(self, r_edges=None) -> np.ndarray:
+        """Position-position correlation xi in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+        return self._product("ia_xi", r_edges)
+
+    def get_ia_omega(self, r_edges=None) -> np.ndarray:
+        """Position-orientation correlation <|e.r|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+        return self._product("ia_omega", r_edges)
+
+    def get_ia_eta(self, r_edges=None) -> np.ndarray:
+        """Orientation-orientation correlation <|e1.e2|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; (n_bins,)."""
+        return self._product("ia_eta", r_edges)
+
+    def get_result(self, result_name, **kwargs):
+        """As the ``get_ia_...`` methods, by name."""
+        if result_name in PRODUCTS:
+            return self._product(result_name, **kwargs)
+        return super().get_result(result_name, **kwargs)
+
+    def _product(self, product: str, r_edges=None) -> np.ndarray:
+        available = self.current_state[product]
+        key = _edges_key(r_edges)
+        if key in available:
+            return available[key]
+        # Without edges there is no doubt if only one binning was requested.
+        if key is None and len(available) == 1:
+            return next(iter(available.values()))
+        raise LoggedError(
+            self.log,
+            "%s was not requested in these bins (%s). Request them in get_requirements, as {'%s': {'r_edges': [...]}}; "
+            "requested so far: %s.",
+            product,
+            _describe_key(key),
+            product,
+            "; ".join(_describe_key(entry) for entry in available) or "none",
+        )
+
+
+class IAEmu(ForwardModelTheory):
+    """Emulator of galaxy alignment correlation functions (after IAEmu, arXiv:2504.05235)."""
+
+    def _load_artifact(self, path) -> ForwardModel:
+        from iaemu.emulator import Emulator
+
+        return Emulator.load(path)
+
+
+class TabulatedIA(ForwardModelTheory):
+    """Exact expectation of galaxy alignment correlation functions, from pair sums tabulated over a halo catalogue."""
+
+    def _load_artifact(self, path) -> ForwardModel:
+        from iaemu.tabulated import TabulatedModel
+
+        return TabulatedModel.load(path)
+
+
+def _edges_key(r_edges) -> EdgesKey:
+    if r_edges is None or isinstance(r_edges, tuple):
+        return r_edges
+    return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
+
+
+def _describe_key(key: EdgesKey) -> str:
+    if key is None:
+        return "the model's own bins"
+    return f"{len(key) - 1} bins from {key[0]:.5g} to {key[-1]:.5g} Mpc/h"

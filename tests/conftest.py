@@ -1,0 +1,22 @@
+"""A small halo catalogue of N-body origin (pm40, 40 Mpc/h) and tables made from it, shared by the tests."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pm40():
+    pytest.importorskip("h5py")
+    from iaemu_training.catalogue import HaloCatalogue
+
+    return HaloCatalogue.load("pm40")
+
+
+@pytest.fixture(scope="session")
+def pm40_tables(pm40):
+    """Tables of pm40 over a small support, with every mass and rank resolution at its default."""
+    pytest.importorskip("numba")
+    from iaemu.parameters import Support
+    from iaemu_training.tabulate import TabulationSettings, tabulate
+
+    support = Support(logMmin=(11.5, 12.8), log_mass_complete=11.0172)
+    return tabulate([pm40], support, settings=TabulationSettings(mode_samples=1024), progress=False)

@@ -1,0 +1,72 @@
+"""Bins: the paper's, TNG300's, their union; nesting; pair-weighted rebinning."""
+
+import numpy as np
+import pytest
+
+from iaemu.binning import (
+    PAPER_EDGES,
+    TNG_EDGES,
+    BinningError,
+    bin_centers,
+    check_edges,
+    find_edges,
+    nesting_matrix,
+    rebin,
+    shell_volumes,
+    union_edges,
+)
+
+
+def test_published_binnings():
+    assert len(PAPER_EDGES) == 21 and len(TNG_EDGES) == 13
+    assert PAPER_EDGES[-1] == pytest.approx(15.8489, abs=1e-4)
+    assert TNG_EDGES[-1] == pytest.approx(13.895, abs=1e-3)
+    # The centres that the TNG300 files give are arithmetic means.
+    assert bin_centers(TNG_EDGES)[0] == pytest.approx(0.12542953543500893, rel=1e-9)
+
+
+def test_both_binnings_nest_in_their_union():
+    union = union_edges(PAPER_EDGES, TNG_EDGES)
+    assert len(union) == 33
+    for edges in (PAPER_EDGES, TNG_EDGES):
+        matrix = nesting_matrix(union, edges)
+        np.testing.assert_allclose(matrix @ shell_volumes(union), shell_volumes(edges), rtol=1e-12)
+        assert matrix.sum(axis=0).max() == 1
+
+
+def test_an_edge_that_does_not_nest_is_named():
+    with pytest.raises(BinningError, match=r"edge 0\.1500.* is not among .*nearest: 0\.1258|0\.1584|0\.1659"):
+        nesting_matrix(PAPER_EDGES, [0.1, 0.15000001, 1.0])
+    with pytest.raises(BinningError, match="do not nest"):
+        nesting_matrix(PAPER_EDGES, [0.1, 20.0])
+
+
+@pytest.mark.parametrize(
+    "edges, message",
+    [
+        ([1.0], "at least 2"),
+        ([[1.0, 2.0]], "one-dimensional"),
+        ([1.0, np.nan], "NaN"),
+        ([2.0, 1.0], "increasing"),
+        ([0.0, 1.0], "positive"),
+    ],
+)
+def test_malformed_edges(edges, message):
+    with pytest.raises(BinningError, match=message):
+        check_edges(edges)
+
+
+def test_rebinned_means_are_means_over_pairs():
+    rng = np.random.default_rng(3)
+    fine = np.geomspace(0.1, 10, 13)
+    coarse = fine[[0, 3, 4, 12]]
+    radii = rng.uniform(0.1, 10, 20000)
+    values = rng.normal(size=20000)
+    pairs = np.histogram(radii, fine)[0].astype(float)
+    means = np.histogram(radii, fine, weights=values)[0] / pairs
+    expected = np.histogram(radii, coarse, weights=values)[0] / np.histogram(radii, coarse)[0]
+    np.testing.assert_allclose(rebin(means, pairs, nesting_matrix(fine, coarse)), expected, rtol=1e-10)
+
+
+def test_find_edges_tolerates_rounding():
+    assert find_edges(PAPER_EDGES, PAPER_EDGES * (1 + 1e-9)).tolist() == list(range(21))

@@ -1,0 +1,114 @@
+"""Parameters and their support: shapes, names, the tube, policies."""
+
+import numpy as np
+import pytest
+import torch
+
+from iaemu.parameters import PARAMETERS, ZHENG07_LINE, Support, SupportError, SupportWarning, as_theta
+
+SAMPLE1 = dict(mu_cen=0.8, mu_sat=0.3, logMmin=12.54, sigma_logM=0.26, logM0=12.68, logM1=13.48, alpha=1.0)
+
+
+@pytest.fixture
+def support():
+    return Support(logMmin=(11.5, 14.0), log_mass_complete=11.0172)
+
+
+def test_order_is_the_papers():
+    assert PARAMETERS == ("mu_cen", "mu_sat", "logMmin", "sigma_logM", "logM0", "logM1", "alpha")
+
+
+def test_mapping_array_and_tensor_give_the_same_point():
+    values = [SAMPLE1[name] for name in PARAMETERS]
+    shuffled = {name: SAMPLE1[name] for name in reversed(PARAMETERS)}
+    for theta in (shuffled, values, np.array(values), torch.tensor(values, dtype=torch.float64)):
+        assert as_theta(theta).tolist() == values
+
+
+def test_mapping_broadcasts():
+    theta = as_theta({**SAMPLE1, "mu_cen": np.linspace(-1, 1, 5), "mu_sat": np.zeros((3, 1))})
+    assert theta.shape == (3, 5, 7)
+
+
+def test_gradients_flow_through_a_mapping():
+    mu = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    assert as_theta({**SAMPLE1, "mu_cen": mu}).requires_grad
+
+
+def test_missing_unknown_wrong_shape_and_nan_are_named():
+    with pytest.raises(KeyError, match="alpha"):
+        as_theta({name: value for name, value in SAMPLE1.items() if name != "alpha"})
+    with pytest.raises(ValueError, match=r"Unknown parameter.*logMmax"):
+        as_theta({**SAMPLE1, "logMmax": 1.0})
+    with pytest.raises(ValueError, match=r"shape \(6,\)"):
+        as_theta(np.zeros(6))
+    with pytest.raises(ValueError, match="logM1 are NaN"):
+        as_theta({**SAMPLE1, "logM1": np.nan})
+
+
+def test_tng_samples_lie_inside(support):
+    points = [
+        [0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0],
+        [0.7, 0.1, 11.93, 0.26, 12.05, 12.85, 1.0],
+        [0.6, 0.0, 11.61, 0.26, 11.80, 12.60, 1.0],
+    ]
+    assert bool(support.contains(points).all())
+
+
+def test_stepping_over_each_limit_is_refused_by_name(support):
+    for name in PARAMETERS:
+        low, high = support.bounds(name, SAMPLE1["logMmin"])
+        for value in (low - 1e-3, high + 1e-3):
+            theta = {**SAMPLE1, name: float(value)}
+            assert not bool(support.contains(theta))
+            with pytest.raises(SupportError, match=rf"{name} = .* is outside \[.*\].*nearest supported point"):
+                support.enforce(theta, "raise")
+
+
+def test_nearest_is_inside_and_moves_only_what_is_outside(support):
+    theta = {**SAMPLE1, "alpha": 3.0}
+    nearest = support.nearest(theta)
+    assert bool(support.contains(nearest))
+    moved = [name for name, a, b in zip(PARAMETERS, nearest, as_theta(theta), strict=True) if a != b]
+    assert moved == ["alpha"]
+    random = np.random.default_rng(0).uniform([-2, -2, 10, -1, 8, 10, -1], [2, 2, 16, 2, 17, 17, 3], (500, 7))
+    assert bool(support.contains(support.nearest(random)).all())
+
+
+def test_non_positive_sigma_is_outside_although_the_tube_reaches_it(support):
+    fit = ZHENG07_LINE["sigma_logM"]
+    assert fit(11.5) - 4 * fit.rmse < 0
+    theta = {**SAMPLE1, "logMmin": 11.5, "logM0": 11.1, "logM1": 12.8, "sigma_logM": 0.0}
+    with pytest.raises(SupportError, match=r"sigma_logM = 0 is outside \[0\.01"):
+        support.enforce(theta)
+
+
+def test_resolution_limits_sigma_at_low_mass_only(support):
+    fit = ZHENG07_LINE["sigma_logM"]
+    high = support.bounds("sigma_logM", 11.5)[1]
+    assert high == pytest.approx((11.5 - 11.0172) / 1.75)
+    assert high < fit(11.5) + 4 * fit.rmse
+    assert support.bounds("sigma_logM", 13.0)[1] == pytest.approx(fit(13.0) + 4 * fit.rmse)
+
+
+def test_policies(support):
+    outside = {**SAMPLE1, "alpha": 3.0}
+    assert not bool(support.enforce(outside, "reject"))
+    with pytest.warns(SupportWarning, match="alpha = 3"):
+        support.enforce(outside, "warn")
+    with pytest.raises(ValueError, match="policy must be one of"):
+        support.enforce(outside, "ignore")
+
+
+def test_samples_fill_the_support(support):
+    theta = support.sample(4000, np.random.default_rng(1))
+    assert bool(support.contains(theta).all())
+    for column, name in enumerate(PARAMETERS):
+        low, high = support.bounds(name, theta[:, 2])
+        unit = (theta[:, column] - low) / (high - low)
+        assert 0 <= unit.min() < 0.01 and 0.99 < unit.max() <= 1
+        assert abs(unit.mean() - 0.5) < 0.02
+
+
+def test_dictionary_round_trip(support):
+    assert Support.from_dict(support.to_dict()) == support

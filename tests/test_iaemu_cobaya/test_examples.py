@@ -1,0 +1,98 @@
+"""Every shipped YAML file runs as it stands, from any folder, with the shipped artifacts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cobaya.input import load_input_file
+from cobaya.model import get_model
+from cobaya.run import run
+
+from iaemu_cobaya import plotting
+
+FOLDER = Path(__file__).parents[2] / "yaml_examples"
+EXAMPLES = sorted(FOLDER.glob("*.yaml"))
+SAMPLED = [path for path in EXAMPLES if "mcmc" in path.read_text()]
+
+# mu_cen, mu_sat of arXiv:2504.05235, table 2; that catalogue is another one than ours
+PAPER = {"tng_sample1": (0.80, 0.32), "tng_sample2": (0.69, 0.11), "tng_sample3": (0.56, 0.00)}
+
+
+def ids(path):
+    return path.stem
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Not the folder of the files: paths in them must not depend on where a user starts."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_there_is_one_per_sample():
+    assert {"tng_sample1", "tng_sample2", "tng_sample3", "tng_sample1_evaluate"} <= {path.stem for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=ids)
+def test_posterior_is_finite_at_the_starting_point(path):
+    info = load_input_file(path)
+    assert info["output"] == f"chains/{path.stem}"
+    model = get_model(info)
+    start = model.prior.reference(random_state=np.random.default_rng(1))
+    assert np.isfinite(model.logposterior(start).logpost)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=ids)
+def test_it_passes_cobayas_own_test(path):
+    run(str(path), test=True)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=ids)
+def test_it_runs_and_can_be_plotted(path, capsys):
+    info = load_input_file(path)
+    if "mcmc" in info["sampler"]:
+        info["sampler"]["mcmc"].update(max_samples=60, measure_speeds=False)
+    run(info, force=True)
+    assert Path("chains", f"{path.stem}.1.txt").is_file()
+    assert plotting.main([f"chains/{path.stem}", "--out", "plots"]) == 0
+    assert Path("plots", f"{path.stem}_data.png").stat().st_size > 10_000
+    assert "chi2 =" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", SAMPLED, ids=ids)
+def test_its_proposal_is_that_of_the_covmat_beside_it(path):
+    mcmc = load_input_file(path)["sampler"]["mcmc"]
+    beside = path.with_suffix(".covmat")
+    names = beside.read_text().splitlines()[0].lstrip("#").split()
+    assert names == mcmc["covmat_params"]
+    assert np.loadtxt(beside) == pytest.approx(np.array(mcmc["covmat"]), rel=1e-3)
+    assert np.linalg.eigvalsh(mcmc["covmat"])[0] > 0
+
+
+@pytest.mark.parametrize("path", SAMPLED, ids=ids)
+def test_its_occupation_parameters_are_those_of_the_sample(path):
+    info = load_input_file(path)
+    (name,) = info["likelihood"]
+    defaults = get_model(
+        {"theory": info["theory"], "likelihood": {name: None}, "sampler": {"evaluate": None}}
+    ).parameterization.constant_params()
+    assert {key: info["params"][key] for key in defaults} == defaults
+
+
+@pytest.mark.parametrize("stem", PAPER)
+def test_chi2_at_the_papers_best_fit_is_far_below_that_of_no_alignment(stem):
+    model = get_model(load_input_file(FOLDER / f"{stem}.yaml"))
+    mu_cen, mu_sat = PAPER[stem]
+    found = model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False)
+    null = model.loglike({"mu_cen": 0.0, "mu_sat": 0.0}, return_derived=False)
+    assert -2 * found < 0.3 * (-2 * null)
+
+
+@pytest.mark.parametrize("stem", PAPER)
+def test_emulator_and_tables_agree_in_chi2(stem):
+    info = load_input_file(FOLDER / f"{stem}.yaml")
+    mu_cen, mu_sat = PAPER[stem]
+    chi2 = []
+    for theory in ("IAEmu", "TabulatedIA"):
+        model = get_model({**info, "theory": {f"iaemu_cobaya.{theory}": None}})
+        chi2.append(-2 * model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False))
+    assert chi2[0] == pytest.approx(chi2[1], rel=0.1, abs=1.0)

@@ -1,0 +1,80 @@
+"""Training: learns, is reproducible, resumes exactly; and the command line."""
+
+import numpy as np
+import pytest
+import torch
+
+from iaemu.emulator import Emulator
+from iaemu_training import fit as fit_module
+from iaemu_training.cli import main
+from iaemu_training.fit import FitSettings, fit
+
+SMALL = FitSettings(n_train=1024, n_validation=128, width=32, depth=2, epochs=20, batch_size=64)
+
+
+@pytest.fixture(scope="module")
+def fitted(pm40_tables):
+    return fit(pm40_tables, SMALL, progress=False)
+
+
+def weights(emulator):
+    return torch.cat([value.flatten() for value in emulator._networks[torch.float32].state_dict().values()])
+
+
+def test_training_reduces_the_held_out_error(fitted):
+    history = fitted.metadata["history"]
+    assert history[-1]["validation"] < 0.1 * history[0]["validation"]
+    assert history[-1]["validation"] < 0.05  # of the labels' variance
+
+
+def test_same_seed_same_network_and_torchs_generator_untouched(pm40_tables, fitted):
+    before = torch.random.get_rng_state()
+    again = fit(pm40_tables, SMALL, progress=False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(weights(again), weights(fitted))
+
+
+def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, fitted, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "fit.checkpoint"
+    save = fit_module._save_checkpoint
+
+    def save_and_die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "_save_checkpoint", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        fit(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
+    monkeypatch.undo()
+    resumed = fit(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
+    assert torch.equal(weights(resumed), weights(fitted))
+    with pytest.raises(ValueError, match="other settings"):
+        fit(pm40_tables, FitSettings(n_train=1024, seed=9), checkpoint=checkpoint, progress=False)
+
+
+def test_saved_emulators_predict_the_same(fitted, tmp_path):
+    fitted.save(tmp_path / "e.safetensors")
+    again = Emulator.load(tmp_path / "e.safetensors")
+    theta = fitted.support.sample(5, np.random.default_rng(0))
+    np.testing.assert_array_equal(again.predict(theta).omega, fitted.predict(theta).omega)
+
+
+def test_command_line_packs_tabulates_and_fits(pm40, tmp_path, capsys):
+    assert main(["pack", "pm40", str(tmp_path / "copy.hdf5")]) == 0
+    tables = tmp_path / "tables.safetensors"
+    arguments = ["-c", str(tmp_path / "copy.hdf5"), "--logMmin", "12.2", "12.6", "--dlog-mass", "0.1"]
+    assert main(["tabulate", str(tables), *arguments]) == 0
+    small = ["--n-train", "256", "--n-validation", "64", "--width", "16", "--depth", "2", "--epochs", "2"]
+    output = tmp_path / "emulator.safetensors"
+    assert main(["fit", str(output), "--tables", str(tables), *small, "--batch-size", "64"]) == 0
+    assert Emulator.load(output).metadata["catalogues"] == ["pm40"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "copy.hdf5",
+        "emulator.safetensors",
+        "tables.safetensors",
+    ]
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    assert main(["tabulate", str(tmp_path / "t.safetensors"), "-c", str(tmp_path / "none.hdf5")]) == 1
+    assert "There is no catalogue file" in capsys.readouterr().err

@@ -1,0 +1,210 @@
+"""Training of FactorisedNet on noise-free labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from iaemu import __version__
+from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.emulator import Emulator
+from iaemu.network import INGREDIENTS, FactorisedNet
+from iaemu.tabulated import TabulatedModel
+
+from .labels import Labels, make_labels, occupation_points
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a FactorisedNet is trained.
+
+    Attributes
+    ----------
+    n_train, n_validation : int
+        Labelled points; both sets are quasi-random in the support, from different seeds.
+    width, depth : int
+        Of the network.
+    epochs, batch_size : int
+    learning_rate : float
+        At the start; falls to zero on a half cosine.
+    seed : int
+    """
+
+    n_train: int = 65536
+    n_validation: int = 4096
+    width: int = 256
+    depth: int = 3
+    epochs: int = 200
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    seed: int = 1
+
+
+def fit(
+    model: TabulatedModel,
+    settings: FitSettings | None = None,
+    binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
+    labels: Labels | None = None,
+    checkpoint=None,
+    progress: bool = True,
+) -> Emulator:
+    """Train a network to reproduce tables over their support.
+
+    Parameters
+    ----------
+    model : TabulatedModel
+    settings : FitSettings, optional
+    binnings : sequence of edges [Mpc/h] to predict natively
+    labels : Labels, optional
+        Training labels, if they exist already.
+    checkpoint : path-like, optional
+        Written every 10 epochs; training goes on from it if it exists and has the same settings.
+    progress : bool
+
+    Returns
+    -------
+    Emulator
+        With the held-out errors in its metadata.
+
+    Raises
+    ------
+    ValueError
+        The checkpoint belongs to other settings, or labels are not finite.
+    """
+    settings = settings or FitSettings()
+    if labels is None:
+        labels = make_labels(
+            model, occupation_points(model.support, settings.n_train, settings.seed), binnings, progress
+        )
+    theta = occupation_points(model.support, settings.n_validation, settings.seed + 1000)
+    validation = make_labels(model, theta, binnings, progress)
+    keep = np.isfinite(labels.values).all(axis=1)
+    if keep.mean() < 0.99:
+        raise ValueError(
+            f"{(~keep).sum()} of {len(keep)} labels have empty bins; restrict the support (logMmin) of the tables."
+        )
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):  # nn.Linear initialises from the global generator
+        torch.manual_seed(settings.seed)
+        network = FactorisedNet(model.support, [len(edges) - 1 for edges in binnings], settings.width, settings.depth)
+    values = torch.as_tensor(labels.values[keep])
+    network.output_mean.copy_(values.mean(dim=0))
+    network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
+    inputs = network.inputs(torch.as_tensor(labels.theta[keep])).float()
+    targets = ((values - network.output_mean) / network.output_std).float()
+    finite = np.isfinite(validation.values).all(axis=1)
+    held_inputs = network.inputs(torch.as_tensor(validation.theta[finite])).float()
+    held_targets = (torch.as_tensor(validation.values[finite]) - network.output_mean) / network.output_std
+
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    n_batches = len(inputs) // settings.batch_size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * n_batches)
+    history: list[dict] = []
+    start = _resume(checkpoint, settings, network, optimiser, schedule, generator, history)
+    bar = tqdm(range(start, settings.epochs), initial=start, total=settings.epochs, desc="fit", disable=not progress)
+    for epoch in bar:
+        order = torch.randperm(len(inputs), generator=generator)
+        network.train()
+        total = 0.0
+        for batch in order[: n_batches * settings.batch_size].split(settings.batch_size):
+            loss = torch.mean((network.output(network.hidden(inputs[batch])) - targets[batch]) ** 2)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss)
+        network.eval()
+        with torch.no_grad():
+            held = float(torch.mean((network.output(network.hidden(held_inputs)) - held_targets) ** 2))
+        history.append({"epoch": epoch, "train": total / n_batches, "validation": held})
+        bar.set_postfix(train=f"{total / n_batches:.2e}", validation=f"{held:.2e}")
+        if checkpoint is not None and (epoch + 1) % 10 == 0:
+            _save_checkpoint(checkpoint, settings, network, optimiser, schedule, generator, history)
+
+    metadata = {
+        key: model.metadata.get(key)
+        for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support")
+    }
+    metadata.update(
+        description="FactorisedNet trained on noise-free labels from tables",
+        units="lengths Mpc/h, masses Msun/h",
+        fit=asdict(settings),
+        history=history[:: max(1, len(history) // 20)] + history[-1:],
+        made_by=f"iaemu-train fit {__version__}",
+    )
+    emulator = Emulator(network, binnings, metadata)
+    emulator.metadata["held_out"] = held_out_errors(emulator, model, np.random.default_rng(settings.seed + 2000))
+    return emulator
+
+
+def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 2000) -> dict:
+    """Errors of the emulator against the tables at random points of the support.
+
+    The error of a statistic at a point is the rms over bins of the difference over the rms over bins of the truth.
+
+    Returns
+    -------
+    dict of binning ("paper", ...) and statistic to {"median", "p95"}
+    """
+    theta = model.support.sample(n, rng)
+    errors: dict = {"n_points": n}
+    for edges in emulator.binnings:
+        truth = [model.predict(part, edges) for part in np.array_split(theta, max(1, n // _CHUNK))]
+        guess = emulator.predict(theta, edges)
+        entry = {}
+        for name in ("xi", "omega", "eta"):
+            exact = np.concatenate([getattr(part, name) for part in truth])
+            rms = np.sqrt(np.mean((getattr(guess, name) - exact) ** 2, axis=1) / np.mean(exact**2, axis=1))
+            entry[name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
+        errors[f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"] = entry
+    return errors
+
+
+_CHUNK = 100
+
+
+def _save_checkpoint(path, settings, network, optimiser, schedule, generator, history) -> None:
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    state = {
+        "settings": asdict(settings),
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "schedule": schedule.state_dict(),
+        "generator": generator.get_state(),
+        "history": history,
+    }
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path, settings, network, optimiser, schedule, generator, history) -> int:
+    """Restore a checkpoint; the number of epochs done."""
+    if path is None or not Path(path).exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    if state["settings"] != asdict(settings):
+        raise ValueError(
+            f"The checkpoint {path} was made with other settings ({state['settings']}); remove it or use its settings."
+        )
+    network.load_state_dict(state["network"])
+    optimiser.load_state_dict(state["optimiser"])
+    schedule.load_state_dict(state["schedule"])
+    generator.set_state(state["generator"])
+    history.extend(state["history"])
+    return len(history)
+
+
+def ingredient_errors(network: FactorisedNet, labels: Labels) -> dict[str, float]:
+    """Rms error of each ingredient over that of its spread, over all bins of the first binning."""
+    with torch.no_grad():
+        difference = network.standardised(torch.as_tensor(labels.theta)) - (
+            (torch.as_tensor(labels.values) - network.output_mean) / network.output_std
+        )
+    return {name: float(difference[:, network.rows(0, [name])].square().mean().sqrt()) for name in INGREDIENTS}

@@ -1,0 +1,61 @@
+"""Noise-free training labels: what the tables predict, for the networks to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+from tqdm import tqdm
+
+from iaemu.network import INGREDIENTS
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, Support
+from iaemu.tabulated import TabulatedModel
+
+_BATCH = 64
+
+
+@dataclass
+class Labels:
+    """Labels at n points.
+
+    Attributes
+    ----------
+    theta : (n, 5) float64, in the order of ``OCCUPATION_PARAMETERS``
+    values : (n, 6 n_bins + 2) float64
+        Ingredients of each binning and the two scalars, laid out as the outputs of ``FactorisedNet``.
+    binnings : list of arrays (n_bins + 1,) [Mpc/h]
+    """
+
+    theta: np.ndarray
+    values: np.ndarray
+    binnings: list[np.ndarray]
+
+
+def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
+    """Quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the support."""
+    unit = np.full((n, len(PARAMETERS)), 0.5)
+    sobol = qmc.Sobol(len(OCCUPATION_PARAMETERS), seed=seed)
+    unit[:, len(ALIGNMENT_PARAMETERS) :] = sobol.random(2 ** int(np.ceil(np.log2(n))))[:n]
+    return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
+
+
+def make_labels(model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.ndarray], progress=True) -> Labels:
+    """Labels at occupation parameters (n, 5) from tables; points with an empty bin get NaN there."""
+    volume = float(np.mean(model.box_volumes))
+    rows = []
+    for start in tqdm(range(0, len(theta), _BATCH), desc="labels", unit="batch", disable=not progress):
+        part = torch.as_tensor(theta[start : start + _BATCH])
+        with torch.no_grad():
+            # One pass through the occupations serves every binning.
+            fine = model.sums(part)
+            columns = []
+            for edges in binnings:
+                sums = model.rebin(fine, edges)
+                ratio = {name: getattr(sums, name) / sums.DD for name in INGREDIENTS[1:]}
+                columns += [torch.log(sums.DD / sums.RR), *ratio.values()]
+            columns += [torch.log10(fine.n_gal / volume)[:, None], fine.f_sat[:, None]]
+        rows.append(torch.cat(columns, dim=1).numpy())
+    return Labels(np.asarray(theta), np.concatenate(rows), [np.asarray(edges) for edges in binnings])

@@ -1,0 +1,381 @@
+"""From halo catalogues to tables: expected pair sums over species of tracers, compressed to what the support needs.
+
+The two-halo sums over species are never held whole: rows of the (species x species) matrix are counted, projected on
+the modes that span the occupations within the support, and discarded. So mass and rank bins can be fine, memory stays
+bounded, and the shipped tables are a few MB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from iaemu import __version__
+from iaemu.binning import PAPER_EDGES, TNG_EDGES, check_edges, union_edges
+from iaemu.modes import Occupations
+from iaemu.parameters import Support
+from iaemu.tabulated import ONE_HALO_COLUMNS, TabulatedModel, pack_symmetric
+
+from .catalogue import CatalogueError, HaloCatalogue
+from .pairs import CellGrid, bin_lookup, donor_pair_sums, one_halo_sums, two_halo_rows
+from .species import Resolution, Species, central_modes, satellite_modes
+
+
+@dataclass(frozen=True)
+class TabulationSettings:
+    """How finely species are resolved, and how many modes are kept.
+
+    Attributes
+    ----------
+    one_halo, two_halo : Resolution
+        Rank matters less to two-halo pairs, so their rank bins are coarser.
+    n_central, n_satellite, n_rank : int
+        Modes of <Ncen>, of <Nsat>, and of the rank dependence of two-halo pairs.
+    mode_samples : int
+        Parameter points (quasi-random, in the support) that the modes are fitted to.
+    max_draws : int
+        Largest number of donors drawn for the ranks of one bin that a host has no sub-halos for.
+    seed : int
+        Of the donors drawn and of the parameter points.
+    """
+
+    one_halo: Resolution = field(default_factory=lambda: Resolution(rank_ratio=0.1))
+    two_halo: Resolution = field(default_factory=lambda: Resolution(dlog_mass=0.01, nodes_per_bin=1))
+    n_central: int = 64
+    n_satellite: int = 56
+    n_rank: int = 56
+    mode_samples: int = 2048
+    max_draws: int = 16
+    seed: int = 1
+
+
+@dataclass
+class Tracers:
+    """Every place where the mock model may put a galaxy in one box, within the support.
+
+    Attributes
+    ----------
+    catalogue : HaloCatalogue
+    bin_first : (n_mass_bins + 1,) first host of each mass bin
+    host, rank_bin : (n_satellites,) of each satellite tracer; by host
+    offset : (n_satellites, 3) from the host [Mpc/h]
+    multiplicity : (n_satellites,) ranks that a drawn tracer stands for; 1 for a sub-halo
+    virtual : (n_satellites,) bool, borrowed
+    """
+
+    catalogue: HaloCatalogue
+    bin_first: np.ndarray
+    host: np.ndarray
+    rank_bin: np.ndarray
+    offset: np.ndarray
+    multiplicity: np.ndarray
+    virtual: np.ndarray
+
+    @property
+    def axis(self) -> np.ndarray:
+        """Unit radial vectors; zero where the tracer sits at its host's very centre."""
+        return radial(self.offset)
+
+
+def radial(offset: np.ndarray) -> np.ndarray:
+    """Unit vectors along offsets (n, 3); zero for a zero offset."""
+    r = np.linalg.norm(offset, axis=1, keepdims=True)
+    return np.divide(offset, r, out=np.zeros_like(offset), where=r > 0)
+
+
+@dataclass
+class Donors:
+    """Sub-halos by the coarse mass bin of their hosts, within which satellites are borrowed.
+
+    Attributes
+    ----------
+    bin_of_host : (n_hosts,)
+    order : (n_subhalos,) sub-halos sorted by coarse bin; ``order[first[g] : first[g + 1]]`` are those of bin g
+    first : (n_bins + 1,)
+    """
+
+    bin_of_host: np.ndarray
+    order: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, catalogue: HaloCatalogue) -> Donors:
+        edges = catalogue.borrowing_edges
+        bin_of_host = np.clip(np.digitize(catalogue.log_mass, edges) - 1, 0, len(edges) - 2)
+        bin_of_subhalo = bin_of_host[catalogue.subhalo_host]
+        order = np.argsort(bin_of_subhalo, kind="stable")
+        return cls(bin_of_host, order, np.searchsorted(bin_of_subhalo[order], np.arange(len(edges))))
+
+    def number(self, coarse):
+        """Number of donors in coarse bins."""
+        return self.first[coarse + 1] - self.first[coarse]
+
+
+def build_tracers(
+    catalogue: HaloCatalogue, species: Species, mass_bin, donors: Donors, max_draws: int, seed: int
+) -> Tracers:
+    """Sub-halos by rank, and donors drawn for the ranks that a host has no sub-halos for.
+
+    halotools' SubhaloPhaseSpace gives a host that lacks sub-halos the relative positions of sub-halos drawn uniformly,
+    with replacement, from all hosts of its coarse mass bin. Here each missing rank gets donors of its own, by a hash
+    of (seed, host, rank bin, draw), so that draws do not depend on the mass bins.
+    """
+    n_host_bins = species.n_rank_bins[mass_bin]
+    starts, ends = species.rank_edges[: n_host_bins.max()], species.rank_edges[1 : n_host_bins.max() + 1] - 1
+    # Sub-halos, up to the last rank that matters.
+    host = catalogue.subhalo_host
+    rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1
+    keep = rank <= ends[n_host_bins - 1][host]
+    parts = [
+        dict(
+            host=host[keep],
+            rank_bin=np.searchsorted(starts, rank[keep], side="right") - 1,
+            offset=catalogue.offset[keep],
+            multiplicity=np.ones(keep.sum()),
+            virtual=np.zeros(keep.sum(), dtype=bool),
+        )
+    ]
+    for k, borrowers, missing, _ in _borrowers(catalogue, species, mass_bin):
+        draws = np.minimum(missing, max_draws)
+        who = np.repeat(borrowers, draws)
+        draw = np.arange(len(who)) - np.repeat(np.cumsum(draws) - draws, draws)
+        coarse = donors.bin_of_host[who]
+        pick = (_hash_uniform(seed, who, k, draw) * donors.number(coarse)).astype(np.int64)
+        parts.append(
+            dict(
+                host=who,
+                rank_bin=np.full(len(who), k),
+                offset=catalogue.offset[donors.order[donors.first[coarse] + pick]],
+                multiplicity=np.repeat(missing / draws, draws),
+                virtual=np.ones(len(who), dtype=bool),
+            )
+        )
+    merged = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    by_host = np.argsort(merged["host"], kind="stable")
+    bin_first = np.searchsorted(mass_bin, np.arange(species.n_mass_bins + 1))
+    return Tracers(catalogue=catalogue, bin_first=bin_first, **{key: value[by_host] for key, value in merged.items()})
+
+
+def _borrowers(catalogue: HaloCatalogue, species: Species, mass_bin):
+    """For each rank bin: its index, hosts that lack sub-halos for some of its ranks, how many, how many lower ones."""
+    for k in range(species.n_rank_bins.max()):
+        start, end = species.rank_edges[k], species.rank_edges[k + 1] - 1
+        hosts = np.flatnonzero((species.n_rank_bins[mass_bin] > k) & (catalogue.n_subhalos < end))
+        own = catalogue.n_subhalos[hosts]
+        yield k, hosts, end - np.maximum(own, start - 1), np.maximum(start - 1 - own, 0)
+
+
+def _hash_uniform(seed: int, *keys) -> np.ndarray:
+    """Uniform numbers in [0, 1) from integer keys (splitmix64 of each in turn)."""
+    with np.errstate(over="ignore"):
+        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        for key in keys:
+            state = state + np.asarray(key, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) * 2.0**-53
+
+
+def tabulate(
+    catalogues: Sequence[HaloCatalogue],
+    support: Support,
+    r_edges=None,
+    settings: TabulationSettings | None = None,
+    progress: bool = True,
+    metadata: dict | None = None,
+) -> TabulatedModel:
+    """Tabulate expected pair sums of one or more catalogues; sums of all boxes are added.
+
+    Parameters
+    ----------
+    catalogues : sequence of HaloCatalogue
+    support : Support
+        Where the tables are to hold: it sets the ranks and the modes.
+    r_edges : array, optional
+        Finest bins [Mpc/h]; the union of the paper's and TNG300's by default.
+    settings : TabulationSettings, optional
+    progress : bool
+        Show progress bars.
+    metadata : dict, optional
+        Added to the tables' own.
+
+    Raises
+    ------
+    CatalogueError
+        A box is smaller than twice the largest edge, or lacks donors.
+    """
+    settings = settings or TabulationSettings()
+    r_edges = union_edges(PAPER_EDGES, TNG_EDGES) if r_edges is None else check_edges(r_edges)
+    for catalogue in catalogues:
+        if catalogue.Lbox < 2.0 * r_edges[-1]:
+            raise CatalogueError(
+                f"Catalogue {catalogue.name}: pairs up to {r_edges[-1]:g} Mpc/h cannot be counted in a periodic box of "
+                f"{catalogue.Lbox:g} Mpc/h; the box must be at least twice as large."
+            )
+    near, far = Species(catalogues, support, settings.one_halo), Species(catalogues, support, settings.two_halo)
+    samples = (settings.mode_samples, settings.seed)
+    central = central_modes(far, support, settings.n_central, *samples)
+    total, rank = satellite_modes(far, support, settings.n_satellite, settings.n_rank, *samples)
+    basis = _block_diagonal(central.basis, np.concatenate([total.basis, rank.basis], axis=1))
+
+    n_bins = len(r_edges) - 1
+    two_halo = np.zeros((3, n_bins, basis.shape[1], basis.shape[1]))
+    one_halo = np.zeros((near.n_satellite, n_bins, len(ONE_HALO_COLUMNS)))
+    for box, catalogue in enumerate(catalogues):
+        draws = (settings.max_draws, settings.seed)
+        donors = Donors.of(catalogue)
+        tracers = build_tracers(catalogue, near, near.mass_bin[box], donors, *draws)
+        _add_one_halo(tracers, near, r_edges, one_halo)
+        _add_borrowed_pairs(catalogue, near, near.mass_bin[box], donors, r_edges, one_halo)
+        tracers = build_tracers(catalogue, far, far.mass_bin[box], donors, *draws)
+        _add_two_halo(tracers, far, far.mass_bin[box], r_edges, basis, two_halo, progress)
+    tensors = {
+        "r_edges": r_edges,
+        "node_log_mass": near.node_log_mass,
+        "node_count": near.node_count.astype(np.int32),
+        **Occupations(
+            {
+                "central": central.occupation,
+                "satellite": total.occupation,
+                "satellite_rank": rank.occupation,
+                "central_satellite": near.occupation("central_satellite"),
+                "satellite_pair": near.occupation("satellite_pair"),
+            }
+        ).to_arrays(),
+        # Single precision: 6e-8 of each number, far below the tables' stated accuracy, at half the size.
+        "two_halo_DD": pack_symmetric(two_halo[0]).astype(np.float32),
+        "two_halo_S_omega": two_halo[1].astype(np.float32),
+        "two_halo_S_eta": pack_symmetric(two_halo[2]).astype(np.float32),
+        "one_halo": one_halo.astype(np.float32),
+    }
+    return TabulatedModel(
+        tensors,
+        {
+            "catalogues": [c.name for c in catalogues],
+            "catalogue_sha256": [c.sha256 for c in catalogues],
+            "catalogue_attributes": [c.attributes for c in catalogues],
+            "cosmology": catalogues[0].attributes.get("cosmology", "not stated by the catalogue"),
+            "redshift": catalogues[0].attributes.get("redshift", 0.0),
+            "box_sizes": [c.Lbox for c in catalogues],
+            "box_volumes": [c.Lbox**3 for c in catalogues],
+            "support": support.to_dict(),
+            "settings": asdict(settings),
+            "units": "lengths Mpc/h, masses Msun/h; pair sums over ordered pairs of all boxes together",
+            "made_by": f"iaemu-train tabulate {__version__}",
+            **(metadata or {}),
+        },
+    )
+
+
+def _block_diagonal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    basis = np.zeros((len(a) + len(b), a.shape[1] + b.shape[1]))
+    basis[: len(a), : a.shape[1]] = a
+    basis[len(a) :, a.shape[1] :] = b
+    return basis
+
+
+def _add_one_halo(tracers: Tracers, species: Species, r_edges, one_halo) -> None:
+    n_hosts = len(tracers.catalogue.mass)
+    one_halo_sums(
+        tracers.bin_first,
+        np.searchsorted(tracers.host, np.arange(n_hosts + 1)),
+        tracers.offset,
+        tracers.axis,
+        tracers.catalogue.axis,
+        tracers.multiplicity,
+        tracers.rank_bin,
+        tracers.virtual,
+        np.asarray(r_edges) ** 2,
+        species.first_satellite,
+        one_halo,
+    )
+
+
+#: Above this number of donors a random subset stands for all in the pair sums of borrowed satellites.
+_MAX_PAIRED_DONORS = 6000
+
+
+def _add_borrowed_pairs(catalogue, species: Species, mass_bin, donors: Donors, r_edges, one_halo) -> None:
+    """Pairs of a borrowed satellite with the central or another borrowed one: averages over donors, without draws."""
+    edges2 = np.asarray(r_edges) ** 2
+    n_bins = len(edges2) - 1
+    groups = len(donors.first) - 1
+    shape = (species.n_satellite, groups)
+    satellites, pairs = np.zeros(shape), np.zeros(shape)
+    axes = np.zeros((*shape, 3, 3))
+    for k, hosts, missing, lower in _borrowers(catalogue, species, mass_bin):
+        where = (species.first_satellite[mass_bin[hosts]] + k, donors.bin_of_host[hosts])
+        np.add.at(satellites, where, missing)
+        np.add.at(pairs, where, missing * lower + missing * (missing - 1) // 2)
+        outer = catalogue.axis[hosts, :, None] * catalogue.axis[hosts, None, :]
+        np.add.at(axes, where, missing[:, None, None] * outer)
+    for group in np.flatnonzero(satellites.sum(axis=0)):
+        members = donors.order[donors.first[group] : donors.first[group + 1]]
+        offset = catalogue.offset[members]
+        axis = radial(offset)
+        r2 = np.sum(offset**2, axis=1)
+        where = np.searchsorted(edges2, r2) - 1
+        inside = (where >= 0) & (where < n_bins)
+        tensor = np.zeros((n_bins, 3, 3))
+        quadrupole = axis[:, :, None] * axis[:, None, :] - np.eye(3) * (np.sum(axis**2, axis=1)[:, None, None] / 3.0)
+        np.add.at(tensor, where[inside], quadrupole[inside])
+        count = np.bincount(where[inside], minlength=n_bins)
+        along = np.einsum("sij,bij->sb", axes[:, group], tensor) / len(members)
+        number = satellites[:, group, None] / len(members)
+        one_halo[:, :, 0] += 2.0 * number * count
+        one_halo[:, :, 1] += along
+        one_halo[:, :, 2] += number * count * (2.0 / 3.0)
+        one_halo[:, :, 3] += 2.0 * along
+
+        chosen = slice(None)
+        if len(members) > _MAX_PAIRED_DONORS:
+            chosen = np.random.default_rng(0).choice(len(members), _MAX_PAIRED_DONORS, replace=False)
+        sums = donor_pair_sums(offset[chosen], axis[chosen], edges2).sum(axis=0)
+        n_paired = len(offset[chosen])
+        # Two draws coincide with probability 1 / donors, and then add no pair.
+        mean = sums * ((1.0 - 1.0 / len(members)) / (n_paired * (n_paired - 1.0)))
+        one_halo[:, :, 4:] += 2.0 * pairs[:, group, None, None] * mean
+
+
+def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress) -> None:
+    catalogue = tracers.catalogue
+    Lbox = catalogue.Lbox
+    position = np.concatenate([catalogue.position, np.mod(catalogue.position[tracers.host] + tracers.offset, Lbox)])
+    axis = np.concatenate([catalogue.axis, tracers.axis]).astype(np.float32)
+    multiplicity = np.concatenate([np.ones(len(catalogue.mass)), tracers.multiplicity]).astype(np.float32)
+    which = np.concatenate(
+        [mass_bin, species.n_mass_bins + species.first_satellite[mass_bin[tracers.host]] + tracers.rank_bin]
+    ).astype(np.int32)
+    host = np.concatenate([np.arange(len(catalogue.mass)), tracers.host]).astype(np.int32)
+
+    grid = CellGrid.build(position, Lbox, float(r_edges[-1]))
+    position, axis, multiplicity, which, host = (
+        np.ascontiguousarray(x[grid.order]) for x in (position, axis, multiplicity, which, host)
+    )
+    n_species = len(basis)
+    row_points = np.argsort(which, kind="stable")
+    row_first = np.searchsorted(which[row_points], np.arange(n_species + 1))
+    edges2, guess = bin_lookup(r_edges)
+    n_bins = len(r_edges) - 1
+    # Rows of similar work go together, so that threads finish a chunk at the same time.
+    rows = np.argsort(-np.diff(row_first), kind="stable")
+    rows = rows[np.diff(row_first)[rows] > 0]
+    chunk = max(2, int(2.5e8 / (8 * 3 * n_bins * n_species)))
+    out = np.empty((chunk, n_species, n_bins, 3))
+    with tqdm(
+        total=len(position), desc=f"{catalogue.name}: pairs", unit="tracer", disable=not progress, unit_scale=True
+    ) as bar:
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
+            two_halo_rows(
+                part, row_first, row_points, position, axis, multiplicity, which, host,
+                grid.first, grid.n_cells, Lbox, edges2, guess, out,
+            )  # fmt: skip
+            # (row, species, bin, stat) -> (row, stat, bin, mode), then (mode, row) @ that.
+            projected = np.tensordot(out[: len(part)], basis, axes=(1, 0))  # (row, bin, stat, mode)
+            two_halo += np.einsum("kbsj,ki->sbij", projected, basis[part], optimize=True)
+            bar.update(int(np.diff(row_first)[part].sum()))
