@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,9 +37,8 @@ def main(argv=None) -> None:
         start = time.perf_counter()
         guess = emulator.predict(theta, edges)
         guess_time = time.perf_counter() - start
-        print(
-            f"\n### {label}\n\n| statistic | median | 95 % | worst | median in slices of logMmin |\n|---|---|---|---|---|"
-        )
+        print(f"\n### {label}\n\n| statistic | median | 95 % | worst | median in slices of logMmin |")
+        print("|---|---|---|---|---|")
         result[label] = {"ms_tables": 1e3 * exact_time / len(theta), "ms_emulator": 1e3 * guess_time / len(theta)}
         for name in ("xi", "omega", "eta"):
             truth = np.concatenate([getattr(part, name) for part in parts])
@@ -46,8 +46,7 @@ def main(argv=None) -> None:
             error = np.sqrt(np.mean((value - truth) ** 2, axis=1) / np.mean(truth**2, axis=1))
             slices = np.linspace(*tables.support.logMmin, 6)
             by_mass = [
-                float(np.median(error[(theta[:, 2] >= low) & (theta[:, 2] < high)]))
-                for low, high in zip(slices[:-1], slices[1:], strict=True)
+                float(np.median(error[(theta[:, 2] >= low) & (theta[:, 2] < high)])) for low, high in pairwise(slices)
             ]
             fractional = np.median(np.abs(value / truth - 1), axis=0)
             result[label][name] = {

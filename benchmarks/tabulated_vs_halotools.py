@@ -80,17 +80,19 @@ def expected_borrowed_share(catalogues, theta) -> tuple[float, float]:
     return borrowed / max(satellites, 1e-300), centrals + satellites
 
 
-def corner_points(model, catalogues, n: int) -> dict[str, tuple[float, ...]]:
+def corner_points(model, catalogues, n: int, max_pairs: float) -> dict[str, tuple[float, ...]]:
     """Corners of the support in the five occupation parameters, far from each other, two with much borrowing.
 
     The first is the corner with the largest borrowed share; the second, of those above ``BORROWED_SHARE``, the one
     that differs from it in most parameters (at equal differences the one with most borrowing); the others differ from
-    all before in most parameters (at equal differences the one with most galaxies).
+    all before in most parameters (at equal differences the one with most galaxies). Corners with more than
+    ``max_pairs`` ordered pairs in a box are left out: at the lowest masses with the most satellites one mock has 2e9.
     """
     bits = np.array(list(itertools.product((0, 1), repeat=len(OCCUPATION_PARAMETERS))))
     unit = np.concatenate([np.full((len(bits), 2), 0.5), bits], axis=1)
     theta = model.support.from_unit_cube(unit)
-    allowed = model.support.contains(theta).numpy()
+    n_pairs = model.sums(theta).DD.sum(dim=1).numpy() / len(catalogues)
+    allowed = model.support.contains(theta).numpy() & (n_pairs <= max_pairs)
     bits, theta = bits[allowed], theta[allowed]
     share, n_gal = np.array([expected_borrowed_share(catalogues, point) for point in theta]).T
     chosen = [int(np.argmax(share))]
@@ -403,6 +405,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--catalogues", nargs="+", help="names or paths of the boxes (default: those of the tables)")
     parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 corner1 ... (default: all)")
     parser.add_argument("--n-corners", type=int, default=6, help="number of corners of the support (default: 6)")
+    parser.add_argument("--max-pairs", type=float, default=2e8, help="pairs a mock of a corner may have (default: 2e8)")
     parser.add_argument("--n-mocks", type=int, default=20, help="mocks per box and point (default: 20)")
     parser.add_argument("--min-pairs", type=float, default=20.0, help="ordered pairs per realisation that a bin needs")
     parser.add_argument("--seed", type=int, default=2025, help="seed of the mocks (default: 2025)")
@@ -439,7 +442,7 @@ def main(arguments=None) -> dict:
     model = TabulatedModel.load(options.tables)
     names = options.catalogues or model.metadata["catalogues"]
     catalogues = load_boxes(model, names)
-    points = TNG_POINTS | corner_points(model, catalogues, options.n_corners)
+    points = TNG_POINTS | corner_points(model, catalogues, options.n_corners, options.max_pairs)
     chosen = options.points or list(points)
     unknown = [name for name in chosen if name not in points]
     if unknown:

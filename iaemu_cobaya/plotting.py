@@ -233,7 +233,11 @@ def corner_plot(chains, paper: bool = False):
 
 
 def _mark_paper(plotter, chains, names, colors) -> None:
+    marked = []
     for chain, color in zip(chains, colors, strict=True):
+        if chain.paper in marked:  # another run on the same sample
+            continue
+        marked.append(chain.paper)
         for row, name in enumerate(names):
             if name not in chain.paper:
                 continue

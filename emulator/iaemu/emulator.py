@@ -53,7 +53,8 @@ class Emulator:
             raise ArtifactError(f"The network has {network.n_bins} bins, the binnings {self.binnings}.")
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
-        self._networks = {torch.float32: network.eval().requires_grad_(False)}
+        self._trained = network.eval().requires_grad_(False)
+        self._networks: dict = {}
         self._plans: dict = {}
 
     @property
@@ -94,7 +95,7 @@ class Emulator:
 
     def save(self, path) -> None:
         """Write the emulator with golden predictions that :meth:`load` checks."""
-        network = self._networks[torch.float32]
+        network = self._trained
         tensors = {f"network.{name}": value for name, value in network.to_arrays().items()}
         tensors.update({f"binning.{index}": edges for index, edges in enumerate(self.binnings)})
         theta = self.support.sample(4, np.random.default_rng(20250407))
@@ -172,10 +173,9 @@ class Emulator:
         return values
 
     def _network(self, theta: torch.Tensor) -> FactorisedNet:
-        key = theta.dtype if theta.device.type == "cpu" else (theta.dtype, theta.device)
+        key = (theta.dtype, theta.device)
         if key not in self._networks:
-            network = copy.deepcopy(self._networks[torch.float32])
-            self._networks[key] = network.to(dtype=theta.dtype, device=theta.device)
+            self._networks[key] = copy.deepcopy(self._trained).to(dtype=theta.dtype, device=theta.device)
         return self._networks[key]
 
     def _plan(self, r_edges):

@@ -73,19 +73,24 @@ class _RankTailSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, lam, k):
-        shape = torch.broadcast_shapes(lam.shape, k.shape)
-        beyond = torch.special.gammainc(k.expand(shape), lam)
-        one_less = beyond + poisson_pmf(lam, k - 1.0)
-        two_less = one_less + poisson_pmf(lam, k - 2.0)
-        ctx.save_for_backward(lam, k, one_less, two_less)
-        single = lam * one_less - (k - 1.0) * beyond
-        pair = 0.5 * (lam**2 * two_less - (k - 1.0) * (k - 2.0) * beyond)
+        ctx.shape = lam.shape
+        # In place where possible: for the tables this is most of the work, and bound by memory.
+        lam = lam.expand(torch.broadcast_shapes(lam.shape, k.shape))
+        beyond = torch.special.gammainc(k.expand(lam.shape), lam)
+        positive = lam.clamp(min=1e-300)  # P(N = k - 1) and P(N = k - 2) = P(N = k - 1) (k - 1) / lam hold in the limit
+        one_less = torch.log(positive).mul_(k - 1.0).sub_(lam).sub_(torch.lgamma(k)).exp_()
+        two_less = (one_less * (k - 1.0)).div_(positive)
+        one_less.add_(beyond)
+        two_less.add_(one_less)
+        ctx.save_for_backward(lam, one_less, two_less)
+        single = (lam * one_less).sub_((k - 1.0) * beyond)
+        pair = (lam * two_less).mul_(lam).sub_(beyond.mul_((k - 1.0) * (k - 2.0))).mul_(0.5)
         return single, pair
 
     @staticmethod
     def backward(ctx, grad_single, grad_pair):
-        lam, _, one_less, two_less = ctx.saved_tensors
-        return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(lam.shape), None
+        lam, one_less, two_less = ctx.saved_tensors
+        return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(ctx.shape), None
 
 
 def rank_tail_sums(lam, k):

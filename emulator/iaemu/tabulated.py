@@ -13,7 +13,7 @@ own sample variance remains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -28,6 +28,9 @@ from .prediction import STATISTICS, Prediction
 
 KIND = "tables"
 SHIPPED = "tables-pm160.safetensors"
+
+#: Points whose occupations are evaluated together: more would leave the cache.
+_CHUNK = 16
 
 #: Columns of the one-halo table: pairs of central and satellite, and pairs of satellites.
 ONE_HALO_COLUMNS = (
@@ -235,7 +238,8 @@ class TabulatedModel:
         shape = theta.shape[:-1]
         flat = theta.reshape(-1, len(PARAMETERS))
         with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-            sums = self.sums(flat, r_edges)
+            parts = [self.sums(part, r_edges) for part in flat.split(_CHUNK)]
+            sums = PairSums(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PairSums)])
             q_cen = mean_p2(flat[:, 0].clamp(-1.0, 1.0))[:, None]
             q_sat = mean_p2(flat[:, 1].clamp(-1.0, 1.0))[:, None]
             values = {}

@@ -18,7 +18,7 @@ def fitted(pm40_tables):
 
 
 def weights(emulator):
-    return torch.cat([value.flatten() for value in emulator._networks[torch.float32].state_dict().values()])
+    return torch.cat([value.flatten() for value in emulator._trained.state_dict().values()])
 
 
 def test_training_reduces_the_held_out_error(fitted):

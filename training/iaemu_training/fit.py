@@ -39,8 +39,8 @@ class FitSettings:
     n_train: int = 65536
     n_validation: int = 4096
     width: int = 256
-    depth: int = 3
-    epochs: int = 200
+    depth: int = 4
+    epochs: int = 300
     batch_size: int = 512
     learning_rate: float = 2e-3
     seed: int = 1

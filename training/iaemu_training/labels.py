@@ -14,7 +14,7 @@ from iaemu.network import INGREDIENTS
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, Support
 from iaemu.tabulated import TabulatedModel
 
-_BATCH = 64
+_BATCH = 16  # keeps the occupations of all species in the cache
 
 
 @dataclass
