@@ -52,13 +52,18 @@ def mean_p2(mu: torch.Tensor) -> torch.Tensor:
     if not bool(((mu >= -1) & (mu <= 1)).all()):
         bad = mu[~((mu >= -1) & (mu <= 1))].flatten()[0]
         raise ValueError(f"Alignment strength mu = {float(bad):.6g} is outside [-1, 1].")
-    # cot(pi |mu| / 2) = 1 / |kappa|, computed from 1 - |mu| so that it is exactly 0 at the ends.
     near = mu.abs() < 2.0 / math.pi * math.atan(_SERIES_LIMIT)
-    safe_near = torch.where(near, mu, torch.zeros_like(mu))
-    safe_far = torch.where(near, torch.full_like(mu, 0.75), mu)
-    inverse = torch.tan(0.5 * math.pi * (1.0 - safe_far.abs()))
-    far = torch.where(safe_far > 0, _mean_p2_aligned(inverse), _mean_p2_perpendicular(inverse))
-    return torch.where(near, _mean_p2_series(torch.tan(0.5 * math.pi * safe_near)), far)
+    aligned = ~near & (mu > 0)
+    result = torch.zeros_like(mu)
+    if bool(near.any()):
+        kappa = torch.tan(0.5 * math.pi * torch.where(near, mu, torch.zeros_like(mu)))
+        result = torch.where(near, _mean_p2_series(kappa), result)
+    # cot(pi |mu| / 2) = 1 / |kappa|, computed from 1 - |mu| so that it is exactly 0 at the ends.
+    for mask, branch in ((aligned, _mean_p2_aligned), (~near & ~aligned, _mean_p2_perpendicular)):
+        if bool(mask.any()):
+            strength = torch.where(mask, mu, torch.full_like(mu, 0.75)).abs()
+            result = torch.where(mask, branch(torch.tan(0.5 * math.pi * (1.0 - strength))), result)
+    return result
 
 
 def _mean_p2_series(kappa):

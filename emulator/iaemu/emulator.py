@@ -161,7 +161,7 @@ class Emulator:
         if "xi" in statistics:
             values["xi"] = pairs - 1.0
         if "omega" in statistics or "eta" in statistics:
-            q_cen, q_sat = (mean_p2(theta[:, column].clamp(-1.0, 1.0))[:, None] for column in (0, 1))
+            q_cen, q_sat = mean_p2(theta[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
         if "omega" in statistics:
             values["omega"] = q_cen * columns["A_c"] + q_sat * columns["A_s"]
         if "eta" in statistics:

@@ -7,8 +7,10 @@ Table 1 of Zheng et al. 2007 (ApJ 667, 760), as in IAEmu (arXiv:2504.05235, sect
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -239,15 +241,42 @@ class Support:
         return theta
 
     def _excess(self, theta: torch.Tensor) -> torch.Tensor:
-        """How far each parameter lies outside its range (<= 0: inside), shape (..., 7); 1e-9 is forgiven."""
-        logMmin = theta[..., PARAMETERS.index("logMmin")]
-        columns = []
-        for column, name in enumerate(PARAMETERS):
-            low, high = self.bounds(name, logMmin)
-            value = theta[..., column]
-            tolerance = 1e-9 if theta.dtype == torch.float64 else 1e-5
-            columns.append(torch.maximum(low - value, value - high) - tolerance)
-        return torch.stack(columns, dim=-1)
+        """How far each parameter lies outside its range (<= 0: inside), shape (..., 7); rounding is forgiven."""
+        slope, low, high, cap_slope, cap, floor = _linear_bounds(self, theta.dtype, theta.device)
+        logMmin = theta[..., PARAMETERS.index("logMmin"), None]
+        line = slope * logMmin
+        lowest = torch.maximum(line + low, floor)
+        highest = torch.minimum(line + high, cap_slope * logMmin + cap)
+        tolerance = 1e-9 if theta.dtype == torch.float64 else 1e-5
+        return torch.maximum(lowest - theta, theta - highest) - tolerance
+
+
+@lru_cache(maxsize=16)
+def _linear_bounds(support: Support, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """:meth:`Support.bounds` of all parameters at once: they are pieces of straight lines in ``logMmin``.
+
+    Slope, offsets of the lower and the upper line, slope and offset of the cap on the upper, floor of the lower; (7,).
+    """
+    n = len(PARAMETERS)
+    slope, low, high = [0.0] * n, [-1.0] * n, [1.0] * n
+    cap_slope, cap, floor = [0.0] * n, [math.inf] * n, [-math.inf] * n
+    for column, name in enumerate(PARAMETERS):
+        if name == "logMmin":
+            low[column], high[column] = support.logMmin
+        elif name in ZHENG07_LINE:
+            fit = ZHENG07_LINE[name]
+            slope[column] = fit.slope
+            low[column] = fit.intercept - support.n_rmse * fit.rmse
+            high[column] = fit.intercept + support.n_rmse * fit.rmse
+    sigma, logM0 = PARAMETERS.index("sigma_logM"), PARAMETERS.index("logM0")
+    floor[sigma] = support.sigma_logM_min
+    if support.log_mass_complete is not None:
+        cap_slope[sigma] = 1.0 / support.n_sigma_complete
+        cap[sigma] = -support.log_mass_complete / support.n_sigma_complete
+    if support.logM0_max is not None:
+        cap[logM0] = support.logM0_max
+    values = (slope, low, high, cap_slope, cap, floor)
+    return tuple(torch.tensor(value, dtype=dtype, device=device) for value in values)
 
 
 def _at_most(values, limit):

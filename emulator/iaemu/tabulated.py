@@ -240,8 +240,7 @@ class TabulatedModel:
         with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
             parts = [self.sums(part, r_edges) for part in flat.split(_CHUNK)]
             sums = PairSums(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PairSums)])
-            q_cen = mean_p2(flat[:, 0].clamp(-1.0, 1.0))[:, None]
-            q_sat = mean_p2(flat[:, 1].clamp(-1.0, 1.0))[:, None]
+            q_cen, q_sat = mean_p2(flat[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
             values = {}
             if "xi" in statistics:
                 values["xi"] = sums.DD / sums.RR - 1.0

@@ -112,3 +112,18 @@ def test_samples_fill_the_support(support):
 
 def test_dictionary_round_trip(support):
     assert Support.from_dict(support.to_dict()) == support
+
+
+def test_bounds_of_one_parameter_agree_with_what_is_contained():
+    support = Support(logMmin=(11.5, 14.0), log_mass_complete=11.0172, logM0_max=14.2)
+    middle = support.from_unit_cube(np.full((50, 7), 0.5))
+    middle[:, 2] = np.linspace(11.5, 14.0, 50)
+    middle = support.nearest(middle).numpy()
+    for column, name in enumerate(PARAMETERS):
+        low, high = support.bounds(name, middle[:, 2])
+        for value, inside in ((low, True), (high, True), (low - 1e-6, False), (high + 1e-6, False)):
+            if name == "logMmin":
+                continue  # the other ranges move with it
+            theta = middle.copy()
+            theta[:, column] = value
+            assert bool((support.contains(theta) == inside).all()), name

@@ -216,9 +216,11 @@ def tabulate(
                 f"Catalogue {catalogue.name}: pairs up to {r_edges[-1]:g} Mpc/h cannot be counted in a periodic box of "
                 f"{catalogue.Lbox:g} Mpc/h; the box must be at least twice as large."
             )
+    stages = tqdm(total=2 + 2 * len(catalogues), desc="modes of centrals", unit="stage", disable=not progress)
     near, far = Species(catalogues, support, settings.one_halo), Species(catalogues, support, settings.two_halo)
     samples = (settings.mode_samples, settings.seed)
     central = central_modes(far, support, settings.n_central, *samples)
+    _next_stage(stages, "modes of satellites")
     total, rank = satellite_modes(far, support, settings.n_satellite, settings.n_rank, *samples)
     basis = _block_diagonal(central.basis, np.concatenate([total.basis, rank.basis], axis=1))
 
@@ -227,12 +229,16 @@ def tabulate(
     one_halo = np.zeros((near.n_satellite, n_bins, len(ONE_HALO_COLUMNS)))
     for box, catalogue in enumerate(catalogues):
         draws = (settings.max_draws, settings.seed)
+        _next_stage(stages, f"{catalogue.name}: one-halo pairs")
         donors = Donors.of(catalogue)
         tracers = build_tracers(catalogue, near, near.mass_bin[box], donors, *draws)
         _add_one_halo(tracers, near, r_edges, one_halo)
         _add_borrowed_pairs(catalogue, near, near.mass_bin[box], donors, r_edges, one_halo)
+        _next_stage(stages, f"{catalogue.name}: two-halo pairs")
         tracers = build_tracers(catalogue, far, far.mass_bin[box], donors, *draws)
         _add_two_halo(tracers, far, far.mass_bin[box], r_edges, basis, two_halo, progress)
+    _next_stage(stages, "tables")
+    stages.close()
     tensors = {
         "r_edges": r_edges,
         "node_log_mass": near.node_log_mass,
@@ -269,6 +275,11 @@ def tabulate(
             **(metadata or {}),
         },
     )
+
+
+def _next_stage(stages, name: str) -> None:
+    stages.update()
+    stages.set_description(name)
 
 
 def _block_diagonal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -367,7 +378,12 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
     chunk = max(2, int(2.5e8 / (8 * 3 * n_bins * n_species)))
     out = np.empty((chunk, n_species, n_bins, 3))
     with tqdm(
-        total=len(position), desc=f"{catalogue.name}: pairs", unit="tracer", disable=not progress, unit_scale=True
+        total=len(position),
+        desc=f"{catalogue.name}: pairs",
+        unit="tracer",
+        disable=not progress,
+        unit_scale=True,
+        leave=False,
     ) as bar:
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
