@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ._version import __version__
 
@@ -40,7 +40,7 @@ def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: di
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     text = json.dumps({"code_version": __version__, **metadata, "format": FORMAT, "kind": kind}, sort_keys=True)
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"iaemu": text, "sha256": _digest(text, tensors)})
+    temporary.write_bytes(save(tensors, metadata={"iaemu": text, "sha256": _digest(text, tensors)}))
     os.replace(temporary, path)
 
 

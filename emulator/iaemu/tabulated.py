@@ -36,7 +36,6 @@ _CHUNK = 16
 ONE_HALO_COLUMNS = (
     "cs_DD",
     "cs_S_omega_central",
-    "cs_S_omega_satellite",
     "cs_S_eta",
     "ss_DD",
     "ss_S_omega",
@@ -107,7 +106,7 @@ class TabulatedModel:
         def double(name):
             return torch.as_tensor(tensors[name].astype(np.float64))
 
-        self._one_halo = double("one_halo")  # (n_species, n_bins, 7)
+        self._one_halo = double("one_halo")  # (n_species, n_bins, 6)
         blocks = self._occupations.blocks
         n_modes = sum(blocks[name].n_amplitudes for name in ("central", "satellite", "satellite_rank"))
         self._two_halo = torch.stack(  # (3, n_bins, n_modes, n_modes)
@@ -188,8 +187,8 @@ class TabulatedModel:
         eta_cc = torch.einsum("nbi,ni->nb", torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], central), central)
         eta_cs = by_central[:, 2] - eta_cc
 
-        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :4])
-        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., 4:])
+        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :3])
+        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., 3:])
         n_cen, n_sat, variance = self._counts(occupation_theta)
         n_boxes = n_cen + n_sat
         # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
@@ -198,9 +197,10 @@ class TabulatedModel:
             DD=by_central[:, 0] + by_satellite[:, 0] + cs[0] + ss[0],
             RR=mean_density[:, None] * volumes,
             A_c=by_central[:, 1] + cs[1],
-            A_s=by_satellite[:, 1] + cs[2] + ss[1],
+            # A satellite's axis is its separation from the central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
+            A_s=by_satellite[:, 1] + cs[0] / 3.0 + ss[1],
             E_cc=eta_cc,
-            E_cs=eta_cs + 0.5 * cs[3],
+            E_cs=eta_cs + 0.5 * cs[2],
             E_ss=by_satellite[:, 2] - eta_cs + ss[2],
             n_gal=n_boxes.mean(dim=1),
             f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),

@@ -140,9 +140,10 @@ def one_halo_sums(
 
     Hosts are in order of mass, mass bin m holding hosts ``bin_first[m] : bin_first[m + 1]``; host h has satellites
     ``host_first[h] : host_first[h + 1]``. ``out[species_of[m] + k, b, :]`` gets, for the satellite of rank bin k with
-    the central: DD, S_omega with the central's axis, S_omega with the satellite's axis, S_eta; for pairs of satellites
-    whose larger rank bin is k: DD, S_omega, S_eta. Pairs of a borrowed satellite with the central or with another
-    borrowed one are left out: see :func:`donor_pair_sums`.
+    the central: DD, S_omega with the central's axis, S_eta; for pairs of satellites whose larger rank bin is k: DD,
+    S_omega, S_eta. (S_omega with the satellite's axis is DD / 3 for pairs with the central: that axis is the
+    separation.) Pairs of a borrowed satellite with the central or with another borrowed one are left out: see
+    :func:`donor_pair_sums`.
     """
     third = 1.0 / 3.0
     n_bins = len(edges2) - 1
@@ -160,12 +161,10 @@ def one_halo_sums(
                     row = out[base + rank_bin[i], b]
                     cx, cy, cz = central_axis[h, 0], central_axis[h, 1], central_axis[h, 2]
                     along = cx * xi + cy * yi + cz * zi
-                    along_i = ax * xi + ay * yi + az * zi
                     cosine = ax * cx + ay * cy + az * cz
                     row[0] += 2.0 * multiplicity[i]
                     row[1] += multiplicity[i] * (along * along / r2 - third)
-                    row[2] += multiplicity[i] * (along_i * along_i / r2 - third_i)
-                    row[3] += 2.0 * multiplicity[i] * (cosine * cosine - third_i)
+                    row[2] += 2.0 * multiplicity[i] * (cosine * cosine - third_i)
                 for j in range(host_first[h], i):
                     if virtual[i] and virtual[j]:
                         continue
@@ -181,9 +180,9 @@ def one_halo_sums(
                     along_j = bx * dx + by * dy + bz * dz
                     cosine = ax * bx + ay * by + az * bz
                     row = out[base + max(rank_bin[i], rank_bin[j]), b]
-                    row[4] += 2.0 * weight
-                    row[5] += weight * ((along_i * along_i + along_j * along_j) / r2 - third_i - third_j)
-                    row[6] += 2.0 * weight * (cosine * cosine - 3.0 * third_i * third_j)
+                    row[3] += 2.0 * weight
+                    row[4] += weight * ((along_i * along_i + along_j * along_j) / r2 - third_i - third_j)
+                    row[5] += 2.0 * weight * (cosine * cosine - 3.0 * third_i * third_j)
 
 
 @numba.njit(parallel=True, cache=True)

@@ -159,11 +159,15 @@ def rank_bin_edges(largest_mean: float, resolution: Resolution) -> np.ndarray:
 def sample_occupations(species: Species, kind: str, support: Support, n: int, seed: int) -> np.ndarray:
     """Occupations (n, n_species) at quasi-random points of the support.
 
-    A quarter of the samples carry a mass-dependent alignment strength on top, so that models with one are spanned by
-    the modes too.
+    Every second sample has its ``sigma_logM`` drawn evenly in the logarithm: steep steps are the hardest to span. A
+    quarter of the samples carry a mass-dependent alignment strength on top, so that models with one are spanned too.
     """
     unit = qmc.Sobol(len(PARAMETERS), seed=seed).random(n)
-    theta = torch.as_tensor(support.from_unit_cube(unit)[:, 2:])
+    theta = support.from_unit_cube(unit)
+    column = PARAMETERS.index("sigma_logM")
+    low, high = support.bounds("sigma_logM", theta[:, PARAMETERS.index("logMmin")])
+    theta[::2, column] = (low * (high / low) ** unit[:, column])[::2]
+    theta = torch.as_tensor(theta[:, 2:])
     occupations = Occupations({kind: species.occupation(kind)})
     samples = np.concatenate([occupations.amplitudes(part)[kind].numpy() for part in theta.split(64)])
     sloped = np.arange(n) % 4 == 3
@@ -192,8 +196,8 @@ class ModeBasis:
 def central_modes(species: Species, support: Support, n_modes: int, n_samples: int, seed: int) -> ModeBasis:
     """Modes of <Ncen>."""
     samples = sample_occupations(species, "central", support, n_samples, seed)
-    basis, chosen, matrix = fit_modes(samples, species.count("central"), n_modes)
-    return ModeBasis(basis, species.occupation("central", chosen, matrix))
+    basis, matrix = exact_modes(samples, species.count("central"), species.log_mass("central"), n_modes)
+    return ModeBasis(basis, species.occupation("central", matrix=matrix))
 
 
 def satellite_modes(
@@ -208,26 +212,44 @@ def satellite_modes(
     count, ranks = species.count("satellite"), species.total_ranks()
     totals = np.add.reduceat(samples * (count / species.bin_count[species.satellite_bin]), species.first_satellite, 1)
     mean = totals / ranks
-    basis, chosen, matrix = fit_modes(mean, species.bin_count * ranks, n_total)
+    basis, matrix = exact_modes(mean, species.bin_count * ranks, species.log_mass("central"), n_total)
     # <Nsat> = the sum of P(N >= l) over all l: one species for each mass bin, of all its ranks.
-    first = np.searchsorted(species.node_bin, chosen)
-    stop = np.searchsorted(species.node_bin, chosen, side="right")
-    node = np.concatenate([np.arange(a, b) for a, b in zip(first, stop, strict=True)])
-    index = np.repeat(np.arange(len(chosen)), stop - first)
     total = ModeBasis(
         basis[species.satellite_bin],
         Block(
             "satellite",
-            species.node_log_mass[node],
-            np.ones(len(node)),
-            index,
-            species.node_share[node] / ranks[chosen][index],
+            species.node_log_mass,
+            np.ones(len(species.node_bin)),
+            species.node_bin,
+            species.node_share / ranks[species.node_bin],
             matrix,
         ),
     )
     norm = np.linalg.norm(samples * np.sqrt(count), axis=1)
     basis, chosen, matrix = fit_modes(samples - mean[:, species.satellite_bin], count, n_rank, norm)
     return total, ModeBasis(basis, species.occupation("satellite", chosen, matrix, relative=True))
+
+
+def exact_modes(samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_modes: int):
+    """Modes with amplitudes from the occupations of all species, led by a constant and a straight line in log mass.
+
+    So the expected number of galaxies, and its first moment in log mass, survive the truncation exactly.
+
+    Returns
+    -------
+    basis : (n_species, n_modes)
+    matrix : (n_species, n_modes) from occupations to amplitudes
+    """
+    root = np.sqrt(count)
+    first = np.linalg.qr(np.stack([root, root * (log_mass - log_mass.mean())], axis=1))[0]
+    scaled = samples * root
+    norm = np.linalg.norm(scaled, axis=1)
+    scaled = scaled[norm > 0] / norm[norm > 0, None]
+    scaled = scaled - (scaled @ first) @ first.T
+    _, vectors = np.linalg.eigh(scaled.T @ scaled)
+    directions = np.concatenate([first, vectors[:, ::-1][:, : max(n_modes - 2, 0)]], axis=1)
+    directions = np.linalg.qr(directions)[0]
+    return directions / root[:, None], directions * root[:, None]
 
 
 def fit_modes(samples: np.ndarray, count: np.ndarray, n_modes: int, norm: np.ndarray | None = None):

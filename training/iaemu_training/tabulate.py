@@ -44,7 +44,7 @@ class TabulationSettings:
 
     one_halo: Resolution = field(default_factory=lambda: Resolution(rank_ratio=0.1))
     two_halo: Resolution = field(default_factory=lambda: Resolution(dlog_mass=0.01, nodes_per_bin=1))
-    n_central: int = 64
+    n_central: int = 72
     n_satellite: int = 56
     n_rank: int = 56
     mode_samples: int = 2048
@@ -339,8 +339,7 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, donors: Donors, r
         number = satellites[:, group, None] / len(members)
         one_halo[:, :, 0] += 2.0 * number * count
         one_halo[:, :, 1] += along
-        one_halo[:, :, 2] += number * count * (2.0 / 3.0)
-        one_halo[:, :, 3] += 2.0 * along
+        one_halo[:, :, 2] += 2.0 * along
 
         chosen = slice(None)
         if len(members) > _MAX_PAIRED_DONORS:
@@ -349,7 +348,7 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, donors: Donors, r
         n_paired = len(offset[chosen])
         # Two draws coincide with probability 1 / donors, and then add no pair.
         mean = sums * ((1.0 - 1.0 / len(members)) / (n_paired * (n_paired - 1.0)))
-        one_halo[:, :, 4:] += 2.0 * pairs[:, group, None, None] * mean
+        one_halo[:, :, 3:] += 2.0 * pairs[:, group, None, None] * mean
 
 
 def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress) -> None:
