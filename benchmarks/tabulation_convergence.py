@@ -2,13 +2,16 @@
 
 Tabulates the given catalogues again with one setting changed and compares predictions at random points of the support:
 difference of a statistic, rms over bins, over the rms over bins of the statistic (median, 95 %, worst point), in the
-paper's 20 bins. Each variant takes as long as `iaemu-train tabulate`; tables made are kept in --cache.
+paper's 20 bins. Each variant takes as long as `iaemu-train tabulate`, or a few times longer; tables made are kept in
+--cache, under names with a hash of what they were made from.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ import numpy as np
 from iaemu.binning import PAPER_EDGES
 from iaemu.tabulated import TabulatedModel
 from iaemu_training.catalogue import HaloCatalogue
+from iaemu_training.species import Resolution
 from iaemu_training.tabulate import TabulationSettings, tabulate
 
 
@@ -51,6 +55,13 @@ def variants(base: TabulationSettings) -> dict[str, TabulationSettings]:
     }
 
 
+def settings_of(tables: TabulatedModel) -> TabulationSettings:
+    """The settings that tables were made with."""
+    stored = dict(tables.metadata["settings"])
+    resolutions = {name: Resolution(**stored.pop(name)) for name in ("one_halo", "two_halo")}
+    return TabulationSettings(**stored, **resolutions)
+
+
 def predictions(model: TabulatedModel, theta: np.ndarray) -> dict[str, np.ndarray]:
     prediction = model.predict(theta, PAPER_EDGES)
     return {name: getattr(prediction, name) for name in ("xi", "omega", "eta")}
@@ -68,11 +79,13 @@ def main(argv=None) -> None:
     theta = tables.support.sample(arguments.n_points, np.random.default_rng(20))
     base = predictions(tables, theta)
     arguments.cache.mkdir(exist_ok=True)
-    every = variants(TabulationSettings())
+    every = variants(settings_of(tables))
     print("| variant | statistic | median | 95 % | 99 % | worst | worst point (logMmin, sigma, logM0, logM1, alpha) |")
     print("|---|---|---|---|---|---|---|")
     for name in arguments.variants or every:
-        path = arguments.cache / f"{name.replace(' ', '_')}.safetensors"
+        made_from = json.dumps([tables.metadata["catalogue_sha256"], tables.support.to_dict(), asdict(every[name])])
+        key = hashlib.sha256(made_from.encode()).hexdigest()[:12]
+        path = arguments.cache / f"{name.replace(' ', '_')}-{key}.safetensors"
         if not path.exists():
             tabulate(catalogues, tables.support, settings=every[name]).save(path)
         other = predictions(TabulatedModel.load(path), theta)

@@ -72,6 +72,9 @@ def find_edges(fine, coarse) -> np.ndarray:
             f"{fine[0]:.4g} .. {fine[-1]:.4g} Mpc/h (nearest: {fine[index[bad]]:.8g}). "
             f"Use a subset of the available edges (see r_edges)."
         )
+    if np.any(np.diff(index) == 0):
+        same = int(np.argmin(np.diff(index)))
+        raise BinningError(f"Edges {coarse[same]:.10g} and {coarse[same + 1]:.10g} Mpc/h are the same within rounding.")
     return index
 
 

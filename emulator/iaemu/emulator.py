@@ -9,11 +9,10 @@ import torch
 
 from .alignment import mean_p2
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
-from .binning import BinningError, check_edges, nesting_matrix, shell_volumes
+from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
 from .network import FactorisedNet
-from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
-from .prediction import STATISTICS, Prediction
-from .tabulated import _has_tensor
+from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
+from .prediction import STATISTICS, Prediction, check_statistics
 
 KIND = "emulator"
 SHIPPED = "factorised-pm160.safetensors"
@@ -84,12 +83,13 @@ class Emulator:
             network.load_state_dict(weights)
             binnings = [tensors[f"binning.{index}"] for index in range(len(network.n_bins))]
             emulator = cls(network, binnings, metadata)
-            golden = metadata["golden"]
+            golden = {name: np.asarray(metadata["golden"][name]) for name in ("theta", *STATISTICS)}
+            metadata["box_volumes"]
         except (KeyError, RuntimeError, TypeError) as error:
             raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
-        values = emulator.predict(np.asarray(golden["theta"]))
+        values = emulator.predict(golden["theta"])
         for name in STATISTICS:
-            if not np.allclose(getattr(values, name), np.asarray(golden[name]), rtol=1e-4, atol=1e-7):
+            if not np.allclose(getattr(values, name), golden[name], rtol=1e-4, atol=1e-7):
                 raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
         return emulator
 
@@ -120,13 +120,14 @@ class Emulator:
         Returns
         -------
         Prediction
-            Statistics (..., n_bins), ``n_gal`` (in the catalogue's volume) and ``f_sat`` (...).
+            Statistics (..., n_bins), ``n_gal`` (in one box of the catalogue) and ``f_sat`` (...).
 
         Raises
         ------
         SupportError, iaemu.binning.BinningError, ValueError
         """
-        is_tensor = _has_tensor(theta)
+        is_tensor = has_tensor(theta)
+        statistics = check_statistics(statistics)
         theta = as_theta(theta)
         inside = self.support.enforce(theta, support)
         binning, nesting = self._plan(r_edges)
@@ -147,15 +148,15 @@ class Emulator:
 
     def _predict(self, theta, binning, nesting, statistics) -> dict[str, torch.Tensor]:
         network = self._network(theta)
-        needs = [name for statistic in STATISTICS if statistic in statistics for name in _NEEDS[statistic]]
-        if nesting is not None and "log_1p_xi" not in needs:
+        needs = [name for statistic in statistics for name in _NEEDS[statistic]]
+        if needs and nesting is not None and "log_1p_xi" not in needs:
             needs = ["log_1p_xi", *needs]
         n_bins = network.n_bins[binning]
-        rows = torch.cat([network.rows(binning, needs), network.scalar_rows()])
+        rows = torch.cat([*([network.rows(binning, needs)] if needs else []), network.scalar_rows()])
         outputs = network(theta[:, len(ALIGNMENT_PARAMETERS) :], rows)
-        columns = dict(zip(needs, outputs[:, : n_bins * len(needs)].split(n_bins, dim=1), strict=True))
+        columns = dict(zip(needs, outputs[:, : n_bins * len(needs)].split(n_bins, dim=1), strict=True)) if needs else {}
         pairs = torch.exp(columns.pop("log_1p_xi")) if "log_1p_xi" in columns else None
-        if nesting is not None:
+        if needs and nesting is not None:
             pairs, columns = _coarser(pairs, columns, *nesting)
         values = {}
         if "xi" in statistics:
@@ -175,7 +176,9 @@ class Emulator:
     def _network(self, theta: torch.Tensor) -> FactorisedNet:
         key = (theta.dtype, theta.device)
         if key not in self._networks:
-            self._networks[key] = copy.deepcopy(self._trained).to(dtype=theta.dtype, device=theta.device)
+            # A copy made under inference mode could not take part in a later gradient.
+            with torch.inference_mode(False):
+                self._networks[key] = copy.deepcopy(self._trained).to(dtype=theta.dtype, device=theta.device)
         return self._networks[key]
 
     def _plan(self, r_edges):
@@ -196,7 +199,8 @@ class Emulator:
                 continue
             if len(edges) == len(native):
                 return index, None
-            return index, (torch.as_tensor(nesting), torch.as_tensor(shell_volumes(native)))
+            with torch.inference_mode(False):
+                return index, (torch.as_tensor(nesting), torch.as_tensor(shell_volumes(native)))
         available = "; ".join(np.array2string(native, precision=4, max_line_width=10**6) for native in self.binnings)
         raise BinningError(
             f"The bins do not nest in any binning of this emulator. Asked for edges "
@@ -207,7 +211,5 @@ class Emulator:
 def _coarser(pairs, columns, nesting, volumes):
     """Sum to coarser bins: 1 + xi averages over volume, the others over pairs, volume * (1 + xi)."""
     nesting, volumes = nesting.to(pairs), volumes.to(pairs)
-    counts = pairs * volumes
-    total = counts @ nesting.T
-    columns = {name: (value * counts) @ nesting.T / total for name, value in columns.items()}
-    return total / (volumes @ nesting.T), columns
+    columns = {name: rebin(value, pairs * volumes, nesting) for name, value in columns.items()}
+    return rebin(pairs, volumes, nesting), columns

@@ -2,8 +2,8 @@
 
 Every expected pair sum of the mock model is a quadratic form (two-halo) or a linear one (one-halo) in the mean
 occupations of species, (host-mass bin) and (host-mass bin, rank bin). Within the support, two-halo occupations are
-spanned by a few dozen modes, whose amplitudes follow linearly from the occupations of a few hundred well-chosen
-species: so only these are evaluated (empirical interpolation, Barrault et al. 2004, C. R. Math. 339, 667).
+spanned by a few dozen modes. Those of <Ncen> and <Nsat> have their amplitudes from all species; those of the rank
+dependence from a few well-chosen ones (empirical interpolation, Barrault et al. 2004, C. R. Math. 339, 667).
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def mean_ncen(log_mass, logMmin, sigma_logM):
 def mean_nsat(log_mass, logM0, logM1, alpha):
     """Mean number of satellites ((M - M0) / M1)^alpha, 0 below M0: equation 5 of Zheng et al. 2007.
 
-    All arguments are tensors that broadcast; masses in log10 Msun/h. The gradient is finite everywhere.
+    All arguments are tensors that broadcast; masses in log10 Msun/h. Gradients are finite at and below M0
+    (above it, for alpha < 1, they grow without limit towards it).
     """
     fraction = 1.0 - 10.0 ** (logM0 - log_mass)
     above = fraction > 0
@@ -53,7 +54,8 @@ class _PoissonTail(torch.autograd.Function):
 def poisson_pmf(lam, k):
     """P(N = k), N ~ Poisson(lam); 0 for k < 0."""
     safe = k.clamp(min=0.0)
-    pmf = torch.exp(torch.xlogy(safe, lam) - lam - torch.lgamma(safe + 1.0))
+    log_lam = torch.log(lam.clamp(min=torch.finfo(lam.dtype).tiny))
+    pmf = torch.exp(safe * log_lam - lam - torch.lgamma(safe + 1.0))
     return torch.where(k < 0, torch.zeros_like(pmf), pmf)
 
 
@@ -73,24 +75,27 @@ class _RankTailSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, lam, k):
-        ctx.shape = lam.shape
+        given = lam
         # In place where possible: for the tables this is most of the work, and bound by memory.
         lam = lam.expand(torch.broadcast_shapes(lam.shape, k.shape))
         beyond = torch.special.gammainc(k.expand(lam.shape), lam)
-        positive = lam.clamp(min=1e-300)  # P(N = k - 1) and P(N = k - 2) = P(N = k - 1) (k - 1) / lam hold in the limit
+        # At lam = 0 the pmf, and P(N = k - 2) = P(N = k - 1) (k - 1) / lam, hold in the limit.
+        positive = lam.clamp(min=torch.finfo(lam.dtype).tiny)
         one_less = torch.log(positive).mul_(k - 1.0).sub_(lam).sub_(torch.lgamma(k)).exp_()
         two_less = (one_less * (k - 1.0)).div_(positive)
         one_less.add_(beyond)
         two_less.add_(one_less)
-        ctx.save_for_backward(lam, one_less, two_less)
+        ctx.save_for_backward(given, k, one_less, two_less)
         single = (lam * one_less).sub_((k - 1.0) * beyond)
         pair = (lam * two_less).mul_(lam).sub_(beyond.mul_((k - 1.0) * (k - 2.0))).mul_(0.5)
         return single, pair
 
     @staticmethod
     def backward(ctx, grad_single, grad_pair):
-        lam, one_less, two_less = ctx.saved_tensors
-        return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(ctx.shape), None
+        lam, k, one_less, two_less = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative will be asked for: what was saved has no graph
+            one_less, two_less = rank_probability(lam, k - 1.0), rank_probability(lam, k - 2.0)
+        return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(lam.shape), None
 
 
 def rank_tail_sums(lam, k):

@@ -74,11 +74,11 @@ def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
             raise KeyError(f"Missing parameter(s) {', '.join(missing)}; needed are {', '.join(parameters)}.")
         if unknown:
             raise ValueError(f"Unknown parameter(s) {', '.join(map(str, unknown))}; known are {', '.join(parameters)}.")
-        columns = [torch.as_tensor(theta[name], dtype=_float_dtype(theta[name])) for name in parameters]
-        dtype = torch.float64 if any(column.dtype == torch.float64 for column in columns) else columns[0].dtype
-        tensor = torch.stack(torch.broadcast_tensors(*[column.to(dtype) for column in columns]), dim=-1)
+        tensor = _stack([theta[name] for name in parameters])
+    elif not isinstance(theta, torch.Tensor) and has_tensor(theta):
+        tensor = _stack(list(theta))
     else:
-        tensor = torch.as_tensor(theta, dtype=_float_dtype(theta))
+        tensor = _as_floating(theta)
     if tensor.ndim == 0 or tensor.shape[-1] != len(parameters):
         raise ValueError(
             f"theta has shape {tuple(tensor.shape)}; its last axis must hold the {len(parameters)} parameters "
@@ -93,10 +93,34 @@ def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
     return tensor
 
 
-def _float_dtype(value) -> torch.dtype:
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.dtype
-    return torch.float64
+def has_tensor(theta) -> bool:
+    """Whether parameters were given as a tensor, or as a mapping or sequence with one: tensors are then returned."""
+    if isinstance(theta, Mapping):
+        return any(isinstance(value, torch.Tensor) for value in theta.values())
+    if isinstance(theta, list | tuple):
+        return any(isinstance(value, torch.Tensor) for value in theta)
+    return isinstance(theta, torch.Tensor)
+
+
+def _as_floating(value) -> torch.Tensor:
+    """A tensor in its own floating dtype (single precision at least), anything else in float64."""
+    if isinstance(value, torch.Tensor):
+        if not value.is_floating_point():
+            return value.double()
+        return value if value.dtype in (torch.float32, torch.float64) else value.float()
+    return torch.from_numpy(np.array(value, dtype=np.float64))
+
+
+def _stack(values) -> torch.Tensor:
+    """Columns, broadcast, in the widest of their dtypes and on the device of the tensors among them."""
+    devices = [value.device for value in values if isinstance(value, torch.Tensor)]
+    columns = [_as_floating(value) for value in values]
+    # Plain numbers follow the tensors' precision; arrays and tensors do not lose theirs.
+    dtypes = [column.dtype for column, value in zip(columns, values, strict=True) if not np.isscalar(value)]
+    dtype = torch.float64 if torch.float64 in dtypes or not dtypes else torch.float32
+    device = devices[0] if devices else torch.device("cpu")
+    columns = [column.to(device=device, dtype=dtype) for column in columns]
+    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -135,6 +159,16 @@ class Support:
         object.__setattr__(self, "logMmin", tuple(float(value) for value in self.logMmin))
         if not self.logMmin[0] < self.logMmin[1]:
             raise ValueError(f"The range of logMmin must be increasing, got {self.logMmin}.")
+        # Ranges are pieces of straight lines in logMmin, narrowest at one of its ends.
+        for logMmin in self.logMmin:
+            for name in ZHENG07_LINE:
+                low, high = self.bounds(name, logMmin)
+                if not low < high:
+                    raise ValueError(
+                        f"At logMmin = {logMmin:g} nothing is left of the range of {name}: it would end at {high:.4g}, "
+                        f"below its start at {low:.4g}. Raise the lower end of logMmin, lower log_mass_complete "
+                        f"({self.log_mass_complete}), or raise logM0_max ({self.logM0_max})."
+                    )
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -13,6 +13,15 @@ from .parameters import Support
 STATISTICS = ("xi", "omega", "eta")
 
 
+def check_statistics(statistics) -> tuple[str, ...]:
+    """The statistics asked for (one name or several) in the order of ``STATISTICS``; ValueError for an unknown one."""
+    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    unknown = [str(name) for name in names if name not in STATISTICS]
+    if unknown:
+        raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}; known are {', '.join(STATISTICS)}.")
+    return tuple(name for name in STATISTICS if name in names)
+
+
 @dataclass
 class Prediction:
     """Correlation functions at one or more parameter points.
@@ -32,7 +41,7 @@ class Prediction:
     sigma_aleatoric, sigma_epistemic : dict of statistic to (..., n_bins), or None
         Standard deviations, where the model has them.
     n_gal : (...), or None
-        Expected number of galaxies in the catalogue's volume.
+        Expected number of galaxies in one box of the catalogue (in the mean of its boxes, if there are several).
     f_sat : (...), or None
         Expected satellite fraction.
     """

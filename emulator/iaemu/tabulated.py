@@ -13,8 +13,8 @@ own sample variance remains.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ from .alignment import mean_p2
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from .binning import check_edges, nesting_matrix, shell_volumes
 from .modes import ExpectedCounts, Occupations
-from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
-from .prediction import STATISTICS, Prediction
+from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
+from .prediction import STATISTICS, Prediction, check_statistics
 
 KIND = "tables"
 SHIPPED = "tables-pm160.safetensors"
+
+#: Binnings whose summed tables are kept.
+_MAX_BINNINGS = 8
 
 #: Points whose occupations are evaluated together: more would leave the cache.
 _CHUNK = 16
@@ -42,6 +45,8 @@ ONE_HALO_COLUMNS = (
     "ss_S_eta",
 )
 
+
+_N_CENTRAL_COLUMNS = 3
 
 #: Blocks of occupations and their kinds: two-halo modes (centrals, satellites, their rank dependence), one-halo pairs.
 _BLOCKS = {
@@ -85,8 +90,8 @@ class TabulatedModel:
         Where the tables' stated accuracy holds.
     r_edges : array (n_bins + 1,)
         Finest edges [Mpc/h]; any binning whose edges are among them can be asked for.
-    volume : float
-        Total volume of the catalogues [(Mpc/h)^3]; ``n_gal`` counts galaxies in the mean box.
+    box_volumes : array (n_boxes,)
+        [(Mpc/h)^3]; ``n_gal`` counts galaxies in the mean of the boxes.
     metadata : dict
     """
 
@@ -117,9 +122,11 @@ class TabulatedModel:
             ]
         )
         expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
-        if tuple(self._two_halo.shape) != expected or self._one_halo.shape[1] != expected[1]:
-            raise ArtifactError(f"Tables of shape {tuple(self._two_halo.shape)} do not match {expected}.")
-        self._for_bins = lru_cache(maxsize=16)(self._contract_bins)
+        one_halo = (blocks["central_satellite"].n_amplitudes, expected[1], len(ONE_HALO_COLUMNS))
+        for name, table, shape in (("two-halo", self._two_halo, expected), ("one-halo", self._one_halo, one_halo)):
+            if tuple(table.shape) != shape:
+                raise ArtifactError(f"{path}: the {name} table has shape {tuple(table.shape)}, {shape} is expected.")
+        self._binned: dict = {}
 
     # ------------------------------------------------------------------ files
 
@@ -134,12 +141,13 @@ class TabulatedModel:
         """
         path = shipped_artifact(SHIPPED) if path is None else path
         tensors, metadata = read_artifact(path, KIND)
-        model = cls(tensors, metadata, path)
-        golden = metadata.get("golden")
-        if golden is None:
-            raise ArtifactError(f"{path} has no golden predictions.")
-        sums = model.sums(np.asarray(golden["theta"]))
-        for name, values in golden["sums"].items():
+        try:
+            model = cls(tensors, metadata, path)
+            theta, golden = np.asarray(metadata["golden"]["theta"]), dict(metadata["golden"]["sums"])
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
+        sums = model.sums(theta)
+        for name, values in golden.items():
             if not np.allclose(getattr(sums, name).numpy(), np.asarray(values), rtol=1e-8, atol=1e-6):
                 raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
         return model
@@ -167,13 +175,13 @@ class TabulatedModel:
         r_edges : array (n_bins + 1,), optional
             Edges [Mpc/h]; must nest in ``self.r_edges``. BinningError otherwise.
         """
-        if not isinstance(theta, dict) and np.shape(theta)[-1] == len(PARAMETERS) - len(ALIGNMENT_PARAMETERS):
+        if not isinstance(theta, Mapping) and np.shape(theta)[-1:] == (len(PARAMETERS) - len(ALIGNMENT_PARAMETERS),):
             theta = torch.as_tensor(theta, dtype=torch.float64)
             occupation_theta = theta
         else:
             occupation_theta = as_theta(theta).double()[..., len(ALIGNMENT_PARAMETERS) :]
         occupation_theta = occupation_theta.reshape(-1, occupation_theta.shape[-1])
-        two_halo, one_halo, volumes = self._for_bins(None if r_edges is None else tuple(check_edges(r_edges)))
+        two_halo, one_halo, volumes = self._for_bins(r_edges)
 
         amplitudes = self._occupations.amplitudes(occupation_theta)
         central = amplitudes["central"]
@@ -187,8 +195,8 @@ class TabulatedModel:
         eta_cc = torch.einsum("nbi,ni->nb", torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], central), central)
         eta_cs = by_central[:, 2] - eta_cc
 
-        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :3])
-        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., 3:])
+        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :_N_CENTRAL_COLUMNS])
+        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., _N_CENTRAL_COLUMNS:])
         n_cen, n_sat, variance = self._counts(occupation_theta)
         n_boxes = n_cen + n_sat
         # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
@@ -218,6 +226,7 @@ class TabulatedModel:
         Parameters
         ----------
         theta : mapping of names, array or tensor (..., 7)
+            Computed on the CPU in float64, whatever its device and dtype.
         r_edges : array (n_bins + 1,), optional
             Must nest in ``self.r_edges``, which is the default.
         statistics : subset of ("xi", "omega", "eta")
@@ -232,8 +241,11 @@ class TabulatedModel:
         ------
         SupportError, iaemu.binning.BinningError, ValueError
         """
-        is_tensor = _has_tensor(theta)
-        theta = as_theta(theta).double()
+        is_tensor = has_tensor(theta)
+        statistics = check_statistics(statistics)
+        theta = as_theta(theta)
+        device = theta.device
+        theta = theta.to(device="cpu", dtype=torch.float64)  # the tables are there, and in double precision
         inside = self.support.enforce(theta, support)
         shape = theta.shape[:-1]
         flat = theta.reshape(-1, len(PARAMETERS))
@@ -257,21 +269,27 @@ class TabulatedModel:
                     values[name] = torch.where(
                         rejected.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value
                     )
-            values = {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
+            values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         prediction = Prediction(r_edges=edges, **values)
         return prediction if is_tensor else prediction.numpy()
 
-    def _contract_bins(self, r_edges):
-        """Tables summed to the bins asked for."""
-        if r_edges is None:
-            return self._two_halo, self._one_halo, torch.as_tensor(shell_volumes(self.r_edges))
-        nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
-        return (
-            torch.einsum("kb,sbij->skij", nesting, self._two_halo),
-            torch.einsum("kb,nbc->nkc", nesting, self._one_halo),
-            torch.as_tensor(shell_volumes(r_edges)),
-        )
+    def _for_bins(self, r_edges):
+        """Tables summed to the bins asked for, kept for the next call."""
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        key = edges.tobytes()
+        if key not in self._binned:
+            # Tensors made under inference mode could not take part in a later gradient.
+            with torch.inference_mode(False), torch.no_grad():
+                nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
+                self._binned[key] = (
+                    torch.einsum("kb,sbij->skij", nesting, self._two_halo),
+                    torch.einsum("kb,nbc->nkc", nesting, self._one_halo),
+                    torch.as_tensor(shell_volumes(edges)),
+                )
+            while len(self._binned) > _MAX_BINNINGS:
+                self._binned.pop(next(iter(self._binned)))
+        return self._binned[key]
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
@@ -288,8 +306,3 @@ def _unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
     full[..., rows, columns] = packed
     full[..., columns, rows] = packed
     return full
-
-
-def _has_tensor(theta) -> bool:
-    values = theta.values() if isinstance(theta, dict) else (theta,)
-    return any(isinstance(value, torch.Tensor) for value in values)

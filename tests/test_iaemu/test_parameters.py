@@ -127,3 +127,28 @@ def test_bounds_of_one_parameter_agree_with_what_is_contained():
             theta = middle.copy()
             theta[:, column] = value
             assert bool((support.contains(theta) == inside).all()), name
+
+
+def test_a_support_with_nothing_left_is_refused():
+    with pytest.raises(ValueError, match=r"At logMmin = 11\.5 nothing is left of the range of sigma_logM"):
+        Support(logMmin=(11.5, 14.0), log_mass_complete=11.6)
+    with pytest.raises(ValueError, match="nothing is left of the range of logM0"):
+        Support(logMmin=(11.5, 14.0), logM0_max=12.0)
+
+
+def test_plain_arrays_of_any_kind_are_read():
+    values = np.array([SAMPLE1[name] for name in PARAMETERS])
+    stack = np.stack([values, values + 0.01])
+    for array in (stack[::-1], stack.astype(">f8"), stack.astype(np.float32), stack.tolist()):
+        assert as_theta(array).dtype == torch.float64
+    read_only = stack.copy()
+    read_only.flags.writeable = False
+    assert as_theta(read_only).shape == (2, 7)
+
+
+def test_precision_is_never_lowered_by_mixing():
+    mixed = {**SAMPLE1, "mu_cen": torch.tensor(0.5, dtype=torch.float16), "alpha": torch.tensor(1.0)}
+    assert as_theta(mixed).dtype == torch.float32
+    assert as_theta({**mixed, "logM1": np.array(13.48)}).dtype == torch.float64
+    sequence = [torch.tensor(SAMPLE1[name], dtype=torch.float64, requires_grad=True) for name in PARAMETERS]
+    assert as_theta(sequence).requires_grad

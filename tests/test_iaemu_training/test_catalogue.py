@@ -1,10 +1,16 @@
 """Halo catalogues: what is read, refused, ordered and packed."""
 
-import h5py
 import numpy as np
 import pytest
 
-from iaemu_training.catalogue import CatalogueError, HaloCatalogue, shipped_catalogues, subhalo_mass_bins
+h5py = pytest.importorskip("h5py")
+
+from iaemu_training.catalogue import (  # noqa: E402
+    CatalogueError,
+    HaloCatalogue,
+    shipped_catalogues,
+    subhalo_mass_bins,
+)
 
 L = 50.0
 
@@ -55,6 +61,20 @@ def test_a_position_outside_the_box_is_named(columns, tmp_path):
     write(tmp_path / "c.hdf5", columns, Lbox=40.0)
     with pytest.raises(CatalogueError, match=r"2 halos lie outside the box \[0, 40\].*halo_x = 49\.9 in row 2"):
         HaloCatalogue.load(tmp_path / "c.hdf5")
+
+
+@pytest.mark.parametrize("side", [np.nan, -1.0, [50.0, 100.0, 50.0], "wide"])
+def test_a_box_that_is_not_a_cube_is_refused(columns, side):
+    with pytest.raises(CatalogueError, match="not the side of a cubic box"):
+        HaloCatalogue.from_columns(columns, side)
+
+
+def test_columns_of_different_lengths_and_double_ids_are_refused(columns):
+    with pytest.raises(CatalogueError, match="differ in length"):
+        HaloCatalogue.from_columns({**columns, "halo_x": columns["halo_x"][:-1]}, L)
+    columns["halo_id"][2] = 10
+    with pytest.raises(CatalogueError, match="halo_id 10 belongs to more than one host"):
+        HaloCatalogue.from_columns(columns, L)
 
 
 def test_nan_is_named(columns):

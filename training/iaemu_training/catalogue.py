@@ -126,21 +126,11 @@ class HaloCatalogue:
             with h5py.File(path, "r") as file:
                 if file.attrs.get("format") == PACKED_FORMAT:
                     return cls.read_packed(path)
-                missing = [name for name in _COLUMNS if name not in file]
-                if missing:
-                    raise CatalogueError(
-                        f"{path.name} lacks the column(s) {', '.join(missing)}. Needed, with halotools' names, are "
-                        f"{', '.join(_COLUMNS)}."
-                    )
                 if "Lbox" not in file.attrs:
                     raise CatalogueError(f"{path.name} has no attribute Lbox (side of the box in Mpc/h).")
-                columns = {name: file[name][:] for name in _COLUMNS}
-                attributes = {
-                    key: (value.item() if hasattr(value, "item") else value)
-                    for key, value in file.attrs.items()
-                    if key not in ("Lbox", "catalogue")
-                }
-                Lbox, name = float(np.max(file.attrs["Lbox"])), str(file.attrs.get("catalogue", path.stem))
+                columns = {name: file[name][:] for name in _COLUMNS if name in file}
+                attributes = {key: _plain(value) for key, value in file.attrs.items()}
+                Lbox, name = attributes.pop("Lbox"), str(attributes.pop("catalogue", path.stem))
         except OSError as error:
             raise CatalogueError(f"{path} cannot be read as HDF5: {error}") from error
         return cls.from_columns(columns, Lbox, name=name, attributes=attributes)
@@ -164,19 +154,22 @@ class HaloCatalogue:
         except Exception as error:  # halotools raises several unrelated classes here
             raise CatalogueError(
                 f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                f"{', '.join(sorted(shipped_catalogues()))}), and halotools' cache does not hold it. Download it "
+                f"{', '.join(sorted(shipped_catalogues()))}), and halotools' cache does not give it "
+                f"({error}). Download it "
                 f'with:\n    python -c "from halotools.sim_manager import DownloadManager; '
                 f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\""
             ) from error
-        missing = [column for column in _COLUMNS if column not in table.colnames]
-        if missing:
-            raise CatalogueError(f"halotools' {name} lacks the column(s) {', '.join(missing)}.")
-        columns = {column: np.asarray(table[column]) for column in _COLUMNS}
-        attributes = {"redshift": float(halocat.redshift), "source": "halotools cache, rockstar, halotools_v0p4"}
-        return cls.from_columns(columns, float(np.max(halocat.Lbox)), name=name, attributes=attributes)
+        columns = {column: np.asarray(table[column]) for column in _COLUMNS if column in table.colnames}
+        attributes = {
+            "redshift": float(halocat.redshift),
+            "particle_mass": float(halocat.particle_mass),
+            "cosmology": str(getattr(halocat, "cosmology", "not stated by the catalogue")),
+            "source": "halotools cache, rockstar, halotools_v0p4",
+        }
+        return cls.from_columns(columns, halocat.Lbox, name=name, attributes=attributes)
 
     @classmethod
-    def from_columns(cls, columns, Lbox: float, name: str = "user", attributes: dict | None = None) -> HaloCatalogue:
+    def from_columns(cls, columns, Lbox, name: str = "user", attributes: dict | None = None) -> HaloCatalogue:
         """Check and prepare halotools columns as halotools' SubhaloPhaseSpace does.
 
         Halos whose major axis is all zero and hosts below 10^10.5 Msun/h are removed, and their sub-halos with them;
@@ -185,9 +178,20 @@ class HaloCatalogue:
         Raises
         ------
         CatalogueError
-            A value is not finite, a position lies outside the box, or no host remains.
+            A column is missing or of another length, a value is not finite, a position lies outside the box, the box
+            is not a cube, two hosts share an id, or no host remains.
         """
-        columns = {key: np.asarray(value) for key, value in columns.items()}
+        Lbox = _box_side(Lbox, name)
+        missing = [key for key in _COLUMNS if key not in columns]
+        if missing:
+            raise CatalogueError(
+                f"Catalogue {name} lacks the column(s) {', '.join(missing)}. Needed, with halotools' names, are "
+                f"{', '.join(_COLUMNS)}."
+            )
+        columns = {key: np.asarray(columns[key]) for key in _COLUMNS}
+        lengths = {key: len(value) for key, value in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise CatalogueError(f"Catalogue {name}: the columns differ in length: {lengths}.")
         for key in (*_POSITION_COLUMNS, *_AXIS_COLUMNS, "halo_mvir_host_halo", "halo_mpeak"):
             bad = ~np.isfinite(columns[key])
             if bad.any():
@@ -215,6 +219,9 @@ class HaloCatalogue:
         rows = rows[np.argsort(columns["halo_mvir_host_halo"][rows], kind="stable")]
         host_id = columns["halo_id"][rows]
         by_id = np.argsort(host_id, kind="stable")
+        twice = np.flatnonzero(np.diff(host_id[by_id]) == 0)
+        if len(twice):
+            raise CatalogueError(f"Catalogue {name}: halo_id {host_id[by_id[twice[0]]]} belongs to more than one host.")
         is_sub = columns["halo_upid"] != -1
         sub = np.flatnonzero(is_sub & oriented) if np.any(is_sub & oriented) else np.flatnonzero(is_sub)
         where = np.searchsorted(host_id[by_id], columns["halo_hostid"][sub])
@@ -227,7 +234,7 @@ class HaloCatalogue:
         offset -= Lbox * np.round(offset / Lbox)
         return cls(
             name=name,
-            Lbox=float(Lbox),
+            Lbox=Lbox,
             position=np.mod(position[rows], Lbox),
             mass=columns["halo_mvir_host_halo"][rows].astype(np.float64),
             axis=axis[rows] / np.linalg.norm(axis[rows], axis=1, keepdims=True),
@@ -284,7 +291,7 @@ class HaloCatalogue:
                     n_subhalos=file["n_subhalos"][:].astype(np.int64),
                     offset=file["offset"][:] * (float(file.attrs["offset_reach"]) / (2**15 - 1)),
                     attributes={
-                        key.removeprefix("attribute_"): (value.item() if hasattr(value, "item") else value)
+                        key.removeprefix("attribute_"): _plain(value)
                         for key, value in file.attrs.items()
                         if key.startswith("attribute_")
                     },
@@ -328,6 +335,24 @@ class HaloCatalogue:
             simname=self.name,
             **columns,
         )
+
+
+def _plain(value):
+    """An HDF5 attribute as text, a number, or a list of numbers."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _box_side(Lbox, name: str) -> float:
+    """The side of a cubic box [Mpc/h]; CatalogueError if it is not one positive number, or three equal ones."""
+    try:
+        sides = np.unique(np.asarray(Lbox, dtype=np.float64))
+    except (TypeError, ValueError):
+        sides = np.array([])
+    if len(sides) != 1 or not np.isfinite(sides[0]) or sides[0] <= 0:
+        raise CatalogueError(f"Catalogue {name}: Lbox = {Lbox!r} is not the side of a cubic box in Mpc/h.")
+    return float(sides[0])
 
 
 def _virial_radius(mass, delta=332.5, omega_m=0.30711):

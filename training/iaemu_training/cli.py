@@ -18,6 +18,8 @@ def main(argv=None) -> int:
     _add_pack(commands)
     arguments = parser.parse_args(argv)
     try:
+        if not arguments.output.parent.is_dir():
+            raise ValueError(f"The folder {arguments.output.parent} does not exist; make it first.")
         return arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"iaemu-train {arguments.command}: {error}", file=sys.stderr)
@@ -74,8 +76,9 @@ def _tabulate(arguments) -> int:
 
     catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue]
     complete = arguments.complete_above
-    if complete is None and "particle_mass" in catalogues[0].attributes:
-        complete = round(math.log10(40.0 * catalogues[0].attributes["particle_mass"]), 4)
+    particle_masses = [c.attributes["particle_mass"] for c in catalogues if "particle_mass" in c.attributes]
+    if complete is None and particle_masses:
+        complete = round(math.log10(40.0 * max(particle_masses)), 4)
     logM0_max = arguments.logM0_max
     if logM0_max is None:
         masses = np.sort(np.concatenate([catalogue.log_mass for catalogue in catalogues]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.emulator import Emulator
-from iaemu.network import INGREDIENTS, FactorisedNet
+from iaemu.network import FactorisedNet
 from iaemu.tabulated import TabulatedModel
 
 from .labels import Labels, make_labels, occupation_points
@@ -44,6 +45,13 @@ class FitSettings:
     batch_size: int = 512
     learning_rate: float = 2e-3
     seed: int = 1
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if value <= 0 and name != "seed":
+                raise ValueError(f"{name} must be positive, got {value}.")
+        if self.batch_size > self.n_train:
+            raise ValueError(f"batch_size = {self.batch_size} exceeds n_train = {self.n_train}; lower it.")
 
 
 def fit(
@@ -78,6 +86,8 @@ def fit(
         The checkpoint belongs to other settings, or labels are not finite.
     """
     settings = settings or FitSettings()
+    if labels is not None and not all(map(np.array_equal, labels.binnings, binnings)):
+        raise ValueError("The labels were made for other binnings than those asked for.")
     if labels is None:
         labels = make_labels(
             model, occupation_points(model.support, settings.n_train, settings.seed), binnings, progress
@@ -106,7 +116,8 @@ def fit(
     n_batches = len(inputs) // settings.batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * n_batches)
     history: list[dict] = []
-    start = _resume(checkpoint, settings, network, optimiser, schedule, generator, history)
+    identity = {"settings": asdict(settings), "labels": _digest(labels)}
+    start = _resume(checkpoint, identity, network, optimiser, schedule, generator, history)
     bar = tqdm(range(start, settings.epochs), initial=start, total=settings.epochs, desc="fit", disable=not progress)
     for epoch in bar:
         order = torch.randperm(len(inputs), generator=generator)
@@ -118,14 +129,14 @@ def fit(
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += float(loss)
+            total += loss.item()
         network.eval()
         with torch.no_grad():
             held = float(torch.mean((network.output(network.hidden(held_inputs)) - held_targets) ** 2))
         history.append({"epoch": epoch, "train": total / n_batches, "validation": held})
         bar.set_postfix(train=f"{total / n_batches:.2e}", validation=f"{held:.2e}")
         if checkpoint is not None and (epoch + 1) % 10 == 0:
-            _save_checkpoint(checkpoint, settings, network, optimiser, schedule, generator, history)
+            _save_checkpoint(checkpoint, identity, network, optimiser, schedule, generator, history)
 
     metadata = {
         key: model.metadata.get(key)
@@ -150,30 +161,30 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 200
 
     Returns
     -------
-    dict of binning ("paper", ...) and statistic to {"median", "p95"}
+    dict of binning ("20 bins to 15.849 Mpc/h", ...) and statistic to {"median", "p95"}; and "n_points"
     """
     theta = model.support.sample(n, rng)
     errors: dict = {"n_points": n}
     for edges in emulator.binnings:
-        truth = [model.predict(part, edges) for part in np.array_split(theta, max(1, n // _CHUNK))]
-        guess = emulator.predict(theta, edges)
+        truth, guess = model.predict(theta, edges), emulator.predict(theta, edges)
         entry = {}
         for name in ("xi", "omega", "eta"):
-            exact = np.concatenate([getattr(part, name) for part in truth])
+            exact = getattr(truth, name)
             rms = np.sqrt(np.mean((getattr(guess, name) - exact) ** 2, axis=1) / np.mean(exact**2, axis=1))
             entry[name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
         errors[f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"] = entry
     return errors
 
 
-_CHUNK = 100
+def _digest(labels: Labels) -> str:
+    return hashlib.sha256(labels.theta.tobytes() + labels.values.tobytes()).hexdigest()
 
 
-def _save_checkpoint(path, settings, network, optimiser, schedule, generator, history) -> None:
+def _save_checkpoint(path, identity, network, optimiser, schedule, generator, history) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     state = {
-        "settings": asdict(settings),
+        "identity": identity,
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "schedule": schedule.state_dict(),
@@ -184,27 +195,19 @@ def _save_checkpoint(path, settings, network, optimiser, schedule, generator, hi
     os.replace(temporary, path)
 
 
-def _resume(path, settings, network, optimiser, schedule, generator, history) -> int:
+def _resume(path, identity, network, optimiser, schedule, generator, history) -> int:
     """Restore a checkpoint; the number of epochs done."""
     if path is None or not Path(path).exists():
         return 0
     state = torch.load(path, weights_only=True)
-    if state["settings"] != asdict(settings):
-        raise ValueError(
-            f"The checkpoint {path} was made with other settings ({state['settings']}); remove it or use its settings."
-        )
+    for key, value in identity.items():
+        if state["identity"][key] != value:
+            raise ValueError(
+                f"The checkpoint {path} belongs to other {key} ({state['identity'][key]}); remove it, or use those."
+            )
     network.load_state_dict(state["network"])
     optimiser.load_state_dict(state["optimiser"])
     schedule.load_state_dict(state["schedule"])
     generator.set_state(state["generator"])
     history.extend(state["history"])
     return len(history)
-
-
-def ingredient_errors(network: FactorisedNet, labels: Labels) -> dict[str, float]:
-    """Rms error of each ingredient over that of its spread, over all bins of the first binning."""
-    with torch.no_grad():
-        difference = network.standardised(torch.as_tensor(labels.theta)) - (
-            (torch.as_tensor(labels.values) - network.output_mean) / network.output_std
-        )
-    return {name: float(difference[:, network.rows(0, [name])].square().mean().sqrt()) for name in INGREDIENTS}

@@ -179,7 +179,7 @@ def sample_occupations(species: Species, kind: str, support: Support, n: int, se
 
 @dataclass
 class ModeBasis:
-    """Modes of occupations, and how to get their amplitudes from the occupations of a few species.
+    """Modes of occupations, and how to get their amplitudes.
 
     Attributes
     ----------
