@@ -114,16 +114,20 @@ class Occupations:
         return result
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file; shared masses and ranks are stored once."""
+        """Arrays for a file; what blocks have in common is stored once."""
         arrays = {
             "occupations.log_mass": self.log_mass,
             "occupations.point_mass": self.point_mass.astype(np.int32),
             "occupations.point_rank": self.point_rank.astype(np.int32),
         }
+        before: dict[str, np.ndarray] = {}
         for name, (mass, point, species, coefficient, matrix) in self._terms.items():
             index = mass if self.blocks[name].kind == "central" else point
-            arrays[f"{name}.index"] = index.numpy().astype(np.int32)
-            arrays[f"{name}.species"] = species.numpy().astype(np.int32)
+            entries = {"index": index.numpy().astype(np.int32), "species": species.numpy().astype(np.int32)}
+            for field, values in entries.items():
+                if not np.array_equal(values, before.get(field)):
+                    arrays[f"{name}.{field}"] = values
+            before = entries
             arrays[f"{name}.coefficient"] = coefficient.numpy()
             if matrix is not None:
                 arrays[f"{name}.matrix"] = matrix.numpy()
@@ -136,14 +140,15 @@ class Occupations:
             log_mass, point_mass, point_rank = (
                 arrays[f"occupations.{name}"] for name in ("log_mass", "point_mass", "point_rank")
             )
-            blocks = {}
+            blocks, index, species = {}, None, None
             for name, kind in kinds.items():
-                index = arrays[f"{name}.index"]
+                index = arrays.get(f"{name}.index", index)
+                species = arrays.get(f"{name}.species", species)
                 mass = index if kind == "central" else point_mass[index]
                 rank = np.zeros(len(index), dtype=np.int64) if kind == "central" else point_rank[index]
-                species, coefficient = arrays[f"{name}.species"], arrays[f"{name}.coefficient"]
+                coefficient = arrays[f"{name}.coefficient"]
                 blocks[name] = Block(kind, log_mass[mass], rank, species, coefficient, arrays.get(f"{name}.matrix"))
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, TypeError) as error:
             raise ArtifactError(f"The tables of occupations are incomplete: {error}.") from error
         return cls(blocks)
 

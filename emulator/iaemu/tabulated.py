@@ -46,15 +46,18 @@ ONE_HALO_COLUMNS = (
 )
 
 
-_N_CENTRAL_COLUMNS = 3
+_CENTRAL_COLUMNS, _PAIR_COLUMNS = slice(0, 3), slice(3, 6)
 
-#: Blocks of occupations and their kinds: two-halo modes (centrals, satellites, their rank dependence), one-halo pairs.
+#: Blocks of occupations and their kinds: two-halo modes (centrals, satellites, their rank dependence); one-halo
+#: pairs, and the slopes of their occupations in log mass within the mass bins.
 _BLOCKS = {
     "central": "central",
     "satellite": "satellite",
     "satellite_rank": "satellite",
     "central_satellite": "central_satellite",
     "satellite_pair": "satellite_pair",
+    "central_satellite_slope": "central_satellite",
+    "satellite_pair_slope": "satellite_pair",
 }
 
 
@@ -98,7 +101,7 @@ class TabulatedModel:
     parameters = PARAMETERS
 
     def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path="tables"):
-        tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo")
+        tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo.values", "one_halo.n_bins")
         require(tensors, ("r_edges", "node_log_mass", "node_count", *tables), path)
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
@@ -111,7 +114,6 @@ class TabulatedModel:
         def double(name):
             return torch.as_tensor(tensors[name].astype(np.float64))
 
-        self._one_halo = double("one_halo")  # (n_species, n_bins, 6)
         blocks = self._occupations.blocks
         n_modes = sum(blocks[name].n_amplitudes for name in ("central", "satellite", "satellite_rank"))
         self._two_halo = torch.stack(  # (3, n_bins, n_modes, n_modes)
@@ -121,8 +123,10 @@ class TabulatedModel:
                 _unpack_symmetric(double("two_halo_S_eta"), n_modes),
             ]
         )
+        # (mean or slope, n_species, n_bins, columns)
+        self._one_halo = torch.as_tensor(unpack_one_halo(tensors, len(self.r_edges) - 1))
         expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
-        one_halo = (blocks["central_satellite"].n_amplitudes, expected[1], len(ONE_HALO_COLUMNS))
+        one_halo = (2, blocks["central_satellite"].n_amplitudes, expected[1], len(ONE_HALO_COLUMNS))
         for name, table, shape in (("two-halo", self._two_halo, expected), ("one-halo", self._one_halo, one_halo)):
             if tuple(table.shape) != shape:
                 raise ArtifactError(f"{path}: the {name} table has shape {tuple(table.shape)}, {shape} is expected.")
@@ -195,8 +199,11 @@ class TabulatedModel:
         eta_cc = torch.einsum("nbi,ni->nb", torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], central), central)
         eta_cs = by_central[:, 2] - eta_cc
 
-        cs = torch.einsum("nk,kbc->cnb", amplitudes["central_satellite"], one_halo[..., :_N_CENTRAL_COLUMNS])
-        ss = torch.einsum("nk,kbc->cnb", amplitudes["satellite_pair"], one_halo[..., _N_CENTRAL_COLUMNS:])
+        cs, ss = (
+            torch.einsum("nk,kbc->cnb", amplitudes[kind], one_halo[0][..., columns])
+            + torch.einsum("nk,kbc->cnb", amplitudes[f"{kind}_slope"], one_halo[1][..., columns])
+            for kind, columns in (("central_satellite", _CENTRAL_COLUMNS), ("satellite_pair", _PAIR_COLUMNS))
+        )
         n_cen, n_sat, variance = self._counts(occupation_theta)
         n_boxes = n_cen + n_sat
         # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
@@ -284,12 +291,31 @@ class TabulatedModel:
                 nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
                 self._binned[key] = (
                     torch.einsum("kb,sbij->skij", nesting, self._two_halo),
-                    torch.einsum("kb,nbc->nkc", nesting, self._one_halo),
+                    torch.einsum("kb,mnbc->mnkc", nesting, self._one_halo),
                     torch.as_tensor(shell_volumes(edges)),
                 )
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]
+
+
+def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """One-halo sums (2, n_species, n_bins, n_columns) without the empty bins beyond each species' largest pair."""
+    filled = np.any(sums != 0, axis=(0, 3))
+    n_bins = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
+    used = np.arange(filled.shape[1]) < n_bins[:, None]
+    values = np.moveaxis(sums, 0, -2)[used]  # (n_used, 2, n_columns)
+    return {"one_halo.values": values.astype(np.float32), "one_halo.n_bins": n_bins.astype(np.int16)}
+
+
+def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
+    """The inverse of :func:`pack_one_halo`, in float64."""
+    values, n_used = tensors["one_halo.values"], tensors["one_halo.n_bins"]
+    if n_used.sum() != len(values) or n_used.max(initial=0) > n_bins:
+        raise ArtifactError(f"The one-halo table has {len(values)} rows, {n_used.sum()} are expected.")
+    sums = np.zeros((len(n_used), n_bins, *values.shape[1:]))
+    sums[np.arange(n_bins) < n_used[:, None]] = values
+    return np.moveaxis(sums, -2, 0).copy()
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:

@@ -20,6 +20,9 @@ from iaemu.tabulated import TabulatedModel
 
 from .labels import Labels, make_labels, occupation_points
 
+#: Weight of the number density and of the satellite fraction in the loss: two outputs among two hundred.
+_SCALAR_WEIGHT = 20.0
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -112,6 +115,9 @@ def fit(
     held_inputs = network.inputs(torch.as_tensor(validation.theta[finite])).float()
     held_targets = (torch.as_tensor(validation.values[finite]) - network.output_mean) / network.output_std
 
+    weight = torch.ones(targets.shape[1])
+    weight[network.scalar_rows()] = _SCALAR_WEIGHT
+    weight /= weight.mean()
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     n_batches = len(inputs) // settings.batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * n_batches)
@@ -124,7 +130,7 @@ def fit(
         network.train()
         total = 0.0
         for batch in order[: n_batches * settings.batch_size].split(settings.batch_size):
-            loss = torch.mean((network.output(network.hidden(inputs[batch])) - targets[batch]) ** 2)
+            loss = torch.mean(weight * (network.output(network.hidden(inputs[batch])) - targets[batch]) ** 2)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -132,7 +138,7 @@ def fit(
             total += loss.item()
         network.eval()
         with torch.no_grad():
-            held = float(torch.mean((network.output(network.hidden(held_inputs)) - held_targets) ** 2))
+            held = float(torch.mean(weight * (network.output(network.hidden(held_inputs)) - held_targets) ** 2))
         history.append({"epoch": epoch, "train": total / n_batches, "validation": held})
         bar.set_postfix(train=f"{total / n_batches:.2e}", validation=f"{held:.2e}")
         if checkpoint is not None and (epoch + 1) % 10 == 0:

@@ -134,7 +134,18 @@ def _gap(x, low, side, Lbox):
 
 @numba.njit(parallel=True, cache=True)
 def one_halo_sums(
-    bin_first, host_first, offset, sat_axis, central_axis, multiplicity, rank_bin, virtual, edges2, species_of, out
+    bin_first,
+    host_first,
+    offset,
+    sat_axis,
+    central_axis,
+    multiplicity,
+    rank_bin,
+    virtual,
+    host_weight,
+    edges2,
+    species_of,
+    out,
 ):
     """Pair sums within hosts, by mass bin and rank bin.
 
@@ -142,8 +153,8 @@ def one_halo_sums(
     ``host_first[h] : host_first[h + 1]``. ``out[species_of[m] + k, b, :]`` gets, for the satellite of rank bin k with
     the central: DD, S_omega with the central's axis, S_eta; for pairs of satellites whose larger rank bin is k: DD,
     S_omega, S_eta. (S_omega with the satellite's axis is DD / 3 for pairs with the central: that axis is the
-    separation.) Pairs of a borrowed satellite with the central or with another borrowed one are left out: see
-    :func:`donor_pair_sums`.
+    separation.) Each host counts with ``host_weight``. Pairs of a borrowed satellite with the central or with another
+    borrowed one are left out: see :func:`donor_pair_sums`.
     """
     third = 1.0 / 3.0
     n_bins = len(edges2) - 1
@@ -162,9 +173,10 @@ def one_halo_sums(
                     cx, cy, cz = central_axis[h, 0], central_axis[h, 1], central_axis[h, 2]
                     along = cx * xi + cy * yi + cz * zi
                     cosine = ax * cx + ay * cy + az * cz
-                    row[0] += 2.0 * multiplicity[i]
-                    row[1] += multiplicity[i] * (along * along / r2 - third)
-                    row[2] += 2.0 * multiplicity[i] * (cosine * cosine - third_i)
+                    weight = host_weight[h] * multiplicity[i]
+                    row[0] += 2.0 * weight
+                    row[1] += weight * (along * along / r2 - third)
+                    row[2] += 2.0 * weight * (cosine * cosine - third_i)
                 for j in range(host_first[h], i):
                     if virtual[i] and virtual[j]:
                         continue
@@ -173,7 +185,7 @@ def one_halo_sums(
                     if r2 > r2_max or r2 <= r2_min:
                         continue
                     b = np.searchsorted(edges2, r2) - 1
-                    weight = multiplicity[i] * multiplicity[j]
+                    weight = host_weight[h] * multiplicity[i] * multiplicity[j]
                     bx, by, bz = sat_axis[j, 0], sat_axis[j, 1], sat_axis[j, 2]
                     third_j = third * (bx * bx + by * by + bz * bz)
                     along_i = ax * dx + ay * dy + az * dz

@@ -72,6 +72,10 @@ class Species:
         self.bin_count = np.bincount(node_bin, weights=pooled)
         self.node_share = pooled / self.bin_count[node_bin]
         self.mass_bin = [node_bin[index] for index in node]
+        distance = self.node_log_mass - np.bincount(node_bin, weights=self.node_log_mass * self.node_share)[node_bin]
+        variance = np.bincount(node_bin, weights=self.node_share * distance**2)[node_bin]
+        slope = self.node_share * distance
+        self._node_slope = np.divide(slope, variance, out=np.zeros_like(slope), where=variance > 1e-12)
 
         largest = np.maximum(largest_mean_nsat(start + (bins + 1) * resolution.dlog_mass, support), 1e-3)
         edges = rank_bin_edges(float(largest.max()), resolution)
@@ -101,10 +105,11 @@ class Species:
         """Number of ranks that the satellite species of each mass bin stand for, (n_mass_bins,)."""
         return np.bincount(self.satellite_bin, weights=self._ranks("satellite"))
 
-    def occupation(self, kind: str, chosen=None, matrix=None, relative: bool = False) -> Block:
+    def occupation(self, kind: str, chosen=None, matrix=None, relative: bool = False, slope: bool = False) -> Block:
         """Occupations of all species, or of those chosen (indices), as entries; ``matrix`` turns them to modes.
 
-        With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite".
+        With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite". With
+        ``slope`` the slopes in log mass within the mass bins are given instead, from a line through the nodes.
         """
         n = self.n_mass_bins if kind == "central" else self.n_satellite
         chosen = np.arange(n) if chosen is None else np.asarray(chosen)
@@ -113,7 +118,7 @@ class Species:
         n_nodes = np.searchsorted(self.node_bin, bins, side="right") - first
         index = np.repeat(np.arange(len(chosen)), n_nodes)
         node = np.repeat(first, n_nodes) + np.arange(len(index)) - np.repeat(np.cumsum(n_nodes) - n_nodes, n_nodes)
-        share = self.node_share[node]
+        share = (self._node_slope if slope else self.node_share)[node]
         if kind == "central":
             return Block(kind, self.node_log_mass[node], np.ones(len(node)), index, share, matrix)
         species = chosen[index]

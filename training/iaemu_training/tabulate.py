@@ -17,7 +17,7 @@ from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, check_edges, union_edges
 from iaemu.modes import Occupations
 from iaemu.parameters import Support
-from iaemu.tabulated import ONE_HALO_COLUMNS, TabulatedModel, pack_symmetric
+from iaemu.tabulated import ONE_HALO_COLUMNS, TabulatedModel, pack_one_halo, pack_symmetric
 
 from .catalogue import CatalogueError, HaloCatalogue
 from .pairs import CellGrid, bin_lookup, donor_pair_sums, one_halo_sums, two_halo_rows
@@ -233,14 +233,17 @@ def tabulate(
 
     n_bins = len(r_edges) - 1
     two_halo = np.zeros((3, n_bins, basis.shape[1], basis.shape[1]))
-    one_halo = np.zeros((near.n_satellite, n_bins, len(ONE_HALO_COLUMNS)))
+    # Within a mass bin occupations are taken as linear in log mass: sums over hosts of t and of (m - mean m) t.
+    one_halo = np.zeros((2, near.n_satellite, n_bins, len(ONE_HALO_COLUMNS)))
     for box, catalogue in enumerate(catalogues):
         draws = (settings.max_draws, settings.seed)
         _next_stage(stages, f"{catalogue.name}: one-halo pairs")
         donors = Donors.of(catalogue)
         tracers = build_tracers(catalogue, near, near.mass_bin[box], donors, *draws)
-        _add_one_halo(tracers, near, r_edges, one_halo)
-        _add_borrowed_pairs(catalogue, near, near.mass_bin[box], donors, r_edges, one_halo)
+        distance = catalogue.log_mass - near.log_mass("central")[near.mass_bin[box]]
+        for sums, host_weight in zip(one_halo, (np.ones_like(distance), distance), strict=True):
+            _add_one_halo(tracers, near, host_weight, r_edges, sums)
+            _add_borrowed_pairs(catalogue, near, near.mass_bin[box], host_weight, donors, r_edges, sums)
         _next_stage(stages, f"{catalogue.name}: two-halo pairs")
         tracers = build_tracers(catalogue, far, far.mass_bin[box], donors, *draws)
         _add_two_halo(tracers, far, far.mass_bin[box], r_edges, basis, two_halo, progress)
@@ -257,13 +260,15 @@ def tabulate(
                 "satellite_rank": rank.occupation,
                 "central_satellite": near.occupation("central_satellite"),
                 "satellite_pair": near.occupation("satellite_pair"),
+                "central_satellite_slope": near.occupation("central_satellite", slope=True),
+                "satellite_pair_slope": near.occupation("satellite_pair", slope=True),
             }
         ).to_arrays(),
         # Single precision: 6e-8 of each number, far below the tables' stated accuracy, at half the size.
         "two_halo_DD": pack_symmetric(two_halo[0]).astype(np.float32),
         "two_halo_S_omega": two_halo[1].astype(np.float32),
         "two_halo_S_eta": pack_symmetric(two_halo[2]).astype(np.float32),
-        "one_halo": one_halo.astype(np.float32),
+        **pack_one_halo(one_halo),
     }
     return TabulatedModel(
         tensors,
@@ -296,7 +301,7 @@ def _block_diagonal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _add_one_halo(tracers: Tracers, species: Species, r_edges, one_halo) -> None:
+def _add_one_halo(tracers: Tracers, species: Species, host_weight, r_edges, one_halo) -> None:
     n_hosts = len(tracers.catalogue.mass)
     one_halo_sums(
         tracers.bin_first,
@@ -307,6 +312,7 @@ def _add_one_halo(tracers: Tracers, species: Species, r_edges, one_halo) -> None
         tracers.multiplicity,
         tracers.rank_bin,
         tracers.virtual,
+        host_weight,
         np.asarray(r_edges) ** 2,
         species.first_satellite,
         one_halo,
@@ -318,7 +324,7 @@ def _add_one_halo(tracers: Tracers, species: Species, r_edges, one_halo) -> None
 _MAX_PAIRED_DONORS = 6000
 
 
-def _add_borrowed_pairs(catalogue, species: Species, mass_bin, donors: Donors, r_edges, one_halo) -> None:
+def _add_borrowed_pairs(catalogue, species: Species, mass_bin, host_weight, donors: Donors, r_edges, one_halo) -> None:
     """Pairs of a borrowed satellite with the central or another borrowed one: averages over donors, without draws."""
     edges2 = np.asarray(r_edges) ** 2
     n_bins = len(edges2) - 1
@@ -328,11 +334,12 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, donors: Donors, r
     axes = np.zeros((*shape, 3, 3))
     for k, hosts, missing, lower in _borrowers(catalogue, species, mass_bin):
         where = (species.first_satellite[mass_bin[hosts]] + k, donors.bin_of_host[hosts])
-        np.add.at(satellites, where, missing)
-        np.add.at(pairs, where, missing * lower + missing * (missing - 1) // 2)
+        weight = host_weight[hosts]
+        np.add.at(satellites, where, weight * missing)
+        np.add.at(pairs, where, weight * (missing * lower + missing * (missing - 1) // 2))
         outer = catalogue.axis[hosts, :, None] * catalogue.axis[hosts, None, :]
-        np.add.at(axes, where, missing[:, None, None] * outer)
-    for group in np.flatnonzero(satellites.sum(axis=0)):
+        np.add.at(axes, where, (weight * missing)[:, None, None] * outer)
+    for group in np.flatnonzero(satellites.any(axis=0)):
         members = donors.order[donors.first[group] : donors.first[group + 1]]
         offset = catalogue.offset[members]
         axis = radial(offset)
