@@ -259,16 +259,7 @@ class TabulatedModel:
         with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
             parts = [self.sums(part, r_edges) for part in flat.split(_CHUNK)]
             sums = PairSums(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PairSums)])
-            q_cen, q_sat = mean_p2(flat[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
-            values = {}
-            if "xi" in statistics:
-                values["xi"] = sums.DD / sums.RR - 1.0
-            if "omega" in statistics:
-                values["omega"] = (q_cen * sums.A_c + q_sat * sums.A_s) / sums.DD
-            if "eta" in statistics:
-                values["eta"] = (
-                    q_cen**2 * sums.E_cc + 2.0 * q_cen * q_sat * sums.E_cs + q_sat**2 * sums.E_ss
-                ) / sums.DD
+            values = correlations(sums, flat, statistics)
             values.update(n_gal=sums.n_gal, f_sat=sums.f_sat)
             if support == "reject":
                 rejected = ~inside.reshape(-1)
@@ -297,6 +288,23 @@ class TabulatedModel:
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]
+
+
+def correlations(sums: PairSums, theta: torch.Tensor, statistics=STATISTICS) -> dict[str, torch.Tensor]:
+    """xi, omega and eta (n, n_bins) from pair sums and the strengths at the points ``theta`` (n, 7).
+
+    The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss,
+    over DD, with q(mu) of :func:`iaemu.alignment.mean_p2`.
+    """
+    q_cen, q_sat = mean_p2(theta[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
+    values = {}
+    if "xi" in statistics:
+        values["xi"] = sums.DD / sums.RR - 1.0
+    if "omega" in statistics:
+        values["omega"] = (q_cen * sums.A_c + q_sat * sums.A_s) / sums.DD
+    if "eta" in statistics:
+        values["eta"] = (q_cen**2 * sums.E_cc + 2.0 * q_cen * q_sat * sums.E_cs + q_sat**2 * sums.E_ss) / sums.DD
+    return values
 
 
 def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:

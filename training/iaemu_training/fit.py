@@ -18,7 +18,8 @@ from iaemu.emulator import Emulator
 from iaemu.network import FactorisedNet
 from iaemu.tabulated import TabulatedModel
 
-from .labels import Labels, make_labels, occupation_points
+from .labels import Labels, make_labels
+from .support import occupation_points
 
 #: Weight of the number density and of the satellite fraction in the loss: two outputs among two hundred.
 _SCALAR_WEIGHT = 20.0

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from tqdm import tqdm
 
 from iaemu.network import INGREDIENTS
-from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, Support
 from iaemu.tabulated import TabulatedModel
 
 _BATCH = 16  # keeps the occupations of all species in the cache
@@ -32,14 +30,6 @@ class Labels:
     theta: np.ndarray
     values: np.ndarray
     binnings: list[np.ndarray]
-
-
-def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
-    """Quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the support."""
-    unit = np.full((n, len(PARAMETERS)), 0.5)
-    sobol = qmc.Sobol(len(OCCUPATION_PARAMETERS), seed=seed)
-    unit[:, len(ALIGNMENT_PARAMETERS) :] = sobol.random(2 ** int(np.ceil(np.log2(n))))[:n]
-    return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
 
 
 def make_labels(model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.ndarray], progress=True) -> Labels:

@@ -1,0 +1,134 @@
+"""How fast ground truth is made: noise-free labels, and mocks with halotools' own pair counts and with ours.
+
+    python benchmarks/dataset_throughput.py --workers 2
+
+Labels: the paper's set, by `iaemu_training.dataset` with worker processes. Mocks: one box, at the three TNG300 samples,
+halotools' `populate` followed by its `tpcf`, `ed_3d`, `ee_3d` and by the fused count, in turns, so that a slower moment
+of the machine hits both; and ours at points of the support. One core each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from halotools.mock_observables import ed_3d, ee_3d, tpcf
+
+from iaemu.binning import PAPER_EDGES
+from iaemu.tabulated import TabulatedModel
+from iaemu_training.catalogue import HaloCatalogue
+from iaemu_training.cluster import one_thread
+from iaemu_training.dataset import DatasetSettings, make_dataset
+from iaemu_training.galaxy_pairs import count_pairs
+from iaemu_training.mocks import HalotoolsMocks
+from iaemu_training.support import sobol_points
+
+TNG_POINTS = {
+    "tng1": [0.79, 0.30, 12.54, 0.26, 12.68, 13.48, 1.0],
+    "tng2": [0.68, 0.14, 11.93, 0.26, 12.05, 12.85, 1.0],
+    "tng3": [0.54, 0.05, 11.61, 0.26, 11.80, 12.60, 1.0],
+}
+
+
+def time_labels(n: int, n_workers: int) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        make_dataset(
+            Path(folder) / "labels.hdf5",
+            DatasetSettings(n=n, n_mocked=0),
+            n_workers=n_workers,
+            progress=sys.stderr.isatty(),
+        )
+        seconds = time.perf_counter() - start
+        size = (Path(folder) / "labels.hdf5").stat().st_size
+    return {"n": n, "workers": n_workers, "seconds": seconds, "per_second": n / seconds, "file_MB": size / 1e6}
+
+
+def time_mocks(mocks: HalotoolsMocks, theta, repetitions: int, own: bool) -> dict:
+    """Median seconds of populating, of the fused count and of halotools' own counts."""
+    # halotools refuses separations beyond a third of the box.
+    edges = PAPER_EDGES[PAPER_EDGES < mocks.Lbox / 3.0]
+    times = {"populate": [], "count": [], "halotools_count": []}
+
+    def timed(name, function, *arguments, **keywords):
+        start = time.perf_counter()
+        result = function(*arguments, **keywords)
+        times[name].append(time.perf_counter() - start)
+        return result
+
+    for seed in range(repetitions + 1):
+        x, e, *_ = timed("populate", mocks.populate, theta, seed)
+        timed("count", count_pairs, x, e, mocks.Lbox, edges)
+        if own and len(x) > 1:
+            with np.errstate(all="ignore"):
+                start = time.perf_counter()
+                tpcf(x, edges, period=mocks.Lbox)
+                ed_3d(x, e, x, edges, period=mocks.Lbox)
+                ee_3d(x, e, x, e, edges, period=mocks.Lbox)
+                times["halotools_count"].append(time.perf_counter() - start)
+    # The first repetition compiles and warms up.
+    return {name: float(np.median(values[1:])) for name, values in times.items() if values} | {"galaxies": len(x)}
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--n-labels", type=int, default=110_526)
+    parser.add_argument("--n-points", type=int, default=48, help="points of the support, besides the TNG300 samples")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--catalogue", default="pm160a")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    report = {}
+    with one_thread():
+        mocks = HalotoolsMocks(HaloCatalogue.load(options.catalogue))
+        report["tng"] = {
+            name: time_mocks(mocks, theta, options.repetitions, own=True) for name, theta in TNG_POINTS.items()
+        }
+        # A fixed sample of the support: typical points, for which halotools' own counts take too long in the tail.
+        points = sobol_points(TabulatedModel.load().support, options.n_points, 11)
+        report["support"] = [time_mocks(mocks, theta, 1, own=False) for theta in points]
+    if options.n_labels:
+        report["labels"] = time_labels(options.n_labels, options.workers)
+    usage = {
+        who: resource.getrusage(getattr(resource, who)).ru_maxrss / 1e6 for who in ("RUSAGE_SELF", "RUSAGE_CHILDREN")
+    }
+    report["peak_GB"] = usage
+
+    print(
+        "| point | galaxies | populate [s] | our count [s] | halotools' counts [s] | mocks/s: ours | halotools alone |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, entry in report["tng"].items():
+        ours, theirs = (entry["populate"] + entry[key] for key in ("count", "halotools_count"))
+        print(
+            f"| {name} | {entry['galaxies']} | {entry['populate']:.3f} | {entry['count']:.3f} "
+            f"| {entry['halotools_count']:.2f} | {1 / ours:.2f} | {1 / theirs:.2f} |"
+        )
+    seconds = np.array([entry["populate"] + entry["count"] for entry in report["support"]])
+    print(
+        f"{len(seconds)} points of the support: {1 / seconds.mean():.2f} mocks/s on one core (mean "
+        f"{seconds.mean():.2f} s, "
+        f"median {np.median(seconds):.2f} s, longest {seconds.max():.1f} s)"
+    )
+    if "labels" in report:
+        labels = report["labels"]
+        print(
+            f"{labels['n']} noise-free labels in {labels['seconds']:.0f} s with {labels['workers']} workers: "
+            f"{labels['per_second']:.0f} labels/s, from start to file ({labels['file_MB']:.0f} MB)"
+        )
+    print(
+        f"peak memory: this process {usage['RUSAGE_SELF']:.2f} GB, the largest worker {usage['RUSAGE_CHILDREN']:.2f} GB"
+    )
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Where work is done: in this process, in worker processes, or on a Dask cluster; all behind one interface."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+#: Tasks handed to workers ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
+_WINDOW = 1024
+
+
+class Workers(NamedTuple):
+    """An executor, and how many tasks it should be given ahead of time."""
+
+    executor: concurrent.futures.Executor
+    window: int
+    description: str
+
+
+@contextmanager
+def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
+    """Workers for independent tasks, each on one thread; closed, and tasks not yet begun cancelled, on leaving.
+
+    Parameters
+    ----------
+    n : int, optional
+        Number of worker processes (with ``slurm``: of jobs); the number of cores by default. Not for the address of a
+        running scheduler, which has its own.
+    dask : str, optional
+        None: processes of this machine (one: this process). ``local``: a ``dask.distributed.LocalCluster``. ``slurm``:
+        a ``dask_jobqueue.SLURMCluster`` as set up in Dask's configuration (``~/.config/dask/jobqueue.yaml``). Anything
+        else: address of a running scheduler (``tcp://host:8786``), or path of its scheduler file (``.json``).
+
+    Raises
+    ------
+    ValueError
+        ``n`` is not positive.
+    ImportError
+        ``distributed`` or ``dask_jobqueue`` is not installed.
+    OSError
+        The scheduler does not answer.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"The number of workers must be at least 1, got {n}.")
+    if dask is not None:
+        with _dask_workers(n, dask) as found:
+            yield found
+        return
+    n = available_cores() if n is None else n
+    if n == 1:
+        yield Workers(_InThisProcess(), 1, "this process")
+        return
+    # Fork would copy the threads' locks of torch and numba in whatever state they are.
+    pool = concurrent.futures.ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    try:
+        yield Workers(pool, _WINDOW, f"{n} processes")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which a batch system may limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and numba use one thread in the calling thread, and as many as before afterwards.
+
+    Tasks run so whatever worker runs them: they are parallel to each other, and a sum split over threads would depend
+    on their number.
+    """
+    import numba
+    import torch
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+class _InThisProcess(concurrent.futures.Executor):
+    def submit(self, function, /, *arguments, **keywords):
+        future = concurrent.futures.Future()
+        try:
+            future.set_result(function(*arguments, **keywords))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would otherwise wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ImportError("Dask needs the package distributed: pip install 'iaemu-cobaya[dask]'.") from error
+    cluster = None
+    if dask == "local":
+        n = available_cores() if n is None else n
+        cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
+        target = cluster
+    elif dask == "slurm":
+        try:
+            from dask_jobqueue import SLURMCluster
+        except ImportError as error:
+            raise ImportError("SLURM needs the package dask_jobqueue: pip install 'iaemu-cobaya[dask]'.") from error
+        cluster = SLURMCluster()
+        cluster.scale(jobs=1 if n is None else n)
+        target = cluster
+    else:
+        if n is not None:
+            raise ValueError(f"The scheduler at {dask} has its own workers: leave out their number ({n}).")
+        target = dask
+    try:
+        keywords = {"scheduler_file": target} if isinstance(target, str) and _is_file(target) else {"address": target}
+        try:
+            client = Client(**keywords, timeout=30, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OSError(f"No Dask scheduler answers at {dask}: {error}") from error
+        with client:
+            yield Workers(client.get_executor(pure=False), _WINDOW, f"Dask, {client.scheduler.address}")
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _is_file(target: str) -> bool:
+    if "://" in target:
+        return False
+    path = Path(target)
+    if path.suffix == ".json" and not path.exists():
+        raise OSError(f"There is no scheduler file {path}.")
+    return path.exists()
