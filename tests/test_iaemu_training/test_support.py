@@ -64,6 +64,18 @@ def test_finer_particles_lower_the_limit_down_to_the_papers(pair):
     assert lows[-1] == 11.0
 
 
+def test_a_catalogue_cut_above_its_resolution_is_complete_above_the_cut(pm40):
+    import copy
+
+    catalogue = copy.copy(pm40)
+    # As in halotools' cache: 300 particles of Bolshoi-Planck.
+    catalogue.attributes = {"particle_mass": 1.55e8, "min_mass": 300 * 1.55e8}
+    assert CatalogueLimits.of([catalogue]).log_mass_complete == 10.6675
+    # halotools' model takes no hosts below 10^10.5, whatever the resolution.
+    catalogue.attributes = {"particle_mass": 1.55e8}
+    assert CatalogueLimits.of([catalogue]).log_mass_complete == 10.5
+
+
 @pytest.mark.parametrize(
     "keywords, words",
     [

@@ -1,8 +1,8 @@
 """Halo catalogues: read, check, pack, and prepare exactly as halotools' mock model does.
 
 One class holds what the mock model uses of a catalogue at one redshift: host positions, masses and major axes, and the
-sub-halos' ranked offsets from their hosts. It comes from an HDF5 file in halotools columns, from halotools' own cache,
-or from the packed form in which the shipped catalogues travel.
+sub-halos' ranked offsets from their hosts. It comes from an HDF5 file in halotools columns, from a text file of
+ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form in which the shipped catalogues travel.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ class HaloCatalogue:
 
     @classmethod
     def load(cls, source) -> HaloCatalogue:
-        """A catalogue by path of an HDF5 file, by name of a shipped one, or by name in halotools' cache.
+        """A catalogue by path of a file, by name of a shipped one, or by name in halotools' cache.
+
+        Files are HDF5, or ROCKSTAR's if the name ends in ``.list`` or ``.list.gz``.
 
         Raises
         ------
@@ -109,6 +111,8 @@ class HaloCatalogue:
             Nothing of that name is found, or the catalogue is incomplete; says what there is and what to do.
         """
         path = Path(source)
+        if path.name.endswith((".list", ".list.gz")):
+            return cls.read_rockstar(path)
         if path.suffix in (".hdf5", ".h5") or path.exists():
             if not path.exists():
                 raise CatalogueError(f"There is no catalogue file {path}.")
@@ -136,10 +140,38 @@ class HaloCatalogue:
         return cls.from_columns(columns, Lbox, name=name, attributes=attributes)
 
     @classmethod
+    def read_rockstar(cls, path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCatalogue:
+        """A catalogue of consistent-trees (``hlist_*.list``) or of ROCKSTAR (``out_*.list``, with parents).
+
+        Parameters
+        ----------
+        path : path
+            Plain or gzipped text.
+        Lbox, particle_mass : float, optional
+            Side of the box [Mpc/h] and mass of a particle [Msun/h]; None: as the header states.
+        min_mass : float, optional
+            Halos of less mass are not kept [Msun/h]; None: 40 particle masses, or no cut if that mass is not known. See
+            :func:`iaemu_training.rockstar.read_rockstar`.
+
+        Raises
+        ------
+        CatalogueError
+            The file is not there, truncated or malformed, or lacks columns, parents or the side of the box; halotools,
+            which reads it, is not installed; or as :meth:`from_columns`.
+        """
+        try:
+            from .rockstar import read_rockstar
+        except ImportError as error:
+            raise CatalogueError(
+                f"To read {Path(path).name}, install halotools: pip install 'iaemu-cobaya[training]'."
+            ) from error
+        return read_rockstar(path, Lbox, particle_mass, min_mass)
+
+    @classmethod
     def from_halotools_cache(cls, name: str) -> HaloCatalogue:
         """A catalogue from halotools' cache by simulation name (rockstar, z = 0, ``halotools_v0p4``)."""
         try:
-            from halotools.sim_manager import CachedHaloCatalog
+            from halotools.sim_manager import CachedHaloCatalog, sim_defaults
         except ImportError as error:
             raise CatalogueError(
                 f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
@@ -163,6 +195,10 @@ class HaloCatalogue:
         attributes = {
             "redshift": float(halocat.redshift),
             "particle_mass": float(halocat.particle_mass),
+            # halotools' own catalogues hold no halo whose peak mass was less.
+            "min_mass": float(
+                getattr(halocat, "halo_mpeak_row_cut_min", sim_defaults.Num_ptcl_requirement * halocat.particle_mass)
+            ),
             "cosmology": str(getattr(halocat, "cosmology", "not stated by the catalogue")),
             "source": "halotools cache, rockstar, halotools_v0p4",
         }

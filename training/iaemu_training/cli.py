@@ -58,8 +58,8 @@ def _add_tabulate(commands) -> None:
         type=float,
         default=None,
         metavar="LOG10_MASS",
-        help="halo mass [log10 Msun/h] above which the catalogue is complete (default: 40 particle masses, if the "
-        "catalogue states its particle_mass)",
+        help="halo mass [log10 Msun/h] above which the catalogue is complete (default: 40 particle masses or the mass "
+        "that it was cut at, as it states them)",
     )
     parser.add_argument(
         "--logM0-max",

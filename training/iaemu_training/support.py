@@ -11,7 +11,7 @@ from scipy.stats import qmc
 
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, ZHENG07_LINE, Support
 
-from .catalogue import HaloCatalogue
+from .catalogue import BORROWING_EDGES, HaloCatalogue
 
 #: The paper's range of logMmin, beyond which the line of Zheng et al. 2007 is an extrapolation.
 PAPER_LOGMMIN = (11.0, 15.0)
@@ -59,11 +59,11 @@ class CatalogueLimits:
         ----------
         catalogues : sequence of HaloCatalogue
         log_mass_complete : float, optional
-            By default the mass of 40 particles of the coarsest catalogue, if all state their ``particle_mass``.
+            By default the largest of: the mass of 40 particles, if all catalogues state their ``particle_mass``; the
+            ``min_mass`` to which one was cut; the lowest mass of hosts that halotools' model takes.
         """
         if log_mass_complete is None and all("particle_mass" in c.attributes for c in catalogues):
-            coarsest = max(float(catalogue.attributes["particle_mass"]) for catalogue in catalogues)
-            log_mass_complete = round(math.log10(MIN_PARTICLES * coarsest), 4)
+            log_mass_complete = round(max(_log_mass_complete(catalogue) for catalogue in catalogues), 4)
         low = None
         if log_mass_complete is not None:
             low = max(PAPER_LOGMMIN[0], _round_up(_smallest_logMmin(log_mass_complete), 10))
@@ -156,6 +156,12 @@ def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
 
 #: Parameter sets by name, ``(support, n, seed) -> (n, 7)``.
 PARAMETER_SETS = {"tube": tube_points, "sobol": sobol_points}
+
+
+def _log_mass_complete(catalogue: HaloCatalogue) -> float:
+    smallest = MIN_PARTICLES * float(catalogue.attributes["particle_mass"])
+    cut = float(catalogue.attributes.get("min_mass") or 0.0)
+    return max(math.log10(max(smallest, cut)), float(BORROWING_EDGES[0]))
 
 
 def _smallest_logMmin(log_mass_complete: float, support: Support | None = None) -> float:
