@@ -144,6 +144,13 @@ class TestPulls:
         overall = {row["statistic"]: row["std"] for row in rows if row["r"] is None}
         assert overall["omega"] > 1.5 * overall["eta"]
 
+    def test_points_with_borrowed_satellites_can_be_left_out(self, dataset):
+        borrowed = dataset.read("mocks/n_borrowed").sum(axis=(1, 2)) > 0
+        assert 0 < borrowed.sum() < len(borrowed)
+        assert len(find_pulls(dataset, max_borrowed=0.0).t["xi"]) == np.sum(~borrowed)
+        with pytest.raises(DatasetError, match="no point with at most -1"):
+            find_pulls(dataset, max_borrowed=-1.0)
+
     def test_command_prints_and_draws(self, dataset, tmp_path, capsys):
         figure = tmp_path / "pulls.png"
         assert main(["check", str(dataset.path), "--output", str(figure)]) == 0
@@ -159,6 +166,33 @@ class TestPulls:
         )
         assert main(["check", str(output)]) == 1
         assert "has no mocks" in capsys.readouterr().err
+
+
+class TestShipped:
+    """Mocks of the shipped boxes against the shipped tables, at 640 points."""
+
+    @pytest.fixture(scope="class")
+    def shipped(self):
+        return Dataset("calibration-pm160")
+
+    def test_belongs_to_the_shipped_tables(self, shipped):
+        from iaemu.tabulated import TabulatedModel
+
+        model = TabulatedModel.load()
+        assert sorted(shipped.identity["boxes_sha256"]) == sorted(model.metadata["catalogue_sha256"])
+        labels = model.predict(shipped.theta[:5], PAPER_EDGES)
+        np.testing.assert_allclose(shipped.read("labels/omega")[:5], labels.omega, rtol=1e-8)
+
+    def test_mocks_follow_students_distribution(self, shipped):
+        pulls = find_pulls(shipped, max_borrowed=1e-4)
+        for row in summarise(pulls):
+            if row["r"] is None:
+                assert row["n"] > 7000
+                assert row["std"] == pytest.approx(row["std_expected"], rel=0.05)
+                assert row["inside_68"] == pytest.approx(0.68, abs=0.015)
+                assert row["inside_95"] == pytest.approx(0.95, abs=0.01)
+            else:
+                assert abs(row["z"]) < 4.0
 
 
 class TestSameWhateverHappens:

@@ -178,6 +178,9 @@ def _add_check(commands) -> None:
     parser.add_argument("dataset", type=Path, help="data set with mocks (.hdf5)")
     parser.add_argument("--output", "-o", type=Path, default=None, help="figure to write (.png, .pdf)")
     parser.add_argument("--min-pairs", type=float, default=30.0, help="expected pairs a mock that a bin needs")
+    parser.add_argument(
+        "--max-borrowed", type=float, default=1.0, help="leave out points where more of the satellites are borrowed"
+    )
     parser.set_defaults(run=_check)
 
 
@@ -185,7 +188,7 @@ def _check(arguments) -> int:
     from .dataset import Dataset
     from .pulls import draw_pulls, find_pulls, table
 
-    pulls = find_pulls(Dataset(arguments.dataset), min_pairs=arguments.min_pairs)
+    pulls = find_pulls(Dataset(arguments.dataset), min_pairs=arguments.min_pairs, max_borrowed=arguments.max_borrowed)
     print(table(pulls))
     if arguments.output is not None:
         draw_pulls(pulls, arguments.output)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 
@@ -414,8 +415,19 @@ class _Creator:
         return dataset
 
 
+def shipped_datasets() -> dict[str, Path]:
+    """Names and paths of the data sets inside the package."""
+    folder = resources.files("iaemu_training.datasets")
+    return {Path(str(entry)).stem: Path(str(entry)) for entry in folder.iterdir() if str(entry).endswith(".hdf5")}
+
+
 class Dataset:
     """A data set file; arrays are read on first use.
+
+    Parameters
+    ----------
+    path : path-like
+        Of a file, or the name of a shipped one (``calibration-pm160``).
 
     Raises
     ------
@@ -425,6 +437,8 @@ class Dataset:
 
     def __init__(self, path):
         self.path = Path(path)
+        if not self.path.exists():
+            self.path = shipped_datasets().get(str(path), self.path)
         try:
             with h5py.File(self.path, "r") as h5:
                 if h5.attrs.get("format") != FORMAT:

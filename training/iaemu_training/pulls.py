@@ -43,23 +43,37 @@ class Pulls:
         return stats.t(self.n_realisations - 1)
 
 
-def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0) -> Pulls:
+def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, max_borrowed: float = 1.0) -> Pulls:
     """Compare all mocks of a data set with its labels.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    r_edges : (n_bins + 1,) [Mpc/h]
+    min_pairs : float
+        See :class:`Pulls`.
+    max_borrowed : float
+        Leave out points where a larger share of the mocks' satellites is borrowed: there, two-halo pairs of the labels
+        rest on a few seeded draws of donors.
 
     Raises
     ------
     DatasetError
-        The data set has no mocks, or one a point.
+        The data set has no mocks, or one a point, or no point is left.
     """
     if not dataset.has_mocks:
         raise DatasetError(f"{dataset.path} has no mocks; make it with --n-mocked.")
-    rows = dataset.mocked
+    n_sat, n_borrowed = (dataset.read(f"mocks/{name}").sum(axis=(1, 2)) for name in ("n_sat", "n_borrowed"))
+    kept = np.flatnonzero(n_borrowed <= max_borrowed * n_sat)
+    if not len(kept):
+        raise DatasetError(f"{dataset.path}: no point with at most {max_borrowed:g} of its satellites borrowed.")
+    rows = dataset.mocked[kept]
     expected = dataset.expected_sums(rows, r_edges)
     labels = dataset.labels(rows, r_edges)
     t = {name: np.full((len(rows), len(r_edges) - 1), np.nan) for name in STATISTICS}
     n = 0
-    for row in range(len(rows)):
-        mocks = dataset.realisations(row, r_edges)
+    for row, index in enumerate(kept):
+        mocks = dataset.realisations(index, r_edges)
         n = len(mocks)
         if n < 2:
             raise DatasetError(f"{dataset.path} has one mock a point: no standard error.")
