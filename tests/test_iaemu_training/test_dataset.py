@@ -168,12 +168,13 @@ class TestPulls:
         assert "has no mocks" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def shipped():
+    return Dataset("calibration-pm160")
+
+
 class TestShipped:
     """Mocks of the shipped boxes against the shipped tables, at 640 points."""
-
-    @pytest.fixture(scope="class")
-    def shipped(self):
-        return Dataset("calibration-pm160")
 
     def test_belongs_to_the_shipped_tables(self, shipped):
         from iaemu.tabulated import TabulatedModel

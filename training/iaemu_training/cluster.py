@@ -136,7 +136,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
     try:
         keywords = {"scheduler_file": target} if isinstance(target, str) and _is_file(target) else {"address": target}
         try:
-            client = Client(**keywords, timeout=30, set_as_default=False)
+            client = Client(**keywords, timeout=10, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise OSError(f"No Dask scheduler answers at {dask}: {error}") from error
         with client:
