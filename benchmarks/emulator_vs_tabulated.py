@@ -15,6 +15,7 @@ import numpy as np
 
 from iaemu.emulator import Emulator
 from iaemu.tabulated import TabulatedModel
+from iaemu_training.metrics import bin_median, fractional_error, relative_rms
 
 
 def main(argv=None) -> None:
@@ -43,12 +44,12 @@ def main(argv=None) -> None:
         for name in ("xi", "omega", "eta"):
             truth = getattr(exact, name)
             value = getattr(guess, name)
-            error = np.sqrt(np.mean((value - truth) ** 2, axis=1) / np.mean(truth**2, axis=1))
+            error = relative_rms(value, truth)
             slices = np.linspace(*tables.support.logMmin, 6)
             by_mass = [
                 float(np.median(error[(theta[:, 2] >= low) & (theta[:, 2] < high)])) for low, high in pairwise(slices)
             ]
-            fractional = np.median(np.abs(value / truth - 1), axis=0)
+            fractional = bin_median(np.abs(fractional_error(value, truth)))
             result[label][name] = {
                 "median": float(np.median(error)),
                 "p95": float(np.percentile(error, 95)),

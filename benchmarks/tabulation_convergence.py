@@ -19,6 +19,7 @@ import numpy as np
 from iaemu.binning import PAPER_EDGES
 from iaemu.tabulated import TabulatedModel
 from iaemu_training.catalogue import HaloCatalogue
+from iaemu_training.metrics import relative_rms
 from iaemu_training.species import Resolution
 from iaemu_training.tabulate import TabulationSettings, tabulate
 
@@ -90,7 +91,7 @@ def main(argv=None) -> None:
             tabulate(catalogues, tables.support, settings=every[name]).save(path)
         other = predictions(TabulatedModel.load(path), theta)
         for statistic, values in base.items():
-            moved = np.sqrt(np.mean((other[statistic] - values) ** 2, axis=1) / np.mean(values**2, axis=1))
+            moved = relative_rms(other[statistic], values)
             worst = ", ".join(f"{value:.2f}" for value in theta[np.argmax(moved), 2:])
             print(
                 f"| {name} | {statistic} | {np.median(moved):.3%} | {np.percentile(moved, 95):.3%} | "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
@@ -44,8 +45,10 @@ def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: di
     os.replace(temporary, path)
 
 
-def read_artifact(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors and metadata of an artifact.
+def read_artifact(path, kind: str | Collection[str]) -> tuple[dict[str, np.ndarray], dict]:
+    """Tensors and metadata of an artifact of the given kind, or of one of several; ``metadata["kind"]`` says which.
+
+    ``path`` may also be the name of a shipped one, see :func:`shipped_artifacts`.
 
     Raises
     ------
@@ -53,8 +56,13 @@ def read_artifact(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
         The file is missing, not safetensors, truncated, not one of ours, of another kind, or its hash differs.
     """
     path = Path(path)
+    if not path.exists() and str(path) in shipped_artifacts():
+        path = shipped_artifact(f"{path}.safetensors")
     if not path.exists():
-        raise ArtifactError(f"There is no artifact file {path}.")
+        raise ArtifactError(
+            f"There is no artifact file {path}, and none is shipped under that name; shipped are "
+            f"{', '.join(shipped_artifacts())}."
+        )
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
@@ -71,8 +79,10 @@ def read_artifact(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
         raise ArtifactError(
             f"{path.name} has format {metadata.get('format')!r}; this version ({__version__}) reads {FORMAT!r}."
         )
-    if metadata.get("kind") != kind:
-        raise ArtifactError(f"{path.name} holds {metadata.get('kind')!r}, but {kind!r} was asked for.")
+    kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+    if metadata.get("kind") not in kinds:
+        wanted = " or ".join(map(repr, kinds))
+        raise ArtifactError(f"{path.name} holds {metadata.get('kind')!r}, but {wanted} was asked for.")
     if header.get("sha256") != _digest(header["iaemu"], tensors):
         raise ArtifactError(
             f"{path.name}: the SHA-256 of the content differs from the stored one; the file is altered."
@@ -90,6 +100,12 @@ def require(tensors: dict, names, path) -> None:
 def shipped_artifact(name: str) -> Path:
     """Path of an artifact that is part of the package."""
     return Path(str(resources.files("iaemu.artifacts") / name))
+
+
+def shipped_artifacts() -> list[str]:
+    """Names of the artifacts that are part of the package."""
+    folder = resources.files("iaemu.artifacts")
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
 
 
 def _digest(text: str, tensors: dict[str, np.ndarray]) -> str:

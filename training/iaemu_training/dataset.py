@@ -44,6 +44,10 @@ _MOCK_SUMS = ("DD", "S_omega", "S_eta")
 _COUNTS = ("n_gal", "n_sat", "n_borrowed")
 
 
+#: Mocks of the boxes that the shipped tables were made from.
+SHIPPED_MOCKS = "calibration-pm160"
+
+
 class DatasetError(ValueError):
     """A data set that is missing, damaged, foreign, or made with other settings."""
 

@@ -2,60 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.emulator import Emulator
 from iaemu.network import FactorisedNet
+from iaemu.prediction import STATISTICS
 from iaemu.tabulated import TabulatedModel
 
+from .config import FitSettings, checkpoint_paths
+from .dataset import Dataset
 from .labels import Labels, make_labels
+from .metrics import relative_rms
+from .scatter import ScatterSettings, fit_scatter
 from .support import occupation_points
+from .training import Task, digest, seeded, stream, train
 
 #: Weight of the number density and of the satellite fraction in the loss: two outputs among two hundred.
 _SCALAR_WEIGHT = 20.0
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """How a FactorisedNet is trained.
+@dataclass
+class Member:
+    """A trained network, and its losses by epoch (see :class:`iaemu_training.training.Task`)."""
 
-    Attributes
-    ----------
-    n_train, n_validation : int
-        Labelled points; both sets are quasi-random in the support, from different seeds.
-    width, depth : int
-        Of the network.
-    epochs, batch_size : int
-    learning_rate : float
-        At the start; falls to zero on a half cosine.
-    seed : int
-    """
-
-    n_train: int = 65536
-    n_validation: int = 4096
-    width: int = 256
-    depth: int = 4
-    epochs: int = 300
-    batch_size: int = 512
-    learning_rate: float = 2e-3
-    seed: int = 1
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if value <= 0 and name != "seed":
-                raise ValueError(f"{name} must be positive, got {value}.")
-        if self.batch_size > self.n_train:
-            raise ValueError(f"batch_size = {self.batch_size} exceeds n_train = {self.n_train}; lower it.")
+    network: FactorisedNet
+    history: list[dict]
 
 
 def fit(
@@ -65,8 +42,11 @@ def fit(
     labels: Labels | None = None,
     checkpoint=None,
     progress: bool = True,
+    accelerator: str = "auto",
+    devices: int = 1,
+    mocks: Dataset | None = None,
 ) -> Emulator:
-    """Train a network to reproduce tables over their support.
+    """Train networks to reproduce tables over their support, and fit the scatter of mocks about them.
 
     Parameters
     ----------
@@ -76,20 +56,90 @@ def fit(
     labels : Labels, optional
         Training labels, if they exist already.
     checkpoint : path-like, optional
-        Written every 10 epochs; training goes on from it if it exists and has the same settings.
+        Training goes on from it if it exists and has the same settings; see :func:`checkpoint_paths`.
     progress : bool
+    accelerator, devices
+        See :func:`iaemu_training.training.train`.
+    mocks : Dataset, optional
+        Mocks of the tables' boxes, for the aleatoric part; without, the emulator has none.
 
     Returns
     -------
     Emulator
-        With the held-out errors in its metadata.
+        With the held-out errors in its metadata. The first member predicts; the spread of all is the epistemic part.
 
     Raises
     ------
     ValueError
-        The checkpoint belongs to other settings, or labels are not finite.
+        The checkpoint belongs to other settings, labels are not finite, or the mocks are of other boxes.
     """
     settings = settings or FitSettings()
+    if mocks is not None:
+        _check_boxes(model, mocks)
+    members = fit_members(model, settings, binnings, labels, checkpoint, progress, accelerator, devices)
+    metadata = {
+        key: model.metadata.get(key)
+        for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support")
+    }
+    metadata.update(
+        description="FactorisedNet trained on noise-free labels from tables",
+        units="lengths Mpc/h, masses Msun/h",
+        fit=asdict(settings),
+        history=thinned(members[0].history),
+        made_by=f"iaemu-train fit {__version__}",
+    )
+    emulator = Emulator(members[0].network, binnings, metadata, [member.network for member in members[1:]])
+    if len(members) > 1:
+        rng = np.random.default_rng(settings.seed + 3000)
+        metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)
+    if mocks is not None:
+        emulator.aleatoric, report = fit_scatter(emulator, mocks, ScatterSettings(seed=settings.seed), progress)
+        metadata["aleatoric"] = {"dataset": mocks.identity, **report}
+    emulator.metadata["held_out"] = held_out_errors(emulator, model, np.random.default_rng(settings.seed + 2000))
+    return emulator
+
+
+def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
+    found, wanted = mocks.identity["boxes_sha256"], model.metadata["catalogue_sha256"]
+    if sorted(found) != sorted(wanted):
+        raise ValueError(
+            f"The mocks of {mocks.path} are of other boxes than the tables, "
+            f"{', '.join(model.metadata['catalogues'])}. "
+            "Make a data set of these with iaemu-train dataset, or leave out the mocks (dataset: null)."
+        )
+
+
+def epistemic_scale(emulator: Emulator, model: TabulatedModel, rng, n: int = 2000) -> dict[str, float]:
+    """What to multiply the ensemble's spread by, so that it is the error against noise-free labels, by statistic.
+
+    Members share their labels and their architecture, and so a part of their errors, which their spread lacks. The
+    factor makes 68 % of the errors, over points and bins, smaller than one standard deviation.
+    """
+    theta = model.support.sample(n, rng)
+    emulator.metadata.pop("epistemic_scale", None)
+    truth = model.predict(theta, emulator.r_edges)
+    guess = emulator.predict(theta, uncertainties=True)
+    scale = {}
+    for name in STATISTICS:
+        error = np.abs(getattr(guess, name) - getattr(truth, name))
+        scale[name] = float(np.nanquantile(error / guess.sigma_epistemic[name], 0.6827))
+    return scale
+
+
+def fit_members(
+    model: TabulatedModel,
+    settings: FitSettings,
+    binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
+    labels: Labels | None = None,
+    checkpoint=None,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> list[Member]:
+    """Train the members of an ensemble, one after the other: same labels, own initial weights and order of batches.
+
+    Parameters and errors as in :func:`fit`.
+    """
     if labels is not None and not all(map(np.array_equal, labels.binnings, binnings)):
         raise ValueError("The labels were made for other binnings than those asked for.")
     if labels is None:
@@ -103,62 +153,66 @@ def fit(
         raise ValueError(
             f"{(~keep).sum()} of {len(keep)} labels have empty bins; restrict the support (logMmin) of the tables."
         )
-    generator = torch.Generator().manual_seed(settings.seed)
-    with torch.random.fork_rng(devices=[]):  # nn.Linear initialises from the global generator
-        torch.manual_seed(settings.seed)
-        network = FactorisedNet(model.support, [len(edges) - 1 for edges in binnings], settings.width, settings.depth)
-    values = torch.as_tensor(labels.values[keep])
-    network.output_mean.copy_(values.mean(dim=0))
-    network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
-    inputs = network.inputs(torch.as_tensor(labels.theta[keep])).float()
-    targets = ((values - network.output_mean) / network.output_std).float()
-    finite = np.isfinite(validation.values).all(axis=1)
-    held_inputs = network.inputs(torch.as_tensor(validation.theta[finite])).float()
-    held_targets = (torch.as_tensor(validation.values[finite]) - network.output_mean) / network.output_std
+    identity = {"labels": digest(labels.theta, labels.values)}
+    members = []
+    for number, path in enumerate(checkpoint_paths(checkpoint, settings.members)):
+        task = FactorisedTask(model, settings, binnings, labels, validation, stream(settings.seed, "member", number))
+        network = train(
+            task,
+            {**identity, "member": number},
+            path,
+            progress,
+            "fit" if settings.members == 1 else f"fit {number + 1}/{settings.members}",
+            accelerator,
+            devices,
+        )
+        members.append(Member(network, task.history))
+    return members
 
-    weight = torch.ones(targets.shape[1])
-    weight[network.scalar_rows()] = _SCALAR_WEIGHT
-    weight /= weight.mean()
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    n_batches = len(inputs) // settings.batch_size
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * n_batches)
-    history: list[dict] = []
-    identity = {"settings": asdict(settings), "labels": _digest(labels)}
-    start = _resume(checkpoint, identity, network, optimiser, schedule, generator, history)
-    bar = tqdm(range(start, settings.epochs), initial=start, total=settings.epochs, desc="fit", disable=not progress)
-    for epoch in bar:
-        order = torch.randperm(len(inputs), generator=generator)
-        network.train()
-        total = 0.0
-        for batch in order[: n_batches * settings.batch_size].split(settings.batch_size):
-            loss = torch.mean(weight * (network.output(network.hidden(inputs[batch])) - targets[batch]) ** 2)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item()
-        network.eval()
-        with torch.no_grad():
-            held = float(torch.mean(weight * (network.output(network.hidden(held_inputs)) - held_targets) ** 2))
-        history.append({"epoch": epoch, "train": total / n_batches, "validation": held})
-        bar.set_postfix(train=f"{total / n_batches:.2e}", validation=f"{held:.2e}")
-        if checkpoint is not None and (epoch + 1) % 10 == 0:
-            _save_checkpoint(checkpoint, identity, network, optimiser, schedule, generator, history)
 
-    metadata = {
-        key: model.metadata.get(key)
-        for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support")
-    }
-    metadata.update(
-        description="FactorisedNet trained on noise-free labels from tables",
-        units="lengths Mpc/h, masses Msun/h",
-        fit=asdict(settings),
-        history=history[:: max(1, len(history) // 20)] + history[-1:],
-        made_by=f"iaemu-train fit {__version__}",
-    )
-    emulator = Emulator(network, binnings, metadata)
-    emulator.metadata["held_out"] = held_out_errors(emulator, model, np.random.default_rng(settings.seed + 2000))
-    return emulator
+class FactorisedTask(Task):
+    """A FactorisedNet and labels: mean squared error of the standardised outputs, the scalars with a weight."""
+
+    def __init__(self, model, settings: FitSettings, binnings, labels: Labels, validation: Labels, seed: int):
+        with seeded(stream(seed, "weights")):
+            network = FactorisedNet(
+                model.support,
+                [len(edges) - 1 for edges in binnings],
+                settings.width,
+                settings.depth,
+                settings.activation,
+            )
+        values = torch.as_tensor(labels.values[np.isfinite(labels.values).all(axis=1)])
+        network.output_mean.copy_(values.mean(dim=0))
+        network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
+        weight = torch.ones(values.shape[1])
+        weight[network.scalar_rows()] = _SCALAR_WEIGHT
+        data = {"weight": weight / weight.mean()}
+        for name, part in (("train", labels), ("validation", validation)):
+            finite = np.isfinite(part.values).all(axis=1)
+            targets = (torch.as_tensor(part.values[finite]) - network.output_mean) / network.output_std
+            data[f"{name}_inputs"] = network.inputs(torch.as_tensor(part.theta[finite])).float()
+            data[f"{name}_targets"] = targets.float()
+        super().__init__(network, settings, seed, data, len(data["train_inputs"]))
+
+    def epoch_rows(self, generator):
+        return torch.randperm(len(self.data["train_inputs"]), generator=generator)
+
+    def batch_loss(self, rows):
+        return self._loss(self.data["train_inputs"][rows], self.data["train_targets"][rows])
+
+    def validation_loss(self):
+        return self._loss(self.data["validation_inputs"], self.data["validation_targets"])
+
+    def _loss(self, inputs, targets):
+        # Inputs and targets were standardised beforehand, in double precision.
+        outputs = self.network.output(self.network.hidden(inputs))
+        return torch.mean(self.data["weight"] * (outputs - targets) ** 2)
+
+
+def thinned(history: list[dict]) -> list[dict]:
+    """Some twenty entries of a history, the last among them."""
+    return history[:: max(1, len(history) // 20)] + history[-1:]
 
 
 def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 2000) -> dict:
@@ -176,45 +230,7 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 200
         truth, guess = model.predict(theta, edges), emulator.predict(theta, edges)
         entry = {}
         for name in ("xi", "omega", "eta"):
-            exact = getattr(truth, name)
-            rms = np.sqrt(np.mean((getattr(guess, name) - exact) ** 2, axis=1) / np.mean(exact**2, axis=1))
+            rms = relative_rms(getattr(guess, name), getattr(truth, name))
             entry[name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
         errors[f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"] = entry
     return errors
-
-
-def _digest(labels: Labels) -> str:
-    return hashlib.sha256(labels.theta.tobytes() + labels.values.tobytes()).hexdigest()
-
-
-def _save_checkpoint(path, identity, network, optimiser, schedule, generator, history) -> None:
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    state = {
-        "identity": identity,
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-        "generator": generator.get_state(),
-        "history": history,
-    }
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _resume(path, identity, network, optimiser, schedule, generator, history) -> int:
-    """Restore a checkpoint; the number of epochs done."""
-    if path is None or not Path(path).exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for key, value in identity.items():
-        if state["identity"][key] != value:
-            raise ValueError(
-                f"The checkpoint {path} belongs to other {key} ({state['identity'][key]}); remove it, or use those."
-            )
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    schedule.load_state_dict(state["schedule"])
-    generator.set_state(state["generator"])
-    history.extend(state["history"])
-    return len(history)

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from iaemu.network import INGREDIENTS
 from iaemu.tabulated import TabulatedModel
 
+from .cluster import one_thread
+
 _BATCH = 16  # keeps the occupations of all species in the cache
 
 
@@ -38,7 +40,8 @@ def make_labels(model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.
     rows = []
     for start in tqdm(range(0, len(theta), _BATCH), desc="labels", unit="batch", disable=not progress):
         part = torch.as_tensor(theta[start : start + _BATCH])
-        with torch.no_grad():
+        # On one thread: batches this small gain nothing from more, which on a busy machine wait for each other.
+        with one_thread(), torch.no_grad():
             # One pass through the occupations serves every binning.
             fine = model.sums(part)
             columns = []

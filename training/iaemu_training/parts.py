@@ -114,6 +114,8 @@ class PartStore:
         Parts are written here, not by the workers, which therefore need no folder in common. An error in a task ends
         the run; what is finished by then stays.
         """
+        if not tasks:
+            return 0
         missing = {name: task for name, task in tasks.items() if name not in self}
         done = sum(task.weight for name, task in tasks.items() if name not in missing)
         queue = iter(missing.items())

@@ -1,0 +1,70 @@
+"""Autograd against central differences in float64, at random points of the support, for any emulators.
+
+    python benchmarks/gradient_accuracy.py factorised-pm160 iaemunet-pm160
+
+The error at a point is the norm of the difference of the two gradients over the norm of the gradient, of a fixed random
+projection of all outputs, each divided by its rms. Differences are extrapolated from two steps (Richardson).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from iaemu.emulator import Emulator
+from iaemu.prediction import STATISTICS
+
+
+def projection(emulator: Emulator, weights: torch.Tensor, scale: torch.Tensor):
+    def function(theta: torch.Tensor) -> torch.Tensor:
+        prediction = emulator.predict(theta, support="warn")
+        outputs = torch.cat([getattr(prediction, name) for name in STATISTICS], dim=-1)
+        return (outputs / scale * weights).sum(dim=-1)
+
+    return function
+
+
+def gradient_errors(emulator: Emulator, n: int, seed: int, step: float) -> np.ndarray:
+    """Relative errors (n,) of the gradient with respect to the seven parameters, in units of the tube's widths."""
+    rng = np.random.default_rng(seed)
+    theta = torch.as_tensor(emulator.support.sample(n, rng))
+    with torch.no_grad():
+        prediction = emulator.predict(theta)
+        outputs = torch.cat([getattr(prediction, name) for name in STATISTICS], dim=-1)
+    weights = torch.as_tensor(rng.standard_normal(outputs.shape[-1]))
+    function = projection(emulator, weights, outputs.square().mean(dim=0).sqrt())
+    width = theta.std(dim=0)
+
+    point = theta.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(function(point).sum(), point)
+    exact = gradient * width
+    differences = []
+    with torch.no_grad():
+        for h in (step, 0.5 * step):
+            columns = []
+            for column in range(theta.shape[1]):
+                shift = torch.zeros(theta.shape[1], dtype=theta.dtype)
+                shift[column] = h * width[column]
+                columns.append((function(theta + shift) - function(theta - shift)) / (2.0 * h))
+            differences.append(torch.stack(columns, dim=-1))
+    numeric = (4.0 * differences[1] - differences[0]) / 3.0
+    return (torch.linalg.norm(exact - numeric, dim=-1) / torch.linalg.norm(exact, dim=-1)).numpy()
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
+    parser.add_argument("-n", "--n-points", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--step", type=float, default=2e-5, help="in standard deviations of the parameters")
+    options = parser.parse_args(arguments)
+    print("| emulator | median | 99 % | worst |\n|---|---|---|---|")
+    for name in options.artifacts:
+        errors = gradient_errors(Emulator.load(name), options.n_points, options.seed, options.step)
+        print(f"| {name} | {np.median(errors):.1e} | {np.percentile(errors, 99):.1e} | {errors.max():.1e} |")
+
+
+if __name__ == "__main__":
+    main()

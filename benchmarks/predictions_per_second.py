@@ -1,0 +1,79 @@
+"""Predictions of xi, omega and eta per second, with and without gradients, of any emulators, in turns in one run.
+
+    python benchmarks/predictions_per_second.py factorised-pm160 iaemunet-pm160
+
+The paper states 32,768 predictions in 1.02 s on one A100. Gradients are those of the sum of all outputs with respect
+to the parameters. Medians of several repetitions; each emulator and batch in turn within a repetition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from iaemu.emulator import Emulator
+from iaemu.prediction import STATISTICS
+
+BATCHES = (1, 64, 4096, 32768)
+
+
+def run(emulator: Emulator, theta: torch.Tensor, gradient: bool) -> float:
+    theta = theta.clone().requires_grad_(gradient)
+    if theta.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    prediction = emulator.predict(theta)
+    if gradient:
+        torch.autograd.grad(sum(getattr(prediction, name).sum() for name in STATISTICS), theta)
+    if theta.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="leave out batches that would take longer")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    emulators = {name: Emulator.load(name) for name in options.artifacts}
+    times: dict = {}
+    for name, emulator in emulators.items():
+        theta = torch.as_tensor(emulator.support.sample(max(options.batches), np.random.default_rng(1)))
+        theta = theta.to(options.device, getattr(torch, options.dtype))
+        for gradient in (False, True):
+            per_point = run(emulator, theta[:64], gradient) / 64  # also warms up
+            for batch in options.batches:
+                if per_point * batch < options.max_seconds:
+                    run(emulator, theta[:batch], gradient)
+                    times[name, batch, gradient] = []
+        emulators[name] = (emulator, theta)
+    for _ in range(options.repetitions):
+        for name, batch, gradient in times:
+            emulator, theta = emulators[name]
+            times[name, batch, gradient].append(run(emulator, theta[:batch], gradient))
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{options.threads} CPU thread(s)"
+    print(f"{where}, {options.dtype}, medians of {options.repetitions}\n")
+    print("| emulator | batch | gradient | seconds | predictions/s |\n|---|---|---|---|---|")
+    report = []
+    for (name, batch, gradient), values in times.items():
+        seconds = float(np.median(values))
+        report.append({"emulator": name, "batch": batch, "gradient": gradient, "seconds": seconds})
+        print(f"| {name} | {batch} | {'yes' if gradient else 'no'} | {seconds:.4g} | {batch / seconds:.4g} |")
+    if options.output:
+        options.output.write_text(json.dumps({"where": where, "dtype": options.dtype, "rows": report}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

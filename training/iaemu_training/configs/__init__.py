@@ -1,0 +1,1 @@
+"""Training runs by name: ``iaemu-train fit OUTPUT --config factorised``."""
