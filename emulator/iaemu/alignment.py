@@ -66,6 +66,31 @@ def mean_p2(mu: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def orientation_statistics(mu: torch.Tensor, ingredients, statistics=("omega", "eta")) -> dict[str, torch.Tensor]:
+    """omega and eta from what does not depend on alignment, at strengths ``mu`` (n, 2) of centrals and satellites.
+
+    The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss.
+
+    Parameters
+    ----------
+    mu : tensor (n, 2)
+        Clamped to [-1, 1].
+    ingredients : mapping of A_c, A_s, E_cc, E_cs, E_ss to tensors (n, n_bins)
+        Means over pairs, or sums: then sums are returned. Only those of the statistics asked for are needed.
+    statistics : names, of which others than omega and eta are passed over
+    """
+    values = {}
+    if "omega" in statistics or "eta" in statistics:
+        q_cen, q_sat = mean_p2(mu.clamp(-1.0, 1.0)).split(1, dim=1)
+    if "omega" in statistics:
+        values["omega"] = q_cen * ingredients["A_c"] + q_sat * ingredients["A_s"]
+    if "eta" in statistics:
+        values["eta"] = (
+            q_cen**2 * ingredients["E_cc"] + 2.0 * q_cen * q_sat * ingredients["E_cs"] + q_sat**2 * ingredients["E_ss"]
+        )
+    return values
+
+
 def _mean_p2_series(kappa):
     """q = sum 2 n k^n / (n! (2n+1)(2n+3)) / sum k^n / (n! (2n+1)), from Z = 1F1(1/2; 3/2; kappa): no cancellation."""
     numerator = torch.zeros_like(kappa)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .aleatoric import Aleatoric, AleatoricNet
-from .alignment import mean_p2
+from .alignment import orientation_statistics
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
 from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
 from .network import FactorisedNet
@@ -280,14 +280,7 @@ class Emulator:
         values = {}
         if "xi" in statistics:
             values["xi"] = pairs - 1.0
-        if "omega" in statistics or "eta" in statistics:
-            q_cen, q_sat = mean_p2(theta[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
-        if "omega" in statistics:
-            values["omega"] = q_cen * columns["A_c"] + q_sat * columns["A_s"]
-        if "eta" in statistics:
-            values["eta"] = (
-                q_cen**2 * columns["E_cc"] + 2.0 * q_cen * q_sat * columns["E_cs"] + q_sat**2 * columns["E_ss"]
-            )
+        values.update(orientation_statistics(theta[:, :2], columns, statistics))
         values["n_gal"] = 10.0 ** outputs[:, -2] * float(np.mean(self.metadata["box_volumes"]))
         values["f_sat"] = outputs[:, -1]
         return values

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from .alignment import mean_p2
+from .alignment import orientation_statistics
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from .binning import check_edges, nesting_matrix, shell_volumes
 from .modes import ExpectedCounts, Occupations
@@ -291,20 +291,10 @@ class TabulatedModel:
 
 
 def correlations(sums: PairSums, theta: torch.Tensor, statistics=STATISTICS) -> dict[str, torch.Tensor]:
-    """xi, omega and eta (n, n_bins) from pair sums and the strengths at the points ``theta`` (n, 7).
-
-    The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss,
-    over DD, with q(mu) of :func:`iaemu.alignment.mean_p2`.
-    """
-    q_cen, q_sat = mean_p2(theta[:, :2].clamp(-1.0, 1.0)).split(1, dim=1)
-    values = {}
-    if "xi" in statistics:
-        values["xi"] = sums.DD / sums.RR - 1.0
-    if "omega" in statistics:
-        values["omega"] = (q_cen * sums.A_c + q_sat * sums.A_s) / sums.DD
-    if "eta" in statistics:
-        values["eta"] = (q_cen**2 * sums.E_cc + 2.0 * q_cen * q_sat * sums.E_cs + q_sat**2 * sums.E_ss) / sums.DD
-    return values
+    """xi, omega and eta (n, n_bins) from pair sums and the strengths at the points ``theta`` (n, 7)."""
+    values = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
+    oriented = orientation_statistics(theta[:, :2], vars(sums), statistics)
+    return values | {name: value / sums.DD for name, value in oriented.items()}
 
 
 def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:

@@ -389,7 +389,7 @@ def _card(arguments) -> int:
     from iaemu.emulator import Emulator
 
     from .card import model_card
-    from .parts import write_whole
+    from .files import write_text
 
     name = arguments.artifact
     path = shipped_artifact(f"{name}.safetensors") if name in shipped_artifacts() else Path(name)
@@ -397,7 +397,7 @@ def _card(arguments) -> int:
     if arguments.output is None:
         print(text, end="")
     else:
-        write_whole(arguments.output, lambda file: file.write(text.encode()))
+        write_text(arguments.output, text)
     return 0
 
 

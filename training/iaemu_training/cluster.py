@@ -20,7 +20,6 @@ class Workers(NamedTuple):
 
     executor: concurrent.futures.Executor
     window: int
-    description: str
 
 
 @contextmanager
@@ -54,12 +53,12 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
         return
     n = available_cores() if n is None else n
     if n == 1:
-        yield Workers(_InThisProcess(), 1, "this process")
+        yield Workers(_InThisProcess(), 1)
         return
     # Fork would copy the threads' locks of torch and numba in whatever state they are.
     pool = concurrent.futures.ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
-        yield Workers(pool, _WINDOW, f"{n} processes")
+        yield Workers(pool, _WINDOW)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -140,7 +139,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
         except (OSError, ValueError, TimeoutError) as error:
             raise OSError(f"No Dask scheduler answers at {dask}: {error}") from error
         with client:
-            yield Workers(client.get_executor(pure=False), _WINDOW, f"Dask, {client.scheduler.address}")
+            yield Workers(client.get_executor(pure=False), _WINDOW)
     finally:
         if cluster is not None:
             cluster.close()

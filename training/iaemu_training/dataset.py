@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 from importlib.metadata import version
@@ -28,10 +28,12 @@ from iaemu.tabulated import SHIPPED, PairSums, TabulatedModel, correlations
 
 from .catalogue import CatalogueError, HaloCatalogue
 from .cluster import one_thread, workers
+from .files import write_whole
 from .galaxy_pairs import random_pairs
+from .labels import iterate_sums
 from .matter import MatterCorrelation
 from .mocks import HalotoolsMocks, MockRealisations
-from .parts import PartStore, Task, write_whole
+from .parts import PartStore, Task
 from .support import PARAMETER_SETS
 
 FORMAT = "iaemu-dataset-1"
@@ -39,7 +41,6 @@ SPLITS = ("train", "validation", "test")
 SUMS = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
 
 _LABELS_PER_PART = 256
-_BATCH = 16  # keeps the occupations of all species in the cache
 _MOCK_SUMS = ("DD", "S_omega", "S_eta")
 _COUNTS = ("n_gal", "n_sat", "n_borrowed")
 
@@ -122,14 +123,10 @@ class DatasetSettings:
 def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
     """Expected pair sums in the tables' bins, and the correlation functions in the paper's, at points (n, 7)."""
     model = _load_tables(tables)
-    with one_thread(), torch.no_grad():
-        rows = []
-        for start in range(0, len(theta), _BATCH):
-            batch = torch.as_tensor(theta[start : start + _BATCH])
-            fine = model.sums(batch)
-            values = correlations(model.rebin(fine, PAPER_EDGES), batch)
-            rows.append({field.name: getattr(fine, field.name) for field in fields(PairSums)} | values)
-        return {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
+    rows = [
+        vars(fine) | correlations(model.rebin(fine, PAPER_EDGES), batch) for batch, fine in iterate_sums(model, theta)
+    ]
+    return {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
 
 
 def mock_part(
@@ -294,8 +291,7 @@ def _mock_tasks(boxes, model, theta, settings) -> dict[str, Task]:
     mocked = settings.mocked()
     if not len(mocked):
         return {}
-    with torch.no_grad():
-        sums = [model.sums(theta[part], PAPER_EDGES) for part in np.array_split(mocked, -(-len(mocked) // _BATCH))]
+    sums = [part for _, part in iterate_sums(model, theta[mocked])]
     pairs = np.concatenate([part.DD.sum(dim=1).numpy() for part in sums]) / 2.0
     galaxies = np.concatenate([part.n_gal.numpy() for part in sums]) * len(boxes)
     # Seconds on one core, roughly: populating has a fixed cost and one a galaxy, counting one a pair.

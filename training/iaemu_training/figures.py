@@ -5,7 +5,6 @@ Drawn on canvases of their own: matplotlib's global state is neither used nor ch
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from iaemu.prediction import STATISTICS
 
 from . import metrics as m
+from .files import write_whole
 from .report import Report
 from .scores import LEVELS, HeldOut
 
@@ -297,9 +297,7 @@ def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
 
 
 def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=130)
-    os.replace(temporary, path)
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=130))
 
 
 def _percentiles(entries, percent: float) -> np.ndarray:

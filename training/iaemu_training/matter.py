@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from dataclasses import dataclass, field
 from importlib import resources
@@ -20,6 +19,8 @@ from scipy.fft import fht
 from scipy.interpolate import CubicSpline
 
 from iaemu.binning import EDGE_TOLERANCE, BinningError, check_edges
+
+from .files import write_text
 
 #: Flat LCDM of Bolshoi-Planck (Klypin et al. 2016, arXiv:1411.4001; Rodriguez-Puebla et al. 2016, arXiv:1602.04813),
 #: with the digits of the shipped catalogues.
@@ -175,9 +176,7 @@ class MatterCorrelation:
             "columns: r [Mpc/h, comoving], xi [dimensionless]",
         ]
         rows = [f"{r:.8e} {xi:.8e}" for r, xi in zip(self.r, self.xi, strict=True)]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("\n".join([f"# {line}" for line in header] + rows) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, "\n".join([f"# {line}" for line in header] + rows) + "\n")
 
     def binned(self, r_edges) -> np.ndarray:
         """Average over the volume of each bin, 3 / (r2^3 - r1^3) * integral of xi r^2 dr.

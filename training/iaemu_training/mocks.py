@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from iaemu.binning import PAPER_EDGES, check_edges
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS, Prediction
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
+from iaemu.prediction import STATISTICS, Prediction, check_statistics
 
 from .catalogue import BORROWING_EDGES, subhalo_mass_bins
 from .galaxy_pairs import count_pairs, random_pairs
@@ -300,9 +300,7 @@ class HalotoolsMocks:
         """
         if n_realisations < 2:
             raise ValueError(f"A standard deviation takes at least 2 realisations, got {n_realisations}.")
-        unknown = [name for name in statistics if name not in STATISTICS]
-        if unknown:
-            raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}; known are {', '.join(STATISTICS)}.")
+        statistics = check_statistics(statistics)
         tensor = as_theta(theta)
         if tensor.requires_grad:
             raise ValueError("Mocks have no gradient: detach theta, or use the tables or the emulator.")
@@ -327,7 +325,7 @@ class HalotoolsMocks:
                 mean[name][i], sigma[name][i] = values.mean(axis=0), values.std(axis=0, ddof=1)
 
         batch = tuple(tensor.shape[:-1])
-        as_tensors = _holds_tensors(theta)
+        as_tensors = has_tensor(theta)
 
         def shaped(array):
             array = array.reshape(batch + array.shape[1:])
@@ -375,11 +373,6 @@ def _seed_sequence(seed) -> np.random.SeedSequence:
     if isinstance(seed, np.random.SeedSequence):
         return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
     return np.random.SeedSequence(seed)
-
-
-def _holds_tensors(theta) -> bool:
-    values = theta.values() if hasattr(theta, "values") and not isinstance(theta, torch.Tensor) else [theta]
-    return any(isinstance(value, torch.Tensor) for value in values)
 
 
 def _ratio(numerator, denominator):

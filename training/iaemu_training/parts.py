@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import portalocker
 from tqdm import tqdm
 
 from .cluster import Workers
+from .files import write_whole
 
 
 class Task(NamedTuple):
@@ -142,20 +142,6 @@ class PartStore:
     def remove(self) -> None:
         """Remove the folder, its parts first of all."""
         shutil.rmtree(self.folder)
-
-
-def write_whole(path, write: Callable) -> None:
-    """Write a file under a temporary name, then rename it: it is there whole, or not at all.
-
-    ``write`` is called with the open binary file, which can be read and sought too (HDF5 needs it).
-    """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w+b") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _short(value) -> str:

@@ -12,6 +12,7 @@ from iaemu.binning import PAPER_EDGES, bin_centers
 from iaemu.prediction import STATISTICS
 
 from .dataset import Dataset, DatasetError
+from .files import write_whole
 
 _PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 
@@ -178,6 +179,4 @@ def draw_pulls(pulls: Pulls, path) -> None:
     axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
     axes[1, 0].set_ylabel("density")
     path = Path(path)
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=120))

@@ -10,7 +10,7 @@ import numpy as np
 
 from iaemu.prediction import STATISTICS
 
-from .parts import write_whole
+from .files import write_text
 from .scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
 
 
@@ -47,11 +47,11 @@ class Report:
     def to_json(self, path) -> None:
         """Write all but ``held_out``; NaN becomes null."""
         content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions")}
-        _write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
     def to_markdown(self, path, figures=()) -> None:
         """Write the report as a page; ``figures`` are (file name, caption) to show."""
-        _write_text(path, self.markdown(figures))
+        write_text(path, self.markdown(figures))
 
     def markdown(self, figures=()) -> str:
         """The page that :meth:`to_markdown` writes."""
@@ -189,7 +189,3 @@ def _plain(value):
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def _write_text(path, text: str) -> None:
-    write_whole(path, lambda file: file.write(text.encode()))

@@ -110,13 +110,14 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
     held = np.flatnonzero(split == SPLITS.index("validation"))
     if not len(rows):
         raise DatasetError(f"{dataset.path} has no training points with mocks.")
-    network = None
-    parts = {}
+    parts, measured = {}, []
     for key, chosen in (("train", rows), ("validation", held)):
         theta = torch.as_tensor(dataset.theta[dataset.mocked[chosen]])
         targets, dofs = [], []
         for edges in emulator.binnings:
             scatter = measure_scatter(dataset, chosen, edges, settings.min_realisations)
+            if key == "train":
+                measured.append(scatter)
             prediction = emulator.predict(theta, edges)
             pairs = emulator.expected_pairs(prediction)
             for name in STATISTICS:
@@ -129,7 +130,7 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
         target = torch.where(dof > 0, target, 1.0)
         parts[key] = (AleatoricNet.inputs(emulator.network, theta), target, dof)
 
-    def loss_of(log_variance, target, dof, dims=None):
+    def loss_of(log_variance, target, dof):
         terms = 0.5 * dof * (log_variance + target * torch.exp(-log_variance))
         return terms.sum() / dof.sum()
 
@@ -157,14 +158,13 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
             if len(x):
                 report[f"loss_{key}"] = float(loss_of(network(x), y, w))
                 report[f"loss_{key}_constant"] = float(loss_of(network.output_mean.expand_as(y), y, w))
-    correlations = [_correlations(dataset, rows, edges, settings) for edges in emulator.binnings]
+    correlations = [_correlations(scatter) for scatter in measured]
     volume = float(np.sum(dataset.attributes["box_volumes"]))
     return Aleatoric(network, correlations, volume), report
 
 
-def _correlations(dataset, rows, edges, settings) -> dict[str, np.ndarray]:
+def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
     """Correlation matrices of the scatter, averaged over points; symmetric, positive definite, unit diagonal."""
-    scatter = measure_scatter(dataset, rows, edges, settings.min_realisations)
     matrices = {}
     for name in STATISTICS:
         with np.errstate(invalid="ignore", divide="ignore"):

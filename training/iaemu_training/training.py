@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import signal
 import tempfile
 import warnings
@@ -28,6 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .config import TrainingSettings
+from .files import write_whole
 from .optimisers import MuonAdam
 
 #: Settings that have no influence on the weights: a checkpoint can be gone on from with others.
@@ -373,9 +373,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 def write_checkpoint(path: Path, state: dict) -> None:
     """Write to a temporary name and rename: a checkpoint is whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    write_whole(path, lambda file: torch.save(state, file))
 
 
 def read_checkpoint(path: Path, identity: dict) -> dict | None:

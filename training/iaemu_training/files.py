@@ -1,0 +1,26 @@
+"""Files that are there whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_whole(path, write: Callable) -> None:
+    """Write a file under a temporary name, then rename it: it is there whole, or not at all.
+
+    ``write`` is called with the open binary file, which can be read and sought too (HDF5 needs it).
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w+b") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_text(path, text: str) -> None:
+    """:func:`write_whole` of text, in UTF-8."""
+    write_whole(path, lambda file: file.write(text.encode()))
