@@ -97,6 +97,11 @@ class Emulator:
         """The network that predicts, as trained."""
         return self._trained
 
+    @property
+    def has_uncertainties(self) -> bool:
+        """Whether ``predict`` takes ``uncertainties=True``."""
+        return bool(self.members or self.aleatoric)
+
     # ------------------------------------------------------------------ files
 
     @classmethod
@@ -170,7 +175,7 @@ class Emulator:
 
     def _golden(self, theta) -> dict[str, np.ndarray]:
         """What must come out the same after loading."""
-        values = self.predict(theta, uncertainties=bool(self.members or self.aleatoric))
+        values = self.predict(theta, uncertainties=self.has_uncertainties)
         golden = {name: getattr(values, name) for name in STATISTICS}
         for field in SIGMAS:
             golden.update({f"{field}.{name}": value for name, value in (getattr(values, field) or {}).items()})
@@ -216,7 +221,7 @@ class Emulator:
         statistics = check_statistics(statistics)
         binning, nesting = self._plan(r_edges)
         edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
-        if uncertainties and not (self.members or self.aleatoric):
+        if uncertainties and not self.has_uncertainties:
             raise ValueError("This emulator has no uncertainties: set uncertainties=False, or load another.")
         if volume is not None and not volume > 0:
             raise ValueError(f"volume must be positive [(Mpc/h)^3], got {volume}.")

@@ -57,6 +57,10 @@ class IAEmuNetEmulator(Emulator):
         check_xi_estimate(name)
         self.metadata["xi_estimate"] = name
 
+    @property
+    def has_uncertainties(self) -> bool:
+        return True
+
     # ------------------------------------------------------------------ files
 
     def _contents(self):

@@ -367,3 +367,15 @@ class TestCommandLine:
         assert main(["evaluate", str(tmp_path / "none"), "d.hdf5", "-o", str(tmp_path / "r")]) == 1
         assert "no artifact file" in capsys.readouterr().err
         assert not (tmp_path / "r").exists()
+
+
+def test_an_emulator_without_uncertainties_is_reported_without_them():
+    """One network and no mocks for the scatter, as `fit --members 1` on tables of one's own makes it."""
+    from iaemu.emulator import Emulator
+    from iaemu_training.evaluate import predict_with_uncertainties
+
+    shipped = Emulator.load()
+    bare = Emulator(shipped.network, shipped.binnings, dict(shipped.metadata))
+    theta = shipped.support.sample(3, np.random.default_rng(1))
+    assert predict_with_uncertainties(bare, theta, PAPER_EDGES).sigma_aleatoric is None
+    assert predict_with_uncertainties(shipped, theta, PAPER_EDGES).sigma_aleatoric is not None

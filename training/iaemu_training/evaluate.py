@@ -57,7 +57,8 @@ def _kind(path) -> str | None:
 
 def predict_with_uncertainties(model, theta: np.ndarray, r_edges) -> Prediction:
     """Prediction at points (n, 7) as arrays, with standard deviations if the model has them."""
-    has_them = "uncertainties" in inspect.signature(model.predict).parameters
+    takes_them = "uncertainties" in inspect.signature(model.predict).parameters
+    has_them = takes_them and getattr(model, "has_uncertainties", True)
     keywords = {"uncertainties": True} if has_them else {}
     return model.predict(theta, r_edges=r_edges, **keywords).numpy()
 
