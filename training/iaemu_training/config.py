@@ -106,6 +106,9 @@ class FitSettings(TrainingSettings):
         Of the network, see :class:`iaemu.network.FactorisedNet`.
     members : int
         Networks to train, on the same labels from different seeds.
+    xi_weight : float
+        Of log(1 + xi) in the loss; that of the others is 1. It spans decades, so that a small part of its range is a
+        large part of xi.
     """
 
     n_train: int = 65536
@@ -114,8 +117,9 @@ class FitSettings(TrainingSettings):
     depth: int = 3
     activation: str = "gelu"
     members: int = 4
+    xi_weight: float = 25.0
     threads: int | None = 1
-    epochs: int = 200
+    epochs: int = 300
     optimiser: str = "muon"
     learning_rate: float = 4e-3
     muon_learning_rate: float = 0.02

@@ -171,7 +171,7 @@ def fit_members(
 
 
 class FactorisedTask(Task):
-    """A FactorisedNet and labels: mean squared error of the standardised outputs, the scalars with a weight."""
+    """A FactorisedNet and labels: mean squared error of standardised outputs, of xi and the scalars with weights."""
 
     def __init__(self, model, settings: FitSettings, binnings, labels: Labels, validation: Labels, seed: int):
         with seeded(stream(seed, "weights")):
@@ -186,6 +186,8 @@ class FactorisedTask(Task):
         network.output_mean.copy_(values.mean(dim=0))
         network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
         weight = torch.ones(values.shape[1])
+        for number in range(len(binnings)):
+            weight[network.rows(number, ["log_1p_xi"])] = settings.xi_weight
         weight[network.scalar_rows()] = _SCALAR_WEIGHT
         data = {"weight": weight / weight.mean()}
         for name, part in (("train", labels), ("validation", validation)):
