@@ -205,3 +205,28 @@ def test_support_policies(emulator, theta):
     with pytest.warns(SupportWarning) as caught:
         assert np.isfinite(emulator.predict(outside, support="warn").xi).all()
     assert caught[0].filename == __file__
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Emulator.load("iaemunet-pm160")
+
+
+class TestShipped:
+    def test_it_follows_the_default_emulator_as_far_as_it_can(self, shipped):
+        default = Emulator.load()
+        theta = default.support.sample(200, np.random.default_rng(3))
+        theta = theta[default.support.contains(theta).numpy() & shipped.support.contains(theta).numpy()]
+        ours, its = default.predict(theta, shipped.r_edges), shipped.predict(theta)
+        assert np.corrcoef(np.log(ours.xi.ravel()), np.log(np.clip(its.xi, 1e-3, None)).ravel())[0, 1] > 0.98
+        assert np.corrcoef(ours.omega.ravel(), its.omega.ravel())[0, 1] > 0.95
+        assert np.corrcoef(ours.eta.ravel(), its.eta.ravel())[0, 1] > 0.5
+
+    def test_it_has_both_uncertainties_in_any_batch(self, shipped):
+        theta = shipped.support.sample(6, np.random.default_rng(4)).reshape(2, 3, 7)
+        prediction = shipped.predict(theta, uncertainties=True)
+        for sigma in (prediction.sigma_aleatoric, prediction.sigma_epistemic):
+            assert {name: value.shape for name, value in sigma.items()} == dict.fromkeys(
+                ("xi", "omega", "eta"), (2, 3, 20)
+            )
+            assert all((value > 0).all() for value in sigma.values())

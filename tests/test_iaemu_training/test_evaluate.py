@@ -292,7 +292,7 @@ class TestWritten:
             raise AssertionError(name)
 
         content = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-        assert set(content) == {"about", "notes", "scores", "by_bin", "regions"}
+        assert set(content) == {"about", "notes", "scores", "by_bin", "regions", "history"}
         assert content["scores"]["scc"]["xi"]["error"] is None  # no bootstrap samples
         assert content["scores"]["scc"]["xi"]["value"] == report.scores["scc"]["xi"]["value"]
         assert len(content["by_bin"]["eta"]["smape_ceiling"]) == 20
@@ -327,6 +327,16 @@ class TestWritten:
             assert len(content) > 20_000
         if before is not None:
             assert before.get_fignums() == []
+
+    def test_learning_curve_of_an_emulator_that_keeps_its_losses(self):
+        from iaemu_training.figures import learning_curve_figure
+
+        history = [{"epoch": epoch, "train": 1.0 - epoch, "validation": 0.5 - epoch} for epoch in range(3)]
+        (ax,) = learning_curve_figure(history).axes
+        assert ax.get_yscale() == "linear"
+        assert [line.get_ydata()[0] for line in ax.lines] == [1.0, 0.5]
+        positive = [{"epoch": epoch, "train": 10.0**-epoch} for epoch in range(3)]
+        assert learning_curve_figure(positive).axes[0].get_yscale() == "log"
 
 
 class TestModels:

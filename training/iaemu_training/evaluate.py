@@ -186,6 +186,7 @@ def evaluate(
         by_bin={name: _by_bin(used, case, ceilings[name]) for name, case in cases.items()},
         regions=_regions(held_out) if held_out.has_sigmas else [],
         held_out=held_out,
+        history=(getattr(emulator, "metadata", None) or {}).get("history") or [],
     )
 
 

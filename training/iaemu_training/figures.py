@@ -94,6 +94,15 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
                 "calibrated prediction.",
             )
         )
+    if report.history:
+        drawn.append(
+            (
+                "learning_curve.png",
+                learning_curve_figure(report.history),
+                "Learning curve: losses on the points of training and of validation by epoch. Where the loss is a "
+                "log-likelihood, it jumps where the warm-up ends.",
+            )
+        )
     for name, figure, _ in drawn:
         _save(figure, folder / name)
     return [(name, caption) for name, _, caption in drawn]
@@ -288,6 +297,22 @@ def coverage_figure(held_out: HeldOut) -> Figure:
 
 
 # ---------------------------------------------------------------------- helpers
+
+
+def learning_curve_figure(history) -> Figure:
+    """Losses by epoch; on a logarithmic axis if they are all positive."""
+    figure, axes = _figure(1, 1, (5.5, 3.8))
+    (ax,) = np.ravel(axes)
+    for name, colour in (("train", _MOCKS), ("validation", _EMULATOR)):
+        entries = [entry for entry in history if entry.get(name) is not None]
+        if entries:
+            epochs, losses = zip(*((entry["epoch"] + 1, entry[name]) for entry in entries), strict=True)
+            ax.plot(epochs, losses, color=colour, label=name)
+    if all(entry[name] > 0 for entry in history for name in ("train", "validation") if entry.get(name) is not None):
+        ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.legend()
+    return figure
 
 
 def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):

@@ -35,6 +35,8 @@ class Report:
         (value, error) of each coverage. Empty without uncertainties.
     held_out : HeldOut
         What the figures are of; not written.
+    history : list of dict
+        Losses by ``epoch``, ``train`` and ``validation``, as the artifact keeps them; empty if it does not.
     """
 
     about: dict
@@ -43,10 +45,11 @@ class Report:
     by_bin: dict[str, dict[str, list]]
     regions: list[dict]
     held_out: HeldOut = field(repr=False)
+    history: list[dict] = field(default_factory=list)
 
     def to_json(self, path) -> None:
         """Write all but ``held_out``; NaN becomes null."""
-        content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions")}
+        content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
         write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
 
     def to_markdown(self, path, figures=()) -> None:
