@@ -1,0 +1,38 @@
+"""Sampling of differentiable densities by many chains at once: Hamiltonian Monte Carlo in torch, and NUTS.
+
+Knows of densities only, of no cosmology. A log-density maps points (n, d) to values (n,):
+
+>>> import torch
+>>> from iaemu.sampling import sample
+>>> def log_density(x):
+...     return -0.5 * (x[:, 0] / 2.0) ** 2 - x[:, 1]
+>>> result = sample(log_density, start=[1.0, 0.5], bounds=([None, 0.0], None), n_draws=200, progress=False)
+>>> bool(result.rhat.max() < 1.01), tuple(result.draws.shape)
+(True, (64, 200, 2))
+
+``print(result)`` shows a table. :class:`Sampler` is the same in steps, which can be stored and resumed.
+"""
+
+from .errors import SamplingError
+from .hmc import HMCInfo, State
+from .laplace import Laplace
+from .metric import Metric
+from .nuts import NUTSInfo
+from .sampler import Draws, Sampler, SamplingResult, sample
+from .settings import Settings
+from .transforms import Transform
+
+__all__ = [
+    "Draws",
+    "HMCInfo",
+    "Laplace",
+    "Metric",
+    "NUTSInfo",
+    "Sampler",
+    "SamplingError",
+    "SamplingResult",
+    "Settings",
+    "State",
+    "Transform",
+    "sample",
+]

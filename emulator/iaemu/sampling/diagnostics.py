@@ -1,0 +1,96 @@
+"""Convergence: rank-normalised split R-hat, bulk and tail effective sample size, E-BFMI, and a table of them.
+
+Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; Betancourt 2016 (arXiv:1604.00695) for the energies.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: Quantiles of which the smaller effective sample size is the tail's.
+TAIL = (0.05, 0.95)
+#: E-BFMI below which the momenta's energies do not explore the density's.
+LOW_BFMI = 0.3
+
+
+def _array_stats():
+    # Seconds to import, and not needed by who only draws.
+    from arviz_stats.base import array_stats
+
+    return array_stats
+
+
+def rhat(draws) -> np.ndarray:
+    """Rank-normalised split R-hat (d,), the larger of bulk and tail, of draws (n_chains, n_draws, d)."""
+    return np.asarray(_array_stats().rhat(_array(draws), chain_axis=0, draw_axis=1))
+
+
+def ess(draws, method: str = "bulk") -> np.ndarray:
+    """Effective sample size (d,) of draws (n_chains, n_draws, d), of the "bulk", the "tail" or the "mean"."""
+    options = dict(prob=TAIL) if method == "tail" else {}
+    return np.asarray(_array_stats().ess(_array(draws), chain_axis=0, draw_axis=1, method=method, **options))
+
+
+def bfmi(energy) -> np.ndarray:
+    """Estimated Bayesian fraction of missing information (n_chains,) of energies (n_chains, n_draws).
+
+    Mean squared difference of successive energies over their variance: Betancourt 2016, equation 19. Well below 1
+    where the tails are heavier than a momentum can cross in one trajectory.
+    """
+    energy = _array(energy)
+    variance = energy.var(axis=1)
+    # Chains that stand still have neither.
+    return np.square(np.diff(energy, axis=1)).mean(axis=1) / np.where(variance > 0, variance, np.nan)
+
+
+class Summary(NamedTuple):
+    """Statistics of each parameter; prints as a table.
+
+    Attributes
+    ----------
+    names : tuple of str
+    mean, sd, low, median, high : arrays (d,)
+        ``low`` and ``high`` are the quantiles 0.16 and 0.84.
+    mcse : array (d,)
+        Monte Carlo standard error of the mean.
+    ess_bulk, ess_tail, rhat : arrays (d,)
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    sd: np.ndarray
+    low: np.ndarray
+    median: np.ndarray
+    high: np.ndarray
+    mcse: np.ndarray
+    ess_bulk: np.ndarray
+    ess_tail: np.ndarray
+    rhat: np.ndarray
+
+    def __str__(self) -> str:
+        width = max(9, *(len(name) for name in self.names))
+        columns = ("mean", "sd", "16%", "50%", "84%", "mcse", "ess_bulk", "ess_tail", "rhat")
+        lines = [" " * width + "".join(f"{column:>11}" for column in columns)]
+        for name, *values, bulk, tail, r in zip(*self, strict=True):
+            numbers = "".join(f"{value:11.4g}" for value in values)
+            lines.append(f"{name:<{width}}{numbers}{bulk:11.0f}{tail:11.0f}{r:11.4f}")
+        return "\n".join(lines)
+
+
+def summarise(draws, names=None) -> Summary:
+    """The summary of draws (n_chains, n_draws, d)."""
+    draws = _array(draws)
+    flat = draws.reshape(-1, draws.shape[-1])
+    names = tuple(names) if names is not None else tuple(f"x{index}" for index in range(flat.shape[1]))
+    if len(names) != flat.shape[1]:
+        raise ValueError(f"There are {len(names)} names for {flat.shape[1]} parameters.")
+    sd = flat.std(axis=0, ddof=1)
+    quantiles = np.quantile(flat, (0.16, 0.5, 0.84), axis=0)
+    mcse = sd / np.sqrt(ess(draws, "mean"))
+    return Summary(names, flat.mean(axis=0), sd, *quantiles, mcse, ess(draws), ess(draws, "tail"), rhat(draws))
+
+
+def _array(values) -> np.ndarray:
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values, dtype=float)

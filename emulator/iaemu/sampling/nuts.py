@@ -1,0 +1,269 @@
+"""The no-U-turn sampler with multinomial sampling along the trajectory, for many chains at once.
+
+Hoffman & Gelman 2014 (JMLR 15, 1593); multinomial weights, biased progressive sampling and the generalised criterion
+are those of Betancourt 2017 (arXiv:1701.02434, appendix A); the further criteria across the two halves of a tree, which
+keep trajectories of near-whole periods from going round, are those of Stan 2.21 and later. The tree is built without
+recursion, as in Phan et al. 2019 (arXiv:1912.11554) and Lao & Dillon 2019: what is needed of earlier leaves is kept in
+one slot for each level of the tree.
+
+All chains double together, so that they share the index of the leaf and differ in direction only; chains whose
+trajectory has ended are left out of the batch. Its last chain still decides how many calls of the density a transition
+takes, so that :mod:`iaemu.sampling.hmc` is faster, and this the reference that needs no trajectory length.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .hmc import DIVERGENCE, State, init
+from .integrators import Density, integrate
+
+__all__ = ["NUTSInfo", "init", "step"]
+
+
+class NUTSInfo(NamedTuple):
+    """What one transition did.
+
+    Attributes
+    ----------
+    acceptance : tensor (n_chains,)
+        Mean Metropolis probability over all leaves against the beginning.
+    accepted : tensor of bool (n_chains,)
+        Whether the chain moved.
+    divergent : tensor of bool (n_chains,)
+        The energy error of a leaf exceeded 1000 or was not finite.
+    energy : tensor (n_chains,)
+        Of the leaf moved to; for E-BFMI.
+    energy_error : tensor (n_chains,)
+        Of that leaf, against the beginning.
+    n_leapfrog : tensor of int (n_chains,)
+        Gradients of each chain.
+    step_size : tensor (n_chains,)
+    tree_depth : tensor of int (n_chains,)
+        Doublings, the unfinished last one included.
+    """
+
+    acceptance: torch.Tensor
+    accepted: torch.Tensor
+    divergent: torch.Tensor
+    energy: torch.Tensor
+    energy_error: torch.Tensor
+    n_leapfrog: torch.Tensor
+    step_size: torch.Tensor
+    tree_depth: torch.Tensor
+
+
+class _Tree(NamedTuple):
+    """Rows of chains: the two ends, the sum of momenta, the draw, its weight, and counts."""
+
+    position: torch.Tensor  # (2, n, d): at the earlier and the later end, as the next two
+    momentum: torch.Tensor
+    gradient: torch.Tensor
+    momentum_sum: torch.Tensor  # (n, d)
+    draw: torch.Tensor  # (n, d)
+    draw_log_density: torch.Tensor
+    draw_gradient: torch.Tensor
+    draw_energy: torch.Tensor
+    log_weight: torch.Tensor  # (n,): log sum exp(energy at the beginning - energy)
+    acceptance_sum: torch.Tensor
+    n_leaves: torch.Tensor
+    divergent: torch.Tensor
+    depth: torch.Tensor
+
+
+def step(
+    state: State,
+    density: Density,
+    step_size: float,
+    generator: torch.Generator,
+    max_tree_depth: int = 10,
+) -> tuple[State, NUTSInfo]:
+    """One transition of all chains.
+
+    Parameters
+    ----------
+    state : State
+    density : callable
+        Log-density (n,) and gradient (n, d) of whitened points (n, d); -inf where they are not defined.
+    step_size : float
+    generator : torch.Generator
+    max_tree_depth : int
+        A trajectory has at most 2**max_tree_depth - 1 steps.
+
+    Returns
+    -------
+    State, NUTSInfo
+    """
+    position, log_density, gradient = state
+    options = dict(generator=generator, dtype=position.dtype, device=position.device)
+    momentum = torch.randn(position.shape, **options)
+    start = 0.5 * momentum.square().sum(dim=1) - log_density
+    zero = torch.zeros_like(log_density)
+    count = torch.zeros_like(log_density, dtype=torch.long)
+    tree = _Tree(
+        position=torch.stack([position, position]),
+        momentum=torch.stack([momentum, momentum]),
+        gradient=torch.stack([gradient, gradient]),
+        momentum_sum=momentum,
+        draw=position,
+        draw_log_density=log_density,
+        draw_gradient=gradient,
+        draw_energy=start,
+        log_weight=zero,
+        acceptance_sum=zero,
+        n_leaves=count,
+        divergent=count.bool(),
+        depth=count,
+    )
+    moved = torch.zeros_like(tree.divergent)
+    active = torch.arange(len(position), device=position.device)
+    for depth in range(max_tree_depth):
+        part = _Tree(*(x[:, active] if x.ndim == 3 else x[active] for x in tree))
+        part, chosen, going = _double(part, density, step_size, start[active], depth, options)
+        if len(active) == len(position):
+            tree, moved = part, moved | chosen
+        else:
+            # The rows are this transition's own by now: the first doubling is of all chains.
+            for whole, new in zip(tree, part, strict=True):
+                whole[(slice(None), active) if whole.ndim == 3 else active] = new
+            moved[active] = moved[active] | chosen
+        active = active[going]
+        if not len(active):
+            break
+    new_state = State(tree.draw, tree.draw_log_density, tree.draw_gradient)
+    info = NUTSInfo(
+        acceptance=tree.acceptance_sum / tree.n_leaves,
+        accepted=moved,
+        divergent=tree.divergent,
+        energy=tree.draw_energy,
+        energy_error=tree.draw_energy - start,
+        n_leapfrog=tree.n_leaves,
+        step_size=torch.full_like(start, step_size),
+        tree_depth=tree.depth,
+    )
+    return new_state, info
+
+
+def _double(tree: _Tree, density, step_size, start, depth, options):
+    """Double trajectories of 2**depth states in a random direction.
+
+    Returns
+    -------
+    tree : _Tree
+    chosen : tensor of bool (n,)
+        Whether the draw is of the new half.
+    going : tensor of bool (n,)
+        Whether the trajectory may double again.
+    """
+    n, dimension = tree.draw.shape
+    rows = torch.arange(n, device=start.device)
+    forward = (torch.rand(n, **options) < 0.5).long()  # which end grows
+    n_new = 2**depth
+    uniform = torch.rand((n_new + 1, n), **options)
+    signed = (step_size * (2.0 * forward - 1.0))[:, None].to(start.dtype)
+
+    # Of the new half: its outer end, which moves; its draw.
+    position, momentum, gradient = (x[forward, rows] for x in (tree.position, tree.momentum, tree.gradient))
+    log_density = inner_momentum = None
+    total = torch.zeros_like(momentum)
+    log_weight = torch.full_like(start, -torch.inf)
+    draw = (position, start, gradient, start)
+    acceptance_sum, n_leaves = tree.acceptance_sum, tree.n_leaves
+    valid = torch.ones_like(tree.divergent)
+    divergent = tree.divergent
+
+    # Slot l: of the subtree of 2**l leaves that is being built, momentum of its first leaf and sum before it; of the
+    # one that a sibling is being built to, momentum of its last leaf and sum up to it.
+    slots = torch.zeros((4, depth + 1, n, dimension), **{k: options[k] for k in ("dtype", "device")})
+    first, before, last, until = slots
+    for leaf in range(n_new):
+        position, momentum, log_density, gradient = integrate(
+            density, position, momentum, log_density, gradient, signed, 1
+        )
+        energy = 0.5 * momentum.square().sum(dim=1) - log_density
+        error = torch.nan_to_num(energy - start, nan=torch.inf, posinf=torch.inf)
+        acceptance_sum = acceptance_sum + torch.where(valid, torch.exp(-error).clamp(max=1.0), 0.0)
+        n_leaves = n_leaves + valid
+        wild = valid & (error > DIVERGENCE)
+        divergent = divergent | wild
+        valid = valid & ~wild
+        # Multinomial within the new half: each leaf replaces the draw with its share of the weight so far.
+        log_weight = torch.where(valid, torch.logaddexp(log_weight, -error), log_weight)
+        take = valid & (torch.log(uniform[leaf]) < -error - log_weight)
+        column = take[:, None]
+        draw = (
+            torch.where(column, position, draw[0]),
+            torch.where(take, log_density, draw[1]),
+            torch.where(column, gradient, draw[2]),
+            torch.where(take, energy, draw[3]),
+        )
+        if leaf == 0:
+            inner_momentum = momentum
+        sum_before, total = total, total + momentum
+        level = _trailing_zeros(leaf, depth)
+        first[: level + 1] = momentum
+        before[: level + 1] = sum_before
+        ended = _trailing_ones(leaf)
+        if ended:
+            valid = valid & ~_turns_within(first, before, last, until, momentum, total, ended)
+        last[ended] = momentum
+        until[ended] = total
+        if leaf + 1 < n_new and not bool(valid.any()):
+            break
+
+    # Biased progressive sampling between the halves: the new one is preferred where its weight is larger.
+    chosen = valid & (torch.log(uniform[-1]) < log_weight - tree.log_weight)
+    column = chosen[:, None]
+    opposite = 1 - forward
+    momentum_sum = tree.momentum_sum + total
+    far, near = tree.momentum[opposite, rows], tree.momentum[forward, rows]
+    turned = _turned(far, momentum, momentum_sum)
+    turned = turned | _turned(far, inner_momentum, tree.momentum_sum + inner_momentum)
+    turned = turned | _turned(near, momentum, total + near)
+    new_ends = []
+    for old, new in ((tree.position, position), (tree.momentum, momentum), (tree.gradient, gradient)):
+        grown = old.clone()
+        grown[forward, rows] = new
+        new_ends.append(grown)
+    result = _Tree(
+        *new_ends,
+        momentum_sum=momentum_sum,
+        draw=torch.where(column, draw[0], tree.draw),
+        draw_log_density=torch.where(chosen, draw[1], tree.draw_log_density),
+        draw_gradient=torch.where(column, draw[2], tree.draw_gradient),
+        draw_energy=torch.where(chosen, draw[3], tree.draw_energy),
+        log_weight=torch.where(valid, torch.logaddexp(tree.log_weight, log_weight), tree.log_weight),
+        acceptance_sum=acceptance_sum,
+        n_leaves=n_leaves,
+        divergent=divergent,
+        depth=tree.depth + 1,
+    )
+    return result, chosen, valid & ~turned
+
+
+def _turned(one, other, total):
+    """The generalised criterion for unit mass: whether either end moves against the sum of momenta."""
+    return ((one * total).sum(dim=-1) <= 0) | ((other * total).sum(dim=-1) <= 0)
+
+
+def _turns_within(first, before, last, until, momentum, total, ended):
+    """Whether any of the subtrees of levels 1 ... ``ended`` turns, which all end in the present leaf."""
+    whole = slice(1, ended + 1)
+    turned = _turned(first[whole], momentum, total - before[whole]).any(dim=0)
+    if ended > 1:
+        # Across the halves; for two leaves these are the criterion above.
+        whole, half = slice(2, ended + 1), slice(1, ended)
+        left = until[half] - before[whole]
+        turned = turned | _turned(first[whole], first[half], left + first[half]).any(dim=0)
+        turned = turned | _turned(last[half], momentum, total - until[half] + last[half]).any(dim=0)
+    return turned
+
+
+def _trailing_zeros(leaf: int, most: int) -> int:
+    return most if leaf == 0 else min(most, (leaf & -leaf).bit_length() - 1)
+
+
+def _trailing_ones(leaf: int) -> int:
+    return (~leaf & (leaf + 1)).bit_length() - 1

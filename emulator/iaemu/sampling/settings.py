@@ -1,0 +1,81 @@
+"""Settings of the sampler, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from .integrators import INTEGRATORS
+
+METHODS = ("hmc", "nuts")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a :class:`~iaemu.sampling.sampler.Sampler`; a value out of range is a ``ValueError`` that names it.
+
+    Parameters
+    ----------
+    method : "hmc" or "nuts"
+    n_chains : int, optional
+        Chains that move together; by default 64, or 512 on a GPU.
+    n_warmup : int
+        Transitions of the warm-up, whose draws are not part of the sample.
+    target_accept : float, optional
+        Mean acceptance probability that the step size is adapted to; by default 0.9 for HMC, 0.8 for
+        NUTS.
+    trajectory_length : float
+        Nominal length of HMC's trajectories, in standard deviations: pi / 2 takes a Gaussian to an independent draw.
+    jitter : float
+        Lengths are uniform within this fraction of the nominal one, on either side.
+    integrator : "auto", "leapfrog", "two-stage" or "rotation"
+        Of HMC; see :mod:`iaemu.sampling.integrators`. "auto" measures in the warm-up which leads furthest for its
+        gradients. NUTS always takes leapfrog steps.
+    max_tree_depth : int
+        Of NUTS.
+    dispersion : float
+        Spread of the starting points about the maximum, in standard deviations of the Laplace approximation.
+    chunk : int
+        Most points in one call of the log-density.
+    """
+
+    method: str = "hmc"
+    n_chains: int | None = None
+    n_warmup: int = 200
+    target_accept: float | None = None
+    trajectory_length: float = 0.5 * math.pi
+    jitter: float = 0.3
+    integrator: str = "auto"
+    max_tree_depth: int = 10
+    dispersion: float = 2.0
+    chunk: int = 256
+
+    def __post_init__(self):
+        self._choice("method", METHODS)
+        self._choice("integrator", ("auto", *INTEGRATORS))
+        self._number("n_chains", 2, math.inf, whole=True, optional=True)
+        self._number("n_warmup", 20, math.inf, whole=True)
+        self._number("target_accept", 0.1, 0.999, optional=True)
+        self._number("trajectory_length", 1e-3, 1e3)
+        self._number("jitter", 0.0, 0.99)
+        self._number("max_tree_depth", 1, 20, whole=True)
+        self._number("dispersion", 1e-3, 100.0)
+        self._number("chunk", 1, math.inf, whole=True)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls))
+
+    def _choice(self, name, choices):
+        if getattr(self, name) not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+
+    def _number(self, name, lowest, highest, whole=False, optional=False):
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        kind = "a whole number" if whole else "a number"
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
+        if not good or (whole and value != int(value)):
+            bound = f"between {lowest:g} and {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
+            raise ValueError(f"{name} must be {kind} {bound}; got {value!r}.")

@@ -1,0 +1,158 @@
+"""Bounded parameters in unbounded coordinates: logit between two bounds, logarithm at one, identity without.
+
+    low < theta < high    theta = low + (high - low) / (1 + exp(-u))
+    low < theta           theta = low + exp(u)
+    theta < high          theta = high - exp(-u)
+
+all increasing in u. Derivatives are written out beside the values: see :class:`iaemu.sampling.density.Density`.
+The transforms are those of Stan's reference manual (section "Transforms of constrained variables"), up to the sign of
+the third.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+#: Points on a bound are moved inside by this fraction of the width (or of max(1, |bound|)): u would be infinite there.
+EDGE = 1e-9
+
+
+class Transform:
+    """Transform of d parameters; made by :meth:`from_bounds`.
+
+    Attributes
+    ----------
+    low, high : tensors (d,)
+        Bounds, infinite where there is none.
+    """
+
+    def __init__(self, low: torch.Tensor, high: torch.Tensor):
+        self.low, self.high = low, high
+        has_low, has_high = torch.isfinite(low), torch.isfinite(high)
+        self._two = has_low & has_high
+        self._low, self._high = has_low & ~has_high, has_high & ~has_low
+        self._only_two, self._only_free = bool(self._two.all()), not bool((has_low | has_high).any())
+        # Stand-ins for what is masked, so that no infinity meets a zero.
+        self._start = torch.where(has_low, low, 0.0)
+        self._end = torch.where(has_high, high, 1.0)
+        self._start_two = torch.where(self._two, low, 0.0)
+        self._end_two = torch.where(self._two, high, 1.0)
+        self._width = self._end_two - self._start_two
+        self._sign = self._low.to(low.dtype) - self._high.to(low.dtype)
+
+    @classmethod
+    def from_bounds(cls, low, high, dimension: int | None = None, dtype=torch.float64, device="cpu") -> Transform:
+        """The transform for bounds ``low`` and ``high``: numbers, or (d,); None or infinite where there is none.
+
+        Raises
+        ------
+        ValueError
+            Bounds that are NaN, not in order or not of the dimension.
+        """
+        bounds = []
+        for name, value, default in (("low", low, -math.inf), ("high", high, math.inf)):
+            if value is None:
+                value = default
+            elif not isinstance(value, torch.Tensor) and hasattr(value, "__len__"):
+                value = [default if one is None else float(one) for one in value]
+            bound = torch.as_tensor(value, dtype=dtype, device=device).detach().clone()
+            if bool(torch.isnan(bound).any()) or bound.ndim > 1:
+                raise ValueError(f"The bounds {name} must be numbers, one or one for each parameter; got {value}.")
+            bounds.append(bound)
+        shape = torch.broadcast_shapes(bounds[0].shape, bounds[1].shape)
+        if dimension is None:
+            dimension = shape[0] if shape else 1
+        if shape not in ((), (1,), (dimension,)):
+            raise ValueError(f"The bounds are of {shape[0]} parameters, the density of {dimension}.")
+        bounds = [bound.expand(dimension).contiguous() for bound in bounds]
+        wrong = torch.nonzero(~(bounds[0] < bounds[1]))
+        if len(wrong):
+            index = int(wrong[0])
+            raise ValueError(
+                f"Bounds of parameter {index}: {float(bounds[0][index])} is not below {float(bounds[1][index])}."
+            )
+        return cls(*bounds)
+
+    @property
+    def dimension(self) -> int:
+        return len(self.low)
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        """Physical points (..., d) of unbounded ones; never beyond a bound, by rounding neither."""
+        return self.forward_and_slopes(points)[0]
+
+    def log_jacobian(self, points: torch.Tensor) -> torch.Tensor:
+        """log |d theta / d u| (...) at unbounded points (..., d)."""
+        log_jacobian = self.forward_and_slopes(points)[2]
+        return torch.zeros_like(points[..., 0]) if log_jacobian is None else log_jacobian
+
+    def forward_and_slopes(self, points: torch.Tensor):
+        """What the chain rule needs at unbounded points u (..., d).
+
+        Returns
+        -------
+        physical : tensor (..., d)
+            theta.
+        slope : tensor (..., d) or None
+            d theta / d u; None, as are the next two, where the transform is the identity.
+        log_jacobian : tensor (...) or None
+            sum log |d theta / d u|.
+        curvature : tensor (..., d) or None
+            Gradient of ``log_jacobian``.
+        """
+        if self._only_free:
+            return points, None, None, None
+        if self._only_two:
+            return self._logit(points)
+        zero = torch.zeros_like(points)
+        physical, slope, log_jacobian, curvature = self._logit(torch.where(self._two, points, zero), reduce=False)
+        signed = points * self._sign  # 0, and its exponential 1, where there are two bounds or none
+        size = torch.exp(signed)
+        physical = torch.where(self._two, physical, points)
+        physical = torch.where(self._low, self._start + size, physical)
+        physical = torch.where(self._high, self._end - size, physical)
+        slope = torch.where(self._two, slope, size)
+        log_jacobian = torch.where(self._two, log_jacobian, signed).sum(dim=-1)
+        return physical, slope, log_jacobian, torch.where(self._two, curvature, self._sign)
+
+    def inverse(self, physical: torch.Tensor) -> torch.Tensor:
+        """Unbounded coordinates (..., d) of physical points; points on a bound are moved inside by :data:`EDGE`.
+
+        Raises
+        ------
+        ValueError
+            A point outside the bounds, or NaN.
+        """
+        outside = ~((physical >= self.low) & (physical <= self.high))
+        if bool(outside.any()):
+            index = int(torch.nonzero(outside.reshape(-1, self.dimension).any(dim=0))[0])
+            value = float(physical[..., index][outside[..., index]].reshape(-1)[0])
+            raise ValueError(
+                f"Parameter {index} is {value:.6g}, outside its bounds "
+                f"[{float(self.low[index]):.6g}, {float(self.high[index]):.6g}]."
+            )
+        if self._only_free:
+            return physical.clone()
+        fraction = ((physical - self._start_two) / self._width).clamp(EDGE, 1.0 - EDGE)
+        rest = ((self._end_two - physical) / self._width).clamp(EDGE, 1.0 - EDGE)
+        above = (physical - self._start) / torch.clamp(self._start.abs(), min=1.0)
+        below = (self._end - physical) / torch.clamp(self._end.abs(), min=1.0)
+        result = torch.where(self._two, torch.log(fraction) - torch.log(rest), physical)
+        result = torch.where(
+            self._low, torch.log(above.clamp(min=EDGE)) + self._start.abs().clamp(min=1.0).log(), result
+        )
+        return torch.where(self._high, -torch.log(below.clamp(min=EDGE)) - self._end.abs().clamp(min=1.0).log(), result)
+
+    def _logit(self, points, reduce=True):
+        fraction = torch.sigmoid(points)
+        # lerp works from the nearer end, so that fractions 0 and 1 are the bounds exactly.
+        physical = torch.lerp(self._start_two, self._end_two, fraction)
+        curvature = 1.0 - 2.0 * fraction
+        # log s(u) + log s(-u) = -|u| - 2 log(1 + exp(-|u|)), which neither cancels nor overflows.
+        size = points.abs()
+        log_slope = torch.log(self._width) - size - 2.0 * F.softplus(-size)
+        slope = torch.exp(log_slope)
+        return physical, slope, log_slope.sum(dim=-1) if reduce else log_slope, curvature
