@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from cobaya.likelihood import Likelihood
 from cobaya.log import LoggedError
 
@@ -164,6 +165,8 @@ class IACorrelations(MapsParameters, Likelihood):
             self.hartlap_factors.update(dict.fromkeys(statistics, factor))
             self._n_regions.update(dict.fromkeys(statistics, n_regions))
         self.inverse_covariance = self._whitening.T @ self._whitening
+        self._whitening_torch = torch.as_tensor(self._whitening.T.copy())
+        self._data_torch = torch.as_tensor(self.data_vector)
 
     def _covariance_blocks(self):
         """Independent parts of the covariance: (statistics, matrix over their used bins, n_regions or None)."""
@@ -279,13 +282,55 @@ class IACorrelations(MapsParameters, Likelihood):
         chi2 = self.chi2(theory_vector)
         if np.isfinite(chi2):
             return -0.5 * chi2
-        message = self._describe_not_finite(np.asarray(theory_vector))
+        self._report_not_finite(np.asarray(theory_vector))
+        return -np.inf
+
+    def logp_torch(self, params, products) -> torch.Tensor:
+        """Log-likelihoods of a batch of points, differentiable; see :mod:`iaemu_cobaya.gradient`.
+
+        Parameters
+        ----------
+        params : mapping
+            Not used: data have no parameters of their own.
+        products : mapping of ``ia_xi``, ``ia_omega``, ``ia_eta`` to {edges: tensor (n, n_bins)}
+            As of :meth:`iaemu_cobaya.theory.ForwardModelTheory.forward_torch`.
+
+        Returns
+        -------
+        tensor (n,), float64
+            -inf, with zero gradient, where the prediction is not finite.
+
+        Raises
+        ------
+        LoggedError
+            A prediction is not finite, with ``stop_at_error``.
+        """
+        parts = [
+            products[f"ia_{statistic}"][self._edges[statistic]][:, self._index[statistic]]
+            for statistic in self.statistics
+        ]
+        vectors = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(torch.float64)
+        logp = self._log_likelihoods(vectors)
+        if np.isfinite(float(logp.detach().sum())):  # one operation where isfinite().all() takes five
+            return logp
+        finite = torch.isfinite(logp.detach())
+        if bool(finite.all()):  # each is, their sum is not
+            return logp
+        self._report_not_finite(vectors.detach()[~finite][0].numpy())
+        # Replaced before the sum, not after: in a gradient, 0 times what is not finite would be NaN.
+        logp = self._log_likelihoods(torch.where(finite[:, None], vectors, self._data_torch))
+        return torch.where(finite, logp, -torch.inf)
+
+    def _log_likelihoods(self, vectors: torch.Tensor) -> torch.Tensor:
+        return -0.5 * ((self._data_torch - vectors) @ self._whitening_torch).square().sum(dim=1)
+
+    def _report_not_finite(self, vector) -> None:
+        message = self._describe_not_finite(vector)
         if self.stop_at_error:
             raise LoggedError(self.log, "%s", message)
         if not self._warned_not_finite:
             self._warned_not_finite = True
             self.log.warning("%s Zero likelihood. (Said once; set 'stop_at_error: True' to stop instead.)", message)
-        return -np.inf
 
     def chi2(self, theory_vector) -> float:
         """chi^2 of a prediction (n,), with Hartlap factors; NaN if the prediction is not finite."""

@@ -25,11 +25,12 @@ from cobaya.theory import Theory
 
 from iaemu import __version__
 from iaemu.binning import BinningError, check_edges, find_edges
-from iaemu.parameters import POLICIES, SupportError
-from iaemu.prediction import STATISTICS, ForwardModel
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, POLICIES, SupportError
+from iaemu.prediction import STATISTICS, ForwardModel, Prediction
 
 from .checks import compare_prior_with_support, sampled_cosmology
 from .naming import MapsParameters
+from .torch_functions import RejectedRows
 
 PRODUCTS = {f"ia_{statistic}": statistic for statistic in STATISTICS}
 
@@ -70,6 +71,9 @@ class ForwardModelTheory(MapsParameters, Theory):
         self.model = self._load_model()
         self.names = self._map_names()
         self._requests: dict[EdgesKey, set[str]] = {}
+        self._fixed: dict[EdgesKey, tuple] = {}
+        self._required_params: list[str] = []
+        self._constant_occupation = False
         self._checked = False
         self._warned_outside = False
 
@@ -160,6 +164,9 @@ class ForwardModelTheory(MapsParameters, Theory):
     def initialize_with_provider(self, provider):
         """Compare, once, the run's priors and parameters with what the model was made for."""
         super().initialize_with_provider(provider)
+        self._required_params = [name for name in DERIVED if name in provider.requirement_providers]
+        constants = provider.model.parameterization.constant_params()
+        self._constant_occupation = all(name in constants for name in self.names[len(ALIGNMENT_PARAMETERS) :])
         if self._checked:
             return
         self._checked = True
@@ -198,53 +205,83 @@ class ForwardModelTheory(MapsParameters, Theory):
     def calculate(self, state, want_derived=True, **params_values_dict):
         """Fill ``state`` with the requested statistics; False (zero likelihood) outside the support."""
         theta = np.array([params_values_dict[name] for name in self.names], dtype=np.float64)
+        with torch.no_grad():
+            return self._calculate(state, theta, want_derived)
+
+    def _calculate(self, state, theta, want_derived) -> bool:
         products = {product: {} for product in PRODUCTS}
         prediction = None
         for key, statistics in self._requests.items():
-            prediction = self._predict(theta, key, statistics)
+            prediction = self._predict_point(theta, key, statistics)
             if prediction is None:
                 return False
             for statistic in statistics:
                 products[f"ia_{statistic}"][key] = np.asarray(getattr(prediction, statistic), dtype=np.float64)
         state.update(products)
         if want_derived:
-            if prediction is None and self.output_params:
-                prediction = self._predict(theta, None, set())
+            derived = [*self.output_params, *(name for name in self._required_params if name not in self.output_params)]
+            if prediction is None and derived:
+                prediction = self._predict_point(theta, None, set())
                 if prediction is None:
                     return False
-            state["derived"] = {name: self._derive(name, prediction) for name in self.output_params}
+            state["derived"] = {name: self._derive(name, prediction) for name in derived}
         return True
 
+    def _predict_point(self, theta, key: EdgesKey, statistics):
+        """A prediction at an array (7,); None if the point is to be rejected."""
+        n_mu = len(ALIGNMENT_PARAMETERS)
+        fixed = (
+            self._at_occupation(tuple(theta[n_mu:].tolist()), key, statistics) if self._constant_occupation else None
+        )
+        if fixed is not None:
+            try:
+                values = fixed(torch.from_numpy(theta[None, :n_mu]))
+            except ValueError:
+                pass  # strengths beyond 1 are for the policy on unsupported points, below
+            else:
+                values = {name: value[0].numpy() for name, value in values.items()}
+                return Prediction(fixed.r_edges, n_gal=fixed.n_gal, f_sat=fixed.f_sat, **values)
+        return self._predict(theta, key, statistics)
+
     def _predict(self, theta, key: EdgesKey, statistics):
-        """A prediction, or None for a point that is to be rejected."""
-        ordered = tuple(statistic for statistic in STATISTICS if statistic in statistics)
+        """A prediction at an array (7,) or a tensor (n, 7); None if a point is to be rejected."""
         edges = None if key is None else np.array(key)
+        return self._guarded(
+            lambda **policy: self.model.predict(theta, edges, statistics=_ordered(statistics), **policy), theta
+        )
+
+    def _guarded(self, predict, theta):
+        """``predict()`` under the policy of the option ``support``; None if a point is to be rejected."""
         try:
-            with torch.no_grad():
-                try:
-                    return self.model.predict(theta, edges, statistics=ordered)
-                except SupportError as error:
-                    if self.support == "raise" or (self.support == "reject" and self.stop_at_error):
-                        raise LoggedError(self.log, "%s", error) from error
-                    if self.support == "reject":
-                        self.log.debug("Rejected: %s", error)
-                        return None
-                    self._warn_outside(error)
-                    with warnings.catch_warnings():
-                        # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
-                        warnings.simplefilter("ignore")
-                        return self.model.predict(theta, edges, statistics=ordered, support="warn")
-        except LoggedError:
+            try:
+                return predict()
+            except SupportError as error:
+                if self.support == "raise" or (self.support == "reject" and self.stop_at_error):
+                    raise LoggedError(self.log, "%s", error) from error
+                if self.support == "reject":
+                    self.log.debug("Rejected: %s", error)
+                    return None
+                self._warn_outside(error)
+                with warnings.catch_warnings():
+                    # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
+                    warnings.simplefilter("ignore")
+                    return predict(support="warn")
+        except (LoggedError, NotImplementedError):
             raise
         except Exception as error:
             # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
             raise LoggedError(
                 self.log,
                 "The prediction failed at %s: %s: %s",
-                ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, theta, strict=True)),
+                self._describe_point(theta),
                 type(error).__name__,
                 error,
             ) from error
+
+    def _describe_point(self, theta) -> str:
+        rows = np.atleast_2d(torch.as_tensor(theta).detach().numpy())
+        point = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, rows[0], strict=True))
+        return point if len(rows) == 1 else f"one of {len(rows)} points, of which the first is {point}"
 
     def _warn_outside(self, error: SupportError) -> None:
         if self._warned_outside:
@@ -260,6 +297,90 @@ class ForwardModelTheory(MapsParameters, Theory):
                 self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
             )
         return float(value)
+
+    # ------------------------------------------------------------------ gradients
+
+    def forward_torch(self, params, products=None) -> dict:
+        """The requested statistics at a batch of points, differentiable; see :mod:`iaemu_cobaya.gradient`.
+
+        With all five occupation parameters constant, the forward model is evaluated at the first call only.
+
+        Parameters
+        ----------
+        params : mapping of name in the run to tensor (n,), or to float if it is constant
+        products : mapping, optional
+            Of other theories; not used.
+
+        Returns
+        -------
+        dict of product to {edges: tensor (n, n_bins)}
+            Edges as the tuple of numbers that was requested, or None for the model's own; n = 1 if all parameters are
+            constant. Derived parameters that other components require, (n,), are there under their names.
+
+        Raises
+        ------
+        RejectedRows
+            Points outside the support, with the option ``support: reject``.
+        LoggedError
+            The same with ``support: raise``; or the prediction failed.
+        """
+        values = [params[name] for name in self.names]
+        n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
+        result = {product: {} for product in PRODUCTS}
+        for key, statistics in self._requests.items():
+            predicted = self._predict_rows(values, n, key, statistics)
+            for statistic in statistics:
+                result[f"ia_{statistic}"][key] = predicted[statistic]
+        if self._required_params:
+            counts = self._predict_rows(values, n, *next(iter(self._requests.items()), (None, set())))
+            for name in self._required_params:
+                if counts[DERIVED[name]] is None:
+                    self._derive(name, Prediction(self.model.r_edges))
+                result[name] = counts[DERIVED[name]]
+        return result
+
+    def _predict_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
+        """Statistics (n, n_bins), ``n_gal`` and ``f_sat`` (n,) or None, by name."""
+        n_mu = len(ALIGNMENT_PARAMETERS)
+        fixed = self._at_occupation(tuple(values[n_mu:]), key, statistics)
+        if fixed is not None:
+            mu = _columns(values[:n_mu], n)
+            try:
+                predicted = fixed(mu)
+            except ValueError:
+                pass  # strengths beyond 1 are for the policy on unsupported points, below
+            else:
+                if self._required_params:
+                    for name in DERIVED.values():
+                        count = getattr(fixed, name)
+                        predicted[name] = None if count is None else mu.new_full((n,), count)
+                return predicted
+        theta = _columns(values, n)
+        prediction = self._predict(theta, key, statistics)
+        if prediction is None:
+            raise RejectedRows(~self.model.support.contains(theta))
+        return vars(prediction)
+
+    def _at_occupation(self, occupation, key: EdgesKey, statistics):
+        """The model at a constant occupation; None if it is not constant, not supported, or the model has no such."""
+        at_occupation = getattr(self.model, "at_occupation", None)
+        if at_occupation is None or tuple(self.model.parameters) != PARAMETERS:
+            return None
+        if any(isinstance(value, torch.Tensor) for value in occupation):
+            return None
+        held = self._fixed.get(key)
+        if held is not None and held[0] == (occupation, statistics):
+            return held[1]
+        edges = None if key is None else np.array(key)
+        try:
+            fixed = self._guarded(
+                lambda **policy: at_occupation(occupation, edges, statistics=_ordered(statistics), **policy),
+                (0.0,) * len(ALIGNMENT_PARAMETERS) + occupation,
+            )
+        except NotImplementedError:
+            fixed = None
+        self._fixed[key] = ((occupation, set(statistics)), fixed)
+        return fixed
 
     # ------------------------------------------------------------------ products
 
@@ -322,6 +443,21 @@ def _edges_key(r_edges) -> EdgesKey:
     if r_edges is None or isinstance(r_edges, tuple):
         return r_edges
     return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
+
+
+def _ordered(statistics) -> tuple[str, ...]:
+    return tuple(statistic for statistic in STATISTICS if statistic in statistics)
+
+
+def _columns(values, n: int) -> torch.Tensor:
+    """Numbers and tensors (n,) as the columns of one float64 tensor."""
+    return torch.stack(
+        [
+            value if isinstance(value, torch.Tensor) else torch.full((n,), float(value), dtype=torch.float64)
+            for value in values
+        ],
+        dim=1,
+    )
 
 
 def _describe_key(key: EdgesKey) -> str:

@@ -13,6 +13,7 @@ from .aleatoric import Aleatoric, AleatoricNet
 from .alignment import orientation_statistics
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
 from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
+from .fixed_occupation import FixedOccupation, without_alignment
 from .network import FactorisedNet
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from .prediction import STATISTICS, Prediction, check_statistics
@@ -243,6 +244,33 @@ class Emulator:
         prediction = Prediction(r_edges=edges, **values, **sigmas)
         return prediction if has_tensor(theta) else prediction.numpy()
 
+    def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise") -> FixedOccupation:
+        """The predictions at one occupation as functions of the alignment strengths: the network is evaluated once.
+
+        Parameters
+        ----------
+        occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+            Computed in float64.
+        r_edges, statistics
+            As in :meth:`predict`.
+        support : "raise" or "warn"
+
+        Raises
+        ------
+        SupportError, iaemu.binning.BinningError, KeyError, ValueError
+        """
+        statistics = check_statistics(statistics)
+        binning, nesting = self._plan(r_edges)
+        theta = without_alignment(occupation)
+        self.support.enforce(theta, support)
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False), torch.no_grad():
+            values, columns = self._ingredients(theta, self._network(theta), binning, nesting, statistics)
+            ingredients = {name: value[0].clone() for name, value in {**values, **columns}.items()}
+        counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
+        edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
+        return FixedOccupation(edges, ingredients, **counts)
+
     def expected_pairs(self, prediction: Prediction):
         """Expected number of ordered pairs (..., n_bins) in all boxes of the catalogue together."""
         volumes = np.asarray(self.metadata["box_volumes"])
@@ -272,6 +300,11 @@ class Emulator:
             return {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
 
     def _predict(self, theta, network, binning, nesting, statistics) -> dict[str, torch.Tensor]:
+        values, columns = self._ingredients(theta, network, binning, nesting, statistics)
+        return {**orientation_statistics(theta[:, :2], columns, statistics), **values}
+
+    def _ingredients(self, theta, network, binning, nesting, statistics):
+        """What does not depend on alignment: xi, n_gal and f_sat; and the ingredients of omega and eta."""
         needs = [name for statistic in statistics for name in _NEEDS[statistic]]
         if needs and nesting is not None and "log_1p_xi" not in needs:
             needs = ["log_1p_xi", *needs]
@@ -282,13 +315,10 @@ class Emulator:
         pairs = torch.exp(columns.pop("log_1p_xi")) if "log_1p_xi" in columns else None
         if needs and nesting is not None:
             pairs, columns = coarser(pairs, columns, *nesting)
-        values = {}
-        if "xi" in statistics:
-            values["xi"] = pairs - 1.0
-        values.update(orientation_statistics(theta[:, :2], columns, statistics))
+        values = {"xi": pairs - 1.0} if "xi" in statistics else {}
         values["n_gal"] = 10.0 ** outputs[:, -2] * float(np.mean(self.metadata["box_volumes"]))
         values["f_sat"] = outputs[:, -1]
-        return values
+        return values, columns
 
     def _epistemic(self, theta, values, binning, nesting, statistics) -> dict[str, torch.Tensor]:
         """Spread of the ensemble, scaled to the errors that were found at held-out points."""

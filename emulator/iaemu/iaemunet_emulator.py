@@ -178,6 +178,13 @@ class IAEmuNetEmulator(Emulator):
         values = {name: value.movedim(-2, 0) for name, value in values.items()}
         return values if has_tensor(theta) else {name: value.numpy() for name, value in values.items()}
 
+    def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise"):
+        """Not for this network, whose inputs the alignment strengths are: NotImplementedError. Use :meth:`predict`."""
+        raise NotImplementedError(
+            "The alignment strengths are inputs of this network: its prediction cannot be reduced to one occupation. "
+            "Use predict."
+        )
+
     def _predict_part(self, theta, nesting, statistics, masks) -> dict[str, torch.Tensor]:
         trained = self._network(theta)
         network, standardiser = trained["network"], trained["standardiser"]

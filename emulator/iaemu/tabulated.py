@@ -22,6 +22,7 @@ import torch
 from .alignment import orientation_statistics
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from .binning import check_edges, nesting_matrix, shell_volumes
+from .fixed_occupation import FixedOccupation, without_alignment
 from .modes import ExpectedCounts, Occupations
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from .prediction import STATISTICS, Prediction, check_statistics
@@ -271,6 +272,34 @@ class TabulatedModel:
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         prediction = Prediction(r_edges=edges, **values)
         return prediction if is_tensor else prediction.numpy()
+
+    def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise") -> FixedOccupation:
+        """The predictions at one occupation as functions of the alignment strengths: the sums are evaluated once.
+
+        Parameters
+        ----------
+        occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+        r_edges, statistics
+            As in :meth:`predict`.
+        support : "raise" or "warn"
+
+        Raises
+        ------
+        SupportError, iaemu.binning.BinningError, KeyError, ValueError
+        """
+        statistics = check_statistics(statistics)
+        theta = without_alignment(occupation)
+        self.support.enforce(theta, support)
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False), torch.no_grad():
+            sums = self.sums(theta, r_edges)
+            ingredients = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
+            for statistic, names in (("omega", ("A_c", "A_s")), ("eta", ("E_cc", "E_cs", "E_ss"))):
+                if statistic in statistics:
+                    ingredients.update({name: getattr(sums, name) / sums.DD for name in names})
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        ingredients = {name: value[0] for name, value in ingredients.items()}
+        return FixedOccupation(edges, ingredients, n_gal=float(sums.n_gal), f_sat=float(sums.f_sat))
 
     def _for_bins(self, r_edges):
         """Tables summed to the bins asked for, kept for the next call."""

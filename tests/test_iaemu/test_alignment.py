@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.integrate import quad
 
-from iaemu.alignment import concentration, dawson, mean_p2
+from iaemu.alignment import _mean_p2_exact, concentration, dawson, mean_p2
 
 
 def by_quadrature(mu):
@@ -81,3 +81,21 @@ def test_agrees_with_draws_of_halotools(mu):
     p2 = 1.5 * draws**2 - 0.5
     standard_error = p2.std() / np.sqrt(n)
     assert abs(p2.mean() - float(mean_p2(torch.tensor(mu, dtype=torch.float64)))) < 4 * standard_error
+
+
+def test_tabulated_polynomials_reproduce_the_exact_expressions():
+    rng = np.random.default_rng(3)
+    ends = 1.0 - 10.0 ** rng.uniform(-12, -1, 500)
+    mu = torch.tensor(np.concatenate([rng.uniform(-1, 1, 20000), ends, -ends]))
+    np.testing.assert_allclose(mean_p2(mu), _mean_p2_exact(mu), rtol=0, atol=3e-15)
+    exact = mu.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(_mean_p2_exact(exact).sum(), exact)
+    given = mu.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(mean_p2(given).sum(), given)
+    np.testing.assert_allclose(slope, expected, rtol=1e-10)
+
+
+def test_second_derivative():
+    mu = torch.tensor([-0.9, -0.3, 0.0, 0.35, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(mean_p2, mu)
+    assert mean_p2(torch.tensor(0.5, dtype=torch.float64)).shape == ()
