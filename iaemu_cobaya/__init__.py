@@ -1,12 +1,14 @@
-"""Galaxy intrinsic-alignment correlation functions for Cobaya: theories and likelihoods."""
+"""Galaxy intrinsic-alignment correlation functions for Cobaya: theories, likelihoods, a sampler."""
 
 from iaemu import __version__
 
+from .hmc import HMC
 from .likelihood import IACorrelations, TNG300Sample1, TNG300Sample2, TNG300Sample3
 from .measurement import Bins, Covariance, Measurement, MeasurementError
 from .theory import IAEmu, TabulatedIA
 
 __all__ = [
+    "HMC",
     "Bins",
     "Covariance",
     "IACorrelations",

@@ -12,7 +12,9 @@ from iaemu_cobaya import plotting
 
 FOLDER = Path(__file__).parents[2] / "yaml_examples"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
-SAMPLED = [path for path in EXAMPLES if "mcmc" in path.read_text()]
+MCMC = [path for path in EXAMPLES if "\n  mcmc:" in path.read_text()]
+HMC = [path for path in EXAMPLES if "\n  iaemu_cobaya.HMC:" in path.read_text()]
+FIXED_OCCUPATION = [path for path in EXAMPLES if "logMmin: 1" in path.read_text()]
 
 # mu_cen, mu_sat of arXiv:2504.05235, table 2; that catalogue is another one than ours
 PAPER = {"tng_sample1": (0.80, 0.32), "tng_sample2": (0.69, 0.11), "tng_sample3": (0.56, 0.00)}
@@ -29,7 +31,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_there_is_one_per_sample():
-    assert {"tng_sample1", "tng_sample2", "tng_sample3", "tng_sample1_evaluate"} <= {path.stem for path in EXAMPLES}
+    assert {f"tng_sample{number}" for number in (1, 2, 3)} <= {path.stem for path in HMC}
+    assert {"tng_sample1_mcmc"} == {path.stem for path in MCMC}
+    assert {"tng_sample1_evaluate", "tng_sample1_joint"} <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=ids)
@@ -51,6 +55,8 @@ def test_it_runs_and_can_be_plotted(path, capsys):
     info = load_input_file(path)
     if "mcmc" in info["sampler"]:
         info["sampler"]["mcmc"].update(max_samples=60, measure_speeds=False)
+    if "iaemu_cobaya.HMC" in info["sampler"]:
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=8, n_warmup=40, check_every=10, max_samples=160)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
     assert plotting.main([f"chains/{path.stem}", "--out", "plots"]) == 0
@@ -58,17 +64,36 @@ def test_it_runs_and_can_be_plotted(path, capsys):
     assert "chi2 =" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", SAMPLED, ids=ids)
+@pytest.mark.parametrize("path", MCMC + HMC, ids=ids)
+def test_a_covmat_of_its_parameters_is_beside_it(path):
+    beside = path.with_suffix(".covmat")
+    names = beside.read_text().splitlines()[0].lstrip("#").split()
+    assert set(names) == set(get_model(load_input_file(path)).parameterization.sampled_params())
+    matrix = np.loadtxt(beside)
+    assert matrix == pytest.approx(matrix.T)
+    assert np.linalg.eigvalsh(matrix)[0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", HMC, ids=ids)
+def test_it_converges_and_its_covmat_is_that_of_its_draws(path):
+    _, sampler = run(str(path), force=True)
+    assert sampler.converged
+    found, expected = np.loadtxt(f"chains/{path.stem}.covmat"), np.loadtxt(path.with_suffix(".covmat"))
+    scale = np.sqrt(np.diag(expected))
+    assert found / np.outer(scale, scale) == pytest.approx(expected / np.outer(scale, scale), abs=0.2)
+
+
+@pytest.mark.parametrize("path", MCMC, ids=ids)
 def test_its_proposal_is_that_of_the_covmat_beside_it(path):
     mcmc = load_input_file(path)["sampler"]["mcmc"]
     beside = path.with_suffix(".covmat")
     names = beside.read_text().splitlines()[0].lstrip("#").split()
     assert names == mcmc["covmat_params"]
     assert np.loadtxt(beside) == pytest.approx(np.array(mcmc["covmat"]), rel=1e-3)
-    assert np.linalg.eigvalsh(mcmc["covmat"])[0] > 0
 
 
-@pytest.mark.parametrize("path", SAMPLED, ids=ids)
+@pytest.mark.parametrize("path", FIXED_OCCUPATION, ids=ids)
 def test_its_occupation_parameters_are_those_of_the_sample(path):
     info = load_input_file(path)
     (name,) = info["likelihood"]

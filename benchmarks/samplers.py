@@ -1,0 +1,255 @@
+"""Effective draws per second and per gradient of samplers on one posterior, one after the other in one run.
+
+    python benchmarks/samplers.py                                    # TNG300 sample 1, two parameters
+    python benchmarks/samplers.py --posterior joint                  # all seven
+    pip install pyro-ppl nutpie                                      # peers; left out where they are not installed
+
+The posterior is that of a file in yaml_examples, through the default emulator, the paper's network and the tables. All
+samplers see the same density of unbounded parameters, except Cobaya's mcmc, which calls Cobaya's model. Pyro's NUTS is
+set up as in the paper's script (arXiv:2504.05235, section 4.2: first step size 0.005, one chain), nutpie with its
+defaults, one chain. Effective draws are the smallest of bulk and tail over parameters. One torch thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from cobaya.input import load_input_file
+from cobaya.log import LoggedError
+from cobaya.model import get_model
+from cobaya.sampler import get_sampler
+
+from iaemu.sampling import Sampler, Settings, diagnostics
+from iaemu_cobaya.gradient import LogPosterior
+
+EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
+POSTERIORS = {"sample1": "tng_sample1.yaml", "joint": "tng_sample1_joint.yaml"}
+MODELS = {
+    "default": {"iaemu_cobaya.IAEmu": None},
+    "iaemunet": {"iaemu_cobaya.IAEmu": {"artifact": "iaemunet-pm160"}},
+    "tables": {"iaemu_cobaya.TabulatedIA": None},
+}
+
+
+class Run:
+    """A model, its density, and a start that all samplers share."""
+
+    def __init__(self, posterior: str, model: str):
+        info = load_input_file(EXAMPLES / POSTERIORS[posterior])
+        info.pop("output", None)
+        info["theory"] = MODELS[model]
+        self.info = info
+        self.model = get_model({key: value for key, value in info.items() if key != "sampler"})
+        self.density = LogPosterior(self.model, rng=np.random.default_rng(1))
+        self.start = np.array(
+            [self.model.get_valid_point(1000, random_state=np.random.default_rng(i))[0] for i in range(8)]
+        )
+
+    def sampler(self, **settings) -> Sampler:
+        return Sampler(self.density, len(self.density.names), self.density.bounds, Settings(**settings), 1)
+
+
+def ours(run: Run, options, method: str) -> dict:
+    n_chains = options.n_chains if method == "hmc" else min(options.n_chains, 16)
+    sampler = run.sampler(method=method, n_chains=n_chains)
+    begun = time.perf_counter()
+    sampler.warm_up(run.start)
+    warm = time.perf_counter()
+    before = sampler.density.n_gradients
+    draws = sampler.draw(options.draws).positions.numpy()
+    return report(draws, warm - begun, time.perf_counter() - warm, sampler.density.n_gradients - before)
+
+
+def unbounded(run: Run):
+    """Value and gradient of minus the log-density at one point of unbounded coordinates; counts its calls."""
+    density = run.sampler().density
+
+    def negative(z: np.ndarray):
+        value, gradient = density(torch.as_tensor(z)[None])
+        return float(value[0]), gradient[0].numpy()
+
+    return density, negative
+
+
+def pyro_nuts(run: Run, options) -> dict:
+    from pyro.infer import MCMC, NUTS
+
+    sampler = run.sampler()
+    transform, calls = sampler.transform, []
+
+    def potential(parameters):
+        z = parameters["z"][None]
+        calls.append(1)
+        return -(run.density(transform.forward(z)) + transform.log_jacobian(z))[0]
+
+    start = transform.inverse(torch.as_tensor(run.start[:1]))[0]
+    kernel = NUTS(potential_fn=potential, step_size=0.005)
+    torch.manual_seed(1)
+    times = {}
+
+    def hook(kernel, samples, stage, i):
+        times.setdefault(stage, time.perf_counter())
+        times["calls", stage] = len(calls)
+
+    mcmc = MCMC(
+        kernel,
+        num_samples=options.pyro_draws,
+        warmup_steps=options.pyro_warmup,
+        initial_params={"z": start},
+        hook_fn=hook,
+        disable_progbar=True,
+    )
+    begun = time.perf_counter()
+    mcmc.run()
+    ended = time.perf_counter()
+    draws = transform.forward(mcmc.get_samples()["z"].double())[None].numpy()
+    warm = times["Sample"] - begun
+    return report(draws, warm, ended - begun - warm, len(calls) - times["calls", "Warmup"])
+
+
+def nutpie_nuts(run: Run, options) -> dict:
+    import nutpie
+
+    density, evaluate = unbounded(run)
+    transform = density.transform
+    n_dim = len(run.density.names)
+    start = transform.inverse(torch.as_tensor(run.start[:1]))[0].numpy()
+
+    def make_logp():
+        def logp(z):
+            value, gradient = evaluate(z)
+            return value, gradient
+
+        return logp
+
+    def make_expand(*_):
+        return lambda z: {"z": z}
+
+    compiled = nutpie.compiled_pyfunc.from_pyfunc(
+        n_dim,
+        make_logp,
+        make_expand,
+        [np.dtype("float64")],
+        [(n_dim,)],
+        ["z"],
+        make_initial_point_fn=lambda seed: start,
+    )
+    begun = time.perf_counter()
+    trace = nutpie.sample(
+        compiled, draws=options.nutpie_draws, tune=400, chains=1, cores=1, seed=1, progress_bar=False, save_warmup=False
+    )
+    seconds = time.perf_counter() - begun
+    z = torch.as_tensor(np.array(trace.posterior["z"]))
+    draws = transform.forward(z.reshape(-1, n_dim)).numpy()[None]
+    steps = int(np.sum(trace.sample_stats["n_steps"]))
+    total = density.n_gradients
+    # It tells no times: warm-up in proportion to its gradients.
+    return report(draws, seconds * (1 - steps / total), seconds * steps / total, steps)
+
+
+def cobaya_mcmc(run: Run, options) -> dict:
+    import logging
+
+    logging.disable(logging.INFO)
+    sampler = get_sampler(
+        {
+            "mcmc": {
+                "max_samples": options.mcmc_samples,
+                "Rminus1_stop": 0,
+                "seed": 1,
+                "measure_speeds": False,
+                **covmat(run),
+            }
+        },
+        run.model,
+    )
+    begun = time.perf_counter()
+    sampler.run()
+    seconds = time.perf_counter() - begun
+    logging.disable(logging.NOTSET)
+    table = sampler.products()["sample"]
+    rows = np.repeat(table[list(run.density.names)].to_numpy(dtype=float), table["weight"].astype(int), axis=0)
+    rows = rows[int(0.1 * len(rows)) :]
+    return report(rows[None], 0.1 * seconds, 0.9 * seconds, None)
+
+
+def covmat(run: Run) -> dict:
+    found = next(iter(run.info["sampler"].values())) or {}
+    return {key: found[key] for key in ("covmat", "covmat_params") if key in found and not isinstance(found[key], str)}
+
+
+def report(draws, warm_up, seconds, n_gradients) -> dict:
+    ess = float(min(diagnostics.ess(draws).min(), diagnostics.ess(draws, "tail").min()))
+    return {
+        "chains": draws.shape[0],
+        "draws": draws.shape[1],
+        "ess": ess,
+        "warm_up_seconds": warm_up,
+        "seconds": seconds,
+        "ess_per_second": ess / seconds,
+        "ess_per_second_in_all": ess / (seconds + warm_up),
+        "ess_per_gradient": ess / n_gradients if n_gradients else None,
+        "mean": draws.mean(axis=(0, 1)).tolist(),
+        "sd": draws.std(axis=(0, 1)).tolist(),
+    }
+
+
+SAMPLERS = {
+    "HMC": lambda run, options: ours(run, options, "hmc"),
+    "NUTS": lambda run, options: ours(run, options, "nuts"),
+    "Pyro NUTS": pyro_nuts,
+    "nutpie": nutpie_nuts,
+    "Cobaya mcmc": cobaya_mcmc,
+}
+NEEDS = {"Pyro NUTS": "pyro", "nutpie": "nutpie"}
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--posterior", choices=POSTERIORS, default="sample1")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    parser.add_argument("--n-chains", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=500, help="of each chain of ours")
+    parser.add_argument("--pyro-warmup", type=int, default=2000)
+    parser.add_argument("--pyro-draws", type=int, default=4000)
+    parser.add_argument("--nutpie-draws", type=int, default=4000)
+    parser.add_argument("--mcmc-samples", type=int, default=4000)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows = []
+    print(
+        "| model | sampler | chains x draws | ess | warm-up [s] | drawing [s] | ess/s | with warm-up | ess/gradient |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model in options.models:
+        try:
+            run = Run(options.posterior, model)
+        except LoggedError as error:
+            print(f"| {model} | left out: {error} |")
+            continue
+        for sampler in options.samplers:
+            if sampler in NEEDS and importlib.util.find_spec(NEEDS[sampler]) is None:
+                continue
+            row = {"model": model, "sampler": sampler, **SAMPLERS[sampler](run, options)}
+            rows.append(row)
+            cells = (
+                *(model, sampler, f"{row['chains']} x {row['draws']}", f"{row['ess']:.0f}"),
+                *(f"{row[name]:.2f}" for name in ("warm_up_seconds", "seconds")),
+                *(f"{row[name]:.4g}" for name in ("ess_per_second", "ess_per_second_in_all")),
+                "" if row["ess_per_gradient"] is None else f"{row['ess_per_gradient']:.3f}",
+            )
+            print(f"| {' | '.join(cells)} |", flush=True)
+    if options.output:
+        options.output.write_text(json.dumps({"posterior": options.posterior, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Simulation-based calibration of a TNG300 posterior (Talts et al. 2018, arXiv:1804.06788).
+
+    python benchmarks/simulation_based_calibration.py --n 300 --figure ranks.png
+
+Strengths are drawn from the prior, data from the likelihood at these strengths, draws from the posterior of these data.
+If prior, likelihood, gradient and sampler fit together, the rank of the true value among independent draws is uniform.
+Printed are Kolmogorov-Smirnov p-values of each parameter and of the log-posterior, and the worst R-hat of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from cobaya.input import load_input_file
+from cobaya.model import get_model
+from scipy import stats
+from tqdm import trange
+
+from iaemu.sampling import Sampler, Settings, diagnostics
+from iaemu_cobaya.gradient import LogPosterior
+
+EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
+
+#: Draws of one posterior that a rank is taken among.
+N_RANKED = 99
+
+
+def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = True):
+    """Ranks (n, 3) of mu_cen, mu_sat and the log-likelihood in 0 .. N_RANKED, and R-hats (n,)."""
+    info = load_input_file(EXAMPLES / f"tng_sample{sample}.yaml")
+    model = get_model({key: info[key] for key in ("theory", "likelihood", "params")})
+    density = LogPosterior(model, rng=np.random.default_rng(seed))
+    (likelihood,) = model.likelihood.values()
+    # Of the distribution that chi^2 stands for: with the Hartlap factor.
+    scatter = np.linalg.cholesky(np.linalg.inv(likelihood.inverse_covariance))
+    rng = np.random.default_rng(seed)
+    found, worst = np.empty((n, 3)), np.empty(n)
+    for index in trange(n, disable=not progress):
+        truth = rng.uniform(*density.bounds)
+        model.logposterior(truth, cached=False)
+        vector = likelihood.theory_vector()
+        # In place: the likelihood of tensors looks at the same numbers.
+        likelihood.data_vector[:] = vector + scatter @ rng.standard_normal(len(vector))
+        sampler = Sampler(
+            density, 2, density.bounds, Settings(n_chains=n_chains, n_warmup=150), int(rng.integers(2**31))
+        )
+        sampler.warm_up(rng.uniform(*density.bounds, size=(4, 2)))
+        # Enough draws of each chain for R-hat; of them some so far apart that they are independent.
+        draws = sampler.draw(60)
+        worst[index] = diagnostics.rhat(draws.positions).max()
+        picked = draws.positions[:, 5::15].reshape(-1, 2)[:N_RANKED]
+        with torch.no_grad():
+            values = torch.cat([picked, density(picked)[:, None]], dim=1).numpy()
+            true = np.append(truth, float(density(torch.as_tensor(truth)[None])[0]))
+        found[index] = (values < true).sum(axis=0)
+    return found, worst
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sample", type=int, choices=(1, 2, 3), default=1)
+    parser.add_argument("--n", type=int, default=300, help="data sets")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--figure", type=Path, help="histograms of the ranks")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    found, worst = ranks(options.sample, options.n, options.seed)
+    names = ("mu_cen", "mu_sat", "log-posterior")
+    print(
+        f"\nsample {options.sample}, {options.n} data sets, ranks among {N_RANKED} draws; largest R-hat {worst.max():.3f}\n"
+    )
+    print(
+        "| quantity | mean rank / N | expected | KS p-value | chi^2 of 10 bins | p-value |\n|---|---|---|---|---|---|"
+    )
+    for name, rank in zip(names, found.T, strict=True):
+        uniform = (rank + np.random.default_rng(0).uniform(size=len(rank))) / (N_RANKED + 1)
+        counts = np.histogram(uniform, bins=10, range=(0, 1))[0]
+        chi2 = stats.chisquare(counts)
+        print(
+            f"| {name} | {uniform.mean():.3f} | 0.5 +- {np.sqrt(1 / 12 / len(rank)):.3f} "
+            f"| {stats.kstest(uniform, 'uniform').pvalue:.3f} | {chi2.statistic:.1f} | {chi2.pvalue:.3f} |"
+        )
+    if options.figure:
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
+        low, high = stats.binom.interval(0.95, options.n, 0.1)
+        for ax, name, rank in zip(axes, names, found.T, strict=True):
+            ax.hist((rank + 0.5) / (N_RANKED + 1), bins=10, range=(0, 1), color="C0", alpha=0.7)
+            ax.axhspan(low, high, color="0.6", alpha=0.4, label="95 % of uniform")
+            ax.set(xlabel=f"rank of true {name}")
+        axes[0].legend()
+        figure.savefig(options.figure, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

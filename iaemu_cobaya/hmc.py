@@ -1,0 +1,464 @@
+"""HMC, a Cobaya sampler: Hamiltonian Monte Carlo of many chains in a batch, with gradients of the whole posterior.
+
+    sampler:
+      iaemu_cobaya.HMC:
+        seed: 1
+
+The posterior is that of the Cobaya model, mirrored in torch (:mod:`iaemu_cobaya.gradient`) and sampled by
+:mod:`iaemu.sampling`. Each draw that is kept is evaluated by Cobaya too, which gives its derived parameters and shows
+that both agree. Files, resuming (``cobaya-run -r``) and MPI are as with Cobaya's ``mcmc``; draws of the warm-up are not
+written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from cobaya import mpi
+from cobaya.collection import SampleCollection
+from cobaya.conventions import Extension
+from cobaya.log import LoggedError
+from cobaya.sampler import CovmatSampler
+from cobaya.yaml import yaml_dump
+from pandas import DataFrame
+from tqdm import tqdm
+
+from iaemu import __version__
+from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
+
+from .checkpoint import from_text, to_text
+from .gradient import LogPosterior
+
+#: How far Cobaya's log-posterior of a draw may lie from the one that was sampled, over the larger of it and 1.
+AGREEMENT = 1e-4
+
+#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
+PROGRESS = {
+    "N": 9,
+    "timestamp": 26,
+    "acceptance_rate": 15,
+    "Rminus1": 15,
+    "Rminus1_cl": 15,
+    "ess_bulk": 15,
+    "ess_tail": 15,
+    "divergences": 15,
+}
+
+#: The limits that hold this share of the distribution: Rminus1_cl is their scatter, as in Cobaya's mcmc.
+CONFIDENCE = 0.95
+
+#: Points of the reference from which the maximum of the posterior is searched.
+N_STARTS = 8
+
+
+class HMC(CovmatSampler):
+    r"""Hamiltonian Monte Carlo \cite{Neal:2011mrf} of many chains in a batch; the options are described in HMC.yaml.
+
+    Attributes
+    ----------
+    density : LogPosterior
+        What is sampled.
+    sampler : iaemu.sampling.Sampler
+    collections : list of SampleCollection
+        Kept draws, one collection a file of this process; the chains of a file take turns.
+    progress_table : DataFrame
+        What was found whenever convergence was looked at.
+    n_kept : int
+        Draws kept of each chain.
+    converged : bool
+    """
+
+    sampler_type: str = "mcmc"
+    _at_resume_prefer_new = [
+        *CovmatSampler._at_resume_prefer_new,
+        *("Rminus1_stop", "ess_stop", "max_samples", "check_every", "progress", "seed", "covmat", "covmat_params"),
+    ]
+
+    method: str
+    gradient: str
+    n_chains: int
+    n_files: int
+    n_warmup: int
+    target_accept: float | None
+    trajectory_length: float | None
+    max_tree_depth: int
+    Rminus1_stop: float
+    ess_stop: float
+    max_samples: float
+    check_every: int
+    thin: int
+    progress: bool
+
+    _enforce_types = True
+
+    # ------------------------------------------------------------------ set-up
+
+    def set_instance_defaults(self):
+        """Values before a checkpoint is read."""
+        super().set_instance_defaults()
+        self.converged = False
+        self.mpi_size = None
+        self.n_kept = 0
+        self.n_divergent = 0
+        self.states = None
+
+    def initialize(self):
+        """Mirror the posterior, compare it with Cobaya's, and open the files."""
+        if not self.model.prior.d():
+            raise LoggedError(self.log, "No parameter is sampled: give at least one of them a prior.")
+        self._check_options()
+        covariance = None
+        if self.covmat is not None:
+            covariance, _ = self.initial_proposal_covmat()
+        scales = None if covariance is None else np.sqrt(np.diag(covariance))
+        self.density = LogPosterior(self.model, self.gradient, self._rng, scales)
+        self.density.check(rng=self._rng)
+        self._covariance = covariance
+        generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        try:
+            settings = Settings(**self._settings())
+            self.sampler = Sampler(self.density, len(self.density.names), self.density.bounds, settings, generator)
+        except ValueError as error:
+            raise LoggedError(self.log, "%s", error) from error
+        self._open_files()
+
+    def _check_options(self) -> None:
+        for name in ("n_chains", "n_files", "check_every", "thin", "max_samples", "ess_stop", "Rminus1_stop"):
+            if not getattr(self, name) > 0:
+                raise LoggedError(self.log, "%s: must be positive, got %s.", name, getattr(self, name))
+        if self.n_chains % self.n_files:
+            raise LoggedError(
+                self.log,
+                "n_files: %d chains cannot be shared equally among %d files; choose a divisor of n_chains.",
+                self.n_chains,
+                self.n_files,
+            )
+
+    def _settings(self) -> dict:
+        names = ("method", "n_chains", "n_warmup", "max_tree_depth", "target_accept", "trajectory_length")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    # ------------------------------------------------------------------ files
+
+    def _open_files(self) -> None:
+        """Collections of this process, continued from the checkpoint if there is one."""
+        resuming = self.output.is_resuming() and self.states is not None
+        if resuming and self.mpi_size != mpi.size():
+            raise LoggedError(
+                self.log,
+                "This run has %s MPI process(es) and cannot be resumed with %d.",
+                self.mpi_size,
+                mpi.size(),
+            )
+        first = 1 + mpi.rank() * self.n_files
+        names = [str(first + number) for number in range(self.n_files)]
+        if resuming:
+            self._cut_files(names)
+        self.collections = [
+            SampleCollection(
+                self.model, self.output, name=name, resuming=resuming, sample_type="mcmc", is_batch=self._several_files
+            )
+            for name in names
+        ]
+        self.progress_table = DataFrame(columns=list(PROGRESS))
+        self._history = np.empty((self.n_chains, 0, len(self.density.names)))
+        if not resuming:
+            self._write_progress_header()
+            return
+        try:
+            self.sampler.load_state_dict(from_text(self.states[mpi.rank()]))
+        except (ValueError, RuntimeError) as error:
+            raise LoggedError(self.log, "%s: %s Start anew with -f.", self.checkpoint_filename(), error) from error
+        self._history = self._read_history()
+        self._read_progress()
+        self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
+
+    @property
+    def _several_files(self) -> bool:
+        return self.n_files * mpi.size() > 1
+
+    def _cut_files(self, names) -> None:
+        """Drop what was written after the checkpoint: these draws will be made again, the same."""
+        rows = self.n_kept * (self.n_chains // self.n_files)
+        for name in names:
+            path = Path(self.output.prepare_collection(name=name)[0])
+            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+            if len(lines) < 1 + rows:
+                raise LoggedError(
+                    self.log,
+                    "%s should hold the %d draws of the checkpoint, but holds %d. Start anew with -f.",
+                    path,
+                    rows,
+                    max(0, len(lines) - 1),
+                )
+            if len(lines) > 1 + rows:
+                _replace(path, b"".join(lines[: 1 + rows]))
+
+    def _read_history(self) -> np.ndarray:
+        """Kept draws (n_chains, n_kept, d) from the files."""
+        names = list(self.density.names)
+        history = np.empty((self.n_chains, self.n_kept, len(names)))
+        for number, collection in enumerate(self.collections):
+            rows = collection[names].to_numpy(dtype=np.float64)
+            history[number :: self.n_files] = rows.reshape(self.n_kept, -1, len(names)).swapaxes(0, 1)
+        return history
+
+    def _write_progress_header(self) -> None:
+        if self.output and mpi.is_main_process():
+            header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
+            _replace(Path(self.progress_filename()), f"#{header}\n".encode())
+
+    def _read_progress(self) -> None:
+        """The table of progress up to the checkpoint; later lines of the file go."""
+        if not mpi.is_main_process():
+            return
+        path = Path(self.progress_filename())
+        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else [""]
+        lines = [line for line in lines if float(line.split()[0]) <= self._n_draws()]
+        for line in lines:
+            cells = dict(zip(PROGRESS, line.split(), strict=True))
+            row = {name: cell if name == "timestamp" else float(cell) for name, cell in cells.items()}
+            self.progress_table.loc[len(self.progress_table)] = row
+        _replace(path, "".join([header, *lines]).encode())
+
+    def _write(self) -> None:
+        """Files first, then the checkpoint that says how much of them counts."""
+        for collection in self.collections:
+            collection.out_update()
+        if not self.output:
+            return
+        states = mpi.gather(to_text(self.sampler.state_dict()))
+        if not mpi.is_main_process():
+            return
+        self.dump_covmat(np.atleast_2d(np.cov(self._history.reshape(-1, self._history.shape[-1]).T)))
+        row = self.progress_table.iloc[-1]
+        with open(self.progress_filename(), "a", encoding="utf-8") as file:
+            cells = (f"{row[name]:.6g}" if name != "timestamp" else row[name] for name in PROGRESS)
+            file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
+        checkpoint = {
+            "converged": self.converged,
+            "mpi_size": mpi.size(),
+            "n_kept": self.n_kept,
+            "n_divergent": self.n_divergent,
+            "states": states,
+        }
+        text = yaml_dump({"sampler": {self.get_name(): checkpoint}})
+        _replace(Path(self.checkpoint_filename()), text.encode())
+
+    # ------------------------------------------------------------------ run
+
+    def run(self):
+        """Warm up, then draw until the chains have converged and are long enough."""
+        with mpi.ProcessState(self) as state:
+            if not self.sampler.is_warm:
+                self._warm_up()
+            total = self.max_samples if math.isfinite(self.max_samples) else None
+            with self._bar(desc="draws", unit="draw", total=total, initial=self._n_draws()) as bar:
+                while not self.converged and (n := self._n_next()):
+                    self._keep(self.sampler.draw(n * self.thin))
+                    self.n_kept += n
+                    state.check_error()
+                    self._look(bar)
+                    self._write()
+        self._conclude()
+
+    def _warm_up(self) -> None:
+        n = min(self.n_chains, N_STARTS)
+        self.mpi_info("Looking for the maximum of the posterior from %d points of the reference.", n)
+        start = [self.model.get_valid_point(max_tries=1000, random_state=self._rng)[0] for _ in range(n)]
+        with self._bar(desc="warm-up", unit="step", total=self.n_warmup) as bar:
+            try:
+                self.sampler.warm_up(np.array(start), lambda *_: bar.update())
+            except SamplingError as error:
+                raise LoggedError(self.log, "%s", error) from error
+        self.mpi_info(
+            "Warmed up: step size %.3g, %d gradients so far.", self.sampler.step_size, self.sampler.density.n_gradients
+        )
+
+    def _n_draws(self) -> int:
+        """Kept draws of all chains of all processes."""
+        return self.n_kept * self.n_chains * mpi.size()
+
+    def _n_next(self) -> int:
+        """Draws to keep of each chain until the next look at convergence."""
+        # The cost of a look grows with the draws: so do the distances between looks.
+        n = self.check_every * max(1, self.n_kept // (4 * self.check_every))
+        if math.isfinite(self.max_samples):
+            n = min(n, math.ceil(self.max_samples / (self.n_chains * mpi.size())) - self.n_kept)
+        return max(0, n)
+
+    def _keep(self, draws) -> None:
+        """Put draws into the collections, with what Cobaya says of them."""
+        kept = slice(self.thin - 1, None, self.thin)
+        positions, densities = draws.positions[:, kept].numpy(), draws.log_density[:, kept].numpy()
+        for t in range(positions.shape[1]):
+            for chain, (x, expected) in enumerate(zip(positions[:, t], densities[:, t], strict=True)):
+                point = self.model.logposterior(x)
+                if not abs(point.logpost - expected) <= AGREEMENT * max(1.0, abs(expected)):
+                    values = zip(self.density.names, x, strict=True)
+                    raise LoggedError(
+                        self.log,
+                        "The log-posterior that was sampled is %.8g at %s, but Cobaya's is %.8g: a component does not "
+                        "compute the same with tensors as with numbers, or not the same twice. Set 'gradient: "
+                        "finite_difference', or use 'sampler: mcmc'.",
+                        expected,
+                        ", ".join(f"{name} = {value:.8g}" for name, value in values),
+                        point.logpost,
+                    )
+                self.collections[chain % self.n_files].add(x, logpost=point)
+        self._history = np.concatenate([self._history, positions], axis=1)
+        self._acceptance = float(draws.info.acceptance.mean())
+        self._bfmi = diagnostics.bfmi(draws.info.energy)
+        self.n_divergent += int(draws.info.divergent.sum())
+
+    def _bar(self, **options):
+        show = self.progress and mpi.is_main_process()
+        return tqdm(disable=None if show else True, leave=False, **options)
+
+    # ------------------------------------------------------------------ convergence
+
+    def _look(self, bar) -> None:
+        """Measure convergence over the chains of all processes."""
+        gathered = mpi.allgather((self._history, self._acceptance, self.n_divergent))
+        histories, acceptances, divergences = zip(*gathered, strict=True)
+        history = np.concatenate(histories)
+        rhat = diagnostics.rhat(history)
+        ess = {kind: float(np.min(diagnostics.ess(history, kind))) for kind in ("bulk", "tail")}
+        # Not a number where a parameter has not moved: not converged.
+        Rminus1 = float(np.max(rhat)) - 1.0
+        self.progress_table.loc[len(self.progress_table)] = {
+            "N": self._n_draws(),
+            "timestamp": datetime.datetime.now().isoformat(),
+            "acceptance_rate": float(np.mean(acceptances)),
+            "Rminus1": Rminus1,
+            "Rminus1_cl": self._scatter_of_limits(history),
+            "ess_bulk": ess["bulk"],
+            "ess_tail": ess["tail"],
+            "divergences": sum(divergences),
+        }
+        self.converged = bool(Rminus1 < self.Rminus1_stop and min(ess.values()) > self.ess_stop)
+        self.mpi_info(
+            "%d draws: R-1 = %.4f, %.0f effective draws in the bulk, %.0f in the tails, acceptance %.2f.",
+            *(self._n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
+        )
+        bar.update(self._n_draws() - bar.n)
+        bar.set_postfix({"R-1": f"{Rminus1:.4f}", "ess": f"{min(ess.values()):.0f}", "divergent": sum(divergences)})
+
+    def _scatter_of_limits(self, history) -> float:
+        """Standard deviation of the 95 % limits between files, over that of the parameter; the largest."""
+        n_files = self.n_files * mpi.size()
+        if n_files == 1:
+            return math.nan
+        groups = [history[number::n_files].reshape(-1, history.shape[-1]) for number in range(n_files)]
+        tail = 0.5 * (1.0 - CONFIDENCE)
+        limits = np.array([np.quantile(group, (tail, 1.0 - tail), axis=0) for group in groups])
+        return float(np.max(limits.std(axis=0) / history.std(axis=(0, 1))))
+
+    def _conclude(self) -> None:
+        """What speaks for and against the chains, in words."""
+        if self.converged:
+            self.mpi_info("The run has converged, with %d draws.", self._n_draws())
+        else:
+            self.mpi_warning(
+                "Stopped at max_samples = %g draws, before R-1 < %g and %g effective draws were reached.",
+                self.max_samples,
+                self.Rminus1_stop,
+                self.ess_stop,
+            )
+        n_divergent = sum(mpi.allgather(self.n_divergent))
+        if n_divergent:
+            self.mpi_warning(
+                "%d of %d trajectories diverged: part of the posterior is too narrow for the step size, and may be "
+                "missing in the chains. Raise target_accept, or change parameters.",
+                n_divergent,
+                self._n_draws() * self.thin,
+            )
+        bfmi = getattr(self, "_bfmi", np.array([np.nan]))
+        if np.nanmin(bfmi, initial=np.inf) < diagnostics.LOW_BFMI:
+            self.mpi_warning(
+                "The energy's BFMI is %.2f in the worst chain: tails are hardly explored. Change parameters.",
+                float(np.nanmin(bfmi)),
+            )
+
+    def converge_info_changed(self, old_info, new_info):
+        """Whether a run that had converged must go on."""
+        return any(old_info.get(name) != new_info.get(name) for name in ("Rminus1_stop", "ess_stop", "max_samples"))
+
+    # ------------------------------------------------------------------ products
+
+    def samples(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False):
+        """The kept draws.
+
+        Parameters
+        ----------
+        combined : bool
+            With several MPI processes: those of all of them, not of this one only.
+        skip_samples : float
+            Draws, or share of the draws, to leave out at the start of each file. There is no burn-in among them.
+        to_getdist : bool
+            Of all processes, as GetDist's MCSamples.
+
+        Returns
+        -------
+        SampleCollection or getdist.MCSamples
+        """
+        parts = [collection.skip_samples(skip_samples, inplace=False) for collection in self.collections]
+        if combined or to_getdist:
+            gathered = mpi.gather(parts)
+            result = None
+            if mpi.is_main_process():
+                parts = [part for process in gathered for part in process]
+                result = parts[0].to_getdist(combine_with=parts[1:]) if to_getdist else _joined(parts)
+            return mpi.share_mpi(result)
+        return _joined(parts)
+
+    def products(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False) -> dict:
+        """``sample`` (see :meth:`samples`) and ``progress``, a DataFrame."""
+        return {
+            "sample": self.samples(combined=combined, skip_samples=skip_samples, to_getdist=to_getdist),
+            "progress": self.progress_table,
+        }
+
+    @classmethod
+    def output_files_regexps(cls, output, info=None, minimal=False):
+        """Names of the files that this sampler writes; with ``minimal`` those of the chains."""
+        chains = output.collection_regexp(name=None)
+        if minimal:
+            return [(chains, None)]
+        others = (Extension.checkpoint, Extension.progress, Extension.covmat)
+        regexps = [re.compile(output.prefix_regexp_str + re.escape(name.lstrip(".")) + "$") for name in others]
+        return [(regexp, None) for regexp in (chains, *regexps)]
+
+    @classmethod
+    def get_version(cls) -> str:
+        return __version__
+
+    @classmethod
+    def _get_desc(cls, info=None):
+        method = (info or {}).get("method", "hmc")
+        kernel = (
+            r"the No-U-Turn sampler \cite{Hoffman:2011ukg}"
+            if method == "nuts"
+            else r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
+        )
+        return rf"Batches of chains of {kernel}, with dual averaging of the step size \cite{{Hoffman:2011ukg}}."
+
+
+def _joined(collections):
+    first = collections[0]
+    for other in collections[1:]:
+        first._append(other)
+    return first
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file at once: it is the old one or the new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
