@@ -2,6 +2,8 @@
 
     python benchmarks/samplers.py                                    # TNG300 sample 1, two parameters
     python benchmarks/samplers.py --posterior joint                  # all seven
+    python benchmarks/samplers.py --posterior paper-bins             # two, in bins that the paper's network has
+    python benchmarks/samplers.py --posterior joint-paper-bins       # all seven
     pip install pyro-ppl nutpie                                      # peers; left out where they are not installed
 
 The posterior is that of a file in yaml_examples, through the default emulator, the paper's network and the tables. All
@@ -25,11 +27,20 @@ from cobaya.log import LoggedError
 from cobaya.model import get_model
 from cobaya.sampler import get_sampler
 
+from iaemu.binning import PAPER_EDGES
+from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
+from iaemu.tabulated import TabulatedModel
+from iaemu_cobaya import Bins, Measurement
 from iaemu_cobaya.gradient import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
-POSTERIORS = {"sample1": "tng_sample1.yaml", "joint": "tng_sample1_joint.yaml"}
+POSTERIORS = {
+    "sample1": ("tng_sample1.yaml", None),
+    "joint": ("tng_sample1_joint.yaml", None),
+    "paper-bins": ("tng_sample1.yaml", ("omega",)),
+    "joint-paper-bins": ("tng_sample1_joint.yaml", ("xi", "omega")),
+}
 MODELS = {
     "default": {"iaemu_cobaya.IAEmu": None},
     "iaemunet": {"iaemu_cobaya.IAEmu": {"artifact": "iaemunet-pm160"}},
@@ -41,9 +52,13 @@ class Run:
     """A model, its density, and a start that all samplers share."""
 
     def __init__(self, posterior: str, model: str):
-        info = load_input_file(EXAMPLES / POSTERIORS[posterior])
+        file, statistics = POSTERIORS[posterior]
+        info = load_input_file(EXAMPLES / file)
         info.pop("output", None)
         info["theory"] = MODELS[model]
+        if statistics:
+            options = {"data": paper_bins(statistics), "statistics": list(statistics)}
+            info["likelihood"] = {"iaemu_cobaya.IACorrelations": options}
         self.info = info
         self.model = get_model({key: value for key, value in info.items() if key != "sampler"})
         self.density = LogPosterior(self.model, rng=np.random.default_rng(1))
@@ -55,9 +70,26 @@ class Run:
         return Sampler(self.density, len(self.density.names), self.density.bounds, Settings(**settings), 1)
 
 
+def paper_bins(statistics) -> Measurement:
+    """Predictions at the fit of sample 1 (arXiv:2504.05235, table 2) in the paper's bins, with the errors of TNG300.
+
+    The network of the paper cannot be summed to the bins of the published data.
+    """
+    occupation = load_input_file(EXAMPLES / "tng_sample1.yaml")["params"]
+    theta = {**{name: occupation[name] for name in OCCUPATION_PARAMETERS}, "mu_cen": 0.80, "mu_sat": 0.32}
+    prediction = TabulatedModel.load().predict(theta, PAPER_EDGES, statistics=statistics)
+    bins = {}
+    for name in statistics:
+        measured = Measurement.read("tng300/sample1").bins[name]
+        error = np.exp(np.interp(np.log(prediction.r), np.log(measured.r), np.log(measured.error)))
+        bins[name] = Bins(PAPER_EDGES[:-1], PAPER_EDGES[1:], getattr(prediction, name), error)
+    return Measurement(bins)
+
+
 def ours(run: Run, options, method: str) -> dict:
     n_chains = options.n_chains if method == "hmc" else min(options.n_chains, 16)
-    sampler = run.sampler(method=method, n_chains=n_chains)
+    settings = {"trajectory_length": options.trajectory_length} if options.trajectory_length else {}
+    sampler = run.sampler(method=method, n_chains=n_chains, **settings)
     begun = time.perf_counter()
     sampler.warm_up(run.start)
     warm = time.perf_counter()
@@ -217,6 +249,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--n-chains", type=int, default=64)
     parser.add_argument("--draws", type=int, default=500, help="of each chain of ours")
+    parser.add_argument("--trajectory-length", type=float, help="of HMC; default: the sampler's")
     parser.add_argument("--pyro-warmup", type=int, default=2000)
     parser.add_argument("--pyro-draws", type=int, default=4000)
     parser.add_argument("--nutpie-draws", type=int, default=4000)

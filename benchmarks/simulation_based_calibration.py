@@ -69,9 +69,7 @@ def main(arguments=None) -> None:
     torch.set_num_threads(1)
     found, worst = ranks(options.sample, options.n, options.seed)
     names = ("mu_cen", "mu_sat", "log-posterior")
-    print(
-        f"\nsample {options.sample}, {options.n} data sets, ranks among {N_RANKED} draws; largest R-hat {worst.max():.3f}\n"
-    )
+    print(f"\nsample {options.sample}, {options.n} data sets, ranks among {N_RANKED} draws; R-hat to {worst.max():.3f}")
     print(
         "| quantity | mean rank / N | expected | KS p-value | chi^2 of 10 bins | p-value |\n|---|---|---|---|---|---|"
     )
