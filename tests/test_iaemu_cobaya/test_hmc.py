@@ -100,8 +100,11 @@ class TestFiles:
 
     def test_cobayas_own_progress_plot_reads_it(self, finished):
         from cobaya.samplers.mcmc import plot_progress
+        from matplotlib import pyplot
 
-        assert plot_progress("chains/a") is not None
+        axes = plot_progress("chains/a")
+        assert any(len(ax.lines) for ax in np.ravel(axes))
+        pyplot.close("all")
 
     def test_covmat_is_that_of_the_draws_and_can_be_started_from(self, finished):
         _, sampler = finished
