@@ -100,6 +100,7 @@ class LogPosterior(HasLogger):
             raise LoggedError(
                 self.log, "scales: needs a positive number for each of %s, got %s.", ", ".join(self.names), scales
             )
+        self.scales = np.minimum(self.scales, self.bounds[1] - self.bounds[0])
         self._warned_nan = False
         if self.gradient == "autograd":
             self._plan(np.random.default_rng() if rng is None else rng)

@@ -35,8 +35,9 @@ from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
 from .checkpoint import from_text, to_text
 from .gradient import LogPosterior
 
-#: How far Cobaya's log-posterior of a draw may lie from the one that was sampled, over the larger of it and 1.
-AGREEMENT = 1e-4
+#: How far Cobaya's log-posterior of a draw may lie from the one that was sampled: a part that does not matter for the
+#: draws, and rounding of a large number.
+AGREEMENT, ROUNDING = 1e-2, 1e-7
 
 #: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
 PROGRESS = {
@@ -53,6 +54,9 @@ PROGRESS = {
 #: The limits that hold this share of the distribution: Rminus1_cl is their scatter, as in Cobaya's mcmc.
 CONFIDENCE = 0.95
 
+#: Draws of each chain without which there is no R-hat.
+MIN_DRAWS = 4
+
 #: Points of the reference from which the maximum of the posterior is searched.
 N_STARTS = 8
 
@@ -66,7 +70,8 @@ class HMC(CovmatSampler):
         What is sampled.
     sampler : iaemu.sampling.Sampler
     collections : list of SampleCollection
-        Kept draws, one collection a file of this process; the chains of a file take turns.
+        Kept draws, one collection a file of this process; between two looks at convergence a chain's draws stand
+        together.
     progress_table : DataFrame
         What was found whenever convergence was looked at.
     n_kept : int
@@ -105,6 +110,7 @@ class HMC(CovmatSampler):
         self.converged = False
         self.mpi_size = None
         self.n_kept = 0
+        self.blocks = []
         self.n_divergent = 0
         self.states = None
 
@@ -119,7 +125,6 @@ class HMC(CovmatSampler):
         scales = None if covariance is None else np.sqrt(np.diag(covariance))
         self.density = LogPosterior(self.model, self.gradient, self._rng, scales)
         self.density.check(rng=self._rng)
-        self._covariance = covariance
         generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
         try:
             settings = Settings(**self._settings())
@@ -160,6 +165,8 @@ class HMC(CovmatSampler):
         names = [str(first + number) for number in range(self.n_files)]
         if resuming:
             self._cut_files(names)
+        elif self.output.is_resuming():
+            self._check_no_draws_are_lost(names)
         self.collections = [
             SampleCollection(
                 self.model, self.output, name=name, resuming=resuming, sample_type="mcmc", is_batch=self._several_files
@@ -167,6 +174,7 @@ class HMC(CovmatSampler):
             for name in names
         ]
         self.progress_table = DataFrame(columns=list(PROGRESS))
+        self._energies: list[np.ndarray] = []
         self._history = np.empty((self.n_chains, 0, len(self.density.names)))
         if not resuming:
             self._write_progress_header()
@@ -175,6 +183,7 @@ class HMC(CovmatSampler):
             self.sampler.load_state_dict(from_text(self.states[mpi.rank()]))
         except (ValueError, RuntimeError) as error:
             raise LoggedError(self.log, "%s: %s Start anew with -f.", self.checkpoint_filename(), error) from error
+        self.n_divergent = self.n_divergent[mpi.rank()]
         self._history = self._read_history()
         self._read_progress()
         self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
@@ -182,6 +191,19 @@ class HMC(CovmatSampler):
     @property
     def _several_files(self) -> bool:
         return self.n_files * mpi.size() > 1
+
+    def _check_no_draws_are_lost(self, names) -> None:
+        """Without a checkpoint a run begins anew, which must not cost more than the draws before the first one."""
+        first_look = self.check_every * (self.n_chains // self.n_files)
+        for name in names:
+            path = Path(self.output.prepare_collection(name=name)[0])
+            if path.is_file() and len(path.read_bytes().splitlines()) > 1 + first_look:
+                raise LoggedError(
+                    self.log,
+                    "%s holds draws, but the checkpoint %s is missing or empty: restore it, or start anew with -f.",
+                    path,
+                    self.checkpoint_filename(),
+                )
 
     def _cut_files(self, names) -> None:
         """Drop what was written after the checkpoint: these draws will be made again, the same."""
@@ -205,8 +227,11 @@ class HMC(CovmatSampler):
         names = list(self.density.names)
         history = np.empty((self.n_chains, self.n_kept, len(names)))
         for number, collection in enumerate(self.collections):
-            rows = collection[names].to_numpy(dtype=np.float64)
-            history[number :: self.n_files] = rows.reshape(self.n_kept, -1, len(names)).swapaxes(0, 1)
+            rows, start = collection[names].to_numpy(dtype=np.float64), 0
+            for n in self.blocks:
+                block, rows = np.split(rows, [n * (self.n_chains // self.n_files)])
+                history[number :: self.n_files, start : start + n] = block.reshape(-1, n, len(names))
+                start += n
         return history
 
     def _write_progress_header(self) -> None:
@@ -219,13 +244,16 @@ class HMC(CovmatSampler):
         if not mpi.is_main_process():
             return
         path = Path(self.progress_filename())
-        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else [""]
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
+        lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
         lines = [line for line in lines if float(line.split()[0]) <= self._n_draws()]
+        self._write_progress_header()
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(lines)
         for line in lines:
             cells = dict(zip(PROGRESS, line.split(), strict=True))
             row = {name: cell if name == "timestamp" else float(cell) for name, cell in cells.items()}
             self.progress_table.loc[len(self.progress_table)] = row
-        _replace(path, "".join([header, *lines]).encode())
 
     def _write(self) -> None:
         """Files first, then the checkpoint that says how much of them counts."""
@@ -234,18 +262,24 @@ class HMC(CovmatSampler):
         if not self.output:
             return
         states = mpi.gather(to_text(self.sampler.state_dict()))
+        n_divergent = mpi.gather(self.n_divergent)
         if not mpi.is_main_process():
             return
-        self.dump_covmat(np.atleast_2d(np.cov(self._history.reshape(-1, self._history.shape[-1]).T)))
+        self.dump_covmat(self._covariance)
         row = self.progress_table.iloc[-1]
         with open(self.progress_filename(), "a", encoding="utf-8") as file:
-            cells = (f"{row[name]:.6g}" if name != "timestamp" else row[name] for name in PROGRESS)
+            whole = ("N", "divergences")
+            cells = (
+                str(row[name]) if name == "timestamp" else f"{row[name]:{'.0f' if name in whole else '.6g'}}"
+                for name in PROGRESS
+            )
             file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
         checkpoint = {
             "converged": self.converged,
             "mpi_size": mpi.size(),
             "n_kept": self.n_kept,
-            "n_divergent": self.n_divergent,
+            "blocks": self.blocks,
+            "n_divergent": n_divergent,
             "states": states,
         }
         text = yaml_dump({"sampler": {self.get_name(): checkpoint}})
@@ -258,6 +292,7 @@ class HMC(CovmatSampler):
         with mpi.ProcessState(self) as state:
             if not self.sampler.is_warm:
                 self._warm_up()
+            self._judge_old_draws()
             total = self.max_samples if math.isfinite(self.max_samples) else None
             with self._bar(desc="draws", unit="draw", total=total, initial=self._n_draws()) as bar:
                 while not self.converged and (n := self._n_next()):
@@ -267,6 +302,12 @@ class HMC(CovmatSampler):
                     self._look(bar)
                     self._write()
         self._conclude()
+
+    def _judge_old_draws(self) -> None:
+        """Whether a resumed run, perhaps with other targets, is long enough already."""
+        if self.n_kept:
+            history = np.concatenate(mpi.allgather(self._history))
+            self.converged = self._is_enough(*_convergence(history))
 
     def _warm_up(self) -> None:
         n = min(self.n_chains, N_STARTS)
@@ -297,24 +338,28 @@ class HMC(CovmatSampler):
         """Put draws into the collections, with what Cobaya says of them."""
         kept = slice(self.thin - 1, None, self.thin)
         positions, densities = draws.positions[:, kept].numpy(), draws.log_density[:, kept].numpy()
-        for t in range(positions.shape[1]):
-            for chain, (x, expected) in enumerate(zip(positions[:, t], densities[:, t], strict=True)):
+        # A chain's draws stand together: GetDist finds their correlation.
+        for chain, (xs, expecteds) in enumerate(zip(positions, densities, strict=True)):
+            for x, expected in zip(xs, expecteds, strict=True):
                 point = self.model.logposterior(x)
-                if not abs(point.logpost - expected) <= AGREEMENT * max(1.0, abs(expected)):
+                if not abs(point.logpost - expected) <= AGREEMENT + ROUNDING * abs(expected):
                     values = zip(self.density.names, x, strict=True)
+                    numerical = self.density.gradient == "finite_difference"
+                    instead = "" if numerical else "'gradient: finite_difference' or "
                     raise LoggedError(
                         self.log,
                         "The log-posterior that was sampled is %.8g at %s, but Cobaya's is %.8g: a component does not "
-                        "compute the same with tensors as with numbers, or not the same twice. Set 'gradient: "
-                        "finite_difference', or use 'sampler: mcmc'.",
+                        "compute the same with tensors as with numbers, or not the same twice. Use %s'sampler: mcmc'.",
                         expected,
                         ", ".join(f"{name} = {value:.8g}" for name, value in values),
                         point.logpost,
+                        instead,
                     )
                 self.collections[chain % self.n_files].add(x, logpost=point)
         self._history = np.concatenate([self._history, positions], axis=1)
+        self.blocks = [*self.blocks, positions.shape[1]]
         self._acceptance = float(draws.info.acceptance.mean())
-        self._bfmi = diagnostics.bfmi(draws.info.energy)
+        self._energies.append(draws.info.energy.numpy())
         self.n_divergent += int(draws.info.divergent.sum())
 
     def _bar(self, **options):
@@ -328,10 +373,8 @@ class HMC(CovmatSampler):
         gathered = mpi.allgather((self._history, self._acceptance, self.n_divergent))
         histories, acceptances, divergences = zip(*gathered, strict=True)
         history = np.concatenate(histories)
-        rhat = diagnostics.rhat(history)
-        ess = {kind: float(np.min(diagnostics.ess(history, kind))) for kind in ("bulk", "tail")}
-        # Not a number where a parameter has not moved: not converged.
-        Rminus1 = float(np.max(rhat)) - 1.0
+        self._covariance = np.atleast_2d(np.cov(history.reshape(-1, history.shape[-1]).T))
+        Rminus1, ess = _convergence(history)
         self.progress_table.loc[len(self.progress_table)] = {
             "N": self._n_draws(),
             "timestamp": datetime.datetime.now().isoformat(),
@@ -342,7 +385,7 @@ class HMC(CovmatSampler):
             "ess_tail": ess["tail"],
             "divergences": sum(divergences),
         }
-        self.converged = bool(Rminus1 < self.Rminus1_stop and min(ess.values()) > self.ess_stop)
+        self.converged = self._is_enough(Rminus1, ess)
         self.mpi_info(
             "%d draws: R-1 = %.4f, %.0f effective draws in the bulk, %.0f in the tails, acceptance %.2f.",
             *(self._n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
@@ -350,8 +393,13 @@ class HMC(CovmatSampler):
         bar.update(self._n_draws() - bar.n)
         bar.set_postfix({"R-1": f"{Rminus1:.4f}", "ess": f"{min(ess.values()):.0f}", "divergent": sum(divergences)})
 
+    def _is_enough(self, Rminus1: float, ess: dict) -> bool:
+        # NaN, where a parameter has not moved, is not enough. The same verdict for all processes.
+        verdict = Rminus1 < self.Rminus1_stop and all(value > self.ess_stop for value in ess.values())
+        return bool(mpi.share_mpi(verdict))
+
     def _scatter_of_limits(self, history) -> float:
-        """Standard deviation of the 95 % limits between files, over that of the parameter; the largest."""
+        """Standard deviation of the 95 % limits between as many groups of chains as files, over the parameter's own."""
         n_files = self.n_files * mpi.size()
         if n_files == 1:
             return math.nan
@@ -379,12 +427,11 @@ class HMC(CovmatSampler):
                 n_divergent,
                 self._n_draws() * self.thin,
             )
-        bfmi = getattr(self, "_bfmi", np.array([np.nan]))
-        if np.nanmin(bfmi, initial=np.inf) < diagnostics.LOW_BFMI:
-            self.mpi_warning(
-                "The energy's BFMI is %.2f in the worst chain: tails are hardly explored. Change parameters.",
-                float(np.nanmin(bfmi)),
-            )
+        energies = np.concatenate(self._energies, axis=1) if self._energies else np.empty((0, 0))
+        bfmi = float(np.mean(diagnostics.bfmi(energies))) if energies.shape[1] >= MIN_DRAWS else math.nan
+        bfmi = float(np.mean(mpi.allgather(bfmi)))
+        if bfmi < diagnostics.LOW_BFMI:
+            self.mpi_warning("The energy's BFMI is %.2f: tails are hardly explored. Change parameters.", bfmi)
 
     def converge_info_changed(self, old_info, new_info):
         """Whether a run that had converged must go on."""
@@ -422,7 +469,7 @@ class HMC(CovmatSampler):
         """``sample`` (see :meth:`samples`) and ``progress``, a DataFrame."""
         return {
             "sample": self.samples(combined=combined, skip_samples=skip_samples, to_getdist=to_getdist),
-            "progress": self.progress_table,
+            "progress": mpi.share_mpi(self.progress_table),
         }
 
     @classmethod
@@ -448,6 +495,14 @@ class HMC(CovmatSampler):
             else r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
         )
         return rf"Batches of chains of {kernel}, with dual averaging of the step size \cite{{Hoffman:2011ukg}}."
+
+
+def _convergence(history) -> tuple[float, dict]:
+    """R-1, and effective draws in bulk and tail, of draws (n_chains, n, d): the worst parameter's; NaN if too few."""
+    if history.shape[1] < MIN_DRAWS:
+        return math.nan, {"bulk": math.nan, "tail": math.nan}
+    ess = {kind: float(np.min(diagnostics.ess(history, kind))) for kind in ("bulk", "tail")}
+    return float(np.max(diagnostics.rhat(history))) - 1.0, ess
 
 
 def _joined(collections):

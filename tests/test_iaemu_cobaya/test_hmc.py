@@ -106,12 +106,13 @@ class TestFiles:
         assert any(len(ax.lines) for ax in np.ravel(axes))
         pyplot.close("all")
 
-    def test_covmat_is_that_of_the_draws_and_can_be_started_from(self, finished):
+    def test_covmat_is_that_of_the_draws_and_of_use_to_the_next_run(self, finished):
         _, sampler = finished
         found = np.loadtxt("chains/a.covmat")
         draws = sampler.products()["sample"][["x", "y"]].to_numpy(dtype=float)
         assert found == pytest.approx(np.cov(draws.T), rel=1e-4)
-        run(info_of(output="chains/b", sampler={"covmat": "chains/a.covmat", "max_samples": 160}))
+        _, after = run(info_of(output="chains/b", sampler={"covmat": "chains/a.covmat", "max_samples": 160}))
+        assert after.density.scales == pytest.approx(np.sqrt(np.diag(found)))
         mcmc = {"mcmc": {"covmat": "chains/a.covmat", "max_samples": 20, "seed": 1}}
         run({**info_of(output="chains/c"), "sampler": mcmc})
 
@@ -130,6 +131,20 @@ class TestFiles:
         assert sampler.samples(to_getdist=True).numrows == n
         assert len(sampler.samples(skip_samples=0.5)) == n // 2
         assert len(sampler.samples()) == n
+
+
+def test_a_chains_draws_stand_together_so_that_getdist_sees_their_correlation():
+    _, sampler = run(info_of(output="chains/a", sampler={"max_samples": 320, "check_every": 20}))
+    first = np.loadtxt("chains/a.1.txt")[:, 2]
+    assert first[:20] == pytest.approx(sampler._history[0, :20, 0], rel=1e-6)
+    assert first[20:40] == pytest.approx(sampler._history[2, :20, 0], rel=1e-6)
+    assert first[80:100] == pytest.approx(sampler._history[0, 20:, 0], rel=1e-6)
+
+
+def test_a_single_draw_is_no_reason_to_warn_of_anything_else(recwarn):
+    _, sampler = run(info_of(sampler={"max_samples": 8}))
+    assert len(sampler.samples()) == 8 and not sampler.converged
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
 def test_without_output_nothing_is_written():
@@ -293,6 +308,32 @@ class TestResume:
         assert all(
             new.startswith(old) and len(new) > len(old) for new, old in zip(self.files("a"), before, strict=True)
         )
+
+    def test_other_targets_are_held_against_the_draws_there_are(self):
+        run(self.yaml("a", max_samples=4 * 100))
+        before = self.files("a")
+        targets = {"Rminus1_stop": 0.5, "ess_stop": 10}
+        _, sampler = run(self.yaml("a", max_samples=4 * 100, **targets), resume=True)
+        assert sampler.converged
+        _, sampler = run(self.yaml("a", max_samples=4 * 20, **targets), resume=True)
+        assert sampler.converged
+        assert self.files("a") == before
+
+    @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("")], ids=["missing", "empty"])
+    def test_draws_are_not_lost_with_the_checkpoint(self, damage):
+        run(self.yaml("a", max_samples=4 * 40))
+        before = self.files("a")
+        damage(Path("chains/a.checkpoint"))
+        with pytest.raises(LoggedError, match="missing or empty"):
+            run(self.yaml("a"), resume=True)
+        assert self.files("a") == before
+
+    def test_a_progress_file_that_is_gone_is_begun_anew(self):
+        run(self.yaml("a", max_samples=4 * 40))
+        Path("chains/a.progress").write_text("")
+        run(self.yaml("a", max_samples=4 * 80), resume=True)
+        header, *lines = Path("chains/a.progress").read_text().splitlines()
+        assert header.startswith("#") and lines[-1].split()[0] == str(4 * 80)
 
     def test_other_chains_are_refused(self):
         run(self.yaml("a", max_samples=80))
