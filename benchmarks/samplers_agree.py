@@ -17,26 +17,13 @@ import torch
 from cobaya.input import load_input_file
 from cobaya.model import get_model
 from cobaya.sampler import get_sampler
+from tng_posteriors import posterior
 
+from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
 from iaemu_cobaya.gradient import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
-
-
-def by_grid(density: LogPosterior, n: int = 401) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations (2,): on a grid over the prior, then on one over seven standard deviations."""
-    low, high = (np.array(bound) for bound in density.bounds)
-    for _ in range(2):
-        axes = [np.linspace(a, b, n + 2)[1:-1] for a, b in zip(low, high, strict=True)]
-        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-        with torch.no_grad():
-            logp = torch.cat([density(part) for part in torch.as_tensor(points).split(4096)]).numpy()
-        weight = np.exp(logp - logp.max())
-        mean = np.average(points, weights=weight, axis=0)
-        sd = np.sqrt(np.average((points - mean) ** 2, weights=weight, axis=0))
-        low, high = np.maximum(low, mean - 7 * sd), np.minimum(high, mean + 7 * sd)
-    return mean, sd
 
 
 def by_hmc(density: LogPosterior, start, n_draws: int, seed: int) -> np.ndarray:
@@ -76,7 +63,11 @@ def main(arguments=None) -> None:
         info = load_input_file(path)
         model = get_model({key: info[key] for key in ("theory", "likelihood", "params")})
         density = LogPosterior(model, rng=np.random.default_rng(options.seed))
-        mean, sd = by_grid(density)
+        (likelihood,), (theory,) = model.likelihood.values(), model.theory.values()
+        constants = model.parameterization.constant_params()
+        occupation = [constants[name] for name in OCCUPATION_PARAMETERS]
+        *moments, _ = posterior(likelihood, theory.model, occupation)
+        mean, sd = np.transpose(moments)
         start = [model.get_valid_point(1000, random_state=np.random.default_rng(i))[0] for i in range(8)]
         covmat = {"covmat": str(path.with_suffix(".covmat"))}
         draws = (

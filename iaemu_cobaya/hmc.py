@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import re
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from pandas import DataFrame
 from tqdm import tqdm
 
 from iaemu import __version__
+from iaemu.files import write_text
 from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
 
 from .checkpoint import from_text, to_text
@@ -169,7 +169,12 @@ class HMC(CovmatSampler):
             self._check_no_draws_are_lost(names)
         self.collections = [
             SampleCollection(
-                self.model, self.output, name=name, resuming=resuming, sample_type="mcmc", is_batch=self._several_files
+                self.model,
+                self.output,
+                name=name,
+                resuming=resuming,
+                sample_type="mcmc",
+                is_batch=self.n_files * mpi.size() > 1,
             )
             for name in names
         ]
@@ -187,10 +192,6 @@ class HMC(CovmatSampler):
         self._history = self._read_history()
         self._read_progress()
         self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
-
-    @property
-    def _several_files(self) -> bool:
-        return self.n_files * mpi.size() > 1
 
     def _check_no_draws_are_lost(self, names) -> None:
         """Without a checkpoint a run begins anew, which must not cost more than the draws before the first one."""
@@ -220,7 +221,7 @@ class HMC(CovmatSampler):
                     max(0, len(lines) - 1),
                 )
             if len(lines) > 1 + rows:
-                _replace(path, b"".join(lines[: 1 + rows]))
+                write_text(path, b"".join(lines[: 1 + rows]).decode())
 
     def _read_history(self) -> np.ndarray:
         """Kept draws (n_chains, n_kept, d) from the files."""
@@ -237,7 +238,7 @@ class HMC(CovmatSampler):
     def _write_progress_header(self) -> None:
         if self.output and mpi.is_main_process():
             header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
-            _replace(Path(self.progress_filename()), f"#{header}\n".encode())
+            write_text(self.progress_filename(), f"#{header}\n")
 
     def _read_progress(self) -> None:
         """The table of progress up to the checkpoint; later lines of the file go."""
@@ -282,8 +283,7 @@ class HMC(CovmatSampler):
             "n_divergent": n_divergent,
             "states": states,
         }
-        text = yaml_dump({"sampler": {self.get_name(): checkpoint}})
-        _replace(Path(self.checkpoint_filename()), text.encode())
+        write_text(self.checkpoint_filename(), yaml_dump({"sampler": {self.get_name(): checkpoint}}))
 
     # ------------------------------------------------------------------ run
 
@@ -433,10 +433,6 @@ class HMC(CovmatSampler):
         if bfmi < diagnostics.LOW_BFMI:
             self.mpi_warning("The energy's BFMI is %.2f: tails are hardly explored. Change parameters.", bfmi)
 
-    def converge_info_changed(self, old_info, new_info):
-        """Whether a run that had converged must go on."""
-        return any(old_info.get(name) != new_info.get(name) for name in ("Rminus1_stop", "ess_stop", "max_samples"))
-
     # ------------------------------------------------------------------ products
 
     def samples(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False):
@@ -510,10 +506,3 @@ def _joined(collections):
     for other in collections[1:]:
         first._append(other)
     return first
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file at once: it is the old one or the new one, whatever happens."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

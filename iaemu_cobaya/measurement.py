@@ -27,7 +27,6 @@ regions, and turns on the Hartlap factor of the likelihood. Any other header ent
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -37,6 +36,7 @@ import numpy as np
 import yaml
 
 from iaemu.binning import EDGE_TOLERANCE, union_edges
+from iaemu.files import write_text
 from iaemu.prediction import STATISTICS
 
 FORMAT = "iaemu measurement 1"
@@ -410,13 +410,7 @@ def _write_text(path, header: Mapping, rows: Sequence[str]) -> Path:
     text = yaml.safe_dump(dict(header), sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
     lines = [f"# {line}" for line in text.splitlines()] + list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_text(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -18,6 +18,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+#: What omega and eta are made of at given strengths, see :func:`orientation_statistics`.
+ORIENTATION_INGREDIENTS = {"omega": ("A_c", "A_s"), "eta": ("E_cc", "E_cs", "E_ss")}
+
 _SERIES_LIMIT = 1.0  # |kappa| below which the power series is used
 _ASYMPTOTIC_LIMIT = 50.0  # kappa above which the asymptotic series is used
 _N_SERIES = 18  # 1 / 18! ~ 1e-16

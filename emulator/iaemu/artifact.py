@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ._version import __version__
+from .files import write_whole
 
 FORMAT = "iaemu-artifact-1"
 
@@ -26,7 +26,7 @@ class ArtifactError(ValueError):
 
 
 def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: dict) -> None:
-    """Write an artifact, to a temporary name first and then renamed.
+    """Write an artifact, whole or not at all.
 
     Parameters
     ----------
@@ -37,12 +37,10 @@ def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: di
     metadata : dict
         Anything JSON can hold. ``code_version`` is added.
     """
-    path = Path(path)
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     text = json.dumps({"code_version": __version__, **metadata, "format": FORMAT, "kind": kind}, sort_keys=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(tensors, metadata={"iaemu": text, "sha256": _digest(text, tensors)}))
-    os.replace(temporary, path)
+    content = save(tensors, metadata={"iaemu": text, "sha256": _digest(text, tensors)})
+    write_whole(path, lambda file: file.write(content))
 
 
 def read_artifact(path, kind: str | Collection[str]) -> tuple[dict[str, np.ndarray], dict]:

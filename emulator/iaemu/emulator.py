@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from .aleatoric import Aleatoric, AleatoricNet
-from .alignment import orientation_statistics
+from .alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
 from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
 from .fixed_occupation import FixedOccupation, without_alignment
 from .network import FactorisedNet
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from .prediction import STATISTICS, Prediction, check_statistics
+from .prediction import STATISTICS, Prediction, check_statistics, reject
 
 KIND = "emulator"
 SHIPPED = "factorised-pm160.safetensors"
@@ -24,11 +24,7 @@ SHIPPED = "factorised-pm160.safetensors"
 #: Fields of a prediction that hold standard deviations.
 SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
 
-_NEEDS = {
-    "xi": ("log_1p_xi",),
-    "omega": ("A_c", "A_s"),
-    "eta": ("E_cc", "E_cs", "E_ss"),
-}
+_NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
 
 
 class Emulator:
@@ -166,7 +162,7 @@ class Emulator:
         for prefix in ("network.", *(f"member.{number}." for number in range(metadata.get("n_members", 0)))):
             networks.append(FactorisedNet(support, **metadata["network"]))
             networks[-1].load_state_dict(with_prefix(tensors, prefix))
-        metadata["box_volumes"]
+        metadata["box_volumes"]  # KeyError here, rather than at the first prediction
         aleatoric = None
         if "aleatoric" in metadata:
             config, volume = metadata["aleatoric"]["network"], metadata["aleatoric"]["volume"]
@@ -174,9 +170,9 @@ class Emulator:
         binnings = [tensors[f"binning.{index}"] for index in range(len(networks[0].n_bins))]
         return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
 
-    def _golden(self, theta) -> dict[str, np.ndarray]:
-        """What must come out the same after loading."""
-        values = self.predict(theta, uncertainties=self.has_uncertainties)
+    def _golden(self, theta, **options) -> dict[str, np.ndarray]:
+        """What must come out the same after loading; ``options`` of :meth:`predict`."""
+        values = self.predict(theta, uncertainties=self.has_uncertainties, **options)
         golden = {name: getattr(values, name) for name in STATISTICS}
         for field in SIGMAS:
             golden.update({f"{field}.{name}": value for name, value in (getattr(values, field) or {}).items()})
@@ -237,11 +233,7 @@ class Emulator:
             return values
 
         values = self._evaluate(points, predict, inside if support == "reject" else None)
-        sigmas = {}
-        for field in SIGMAS:
-            found = {name: values.pop(f"{field}.{name}") for name in statistics if f"{field}.{name}" in values}
-            sigmas[field] = found or None
-        prediction = Prediction(r_edges=edges, **values, **sigmas)
+        prediction = as_prediction(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
 
     def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise") -> FixedOccupation:
@@ -293,10 +285,7 @@ class Emulator:
             parts = [predict(part) for part in flat.split(chunk or self._chunk)]
             values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             if inside is not None:
-                rejected = ~inside.reshape(-1)
-                for name, value in values.items():
-                    mask = rejected.reshape(-1, *[1] * (value.ndim - 1))
-                    values[name] = torch.where(mask, torch.full_like(value, torch.nan), value)
+                values = reject(values, inside)
             return {name: value.reshape(shape + value.shape[1:]) for name, value in values.items()}
 
     def _predict(self, theta, network, binning, nesting, statistics) -> dict[str, torch.Tensor]:
@@ -395,6 +384,15 @@ class Emulator:
             f"The bins do not nest in any binning of this emulator. Asked for edges "
             f"{np.array2string(edges, precision=4, max_line_width=10**6)} Mpc/h; use subsets of one of {available}."
         )
+
+
+def as_prediction(r_edges, values: dict[str, torch.Tensor]) -> Prediction:
+    """A prediction from values by name, with those of ``sigma_aleatoric.xi`` and the like put where they belong."""
+    sigmas = {}
+    for field in SIGMAS:
+        found = {name: values[f"{field}.{name}"] for name in STATISTICS if f"{field}.{name}" in values}
+        sigmas[field] = found or None
+    return Prediction(r_edges, **{name: value for name, value in values.items() if "." not in name}, **sigmas)
 
 
 def coarser(pairs, columns, nesting, volumes):

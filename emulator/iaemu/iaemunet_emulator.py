@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .binning import PAPER_EDGES, BinningError, check_edges
-from .emulator import Emulator, coarser, with_prefix
+from .emulator import Emulator, as_prediction, coarser, with_prefix
 from .iaemunet import IAEmuNet
 from .parameters import as_theta, has_tensor
 from .prediction import STATISTICS, Prediction, check_statistics
@@ -77,11 +77,7 @@ class IAEmuNetEmulator(Emulator):
         return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["binning.0"])
 
     def _golden(self, theta) -> dict[str, np.ndarray]:
-        values = self.predict(theta, uncertainties=True, n_passes=_GOLDEN_PASSES)
-        golden = {name: getattr(values, name) for name in STATISTICS}
-        for field in ("sigma_aleatoric", "sigma_epistemic"):
-            golden.update({f"{field}.{name}": value for name, value in getattr(values, field).items()})
-        return golden
+        return super()._golden(theta, n_passes=_GOLDEN_PASSES)
 
     # ------------------------------------------------------------------ predictions
 
@@ -146,11 +142,7 @@ class IAEmuNetEmulator(Emulator):
             inside if support == "reject" else None,
             chunk=max(1, self._chunk // n_passes) if uncertainties else None,
         )
-        sigmas = {
-            field: {name: values[f"{field}.{name}"] for name in statistics} if uncertainties else None
-            for field in ("sigma_aleatoric", "sigma_epistemic")
-        }
-        prediction = Prediction(r_edges=edges, **{name: values[name] for name in statistics}, **sigmas)
+        prediction = as_prediction(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
 
     def passes(self, theta, statistics=STATISTICS, support: str = "raise", n_passes: int = 50, seed: int = 0) -> dict:

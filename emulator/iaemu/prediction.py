@@ -71,6 +71,15 @@ class Prediction:
         return Prediction(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
 
 
+def reject(values: dict[str, torch.Tensor], inside: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The values (n, ...) with NaN for the points that are not ``inside``, a bool tensor of n entries in any shape."""
+    outside = ~inside.reshape(-1)
+    return {
+        name: torch.where(outside.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value)
+        for name, value in values.items()
+    }
+
+
 @runtime_checkable
 class ForwardModel(Protocol):
     """Protocol of everything that maps parameters to correlation functions.

@@ -19,13 +19,13 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
-from .alignment import orientation_statistics
+from .alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from .binning import check_edges, nesting_matrix, shell_volumes
 from .fixed_occupation import FixedOccupation, without_alignment
 from .modes import ExpectedCounts, Occupations
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from .prediction import STATISTICS, Prediction, check_statistics
+from .prediction import STATISTICS, Prediction, check_statistics, reject
 
 KIND = "tables"
 SHIPPED = "tables-pm160.safetensors"
@@ -263,11 +263,7 @@ class TabulatedModel:
             values = correlations(sums, flat, statistics)
             values.update(n_gal=sums.n_gal, f_sat=sums.f_sat)
             if support == "reject":
-                rejected = ~inside.reshape(-1)
-                for name, value in values.items():
-                    values[name] = torch.where(
-                        rejected.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value
-                    )
+                values = reject(values, inside)
             values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         prediction = Prediction(r_edges=edges, **values)
@@ -294,7 +290,7 @@ class TabulatedModel:
         with torch.inference_mode(False), torch.no_grad():
             sums = self.sums(theta, r_edges)
             ingredients = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
-            for statistic, names in (("omega", ("A_c", "A_s")), ("eta", ("E_cc", "E_cs", "E_ss"))):
+            for statistic, names in ORIENTATION_INGREDIENTS.items():
                 if statistic in statistics:
                     ingredients.update({name: getattr(sums, name) / sums.DD for name in names})
         edges = self.r_edges if r_edges is None else check_edges(r_edges)

@@ -92,7 +92,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError("disk full")
 
-    monkeypatch.setattr("iaemu_cobaya.measurement.os.replace", fail)
+    monkeypatch.setattr("iaemu.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         measurement().write(path)
     assert path.read_text() == before

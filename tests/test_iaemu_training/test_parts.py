@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("portalocker")
 
+from iaemu.files import write_whole
 from iaemu_training.cluster import workers
-from iaemu_training.files import write_whole
 from iaemu_training.parts import PartsError, PartStore, Task
 
 

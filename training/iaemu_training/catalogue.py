@@ -8,13 +8,14 @@ ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form in 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+from iaemu.files import write_whole
 
 #: Coarse host-mass bins within which a host that lacks sub-halos borrows them (halotools' SubhaloPhaseSpace as set up
 #: by Van Alfen et al. 2024): 14 bins, edges in log10 Msun/h.
@@ -287,28 +288,29 @@ class HaloCatalogue:
         Rounding: positions to Lbox / 2^16, offsets to max |offset| / 2^15, axes to 2^-15. A packed catalogue is a
         catalogue in its own right: what is made from it is made from the rounded values.
         """
-        path = Path(path)
         reach = float(np.abs(self.offset).max()) if len(self.offset) else 1.0
-        temporary = path.with_name(path.name + ".tmp")
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"] = PACKED_FORMAT
-            file.attrs["Lbox"] = self.Lbox
-            file.attrs["name"] = self.name
-            file.attrs["offset_reach"] = reach
-            for key, value in self.attributes.items():
-                file.attrs[f"attribute_{key}"] = value
-            packed = {
-                "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
-                "mass": self.mass.astype(np.float32),
-                "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
-                "n_subhalos": self.n_subhalos.astype(np.uint16),
-                "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
-            }
-            if self.n_subhalos.max(initial=0) >= 2**16:
-                raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
-            for key, value in packed.items():
-                file.create_dataset(key, data=value, compression="gzip", shuffle=True)
-        os.replace(temporary, path)
+
+        def write(target):
+            with h5py.File(target, "w") as file:
+                file.attrs["format"] = PACKED_FORMAT
+                file.attrs["Lbox"] = self.Lbox
+                file.attrs["name"] = self.name
+                file.attrs["offset_reach"] = reach
+                for key, value in self.attributes.items():
+                    file.attrs[f"attribute_{key}"] = value
+                packed = {
+                    "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
+                    "mass": self.mass.astype(np.float32),
+                    "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
+                    "n_subhalos": self.n_subhalos.astype(np.uint16),
+                    "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
+                }
+                if self.n_subhalos.max(initial=0) >= 2**16:
+                    raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
+                for key, value in packed.items():
+                    file.create_dataset(key, data=value, compression="gzip", shuffle=True)
+
+        write_whole(path, write)
 
     @classmethod
     def read_packed(cls, path) -> HaloCatalogue:

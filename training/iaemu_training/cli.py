@@ -387,9 +387,9 @@ def _add_card(commands) -> None:
 def _card(arguments) -> int:
     from iaemu.artifact import shipped_artifact, shipped_artifacts
     from iaemu.emulator import Emulator
+    from iaemu.files import write_text
 
     from .card import model_card
-    from .files import write_text
 
     name = arguments.artifact
     path = shipped_artifact(f"{name}.safetensors") if name in shipped_artifacts() else Path(name)

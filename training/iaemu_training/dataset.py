@@ -22,13 +22,13 @@ import torch
 
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
+from iaemu.files import write_whole
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
 from iaemu.tabulated import SHIPPED, PairSums, TabulatedModel, correlations
 
 from .catalogue import CatalogueError, HaloCatalogue
 from .cluster import one_thread, workers
-from .files import write_whole
 from .galaxy_pairs import random_pairs
 from .labels import iterate_sums
 from .matter import MatterCorrelation

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from iaemu.files import write_whole
 from iaemu.prediction import STATISTICS
 
 from . import metrics as m
-from .files import write_whole
 from .report import Report
 from .scores import LEVELS, HeldOut
 

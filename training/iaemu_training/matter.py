@@ -19,8 +19,7 @@ from scipy.fft import fht
 from scipy.interpolate import CubicSpline
 
 from iaemu.binning import EDGE_TOLERANCE, BinningError, check_edges
-
-from .files import write_text
+from iaemu.files import write_text
 
 #: Flat LCDM of Bolshoi-Planck (Klypin et al. 2016, arXiv:1411.4001; Rodriguez-Puebla et al. 2016, arXiv:1602.04813),
 #: with the digits of the shipped catalogues.

@@ -14,8 +14,9 @@ import numpy as np
 import portalocker
 from tqdm import tqdm
 
+from iaemu.files import write_whole
+
 from .cluster import Workers
-from .files import write_whole
 
 
 class Task(NamedTuple):

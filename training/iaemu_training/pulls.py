@@ -9,10 +9,10 @@ import numpy as np
 from scipy import stats
 
 from iaemu.binning import PAPER_EDGES, bin_centers
+from iaemu.files import write_whole
 from iaemu.prediction import STATISTICS
 
 from .dataset import Dataset, DatasetError
-from .files import write_whole
 
 _PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 

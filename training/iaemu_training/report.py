@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from iaemu.files import write_text
 from iaemu.prediction import STATISTICS
 
-from .files import write_text
 from .scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
 
 

@@ -26,8 +26,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import nn
 from tqdm import tqdm
 
+from iaemu.files import write_whole
+
 from .config import TrainingSettings
-from .files import write_whole
 from .optimisers import MuonAdam
 
 #: Settings that have no influence on the weights: a checkpoint can be gone on from with others.

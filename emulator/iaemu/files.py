@@ -8,17 +8,21 @@ from pathlib import Path
 
 
 def write_whole(path, write: Callable) -> None:
-    """Write a file under a temporary name, then rename it: it is there whole, or not at all.
+    """Write a file under a temporary name, then rename it: an older one is replaced at once, or stays as it was.
 
     ``write`` is called with the open binary file, which can be read and sought too (HDF5 needs it).
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w+b") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path, text: str) -> None:
