@@ -2,6 +2,7 @@
 
 from iaemu import __version__
 
+from .halotools_theory import HalotoolsIA
 from .hmc import HMC
 from .likelihood import IACorrelations, TNG300Sample1, TNG300Sample2, TNG300Sample3
 from .measurement import Bins, Covariance, Measurement, MeasurementError
@@ -11,6 +12,7 @@ __all__ = [
     "HMC",
     "Bins",
     "Covariance",
+    "HalotoolsIA",
     "IACorrelations",
     "IAEmu",
     "Measurement",

@@ -1,7 +1,8 @@
 """Cobaya likelihoods of measured alignment correlation functions.
 
 ``logp = -chi^2 / 2``: the constant normalisation of the Gaussian is left out, so that Cobaya's column ``chi2`` is the
-chi^2 itself. All likelihoods also work alone::
+chi^2 itself. With the option ``emulator_error`` the covariance is C_data + C_emu(theta), and ``logp`` holds the change
+of its log-determinant too: -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2. All likelihoods also work alone::
 
     like = TNG300Sample1()
     like.log_likelihood(theory_vector)
@@ -22,7 +23,7 @@ from iaemu.binning import EDGE_TOLERANCE
 from iaemu.prediction import STATISTICS
 
 from .measurement import Bins, Measurement, MeasurementError, check_covariance
-from .naming import MapsParameters
+from .naming import MapsParameters, check_tag, product_name
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
 
@@ -57,6 +58,8 @@ class IACorrelations(MapsParameters, Likelihood):
     covariance: str | dict
     correlation_from: str | os.PathLike | None
     hartlap: bool
+    emulator_error: bool
+    tag: str | None
     param_map: dict
 
     _enforce_types = True
@@ -65,6 +68,9 @@ class IACorrelations(MapsParameters, Likelihood):
 
     def initialize(self):
         self.statistics = self._check_statistics()
+        self.tag = check_tag(self.tag, self.log)
+        self._products = {name: product_name(name, self.tag) for name in self.statistics}
+        self._deviations = {name: product_name(name, self.tag, deviations=True) for name in self.statistics}
         try:
             self.measurement = self._read_measurement()
             self._select_bins()
@@ -244,8 +250,13 @@ class IACorrelations(MapsParameters, Likelihood):
         return factor
 
     def get_requirements(self):
-        """The used statistics, in the used bins."""
-        return {f"ia_{statistic}": {"r_edges": list(self._edges[statistic])} for statistic in self.statistics}
+        """The used statistics, in the used bins, and with ``emulator_error`` their errors."""
+        names = [self._products, *([self._deviations] if self.emulator_error else [])]
+        return {
+            name: {"r_edges": list(self._edges[statistic])}
+            for products in names
+            for statistic, name in products.items()
+        }
 
     def get_version(self) -> str:
         """Version of the package, and so of the packaged data."""
@@ -255,24 +266,46 @@ class IACorrelations(MapsParameters, Likelihood):
 
     def logp(self, _derived=None, **params_values) -> float:
         """Log-likelihood at the current point of a Cobaya run."""
-        return self.log_likelihood(self.theory_vector())
+        return self.log_likelihood(self.theory_vector(), self.deviations())
 
     def theory_vector(self) -> np.ndarray:
         """The current prediction in the used bins, in the order of ``data_vector``, shape (n,)."""
         return np.concatenate(
             [
-                self.provider.get_result(f"ia_{statistic}", r_edges=self._edges[statistic])[self._index[statistic]]
+                self.provider.get_result(self._products[statistic], r_edges=self._edges[statistic])[
+                    self._index[statistic]
+                ]
                 for statistic in self.statistics
             ]
         )
 
-    def log_likelihood(self, theory_vector) -> float:
-        """-chi^2 / 2 of a prediction; -inf if it is not finite.
+    def deviations(self) -> np.ndarray | None:
+        """The error of the current prediction, (K, n): C_emu is the sum of products of its rows.
+
+        None without the option ``emulator_error``.
+        """
+        if not self.emulator_error:
+            return None
+        return np.concatenate(
+            [
+                self.provider.get_result(self._deviations[statistic], r_edges=self._edges[statistic])[
+                    :, self._index[statistic]
+                ]
+                for statistic in self.statistics
+            ],
+            axis=1,
+        )
+
+    def log_likelihood(self, theory_vector, deviations=None) -> float:
+        """-chi^2 / 2 of a prediction, with an error of its own if given; -inf if it is not finite.
 
         Parameters
         ----------
         theory_vector : array (n,)
             In the order of ``data_vector``.
+        deviations : array (K, n), optional
+            As of :meth:`deviations`: adds C_emu to the covariance, and half of the change of its log-determinant.
+            Hartlap factors apply to the covariance of the data only.
 
         Raises
         ------
@@ -280,9 +313,17 @@ class IACorrelations(MapsParameters, Likelihood):
             Wrong shape; or not finite, with ``stop_at_error``.
         """
         chi2 = self.chi2(theory_vector)
-        if np.isfinite(chi2):
+        if not np.isfinite(chi2):
+            self._report_not_finite(np.asarray(theory_vector))
+            return -np.inf
+        if deviations is None:
             return -0.5 * chi2
-        self._report_not_finite(np.asarray(theory_vector))
+        vector = torch.as_tensor(np.asarray(theory_vector, dtype=np.float64))[None]
+        scaled = torch.as_tensor(np.asarray(deviations, dtype=np.float64))[None]
+        logp = float(self._log_likelihoods(vector, scaled)[0])
+        if np.isfinite(logp):
+            return logp
+        self._report_not_finite(np.asarray(theory_vector), "The error of the prediction is not finite.")
         return -np.inf
 
     def logp_torch(self, params, products) -> torch.Tensor:
@@ -305,12 +346,9 @@ class IACorrelations(MapsParameters, Likelihood):
         LoggedError
             A prediction is not finite, with ``stop_at_error``.
         """
-        parts = [
-            products[f"ia_{statistic}"][self._edges[statistic]][:, self._index[statistic]]
-            for statistic in self.statistics
-        ]
-        vectors = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).to(torch.float64)
-        logp = self._log_likelihoods(vectors)
+        vectors = self._joined(products, self._products)
+        deviations = self._joined(products, self._deviations) if self.emulator_error else None
+        logp = self._log_likelihoods(vectors, deviations)
         if np.isfinite(float(logp.detach().sum())):  # one operation where isfinite().all() takes five
             return logp
         finite = torch.isfinite(logp.detach())
@@ -318,14 +356,33 @@ class IACorrelations(MapsParameters, Likelihood):
             return logp
         self._report_not_finite(vectors.detach()[~finite][0].numpy())
         # Replaced before the sum, not after: in a gradient, 0 times what is not finite would be NaN.
-        logp = self._log_likelihoods(torch.where(finite[:, None], vectors, self._data_torch))
+        if deviations is not None:
+            deviations = torch.where(finite[:, None, None], deviations, 0.0)
+        logp = self._log_likelihoods(torch.where(finite[:, None], vectors, self._data_torch), deviations)
         return torch.where(finite, logp, -torch.inf)
 
-    def _log_likelihoods(self, vectors: torch.Tensor) -> torch.Tensor:
-        return -0.5 * ((self._data_torch - vectors) @ self._whitening_torch).square().sum(dim=1)
+    def _joined(self, products, names: Mapping[str, str]) -> torch.Tensor:
+        """Products in the used bins side by side, (..., n)."""
+        parts = [
+            products[name][self._edges[statistic]][..., self._index[statistic]] for statistic, name in names.items()
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.float64)
 
-    def _report_not_finite(self, vector) -> None:
-        message = self._describe_not_finite(vector)
+    def _log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | None = None) -> torch.Tensor:
+        whitened = (self._data_torch - vectors) @ self._whitening_torch
+        if deviations is None:
+            return -0.5 * whitened.square().sum(dim=1)
+        # Where C_data is the unit matrix, C_data + C_emu = 1 + sum of products of the whitened deviations.
+        rows = deviations @ self._whitening_torch
+        total = torch.eye(whitened.shape[1], dtype=rows.dtype) + rows.mT @ rows
+        cholesky, failed = torch.linalg.cholesky_ex(total)
+        solved = torch.linalg.solve_triangular(cholesky, whitened[:, :, None], upper=False)[:, :, 0]
+        log_det = 2.0 * cholesky.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        logp = -0.5 * (solved.square().sum(dim=1) + log_det)
+        return torch.where(failed == 0, logp, torch.nan)
+
+    def _report_not_finite(self, vector, message: str | None = None) -> None:
+        message = self._describe_not_finite(vector) if message is None else message
         if self.stop_at_error:
             raise LoggedError(self.log, "%s", message)
         if not self._warned_not_finite:

@@ -1,8 +1,30 @@
-"""Names of our parameters in a Cobaya run: the option ``param_map``."""
+"""Names in a Cobaya run: of our parameters (option ``param_map``), and of our products (option ``tag``)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+from cobaya.log import LoggedError
+
+_TAG = re.compile(r"\w*")
+
+
+def product_name(statistic: str, tag: str | None = "", deviations: bool = False) -> str:
+    """Name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
+
+    ``ia_omega_deviations`` is the error of the prediction of ``ia_omega``, see
+    :meth:`iaemu_cobaya.theory.ForwardModelTheory.get_result`.
+    """
+    return "_".join(["ia", statistic, *(["deviations"] if deviations else []), *([tag] if tag else [])])
+
+
+def check_tag(tag: str | None, log) -> str:
+    """The tag, "" if there is none; LoggedError if it is not made of letters, digits and underscores."""
+    tag = tag or ""
+    if not _TAG.fullmatch(tag):
+        raise LoggedError(log, "tag: use letters, digits and underscores; got '%s'.", tag)
+    return tag
 
 
 class MapsParameters:

@@ -167,7 +167,9 @@ def summarise(chain: Chain) -> str:
         f"{chain.name}: {len(chain.rows)} rows, total weight {chain.column('weight').sum():.6g}, burn-in "
         f"{chain.burn_in:g} of each chain dropped"
     ]
-    if len(chain.rows) > 1:
+    if not _has_density(chain):
+        lines.append("  too few samples for limits (a run of 'evaluate', or one just started)")
+    else:
         statistics = chain.samples.getMargeStats()
         heads = f"{'68 % limits':<21s} {'95 % limits':<21s} best fit"
         lines.append(f"  {'parameter':<14s} {'mean':>9s} {'std':>9s}   {heads}")
@@ -183,6 +185,11 @@ def summarise(chain: Chain) -> str:
         lines.append(f"  {_convergence(chain)}")
     lines.append(f"  chi2 at the best fit: {best['chi2']:.2f}")
     return "\n".join(lines)
+
+
+def _has_density(chain: Chain) -> bool:
+    """Whether there are rows enough for GetDist's density estimates."""
+    return len(chain.rows) > max(10, 2 * len(chain.sampled))
 
 
 def corner_plot(chains, paper: bool = False):
@@ -206,7 +213,7 @@ def corner_plot(chains, paper: bool = False):
     """
     from getdist import plots
 
-    enough = [chain for chain in chains if len(chain.rows) > max(10, 2 * len(chain.sampled))]
+    enough = [chain for chain in chains if _has_density(chain)]
     if not enough:
         raise ChainError("no corner plot: the chains hold too few samples (a run of 'evaluate', or one just started)")
     names = [name for name in enough[0].sampled if all(name in chain.sampled for chain in enough)]

@@ -8,8 +8,9 @@ A likelihood asks for what it needs, in its own bins::
     def logp(self, **params):
         omega = self.provider.get_ia_omega(r_edges=[0.1, 0.151, 0.228])    # array (2,)
 
-Products are ``ia_xi``, ``ia_omega`` and ``ia_eta``. Only requested statistics and bins are computed; several
-likelihoods can ask for different bins.
+Products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and the error of each as ``ia_xi_deviations``, ... Only requested
+statistics and bins are computed; several likelihoods can ask for different bins. With the option ``tag`` the names end
+in it (``ia_omega_sample1``), so that one run can hold a theory for each of several galaxy samples.
 """
 
 from __future__ import annotations
@@ -29,10 +30,8 @@ from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, POLICIES, Support
 from iaemu.prediction import STATISTICS, ForwardModel, Prediction
 
 from .checks import compare_prior_with_support, sampled_cosmology
-from .naming import MapsParameters
+from .naming import MapsParameters, check_tag, product_name
 from .torch_functions import RejectedRows
-
-PRODUCTS = {f"ia_{statistic}": statistic for statistic in STATISTICS}
 
 #: Derived parameters, as {name in Cobaya: attribute of the prediction}.
 DERIVED = {"n_gal_ia": "n_gal", "f_sat_ia": "f_sat"}
@@ -50,6 +49,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         What predicts; see the YAML file of each class, and of the options below.
     support : str
     param_map : dict
+    tag : str
     model : ForwardModel
         The loaded model.
     names : tuple of str
@@ -59,6 +59,7 @@ class ForwardModelTheory(MapsParameters, Theory):
     artifact: str | os.PathLike | ForwardModel | None
     support: str
     param_map: dict
+    tag: str | None
 
     _enforce_types = True
 
@@ -68,9 +69,14 @@ class ForwardModelTheory(MapsParameters, Theory):
         if self.support not in POLICIES:
             raise LoggedError(self.log, "support: must be one of %s, got '%s'.", ", ".join(POLICIES), self.support)
         self.param_map = dict(self.param_map or {})
+        self.tag = check_tag(self.tag, self.log)
+        self._products = {product_name(statistic, self.tag): statistic for statistic in STATISTICS}
+        self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in STATISTICS}
+        self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
         self.model = self._load_model()
         self.names = self._map_names()
         self._requests: dict[EdgesKey, set[str]] = {}
+        self._deviation_requests: dict[EdgesKey, set[str]] = {}
         self._fixed: dict[EdgesKey, tuple] = {}
         self._required_params: list[str] = []
         self._constant_occupation = False
@@ -112,7 +118,15 @@ class ForwardModelTheory(MapsParameters, Theory):
 
     def get_can_provide_params(self):
         """Names of the derived parameters that this theory can give."""
-        return list(DERIVED)
+        return list(self._derived)
+
+    def get_can_provide(self):
+        """Names of the products."""
+        return [*self._products, *self._deviations]
+
+    def get_can_provide_methods(self):
+        """The ``get_ia_...`` methods, which are of the names without a tag."""
+        return {} if self.tag else super().get_can_provide_methods()
 
     def must_provide(self, **requirements):
         """Register what a likelihood needs; can be called any number of times.
@@ -120,23 +134,33 @@ class ForwardModelTheory(MapsParameters, Theory):
         Parameters
         ----------
         **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
-            Edges in Mpc/h; None stands for the model's own.
+            Edges in Mpc/h; None stands for the model's own. The same for ``ia_xi_deviations``, ...
 
         Raises
         ------
         LoggedError
-            Unknown options, malformed edges, or bins that do not nest in those of the model.
+            Unknown options, malformed edges, or bins that do not nest in those of the model; deviations of a model
+            that does not know its error.
         """
         super().must_provide(**requirements)
         for product, options in requirements.items():
-            if product not in PRODUCTS:
-                continue
-            key = self._check_request(product, options)
-            self._requests.setdefault(key, set()).add(PRODUCTS[product])
+            if product in self._products:
+                self._requests.setdefault(self._check_request(product, options), set()).add(self._products[product])
+            elif product in self._deviations:
+                key = self._check_request(product, options)
+                if not getattr(self.model, "n_deviations", 0):
+                    raise LoggedError(
+                        self.log,
+                        "%s was requested, but this model does not know the error of its predictions. Set "
+                        "'emulator_error: False' in the likelihood, or use a model that does: the shipped emulator and "
+                        "tables, or HalotoolsIA.",
+                        product,
+                    )
+                self._deviation_requests.setdefault(key, set()).add(self._deviations[product])
 
     def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
         options = dict(options or {})
-        key = _edges_key(options.pop("r_edges", None))
+        key = edges_key(options.pop("r_edges", None))
         if options:
             raise LoggedError(
                 self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
@@ -164,7 +188,7 @@ class ForwardModelTheory(MapsParameters, Theory):
     def initialize_with_provider(self, provider):
         """Compare, once, the run's priors and parameters with what the model was made for."""
         super().initialize_with_provider(provider)
-        self._required_params = [name for name in DERIVED if name in provider.requirement_providers]
+        self._required_params = [name for name in self._derived if name in provider.requirement_providers]
         constants = provider.model.parameterization.constant_params()
         self._constant_occupation = all(name in constants for name in self.names[len(ALIGNMENT_PARAMETERS) :])
         if self._checked:
@@ -209,14 +233,22 @@ class ForwardModelTheory(MapsParameters, Theory):
             return self._calculate(state, theta, want_derived)
 
     def _calculate(self, state, theta, want_derived) -> bool:
-        products = {product: {} for product in PRODUCTS}
+        products = {product: {} for product in (*self._products, *self._deviations)}
         prediction = None
         for key, statistics in self._requests.items():
             prediction = self._predict_point(theta, key, statistics)
             if prediction is None:
                 return False
             for statistic in statistics:
-                products[f"ia_{statistic}"][key] = np.asarray(getattr(prediction, statistic), dtype=np.float64)
+                value = np.asarray(getattr(prediction, statistic), dtype=np.float64)
+                products[product_name(statistic, self.tag)][key] = value
+        for key, statistics in self._deviation_requests.items():
+            deviations = self._deviations_point(theta, key, statistics)
+            if deviations is None:
+                return False
+            for statistic in statistics:
+                value = np.asarray(deviations[statistic], dtype=np.float64)
+                products[product_name(statistic, self.tag, deviations=True)][key] = value
         state.update(products)
         if want_derived:
             derived = [*self.output_params, *(name for name in self._required_params if name not in self.output_params)]
@@ -229,25 +261,39 @@ class ForwardModelTheory(MapsParameters, Theory):
 
     def _predict_point(self, theta, key: EdgesKey, statistics):
         """A prediction at an array (7,); None if the point is to be rejected."""
-        n_mu = len(ALIGNMENT_PARAMETERS)
-        fixed = (
-            self._at_occupation(tuple(theta[n_mu:].tolist()), key, statistics) if self._constant_occupation else None
-        )
+        fixed, mu = self._at_point(theta, key)
         if fixed is not None:
-            try:
-                values = fixed(torch.from_numpy(theta[None, :n_mu]))
-            except ValueError:
-                pass  # strengths beyond 1 are for the policy on unsupported points, below
-            else:
-                values = {name: value[0].numpy() for name, value in values.items()}
-                return Prediction(fixed.r_edges, n_gal=fixed.n_gal, f_sat=fixed.f_sat, **values)
+            values = {name: value[0].numpy() for name, value in fixed(mu).items()}
+            return Prediction(fixed.r_edges, n_gal=fixed.n_gal, f_sat=fixed.f_sat, **values)
         return self._predict(theta, key, statistics)
+
+    def _deviations_point(self, theta, key: EdgesKey, statistics):
+        """Deviations (K, n_bins) by name at an array (7,); None if the point is to be rejected."""
+        fixed, mu = self._at_point(theta, key)
+        if fixed is not None:
+            return {name: value[0].numpy() for name, value in fixed.deviations(mu).items()}
+        return self._deviate(theta, key, statistics)
+
+    def _at_point(self, theta, key: EdgesKey):
+        """The model at the constant occupation of the run, or None, and the strengths (1, 2)."""
+        mu = torch.from_numpy(theta[None, : len(ALIGNMENT_PARAMETERS)])
+        # Strengths beyond 1 are for the policy on unsupported points.
+        if not self._constant_occupation or np.abs(theta[: len(ALIGNMENT_PARAMETERS)]).max() > 1:
+            return None, mu
+        return self._at_occupation(tuple(theta[len(ALIGNMENT_PARAMETERS) :].tolist()), key), mu
 
     def _predict(self, theta, key: EdgesKey, statistics):
         """A prediction at an array (7,) or a tensor (n, 7); None if a point is to be rejected."""
         edges = None if key is None else np.array(key)
         return self._guarded(
             lambda **policy: self.model.predict(theta, edges, statistics=_ordered(statistics), **policy), theta
+        )
+
+    def _deviate(self, theta, key: EdgesKey, statistics):
+        """Deviations (..., K, n_bins) at an array (7,) or a tensor (n, 7); None if a point is to be rejected."""
+        edges = None if key is None else np.array(key)
+        return self._guarded(
+            lambda **policy: self.model.deviations(theta, edges, statistics=_ordered(statistics), **policy), theta
         )
 
     def _guarded(self, predict, theta):
@@ -291,7 +337,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         self.log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
 
     def _derive(self, name: str, prediction) -> float:
-        value = getattr(prediction, DERIVED[name])
+        value = getattr(prediction, self._derived[name])
         if value is None:
             raise LoggedError(
                 self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
@@ -326,48 +372,67 @@ class ForwardModelTheory(MapsParameters, Theory):
         """
         values = [params[name] for name in self.names]
         n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
-        result = {product: {} for product in PRODUCTS}
+        result = {product: {} for product in (*self._products, *self._deviations)}
         for key, statistics in self._requests.items():
             predicted = self._predict_rows(values, n, key, statistics)
             for statistic in statistics:
-                result[f"ia_{statistic}"][key] = predicted[statistic]
+                result[product_name(statistic, self.tag)][key] = predicted[statistic]
+        for key, statistics in self._deviation_requests.items():
+            deviations = self._deviations_rows(values, n, key, statistics)
+            for statistic in statistics:
+                result[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
         if self._required_params:
             counts = self._predict_rows(values, n, *next(iter(self._requests.items()), (None, set())))
             for name in self._required_params:
-                if counts[DERIVED[name]] is None:
+                if counts[self._derived[name]] is None:
                     self._derive(name, Prediction(self.model.r_edges))
-                result[name] = counts[DERIVED[name]]
+                result[name] = counts[self._derived[name]]
         return result
 
     def _predict_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
         """Statistics (n, n_bins), ``n_gal`` and ``f_sat`` (n,) or None, by name."""
-        n_mu = len(ALIGNMENT_PARAMETERS)
-        fixed = self._at_occupation(tuple(values[n_mu:]), key, statistics)
+        fixed, mu = self._at_rows(values, n, key)
         if fixed is not None:
-            mu = _columns(values[:n_mu], n)
-            try:
-                predicted = fixed(mu)
-            except ValueError:
-                pass  # strengths beyond 1 are for the policy on unsupported points, below
-            else:
-                if self._required_params:
-                    for name in DERIVED.values():
-                        count = getattr(fixed, name)
-                        predicted[name] = None if count is None else mu.new_full((n,), count)
-                return predicted
+            predicted = fixed(mu)
+            if self._required_params:
+                for name in DERIVED.values():
+                    count = getattr(fixed, name)
+                    predicted[name] = None if count is None else mu.new_full((n,), count)
+            return predicted
         theta = _columns(values, n)
         prediction = self._predict(theta, key, statistics)
         if prediction is None:
             raise RejectedRows(~self.model.support.contains(theta))
         return vars(prediction)
 
-    def _at_occupation(self, occupation, key: EdgesKey, statistics):
+    def _deviations_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
+        """Deviations (n, K, n_bins) by name."""
+        fixed, mu = self._at_rows(values, n, key)
+        if fixed is not None:
+            return fixed.deviations(mu)
+        theta = _columns(values, n)
+        deviations = self._deviate(theta, key, statistics)
+        if deviations is None:
+            raise RejectedRows(~self.model.support.contains(theta))
+        return deviations
+
+    def _at_rows(self, values, n: int, key: EdgesKey):
+        """The model at the occupation of a batch, or None if that varies, and the strengths (n, 2)."""
+        n_mu = len(ALIGNMENT_PARAMETERS)
+        fixed = self._at_occupation(tuple(values[n_mu:]), key)
+        mu = None if fixed is None else _columns(values[:n_mu], n)
+        if fixed is not None and float(mu.detach().abs().max()) > 1:
+            return None, mu  # for the policy on unsupported points
+        return fixed, mu
+
+    def _at_occupation(self, occupation, key: EdgesKey):
         """The model at a constant occupation; None if it is not constant, not supported, or the model has no such."""
         at_occupation = getattr(self.model, "at_occupation", None)
         if at_occupation is None or tuple(self.model.parameters) != PARAMETERS:
             return None
         if any(isinstance(value, torch.Tensor) for value in occupation):
             return None
+        statistics = self._requests.get(key, set()) | self._deviation_requests.get(key, set())
         held = self._fixed.get(key)
         if held is not None and held[0] == (occupation, statistics):
             return held[1]
@@ -379,32 +444,37 @@ class ForwardModelTheory(MapsParameters, Theory):
             )
         except NotImplementedError:
             fixed = None
-        self._fixed[key] = ((occupation, set(statistics)), fixed)
+        self._fixed[key] = ((occupation, statistics), fixed)
         return fixed
 
     # ------------------------------------------------------------------ products
 
     def get_ia_xi(self, r_edges=None) -> np.ndarray:
         """Position-position correlation xi in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
-        return self._product("ia_xi", r_edges)
+        return self._product(product_name("xi", self.tag), r_edges)
 
     def get_ia_omega(self, r_edges=None) -> np.ndarray:
         """Position-orientation correlation <|e.r|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
-        return self._product("ia_omega", r_edges)
+        return self._product(product_name("omega", self.tag), r_edges)
 
     def get_ia_eta(self, r_edges=None) -> np.ndarray:
         """Orientation-orientation correlation <|e1.e2|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; (n_bins,)."""
-        return self._product("ia_eta", r_edges)
+        return self._product(product_name("eta", self.tag), r_edges)
 
     def get_result(self, result_name, **kwargs):
-        """As the ``get_ia_...`` methods, by name."""
-        if result_name in PRODUCTS:
+        """As the ``get_ia_...`` methods, by name; and by name only: deviations, and all products with a tag.
+
+        ``ia_omega_deviations``, ... are (K, n_bins): scaled deviations d_k of the prediction such that sum_k d_k d_k^T
+        is the covariance of its error. The k-th row belongs together over statistics and bins, so that rows laid side
+        by side give cross-covariances.
+        """
+        if result_name in self._products or result_name in self._deviations:
             return self._product(result_name, **kwargs)
         return super().get_result(result_name, **kwargs)
 
     def _product(self, product: str, r_edges=None) -> np.ndarray:
         available = self.current_state[product]
-        key = _edges_key(r_edges)
+        key = edges_key(r_edges)
         if key in available:
             return available[key]
         # Without edges there is no doubt if only one binning was requested.
@@ -439,7 +509,7 @@ class TabulatedIA(ForwardModelTheory):
         return TabulatedModel.load(path)
 
 
-def _edges_key(r_edges) -> EdgesKey:
+def edges_key(r_edges) -> EdgesKey:
     if r_edges is None or isinstance(r_edges, tuple):
         return r_edges
     return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())

@@ -17,10 +17,11 @@ class AnalyticModel:
     parameters = PARAMETERS
     metadata = {"cosmology": "toy cosmology"}
 
-    def __init__(self, gives_counts=True):
+    def __init__(self, gives_counts=True, n_deviations=0):
         self.support = Support(logMmin=(11.5, 13.5))
         self.r_edges = union_edges(PAPER_EDGES, TNG_EDGES)
         self.gives_counts = gives_counts
+        self.n_deviations = n_deviations
         self.calls = []
 
     def __deepcopy__(self, memo):
@@ -49,10 +50,26 @@ class AnalyticModel:
         prediction = Prediction(r_edges=edges, **values)
         return prediction if is_tensor else prediction.numpy()
 
+    def deviations(self, theta, r_edges=None, statistics=STATISTICS, support="raise"):
+        """The k-th is the prediction times a wave of r, other for each k."""
+        prediction = self.predict(theta, r_edges, statistics, support)
+        waves = [0.1 * torch.sin((k + 1.0) * torch.as_tensor(prediction.r).log()) for k in range(self.n_deviations)]
+        result = {}
+        for name in statistics:
+            value = torch.as_tensor(getattr(prediction, name))
+            result[name] = torch.stack(waves) * value.unsqueeze(-2)
+        return result if isinstance(theta, torch.Tensor) else {name: value.numpy() for name, value in result.items()}
+
 
 @pytest.fixture
 def analytic():
     return AnalyticModel()
+
+
+@pytest.fixture
+def make_analytic():
+    """The analytic model's class: keywords gives_counts, n_deviations."""
+    return AnalyticModel
 
 
 @pytest.fixture

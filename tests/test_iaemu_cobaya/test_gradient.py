@@ -652,3 +652,10 @@ def test_theories_that_share_a_product_do_not_mix(make_info, emulator, analytic)
     )
     info["theory"]["other"] = {"external": Other}
     assert_mirrors(get_model(info), n=2)
+
+
+def test_the_error_of_the_prediction_has_a_gradient(make_info, make_analytic):
+    options = {"emulator_error": True, "statistics": ["xi", "omega"], "r_min": {"xi": 1.0}}
+    likelihood = {"iaemu_cobaya.TNG300Sample1": options}
+    info = make_info({"artifact": make_analytic(n_deviations=3)}, likelihood, PRIORS)
+    LogPosterior(get_model(info)).check(rng=np.random.default_rng(5))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from cobaya.log import LoggedError
+from scipy import stats
 
 from iaemu_cobaya import Bins, Covariance, IACorrelations, Measurement, TNG300Sample1, TNG300Sample2, TNG300Sample3
 
@@ -190,3 +191,44 @@ def test_plot_draws_data_and_prediction():
     assert {"data", "not used", "prediction"} <= set(labels)
     with pytest.raises(ValueError, match="1 axes for 2 statistics"):
         like.plot(vector, axes=axes[:1])
+
+
+@pytest.mark.parametrize("options", [{}, {"hartlap": False}])
+def test_the_error_of_the_prediction_adds_to_the_covariance_and_to_its_determinant(options):
+    like = TNG300Sample3(options)
+    generator = np.random.default_rng(3)
+    vector = 0.9 * like.data_vector
+    deviations = 0.5 * like.bins["omega"].error * generator.normal(size=(5, 12))
+    # The Hartlap factor is about the estimate of the data's covariance alone.
+    data = like.covariance_matrix / like.hartlap_factors["omega"]
+    total = data + deviations.T @ deviations
+    expected = stats.multivariate_normal(cov=total).logpdf(like.residuals(vector))
+    constant = -0.5 * (12 * np.log(2 * np.pi) + np.linalg.slogdet(data)[1])
+    assert like.log_likelihood(vector, deviations) == pytest.approx(expected - constant, rel=1e-9)
+
+
+def test_a_prediction_without_error_has_the_likelihood_of_none_given():
+    like = TNG300Sample1()
+    vector = 0.8 * like.data_vector
+    assert like.log_likelihood(vector, np.zeros((3, 12))) == pytest.approx(like.log_likelihood(vector), rel=1e-12)
+
+
+def test_an_error_in_all_bins_together_costs_what_one_common_factor_would():
+    # With one deviation d proportional to the prediction, its amplitude is marginalised over a unit normal.
+    like = TNG300Sample1()
+    vector = 0.8 * like.data_vector
+    deviation = 0.1 * vector
+    amplitude, step = np.linspace(-9, 9, 4001, retstep=True)
+    chi2 = np.array([like.chi2(vector + a * deviation) for a in amplitude])
+    marginal = np.log(np.sum(np.exp(-0.5 * (chi2 + amplitude**2))) * step / np.sqrt(2 * np.pi))
+    assert like.log_likelihood(vector, deviation[None]) == pytest.approx(marginal, rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_error_that_is_not_finite_has_zero_likelihood(bad, caplog):
+    like = TNG300Sample1()
+    deviations = np.zeros((2, 12))
+    deviations[1, 3] = bad
+    assert like.log_likelihood(like.data_vector, deviations) == -np.inf
+    with pytest.raises(LoggedError, match="error of the prediction is not finite"):
+        TNG300Sample1({"stop_at_error": True}).log_likelihood(like.data_vector, deviations)

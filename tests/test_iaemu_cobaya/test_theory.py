@@ -332,3 +332,65 @@ def test_versions_and_references_are_given():
     for name in ("IAEmu", "TabulatedIA"):
         assert "@article" in get_bib_component(f"iaemu_cobaya.{name}", "theory")
     assert "Nelson2019" in get_bib_component("iaemu_cobaya.TNG300Sample3", "likelihood")
+
+
+def test_theories_with_tags_live_in_one_run_and_feed_the_likelihood_of_their_tag(make_info, make_analytic, analytic):
+    first, second = make_analytic(), make_analytic()
+    heavy = {"logMmin": 12.9, "sigma_logM": 0.4, "logM0": 12.7, "logM1": 13.8, "alpha": 1.0}
+    renamed = {name: f"{name}_b" for name in SAMPLE1}
+    info = {
+        "theory": {
+            "a": {"class": THEORY, "artifact": first, "tag": "a"},
+            "b": {"class": THEORY, "artifact": second, "tag": "b", "param_map": renamed},
+        },
+        "likelihood": {
+            "like_a": {"class": "iaemu_cobaya.TNG300Sample1", "tag": "a"},
+            "like_b": {"class": "iaemu_cobaya.TNG300Sample1", "tag": "b", "param_map": renamed},
+        },
+        "params": {f"{name}_b": value for name, value in heavy.items()},
+    }
+    model = get_model(info)
+    assert list(model.parameterization.sampled_params()) == ["mu_cen", "mu_sat"]
+    model.loglike(POINT)
+    for name, occupation in (("a", SAMPLE1), ("b", heavy)):
+        expected = analytic.predict({**POINT, **occupation}, TNG_EDGES).omega
+        assert model.likelihood[f"like_{name}"].theory_vector() == pytest.approx(expected, rel=1e-9)
+        assert model.provider.get_result(f"ia_omega_{name}") == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_likelihood_with_a_tag_that_no_theory_has_is_refused(make_info):
+    with pytest.raises(LoggedError, match="ia_omega_b"):
+        get_model(make_info(theory={"tag": "a"}, likelihood={"iaemu_cobaya.TNG300Sample1": {"tag": "b"}}))
+
+
+def test_a_tag_is_a_word(make_info):
+    with pytest.raises(LoggedError, match=r"tag: use letters.*'a b'"):
+        get_model(make_info(theory={"tag": "a b"}))
+
+
+def test_derived_parameters_end_in_the_tag(make_info):
+    info = make_info(theory={"tag": "a"}, likelihood={"iaemu_cobaya.TNG300Sample1": {"tag": "a"}})
+    model = get_model({**info, "params": {"n_gal_ia_a": {"derived": True}}})
+    assert model.loglike(POINT)[1][0] == pytest.approx(1e4)
+
+
+def test_the_error_of_the_prediction_reaches_the_likelihood(make_info, make_analytic):
+    model = make_analytic(n_deviations=3)
+    options = {"emulator_error": True, "statistics": ["xi", "omega"], "r_min": {"xi": 1.0}}
+    info = make_info(theory={"artifact": model}, likelihood={"iaemu_cobaya.TNG300Sample1": options})
+    run = get_model(info)
+    found = run.loglike(POINT, return_derived=False)
+    like = run.likelihood["iaemu_cobaya.TNG300Sample1"]
+    # Rows of xi and omega belong together, whatever their bins.
+    expected = [
+        model.deviations({**POINT, **SAMPLE1}, TNG_EDGES, (name,))[name][:, like.used[name][:12]]
+        for name in ("xi", "omega")
+    ]
+    assert like.deviations() == pytest.approx(np.concatenate(expected, axis=1), rel=1e-9)
+    assert found == pytest.approx(like.log_likelihood(like.theory_vector(), like.deviations()), rel=1e-9)
+    assert found != pytest.approx(like.log_likelihood(like.theory_vector()), rel=1e-3)
+
+
+def test_an_error_that_the_model_does_not_know_is_refused(make_info):
+    with pytest.raises(LoggedError, match=r"ia_omega_deviations was requested.*emulator_error: False"):
+        get_model(make_info(likelihood={"iaemu_cobaya.TNG300Sample1": {"emulator_error": True}}))

@@ -8,12 +8,13 @@ is imported on first use only, by :class:`HalotoolsMocks`.
 
 from __future__ import annotations
 
+import operator
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import wraps
+from functools import reduce, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -135,6 +136,13 @@ class MockRealisations:
             "eta": _ratio(self.S_eta.sum(axis=0), DD),
         }
 
+    def delete_one(self) -> dict[str, np.ndarray]:
+        """:meth:`pooled` without each of the mocks in turn, (n, n_bins)."""
+        DD, RR, S_omega, S_eta = (
+            values.sum(axis=0) - values for values in (self.DD, self.RR, self.S_omega, self.S_eta)
+        )
+        return {"xi": _ratio(DD, RR) - 1.0, "omega": _ratio(S_omega, DD), "eta": _ratio(S_eta, DD)}
+
     def rebinned(self, nesting: np.ndarray, r_edges) -> MockRealisations:
         """The same mocks in coarser bins; ``nesting`` from :func:`iaemu.binning.nesting_matrix`."""
         sums = {name: getattr(self, name) @ nesting.T for name in ("DD", "S_omega", "S_eta", "RR")}
@@ -148,6 +156,20 @@ class MockRealisations:
             raise ValueError("Realisations can be added only if they are equal in number and in r_edges.")
         names = [field.name for field in fields(self) if field.name != "r_edges"]
         return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+def concatenate(parts: Sequence[MockRealisations]) -> MockRealisations:
+    """Realisations in the same bins, one after the other."""
+    edges = parts[0].r_edges
+    if any(not np.array_equal(part.r_edges, edges) for part in parts):
+        raise ValueError("Realisations can be joined only if they are equal in r_edges.")
+    names = [field.name for field in fields(MockRealisations) if field.name != "r_edges"]
+    return MockRealisations(edges, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def sum_boxes(boxes: Iterable[MockRealisations]) -> MockRealisations:
+    """Mocks of several boxes as one volume, see :meth:`MockRealisations.__add__`."""
+    return reduce(operator.add, boxes)
 
 
 def mass_bins_for(catalogue) -> np.ndarray:
