@@ -20,13 +20,10 @@ from matplotlib.figure import Figure
 
 from .likelihood import IACorrelations
 from .measurement import Bins
+from .paper import TABLE_2
 
-#: Posteriors of arXiv:2504.05235, table 2 (IAEmu): (value, upper error, lower error), by likelihood.
-PAPER_POSTERIORS = {
-    "TNG300Sample1": {"mu_cen": (0.80, 0.02, 0.03), "mu_sat": (0.32, 0.04, 0.05)},
-    "TNG300Sample2": {"mu_cen": (0.69, 0.03, 0.03), "mu_sat": (0.11, 0.04, 0.05)},
-    "TNG300Sample3": {"mu_cen": (0.56, 0.04, 0.07), "mu_sat": (0.00, 0.05, 0.04)},
-}
+#: Posteriors of arXiv:2504.05235, table 2 (IAEmu), by likelihood.
+PAPER_POSTERIORS = {f"TNG300Sample{sample}": rows["IAEmu, HMC"] for sample, rows in TABLE_2.items()}
 
 COLORS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
 

@@ -174,6 +174,11 @@ class MockEnsemble:
             for name in check_statistics(statistics)
         }
 
+    def single(self, theta, r_edges=None, statistics=STATISTICS) -> dict[str, np.ndarray]:
+        """Statistics of each realisation alone (n_realisations, n_bins), NaN in bins that are empty in it."""
+        mocks = self._rebinned(theta, r_edges)
+        return {name: getattr(mocks, name) for name in check_statistics(statistics)}
+
     def close(self) -> None:
         """End the worker processes."""
         self._workers = None

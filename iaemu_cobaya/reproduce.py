@@ -1,0 +1,361 @@
+"""``iaemu-reproduce``: the TNG300 posteriors of arXiv:2504.05235 by every route that we have, beside the paper's.
+
+For each of the three samples: emulator and exact tables, both sampled by HMC, without and with the prediction's own
+error; and halotools-IA mocks directly, sample 1 as a Cobaya ``mcmc`` chain that populates mocks at each point, and all
+samples by weights on draws of the tables' posterior (:mod:`iaemu_cobaya.reweighting`). Writes Table 2 and Figures 6 and
+7 of the paper in our hands. Chains and mocks are kept, and a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from iaemu.files import write_text
+from iaemu.parameters import ALIGNMENT_PARAMETERS
+from iaemu.sampling.diagnostics import ess
+
+from . import likelihood as likelihoods
+from .paper import TABLE_2
+from .plotting import Chain, ChainError, load_chain
+from .reweighting import DirectPoints, Moments, populate
+
+SAMPLES = (1, 2, 3)
+THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to a posterior of (mu_cen, mu_sat).
+
+    Attributes
+    ----------
+    label : str
+    moments : Moments
+    draws, weight : (n, 2), (n,)
+        Draws of the posterior.
+    n_mocks : int
+        Populated for it.
+    """
+
+    label: str
+    moments: Moments
+    draws: np.ndarray
+    weight: np.ndarray
+    n_mocks: int = 0
+
+
+def likelihood_name(sample: int) -> str:
+    """Name of a sample's likelihood in Cobaya's input."""
+    return f"iaemu_cobaya.TNG300Sample{sample}"
+
+
+def make_likelihood(sample: int, **options) -> likelihoods.IACorrelations:
+    """The likelihood of a sample alone."""
+    return getattr(likelihoods, f"TNG300Sample{sample}")(options)
+
+
+def occupation(sample: int) -> dict[str, float]:
+    """The occupation parameters of a sample (arXiv:2504.05235, table 2), as its likelihood brings them."""
+    defaults = getattr(likelihoods, f"TNG300Sample{sample}").get_defaults()
+    return {name: float(info["value"]) for name, info in defaults["params"].items()}
+
+
+def hmc_input(sample: int, model: str, emulator_error: bool, output: Path, seed: int = 1) -> dict:
+    """Cobaya input of a sample's posterior by HMC; ``model`` is "emulator" or "tables"."""
+    return {
+        "theory": {THEORIES[model]: None},
+        "likelihood": {likelihood_name(sample): {"emulator_error": emulator_error}},
+        "sampler": {"iaemu_cobaya.HMC": {"Rminus1_stop": 0.01, "ess_stop": 20000, "seed": seed}},
+        "output": str(output),
+    }
+
+
+def halotools_input(ensemble: dict, processes: int, output: Path) -> dict:
+    """Cobaya input of sample 1 with mocks at each point; as ``yaml_examples/tng_sample1_halotools.yaml``."""
+    covmat = [[1.6745e-04, -4.2687e-04], [-4.2687e-04, 1.9951e-03]]
+    priors = {
+        name: {"prior": {"min": -1, "max": 1}, "ref": {"dist": "norm", "loc": loc, "scale": scale}}
+        for name, loc, scale in (("mu_cen", 0.8, 0.01), ("mu_sat", 0.3, 0.03))
+    }
+    catalogue = list(ensemble["catalogues"])
+    options = {name: value for name, value in ensemble.items() if name != "catalogues"}
+    return {
+        "theory": {
+            "iaemu_cobaya.HalotoolsIA": {**options, "catalogue": catalogue, "seeds": "fixed", "processes": processes}
+        },
+        "likelihood": {likelihood_name(1): {"emulator_error": True}},
+        "params": {**priors, **occupation(1)},
+        "sampler": {
+            "mcmc": {
+                "covmat_params": list(ALIGNMENT_PARAMETERS),
+                "covmat": covmat,
+                "Rminus1_stop": 0.05,
+                "Rminus1_cl_stop": 0.3,
+                "burn_in": 0,
+                "output_every": 10,
+                "seed": 1,
+            }
+        },
+        "output": str(output),
+    }
+
+
+def run_chain(info: dict) -> Chain:
+    """Run, or go on with, a Cobaya run until it has converged; the chain on disk."""
+    from cobaya.run import run
+
+    Path(info["output"]).parent.mkdir(parents=True, exist_ok=True)
+    run(info, resume=True)
+    return load_chain(info["output"])
+
+
+def route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
+    """A chain's posterior, with Monte Carlo errors from its effective sample size."""
+    draws = np.stack([chain.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    weight = chain.column("weight")
+    mean = np.average(draws, axis=0, weights=weight)
+    std = np.sqrt(np.average((draws - mean) ** 2, axis=0, weights=weight))
+    steps = np.repeat(draws, weight.astype(int), axis=0)
+    effective = float(np.min(ess(steps[None], "mean")))
+    return Route(label, Moments(mean, std, std / np.sqrt(effective), effective), draws, weight, n_mocks)
+
+
+def direct_points(sample: int, tables: Chain, ensemble: dict, folder: Path, n_points: int, processes: int):
+    """Mocks at draws of the tables' posterior, with the log-likelihoods of the tables there (n_points,)."""
+    rows = tables.draws(n_points, seed=sample)
+    mu = np.array([[row[name] for name in ALIGNMENT_PARAMETERS] for row in rows])
+    like = make_likelihood(sample)
+    points = populate(folder, mu, occupation(sample), like._edges["omega"], {**ensemble, "seeds": "fresh"}, processes)
+    return points, np.array([-0.5 * row["chi2"] for row in rows])
+
+
+def direct_routes(sample: int, tables: Chain, points: DirectPoints, cheap: np.ndarray) -> list[Route]:
+    """The two posteriors that the mocks at a few dozen points give."""
+    like = make_likelihood(sample)
+    weighted = points.weighted(like, cheap)
+    draws = np.stack([tables.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    weight, pooled = points.pooled(like, draws, -0.5 * tables.column("chi2"))
+    weight = weight * tables.column("weight")
+    n = len(points.mu)
+    return [
+        Route(f"halotools-IA, {n} points re-weighted", weighted, points.mu, np.ones(n), points.n_mocks),
+        Route(f"halotools-IA, mocks of {n} points pooled", pooled, draws, weight, points.n_mocks),
+    ]
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def comparison_table(routes: dict[int, list[Route]]) -> str:
+    """Markdown: each route beside the others and the paper's Table 2."""
+    lines = [
+        "| sample | route | mu_cen | mu_sat | shift of mu_cen, mu_sat [sigma] | Monte Carlo error [sigma] | effective "
+        "draws | mocks |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for sample, found in routes.items():
+        reference = next(route for route in found if route.label == "tables, HMC").moments
+        for route in found:
+            m = route.moments
+            shift = (m.mean - reference.mean) / m.std
+            values = [f"{mean:.4f} ± {std:.4f}" for mean, std in zip(m.mean, m.std, strict=True)]
+            relative = m.error / m.std
+            lines.append(
+                f"| {sample} | {route.label} | {values[0]} | {values[1]} | {shift[0]:+.2f}, {shift[1]:+.2f} | "
+                f"{relative[0]:.2f}, {relative[1]:.2f} | {m.effective:.0f} | {route.n_mocks} |"
+            )
+        for label, published in TABLE_2[sample].items():
+            values = [published[name] for name in ALIGNMENT_PARAMETERS]
+            cells = [f"*{value:.2f} +{up:.2f} -{down:.2f}*" for value, up, down in values]
+            shift = [
+                2.0 * (value - m) / (up + down) for (value, up, down), m in zip(values, reference.mean, strict=True)
+            ]
+            lines.append(
+                f"| {sample} | *paper: {label}* | {cells[0]} | {cells[1]} | {shift[0]:+.1f}, {shift[1]:+.1f} | "
+                "*not stated* | *4000 draws* | *not stated* |"
+            )
+    return "\n".join(lines)
+
+
+def error_table(pairs: dict[tuple[int, str], tuple[Route, Route, np.ndarray]]) -> str:
+    """Markdown: what the prediction's own error does to each posterior.
+
+    ``pairs``: by sample and model, the route without and with it, and sigma_emu / sigma_data in each bin.
+    """
+    lines = [
+        "| sample | model | sigma_emu / sigma_data of omega, median (largest) | shift of mu_cen, mu_sat [sigma] | "
+        "ratio of widths of mu_cen, mu_sat |",
+        "|---|---|---|---|---|",
+    ]
+    for (sample, model), (without, with_error, ratio) in pairs.items():
+        shift = (with_error.moments.mean - without.moments.mean) / without.moments.std
+        width = with_error.moments.std / without.moments.std
+        lines.append(
+            f"| {sample} | {model} | {np.median(ratio):.3f} ({ratio.max():.3f}) | {shift[0]:+.3f}, {shift[1]:+.3f} | "
+            f"{width[0]:.3f}, {width[1]:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def error_ratio(sample: int, model: str, mu) -> np.ndarray:
+    """sigma_emu / sigma_data of omega in the used bins, at a point."""
+    from cobaya.model import get_model
+
+    info = hmc_input(sample, model, True, Path("unused"))
+    cobaya_model = get_model({key: info[key] for key in ("theory", "likelihood")})
+    cobaya_model.loglike(dict(zip(ALIGNMENT_PARAMETERS, mu, strict=True)))
+    like = cobaya_model.likelihood[likelihood_name(sample)]
+    ratio = np.sqrt((like.deviations() ** 2).sum(axis=0) / np.diag(like.covariance_matrix))
+    cobaya_model.close()
+    return ratio
+
+
+# ---------------------------------------------------------------------- command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="iaemu-reproduce",
+        description="Posteriors of the three TNG300 samples by emulator, tables and halotools-IA mocks, beside Table 2 "
+        "of arXiv:2504.05235; Figures 6 and 7. With mocks two hours or more on two cores, without them some minutes; "
+        "a killed run goes on with the same command.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs/results"), help="folder for tables and figures")
+    parser.add_argument("--chains", type=Path, default=Path("chains/reproduce"), help="folder for chains and mocks")
+    parser.add_argument("--samples", type=int, nargs="+", choices=SAMPLES, default=list(SAMPLES))
+    parser.add_argument(
+        "--no-mocks", action="store_true", help="leave out what populates mocks (needs no halotools); no Figure 6"
+    )
+    parser.add_argument(
+        "--halotools-chain",
+        metavar="PREFIX",
+        help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
+    )
+    parser.add_argument("--points", type=int, default=40, help="points of each posterior with mocks (default: 40)")
+    parser.add_argument("--realisations", type=int, default=40, help="mocks of each box at a point (default: 40)")
+    parser.add_argument(
+        "--catalogue", "-c", action="append", help="halo catalogue, may be repeated (default: pm160a and pm160b)"
+    )
+    parser.add_argument("--processes", type=int, default=1, help="worker processes for mocks (default: 1)")
+    return parser
+
+
+def main(argv=None) -> int:
+    """Command line. Returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    try:
+        reproduce(arguments)
+    except (ChainError, ValueError, OSError, ImportError) as error:
+        print(f"iaemu-reproduce: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def reproduce(arguments) -> None:
+    """All stages, each kept on disk; see the module."""
+    from . import reproduce_figures as figures
+
+    if arguments.points < 3:
+        raise ValueError(f"--points must be at least 3, got {arguments.points}.")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments.chains.mkdir(parents=True, exist_ok=True)
+    ensemble = {
+        "catalogues": list(arguments.catalogue or ("pm160a", "pm160b")),
+        "n_realisations": arguments.realisations,
+        "seed": 1,
+    }
+    routes: dict[int, list[Route]] = {}
+    errors = {}
+    for sample in arguments.samples:
+        routes[sample] = []
+        chains = {}
+        for model in THEORIES:
+            for with_error in (False, True):
+                name = f"sample{sample}_{model}{'_error' if with_error else ''}"
+                chain = run_chain(hmc_input(sample, model, with_error, arguments.chains / name))
+                route = route_of(chain, f"{model}, HMC")
+                if with_error:
+                    ratio = error_ratio(sample, model, route.moments.mean)
+                    errors[sample, model] = (routes[sample][-1], route, ratio)
+                else:
+                    chains[model] = chain
+                    routes[sample].append(route)
+        if arguments.no_mocks:
+            continue
+        if sample == 1:
+            chain = _halotools_chain(arguments, ensemble)
+            n_mocks = _populated(chain) * ensemble["n_realisations"] * len(ensemble["catalogues"])
+            routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", n_mocks))
+        points, cheap = direct_points(
+            sample,
+            chains["tables"],
+            ensemble,
+            arguments.chains / f"sample{sample}_points",
+            arguments.points,
+            arguments.processes,
+        )
+        routes[sample] += direct_routes(sample, chains["tables"], points, cheap)
+    logging.getLogger(__name__).info("Writing to %s", arguments.output)
+    text = "\n\n".join(
+        [
+            "# The paper's posteriors, by every route",
+            "Written by `iaemu-reproduce`; what it says is in [reproduction.md](../reproduction.md). Shifts are from "
+            "*tables, HMC*, in standard deviations of the row.",
+            comparison_table(routes),
+            "## The prediction's own error in the likelihood",
+            error_table(errors),
+            "![Posteriors](figure7.png)",
+            *([] if arguments.no_mocks else ["![Correlation functions](figure6.png)"]),
+        ]
+    )
+    write_text(arguments.output / "results.md", text + "\n")
+    write_text(arguments.output / "results.json", json.dumps(_as_json(routes, errors), indent=1) + "\n")
+    figures.figure_7(routes).savefig(arguments.output / "figure7.png", dpi=150)
+    if not arguments.no_mocks:
+        figures.figure_6(routes, ensemble).savefig(arguments.output / "figure6.png", dpi=150)
+    print(text)
+
+
+def _halotools_chain(arguments, ensemble) -> Chain:
+    if arguments.halotools_chain:
+        return load_chain(arguments.halotools_chain, burn_in=0.1)
+    run_chain(halotools_input(ensemble, arguments.processes, arguments.chains / "sample1_halotools"))
+    return load_chain(arguments.chains / "sample1_halotools", burn_in=0.1)
+
+
+def _populated(chain: Chain) -> int:
+    """Points at which a chain populated mocks: its steps, since every proposal within the prior was one."""
+    whole = load_chain(chain.root, burn_in=0.0)
+    return int(whole.column("weight").sum())
+
+
+def _as_json(routes, errors) -> dict:
+    def moments(m: Moments) -> dict:
+        return {name: np.asarray(getattr(m, name)).tolist() for name in ("mean", "std", "error", "effective")}
+
+    return {
+        "parameters": list(ALIGNMENT_PARAMETERS),
+        "routes": {
+            str(sample): {route.label: {**moments(route.moments), "n_mocks": route.n_mocks} for route in found}
+            for sample, found in routes.items()
+        },
+        "paper": {str(sample): table for sample, table in TABLE_2.items() if sample in routes},
+        "with_emulator_error": {
+            f"{sample}, {model}": {**moments(pair[1].moments), "sigma_ratio": pair[2].tolist()}
+            for (sample, model), pair in errors.items()
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
