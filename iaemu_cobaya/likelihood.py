@@ -326,6 +326,24 @@ class IACorrelations(MapsParameters, Likelihood):
         self._report_not_finite(np.asarray(theory_vector), "The error of the prediction is not finite.")
         return -np.inf
 
+    def log_likelihoods(self, theory_vectors, deviations=None) -> np.ndarray:
+        """:meth:`log_likelihood` of a batch, without a word on what is not finite.
+
+        Parameters
+        ----------
+        theory_vectors : array (m, n)
+        deviations : array (m, K, n), optional
+
+        Returns
+        -------
+        array (m,)
+            -inf where the prediction or its error is not finite.
+        """
+        vectors = torch.as_tensor(np.asarray(theory_vectors, dtype=np.float64))
+        scaled = None if deviations is None else torch.as_tensor(np.asarray(deviations, dtype=np.float64))
+        logp = self._log_likelihoods(vectors, scaled)
+        return torch.where(torch.isfinite(logp), logp, -torch.inf).numpy()
+
     def logp_torch(self, params, products) -> torch.Tensor:
         """Log-likelihoods of a batch of points, differentiable; see :mod:`iaemu_cobaya.gradient`.
 

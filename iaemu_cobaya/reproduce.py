@@ -24,7 +24,7 @@ from iaemu.sampling.diagnostics import ess
 from . import likelihood as likelihoods
 from .paper import TABLE_2
 from .plotting import Chain, ChainError, load_chain
-from .reweighting import DirectPoints, Moments, populate
+from .reweighting import CORNERS, Moments, populate
 
 SAMPLES = (1, 2, 3)
 THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
@@ -67,12 +67,14 @@ def occupation(sample: int) -> dict[str, float]:
     return {name: float(info["value"]) for name, info in defaults["params"].items()}
 
 
-def hmc_input(sample: int, model: str, emulator_error: bool, output: Path, seed: int = 1) -> dict:
+def hmc_input(
+    sample: int, model: str, emulator_error: bool, output: Path, ess_stop: int = 20000, seed: int = 1
+) -> dict:
     """Cobaya input of a sample's posterior by HMC; ``model`` is "emulator" or "tables"."""
     return {
         "theory": {THEORIES[model]: None},
         "likelihood": {likelihood_name(sample): {"emulator_error": emulator_error}},
-        "sampler": {"iaemu_cobaya.HMC": {"Rminus1_stop": 0.01, "ess_stop": 20000, "seed": seed}},
+        "sampler": {"iaemu_cobaya.HMC": {"Rminus1_stop": 0.01, "ess_stop": ess_stop, "seed": seed}},
         "output": str(output),
     }
 
@@ -127,26 +129,27 @@ def route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
     return Route(label, Moments(mean, std, std / np.sqrt(effective), effective), draws, weight, n_mocks)
 
 
-def direct_points(sample: int, tables: Chain, ensemble: dict, folder: Path, n_points: int, processes: int):
-    """Mocks at draws of the tables' posterior, with the log-likelihoods of the tables there (n_points,)."""
+def direct_routes(
+    sample: int, tables: Chain, ensemble: dict, folder: Path, n_points: int, processes: int
+) -> list[Route]:
+    """The two posteriors that mocks at draws of the tables' posterior give; mocks are kept in ``folder``."""
+    like = make_likelihood(sample)
+    edges = like.get_requirements()["ia_omega"]["r_edges"]
     rows = tables.draws(n_points, seed=sample)
     mu = np.array([[row[name] for name in ALIGNMENT_PARAMETERS] for row in rows])
-    like = make_likelihood(sample)
-    points = populate(folder, mu, occupation(sample), like._edges["omega"], {**ensemble, "seeds": "fresh"}, processes)
-    return points, np.array([-0.5 * row["chi2"] for row in rows])
-
-
-def direct_routes(sample: int, tables: Chain, points: DirectPoints, cheap: np.ndarray) -> list[Route]:
-    """The two posteriors that the mocks at a few dozen points give."""
-    like = make_likelihood(sample)
-    weighted = points.weighted(like, cheap)
+    ensemble = {**ensemble, "seeds": "fresh"}
+    points, corners = (
+        populate(folder / name, values, occupation(sample), edges, ensemble, processes)
+        for name, values in ((f"sample{sample}_points", mu), (f"sample{sample}_corners", CORNERS))
+    )
+    weighted = points.weighted(like, np.array([-0.5 * row["chi2"] for row in rows]))
     draws = np.stack([tables.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
-    weight, pooled = points.pooled(like, draws, -0.5 * tables.column("chi2"))
+    weight, pooled = points.pooled(like, draws, -0.5 * tables.column("chi2"), corners)
     weight = weight * tables.column("weight")
-    n = len(points.mu)
+    n_mocks = points.n_mocks + corners.n_mocks
     return [
-        Route(f"halotools-IA, {n} points re-weighted", weighted, points.mu, np.ones(n), points.n_mocks),
-        Route(f"halotools-IA, mocks of {n} points pooled", pooled, draws, weight, points.n_mocks),
+        Route(f"halotools-IA, {n_points} points re-weighted", weighted, points.mu, np.ones(n_points), points.n_mocks),
+        Route(f"halotools-IA, mocks of {n_points} points pooled", pooled, draws, weight, n_mocks),
     ]
 
 
@@ -238,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PREFIX",
         help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
     )
+    parser.add_argument("--ess", type=int, default=20000, help="effective draws of each HMC chain (default: 20000)")
     parser.add_argument("--points", type=int, default=40, help="points of each posterior with mocks (default: 40)")
     parser.add_argument("--realisations", type=int, default=40, help="mocks of each box at a point (default: 40)")
     parser.add_argument(
@@ -282,7 +286,7 @@ def reproduce(arguments) -> None:
         for model in THEORIES:
             for with_error in (False, True):
                 name = f"sample{sample}_{model}{'_error' if with_error else ''}"
-                chain = run_chain(hmc_input(sample, model, with_error, arguments.chains / name))
+                chain = run_chain(hmc_input(sample, model, with_error, arguments.chains / name, arguments.ess))
                 route = route_of(chain, f"{model}, HMC")
                 if with_error:
                     ratio = error_ratio(sample, model, route.moments.mean)
@@ -296,15 +300,9 @@ def reproduce(arguments) -> None:
             chain = _halotools_chain(arguments, ensemble)
             n_mocks = _populated(chain) * ensemble["n_realisations"] * len(ensemble["catalogues"])
             routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", n_mocks))
-        points, cheap = direct_points(
-            sample,
-            chains["tables"],
-            ensemble,
-            arguments.chains / f"sample{sample}_points",
-            arguments.points,
-            arguments.processes,
+        routes[sample] += direct_routes(
+            sample, chains["tables"], ensemble, arguments.chains, arguments.points, arguments.processes
         )
-        routes[sample] += direct_routes(sample, chains["tables"], points, cheap)
     logging.getLogger(__name__).info("Writing to %s", arguments.output)
     text = "\n\n".join(
         [

@@ -4,7 +4,8 @@ Importance re-weighting: a draw theta_i of the cheap posterior gets the weight L
 log-likelihood with mocks is noisy, by about 1 for 40 mocks of each of two boxes, so that weights of a few dozen points
 leave an uncertain mean. The mocks of all points together say more: at fixed occupation omega is linear in q(mu_cen)
 and q(mu_sat) (:mod:`iaemu.alignment`), so a regression of the mocks' omega on the two gives omega everywhere, with the
-noise of all mocks pooled, and every draw of the cheap posterior can be weighted.
+noise of all mocks pooled, and every draw of the cheap posterior can be weighted. Points within a posterior leave the
+slopes uncertain; four more in the corners (:data:`CORNERS`) fix them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ import torch
 
 from iaemu.alignment import mean_p2
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
+
+#: Strengths (mu_cen, mu_sat) that span the range of q; a little inside, where halotools' sampler is at its best.
+CORNERS = np.array([[0.98, 0.98], [0.98, -0.98], [-0.98, 0.98], [-0.98, -0.98]])
+
+_N_BOOTSTRAP = 400
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class DirectPoints:
     deviations: np.ndarray
     n_mocks: int
 
-    def weighted(self, like, cheap_loglike, n_bootstrap: int = 2000, seed: int = 1) -> Moments:
+    def weighted(self, like, cheap_loglike, seed: int = 1) -> Moments:
         """Importance weights on the points themselves.
 
         Parameters
@@ -59,55 +65,51 @@ class DirectPoints:
             Of omega alone; the mocks' error is added to its covariance.
         cheap_loglike : (n,)
             Log-likelihoods of the cheap posterior at the points.
-        n_bootstrap, seed
-            Resamplings of the points, whose scatter is the Monte Carlo error of the means.
+        seed : int
+            Of the resamplings of the points, whose scatter is the Monte Carlo error of the means.
         """
-        direct = [like.log_likelihood(*point) for point in zip(self.omega, self.deviations, strict=True)]
-        log_weight = np.array(direct) - cheap_loglike
+        log_weight = like.log_likelihoods(self.omega, self.deviations) - cheap_loglike
         weight = np.exp(log_weight - log_weight.max())
-        rows = np.random.default_rng(seed).integers(len(weight), size=(n_bootstrap, len(weight)))
+        rows = np.random.default_rng(seed).integers(len(weight), size=(_N_BOOTSTRAP, len(weight)))
         resampled = (weight[rows][..., None] * self.mu[rows]).sum(axis=1) / weight[rows].sum(axis=1)[:, None]
         return _moments(self.mu, weight, resampled.std(axis=0))
 
-    def regressed(self) -> tuple[np.ndarray, np.ndarray]:
-        """omega = q_cen A_c + q_sat A_s from all mocks: coefficients (2, n_bins), and their covariance (n_bins, 2, 2).
-
-        Least squares over the points, each bin for itself; the covariance is that of the residuals' scatter.
-        """
-        q = self._q(self.mu)
-        coefficients, *_ = np.linalg.lstsq(q, self.omega, rcond=None)
-        residuals = self.omega - q @ coefficients
-        variance = (residuals**2).sum(axis=0) / (len(q) - 2)
-        return coefficients, variance[:, None, None] * np.linalg.inv(q.T @ q)
-
-    def pooled(self, like, mu, cheap_loglike) -> tuple[np.ndarray, Moments]:
+    def pooled(self, like, mu, cheap_loglike, corners: DirectPoints, seed: int = 1) -> tuple[np.ndarray, Moments]:
         """Weights (m,) on draws ``mu`` (m, 2) of the cheap posterior from the regression, and the weighted moments.
 
-        The error of the means is the mocks' own: half of the difference that one standard error of omega makes, summed
-        in quadrature over bins.
+        Parameters
+        ----------
+        like : IACorrelations
+            Of omega alone.
+        mu, cheap_loglike : (m, 2), (m,)
+            Draws of the cheap posterior, and its log-likelihoods there.
+        corners : DirectPoints
+            Mocks at :data:`CORNERS`.
+        seed : int
+            Of the resamplings of the points, and of the noise of the corners by their deviations, whose scatter is the
+            Monte Carlo error of the means.
         """
-        coefficients, covariance = self.regressed()
-        q = self._q(mu)
+        q_draws, q_points, q_corners = (_q(points) for points in (mu, self.mu, corners.mu))
 
-        def moments(omega):
-            log_weight = np.array([like.log_likelihood(row) for row in omega]) - cheap_loglike
-            weight = np.exp(log_weight - log_weight.max())
-            return weight, _moments(mu, weight, np.zeros(2))
+        def weigh(rows, omega_corners):
+            design = np.concatenate([q_points[rows], q_corners])
+            coefficients, *_ = np.linalg.lstsq(design, np.concatenate([self.omega[rows], omega_corners]), rcond=None)
+            log_weight = like.log_likelihoods(q_draws @ coefficients) - cheap_loglike
+            return np.exp(log_weight - log_weight.max())
 
-        omega = q @ coefficients
-        weight, central = moments(omega)
-        at_mean = self._q(central.mean[None])[0]
-        sigma = np.sqrt(np.einsum("i,bij,j->b", at_mean, covariance, at_mean))
-        shifts = []
-        for index, step in enumerate(sigma):
-            moved = [moments(omega + sign * step * np.eye(len(sigma))[index])[1].mean for sign in (1, -1)]
-            shifts.append(0.5 * (moved[0] - moved[1]))
-        error = np.sqrt((np.array(shifts) ** 2).sum(axis=0))
-        return weight, Moments(central.mean, central.std, error, central.effective)
+        generator = np.random.default_rng(seed)
+        n, n_deviations = len(self.mu), corners.deviations.shape[1]
+        means = []
+        for _ in range(_N_BOOTSTRAP):
+            noise = np.einsum("ck,ckb->cb", generator.normal(size=(len(q_corners), n_deviations)), corners.deviations)
+            weight = weigh(generator.integers(n, size=n), corners.omega + noise)
+            means.append(weight @ mu / weight.sum())
+        weight = weigh(np.arange(n), corners.omega)
+        return weight, _moments(mu, weight, np.std(means, axis=0))
 
-    @staticmethod
-    def _q(mu) -> np.ndarray:
-        return mean_p2(torch.as_tensor(np.asarray(mu, dtype=np.float64))).numpy()
+
+def _q(mu) -> np.ndarray:
+    return mean_p2(torch.as_tensor(np.asarray(mu, dtype=np.float64))).numpy()
 
 
 def _moments(mu, weight, error) -> Moments:

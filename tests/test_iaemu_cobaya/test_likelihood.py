@@ -232,3 +232,15 @@ def test_an_error_that_is_not_finite_has_zero_likelihood(bad, caplog):
     assert like.log_likelihood(like.data_vector, deviations) == -np.inf
     with pytest.raises(LoggedError, match="error of the prediction is not finite"):
         TNG300Sample1({"stop_at_error": True}).log_likelihood(like.data_vector, deviations)
+
+
+def test_a_batch_has_the_likelihoods_of_its_rows():
+    like = TNG300Sample3()
+    generator = np.random.default_rng(4)
+    vectors = like.data_vector * generator.uniform(0.5, 1.5, size=(4, 1))
+    deviations = 0.3 * like.bins["omega"].error * generator.normal(size=(4, 3, 12))
+    for others in (None, deviations):
+        rows = [like.log_likelihood(vectors[i], None if others is None else others[i]) for i in range(4)]
+        assert like.log_likelihoods(vectors, others) == pytest.approx(rows, rel=1e-12)
+    vectors[2, 5] = np.nan
+    assert like.log_likelihoods(vectors)[2] == -np.inf
