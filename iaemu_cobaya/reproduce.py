@@ -242,7 +242,13 @@ def _parser() -> argparse.ArgumentParser:
         help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
     )
     parser.add_argument("--ess", type=int, default=20000, help="effective draws of each HMC chain (default: 20000)")
-    parser.add_argument("--points", type=int, default=40, help="points of each posterior with mocks (default: 40)")
+    parser.add_argument(
+        "--points",
+        type=int,
+        nargs="+",
+        default=[40],
+        help="points of each posterior with mocks: one number, or one for each of --samples (default: 40)",
+    )
     parser.add_argument("--realisations", type=int, default=40, help="mocks of each box at a point (default: 40)")
     parser.add_argument(
         "--catalogue", "-c", action="append", help="halo catalogue, may be repeated (default: pm160a and pm160b)"
@@ -269,8 +275,14 @@ def reproduce(arguments) -> None:
     """All stages, each kept on disk; see the module."""
     from . import reproduce_figures as figures
 
-    if arguments.points < 3:
-        raise ValueError(f"--points must be at least 3, got {arguments.points}.")
+    if min(arguments.points) < 3:
+        raise ValueError(f"--points must be at least 3, got {min(arguments.points)}.")
+    if len(arguments.points) not in (1, len(arguments.samples)):
+        raise ValueError(
+            f"--points: give one number, or one for each of the {len(arguments.samples)} samples; got "
+            f"{len(arguments.points)}."
+        )
+    n_points = dict(zip(arguments.samples, arguments.points * len(arguments.samples), strict=False))
     arguments.output.mkdir(parents=True, exist_ok=True)
     arguments.chains.mkdir(parents=True, exist_ok=True)
     ensemble = {
@@ -301,7 +313,7 @@ def reproduce(arguments) -> None:
             n_mocks = _populated(chain) * ensemble["n_realisations"] * len(ensemble["catalogues"])
             routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", n_mocks))
         routes[sample] += direct_routes(
-            sample, chains["tables"], ensemble, arguments.chains, arguments.points, arguments.processes
+            sample, chains["tables"], ensemble, arguments.chains, n_points[sample], arguments.processes
         )
     logging.getLogger(__name__).info("Writing to %s", arguments.output)
     text = "\n\n".join(
