@@ -17,6 +17,9 @@ and corners of the support; two corners at least have a share of borrowed satell
 Interrupted runs resume: mocks are kept per point in --output. Example:
 
     python benchmarks/tabulated_vs_halotools.py --n-mocks 48 --processes 2
+
+With --slope, centrals have a strength that depends on their host's mass (iaemu.mass_dependence), in the mocks by a
+strength for each galaxy.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ from scipy import special, stats
 from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS
+from iaemu.mass_dependence import PIVOT, MassDependentModel
+from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.tabulated import TabulatedModel
 from iaemu_training.catalogue import HaloCatalogue
 from iaemu_training.galaxy_pairs import count_pairs, random_pairs
@@ -115,12 +119,12 @@ def corner_points(model, catalogues, n: int, max_pairs: float) -> dict[str, tupl
 _worker: list[HalotoolsMocks] = []
 
 
-def _start_worker(names, single_thread: bool) -> None:
+def _start_worker(names, single_thread: bool, pivot: float | None) -> None:
     if single_thread:
         import numba
 
         numba.set_num_threads(1)
-    _worker[:] = [HalotoolsMocks(HaloCatalogue.load(name), FINE_EDGES) for name in names]
+    _worker[:] = [HalotoolsMocks(HaloCatalogue.load(name), FINE_EDGES, pivot=pivot) for name in names]
 
 
 def _one_mock(task):
@@ -144,7 +148,7 @@ def _one_mock(task):
 class MockStore:
     """Mocks of one point on disk: a prefix of the sequence that (seed, point, box, number) determines."""
 
-    def __init__(self, folder: Path, name: str, theta, seed: int, catalogues):
+    def __init__(self, folder: Path, name: str, theta, seed: int, catalogues, pivot: float | None = None):
         self.theta, self.n_boxes = tuple(theta), len(catalogues)
         self.entropy, self.key = seed, zlib.crc32(name.encode())
         identity = json.dumps(
@@ -155,6 +159,7 @@ class MockStore:
                 FINE_EDGES.tolist(),
                 [catalogue.sha256 for catalogue in catalogues],
                 version("halotools"),
+                *([] if pivot is None else [pivot]),
             ]
         )
         self.path = folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.npz"
@@ -246,7 +251,8 @@ def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
     nesting = nesting_matrix(FINE_EDGES, edges)
     sums = dict(zip(SUMS, np.moveaxis(store.sums[:n].sum(axis=1) @ nesting.T, 1, 0), strict=True))
     prediction = model.predict(np.array(store.theta), r_edges=edges)
-    expected_DD = model.sums(np.array([store.theta]), r_edges=edges).DD[0].numpy()
+    tables = getattr(model, "tables", model)
+    expected_DD = tables.sums(np.array([store.theta[:7]]), r_edges=edges).DD[0].numpy()
     used = sums["DD"].mean(axis=0) >= min_pairs
     ones = np.ones_like(sums["DD"])
     cases = {
@@ -334,10 +340,10 @@ def markdown(report: dict) -> str:
     """Two tables: the points with their costs, and the tests."""
     lines = [
         "| point | "
-        + " | ".join(PARAMETERS)
+        + " | ".join(report["parameters"])
         + " | mocks x boxes | galaxies (predicted) | z | f_sat (predicted) | borrowed "
         "| populate [s] | count [s] | halotools' count [s] | prediction [ms] (in batch) |",
-        "|---" * (len(PARAMETERS) + 10) + "|",
+        "|---" * (len(report["parameters"]) + 10) + "|",
     ]
     for name, entry in report["points"].items():
         own = entry.get("halotools_counting", {}).get("seconds")
@@ -406,6 +412,8 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 corner1 ... (default: all)")
     parser.add_argument("--n-corners", type=int, default=6, help="number of corners of the support (default: 6)")
     parser.add_argument("--max-pairs", type=float, default=2e8, help="pairs a mock of a corner may have (default: 2e8)")
+    parser.add_argument("--slope", type=float, help="mu_cen_slope of all points (default: one strength for all masses)")
+    parser.add_argument("--pivot", type=float, default=PIVOT, help=f"log10 of its pivot mass (default: {PIVOT:g})")
     parser.add_argument("--n-mocks", type=int, default=20, help="mocks per box and point (default: 20)")
     parser.add_argument("--min-pairs", type=float, default=20.0, help="ordered pairs per realisation that a bin needs")
     parser.add_argument("--seed", type=int, default=2025, help="seed of the mocks (default: 2025)")
@@ -443,6 +451,10 @@ def main(arguments=None) -> dict:
     names = options.catalogues or model.metadata["catalogues"]
     catalogues = load_boxes(model, names)
     points = TNG_POINTS | corner_points(model, catalogues, options.n_corners, options.max_pairs)
+    if options.slope is not None:
+        model = MassDependentModel(model, options.pivot)
+        points = {name: (*theta, options.slope) for name, theta in points.items()}
+    pivot = getattr(model, "pivot", None)
     chosen = options.points or list(points)
     unknown = [name for name in chosen if name not in points]
     if unknown:
@@ -451,6 +463,8 @@ def main(arguments=None) -> dict:
         "n_boxes": len(names),
         "catalogues": [catalogue.name for catalogue in catalogues],
         "catalogue_sha256": [catalogue.sha256 for catalogue in catalogues],
+        "parameters": list(model.parameters),
+        "pivot": pivot,
         "seed": options.seed,
         "min_pairs": options.min_pairs,
         "versions": {name: version(name) for name in ("iaemu-cobaya", "halotools", "numpy", "numba", "torch")},
@@ -461,16 +475,19 @@ def main(arguments=None) -> dict:
     if options.processes > 1:
         # Unlike multiprocessing.Pool, an executor reports a worker that fails to start.
         pool = ProcessPoolExecutor(
-            options.processes, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(names, True)
+            options.processes,
+            multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(names, True, pivot),
         )
         mapper = pool.map
     else:
-        _start_worker(names, False)
+        _start_worker(names, False, pivot)
         mapper = map
     try:
         for name in chosen:
             theta = points[name]
-            store = MockStore(options.output, name, theta, options.seed, catalogues)
+            store = MockStore(options.output, name, theta, options.seed, catalogues, pivot)
             store.fill(options.n_mocks, mapper, name)
             report["points"][name] = evaluate(store, model, options, names[0])
             report["summary"] = summarise(report["points"])
@@ -506,7 +523,7 @@ def evaluate(store: MockStore, model, options, first_box) -> dict:
         },
     }
     if options.halotools_counts:
-        entry["halotools_counting"] = time_halotools_counting(store.theta, first_box, options.seed)
+        entry["halotools_counting"] = time_halotools_counting(store.theta[:7], first_box, options.seed)
     return entry
 
 

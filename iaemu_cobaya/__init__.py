@@ -6,7 +6,7 @@ from .halotools_theory import HalotoolsIA
 from .hmc import HMC
 from .likelihood import IACorrelations, TNG300Sample1, TNG300Sample2, TNG300Sample3
 from .measurement import Bins, Covariance, Measurement, MeasurementError
-from .theory import IAEmu, TabulatedIA
+from .theory import IAEmu, MassDependentIA, TabulatedIA
 
 __all__ = [
     "HMC",
@@ -15,6 +15,7 @@ __all__ = [
     "HalotoolsIA",
     "IACorrelations",
     "IAEmu",
+    "MassDependentIA",
     "Measurement",
     "MeasurementError",
     "TNG300Sample1",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from iaemu.parameters import Support
+from iaemu.parameters import ZHENG07_LINE, Support
 
 #: Names, in Cobaya's usual spelling, of parameters that change the matter distribution.
 COSMOLOGICAL_PARAMETERS = frozenset(
@@ -80,7 +80,7 @@ def compare_prior_with_support(model, names: Mapping[str, str], support: Support
             (excess, np.argmax(excess), excess.max() > _TOLERANCE, reaches),
         ):
             if found:
-                depends = np.ptp(lows) + np.ptp(highs) > 0 or name not in ("mu_cen", "mu_sat", "logMmin")
+                depends = name in ZHENG07_LINE
                 at = f" at {names['logMmin']} = {masses[worst]:.5g}" if depends else ""
                 sentence = f"{what} {verb} the supported range [{lows[worst]:.6g}, {highs[worst]:.6g}]{at}"
                 (impossible if values is apart else clipped).append(sentence)

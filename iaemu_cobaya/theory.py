@@ -26,7 +26,7 @@ from cobaya.theory import Theory
 
 from iaemu import __version__
 from iaemu.binning import BinningError, check_edges, find_edges
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, POLICIES, SupportError
+from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES, SupportError
 from iaemu.prediction import STATISTICS, ForwardModel, Prediction
 
 from .checks import compare_prior_with_support, sampled_cosmology
@@ -75,6 +75,11 @@ class ForwardModelTheory(MapsParameters, Theory):
         self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
         self.model = self._load_model()
         self.names = self._map_names()
+        # Where the strengths and the occupation are among the model's parameters.
+        occupies = [name in OCCUPATION_PARAMETERS for name in self.model.parameters]
+        self._strengths, self._occupation = np.flatnonzero(np.logical_not(occupies)), np.flatnonzero(occupies)
+        limits = [self.model.support.bounds(self.model.parameters[column], None) for column in self._strengths]
+        self._strength_limits = torch.tensor(limits, dtype=torch.float64).T
         self._requests: dict[EdgesKey, set[str]] = {}
         self._deviation_requests: dict[EdgesKey, set[str]] = {}
         self._fixed: dict[EdgesKey, tuple] = {}
@@ -190,7 +195,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         super().initialize_with_provider(provider)
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
         constants = provider.model.parameterization.constant_params()
-        self._constant_occupation = all(name in constants for name in self.names[len(ALIGNMENT_PARAMETERS) :])
+        self._constant_occupation = all(self.names[column] in constants for column in self._occupation)
         if self._checked:
             return
         self._checked = True
@@ -260,7 +265,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         return True
 
     def _predict_point(self, theta, key: EdgesKey, statistics):
-        """A prediction at an array (7,); None if the point is to be rejected."""
+        """A prediction at an array (n_parameters,); None if the point is to be rejected."""
         fixed, mu = self._at_point(theta, key)
         if fixed is not None:
             values = {name: value[0].numpy() for name, value in fixed(mu).items()}
@@ -268,29 +273,33 @@ class ForwardModelTheory(MapsParameters, Theory):
         return self._predict(theta, key, statistics)
 
     def _deviations_point(self, theta, key: EdgesKey, statistics):
-        """Deviations (K, n_bins) by name at an array (7,); None if the point is to be rejected."""
+        """Deviations (K, n_bins) by name at an array (n_parameters,); None if the point is to be rejected."""
         fixed, mu = self._at_point(theta, key)
         if fixed is not None:
             return {name: value[0].numpy() for name, value in fixed.deviations(mu).items()}
         return self._deviate(theta, key, statistics)
 
     def _at_point(self, theta, key: EdgesKey):
-        """The model at the constant occupation of the run, or None, and the strengths (1, 2)."""
-        mu = torch.from_numpy(theta[None, : len(ALIGNMENT_PARAMETERS)])
-        # Strengths beyond 1 are for the policy on unsupported points.
-        if not self._constant_occupation or np.abs(theta[: len(ALIGNMENT_PARAMETERS)]).max() > 1:
+        """The model at the constant occupation of the run, or None, and the strengths (1, n_strengths)."""
+        mu = torch.from_numpy(theta[None, self._strengths])
+        if not self._constant_occupation or not self._are_strengths(mu):
             return None, mu
-        return self._at_occupation(tuple(theta[len(ALIGNMENT_PARAMETERS) :].tolist()), key), mu
+        return self._at_occupation(tuple(theta[self._occupation].tolist()), key), mu
+
+    def _are_strengths(self, mu: torch.Tensor) -> bool:
+        """Whether all strengths are within their limits; others are for the policy on unsupported points."""
+        low, high = self._strength_limits
+        return bool(((mu >= low) & (mu <= high)).all())
 
     def _predict(self, theta, key: EdgesKey, statistics):
-        """A prediction at an array (7,) or a tensor (n, 7); None if a point is to be rejected."""
+        """A prediction at an array (n_parameters,) or a tensor (n, n_parameters); None if a point is to be rejected."""
         edges = None if key is None else np.array(key)
         return self._guarded(
             lambda **policy: self.model.predict(theta, edges, statistics=_ordered(statistics), **policy), theta
         )
 
     def _deviate(self, theta, key: EdgesKey, statistics):
-        """Deviations (..., K, n_bins) at an array (7,) or a tensor (n, 7); None if a point is to be rejected."""
+        """Deviations (..., K, n_bins) at parameters as of :meth:`_predict`; None if a point is to be rejected."""
         edges = None if key is None else np.array(key)
         return self._guarded(
             lambda **policy: self.model.deviations(theta, edges, statistics=_ordered(statistics), **policy), theta
@@ -417,18 +426,19 @@ class ForwardModelTheory(MapsParameters, Theory):
         return deviations
 
     def _at_rows(self, values, n: int, key: EdgesKey):
-        """The model at the occupation of a batch, or None if that varies, and the strengths (n, 2)."""
-        n_mu = len(ALIGNMENT_PARAMETERS)
-        fixed = self._at_occupation(tuple(values[n_mu:]), key)
-        mu = None if fixed is None else _columns(values[:n_mu], n)
-        if fixed is not None and float(mu.detach().abs().max()) > 1:
-            return None, mu  # for the policy on unsupported points
+        """The model at the occupation of a batch, or None if that varies, and the strengths (n, n_strengths)."""
+        fixed = self._at_occupation(tuple(values[column] for column in self._occupation), key)
+        mu = None if fixed is None else _columns([values[column] for column in self._strengths], n)
+        if fixed is not None and not self._are_strengths(mu.detach()):
+            return None, mu
         return fixed, mu
 
     def _at_occupation(self, occupation, key: EdgesKey):
         """The model at a constant occupation; None if it is not constant, not supported, or the model has no such."""
         at_occupation = getattr(self.model, "at_occupation", None)
-        if at_occupation is None or tuple(self.model.parameters) != PARAMETERS:
+        if at_occupation is None:
+            return None
+        if tuple(self.model.parameters[column] for column in self._occupation) != OCCUPATION_PARAMETERS:
             return None
         if any(isinstance(value, torch.Tensor) for value in occupation):
             return None
@@ -437,10 +447,11 @@ class ForwardModelTheory(MapsParameters, Theory):
         if held is not None and held[0] == (occupation, statistics):
             return held[1]
         edges = None if key is None else np.array(key)
+        theta = np.zeros(len(self.names))
+        theta[self._occupation] = occupation
         try:
             fixed = self._guarded(
-                lambda **policy: at_occupation(occupation, edges, statistics=_ordered(statistics), **policy),
-                (0.0,) * len(ALIGNMENT_PARAMETERS) + occupation,
+                lambda **policy: at_occupation(occupation, edges, statistics=_ordered(statistics), **policy), theta
             )
         except NotImplementedError:
             fixed = None
@@ -507,6 +518,32 @@ class TabulatedIA(ForwardModelTheory):
         from iaemu.tabulated import TabulatedModel
 
         return TabulatedModel.load(path)
+
+
+class MassDependentIA(TabulatedIA):
+    """As TabulatedIA, with a strength of centrals that is linear in the logarithm of their host's mass.
+
+    mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1]: see :mod:`iaemu.mass_dependence`.
+
+    Attributes
+    ----------
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength is ``mu_cen``.
+    """
+
+    pivot: float
+
+    def _load_model(self) -> ForwardModel:
+        from iaemu.mass_dependence import MassDependentModel
+        from iaemu.tabulated import TabulatedModel
+
+        tables = super()._load_model()
+        if not isinstance(tables, TabulatedModel):
+            raise LoggedError(self.log, "artifact: must be tables, got a %s.", type(tables).__name__)
+        try:
+            return MassDependentModel(tables, self.pivot)
+        except ValueError as error:
+            raise LoggedError(self.log, "%s", error) from error
 
 
 def edges_key(r_edges) -> EdgesKey:

@@ -33,6 +33,7 @@ _RYBICKI_TERMS = 31  # exp(-(n h)^2) < 1e-16 beyond n = 31
 _N_NODES = 512
 _DEGREE = 10
 _MAX_ORDER = 3  # derivatives that are tabulated: beyond, the polynomials have lost their precision
+_FEW = 256  # strengths for which few operations matter more than the size of what they work on
 
 
 def concentration(mu: torch.Tensor) -> torch.Tensor:
@@ -77,18 +78,12 @@ class _MeanP2(torch.autograd.Function):
     def forward(ctx, mu, order):
         if order > _MAX_ORDER:
             raise NotImplementedError(f"Derivatives of mean_p2 beyond the order {_MAX_ORDER} are not tabulated.")
-        table = _polynomials(mu.dtype, mu.device)[order]
         node = torch.round(mu * _N_NODES)
-        offset = (mu - node / _N_NODES).unsqueeze(-1)
-        powers = torch.cumprod(offset.expand(*mu.shape, _DEGREE), dim=-1)
-        # (..., 2, _DEGREE + 1): value and slope. The first coefficient apart: at a node it is the exact value.
-        coefficients = table[node.long() + _N_NODES]
-        value, slope = (
-            (coefficients[..., 1:] * powers.unsqueeze(-2)).sum(dim=-1).add_(coefficients[..., 0]).unbind(dim=-1)
-        )
+        offset = mu - node / _N_NODES
+        value, slope = (_by_powers if mu.numel() <= _FEW else _by_horner)(node.long() + _N_NODES, offset, order)
         ctx.order = order
         ctx.save_for_backward(mu, slope)
-        return value.clone()
+        return value
 
     @staticmethod
     def backward(ctx, grad):
@@ -96,6 +91,36 @@ class _MeanP2(torch.autograd.Function):
         if torch.is_grad_enabled():  # a further derivative will be asked for: what was saved has no graph
             slope = _MeanP2.apply(mu, ctx.order + 1)
         return grad * slope, None
+
+
+def _by_powers(node, offset, order) -> tuple[torch.Tensor, torch.Tensor]:
+    """Value and slope of the polynomials about nodes (their indices), in few operations."""
+    table = _polynomials(offset.dtype, offset.device)[order]
+    offset = offset.unsqueeze(-1)
+    powers = torch.cumprod(offset.expand(*node.shape, _DEGREE), dim=-1)
+    # (..., 2, _DEGREE + 1): value and slope. The first coefficient apart: at a node it is the exact value.
+    coefficients = table[node]
+    value, slope = (coefficients[..., 1:] * powers.unsqueeze(-2)).sum(dim=-1).add_(coefficients[..., 0]).unbind(dim=-1)
+    return value.clone(), slope
+
+
+def _by_horner(node, offset, order) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for many: a coefficient at a time, so that what is worked on stays in the cache."""
+    columns = _polynomial_columns(offset.dtype, offset.device, order)
+    flat = node.flatten()
+    value = columns[_DEGREE].index_select(0, flat).view_as(offset)
+    slope = torch.zeros_like(value)
+    for column in columns[:_DEGREE].flip(0).unbind():
+        slope = torch.addcmul(value, slope, offset)
+        value = torch.addcmul(column.index_select(0, flat).view_as(offset), value, offset)
+    return value, slope
+
+
+@lru_cache(maxsize=16)
+def _polynomial_columns(dtype: torch.dtype, device: torch.device, order: int) -> torch.Tensor:
+    """Coefficients (_DEGREE + 1, 2 _N_NODES + 1) of one derivative of q."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _polynomials(dtype, device)[order][:, 0].T.contiguous()
 
 
 @lru_cache(maxsize=8)

@@ -59,6 +59,11 @@ class Occupations:
     Parameters
     ----------
     blocks : dict of str to Block
+
+    Attributes
+    ----------
+    log_mass : tensor (n_masses,)
+        All masses at which the blocks are evaluated [log10 Msun/h].
     """
 
     def __init__(self, blocks: dict[str, Block]):
@@ -67,12 +72,12 @@ class Occupations:
         ranks = np.concatenate(
             [np.where(block.kind == "central", 0, 1) * np.asarray(block.rank) for block in blocks.values()]
         )
-        self.log_mass, mass_index = np.unique(masses, return_inverse=True)
+        mass_nodes, mass_index = np.unique(masses, return_inverse=True)
         points, point_index = np.unique(np.stack([mass_index, ranks.astype(np.int64)]), axis=1, return_inverse=True)
         ranked = points[1] > 0
         row = np.cumsum(ranked) - 1
         self.point_mass, self.point_rank = points[0][ranked], points[1][ranked]
-        self._log_mass = torch.as_tensor(self.log_mass)
+        self.log_mass = torch.as_tensor(mass_nodes)
         self._point_mass = torch.as_tensor(self.point_mass)
         self._point_rank = torch.as_tensor(self.point_rank.astype(np.float64))
         self._terms = {}
@@ -88,35 +93,68 @@ class Occupations:
                 None if block.matrix is None else torch.as_tensor(np.asarray(block.matrix, dtype=np.float64)),
             )
 
-    def amplitudes(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Amplitudes (n, n_amplitudes) of each block at ``theta``, (n, 5) float64, ``OCCUPATION_PARAMETERS``."""
+    def amplitudes(self, theta: torch.Tensor, central_weight: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Amplitudes (n, n_amplitudes) of each block at ``theta``, (n, 5) float64, ``OCCUPATION_PARAMETERS``.
+
+        With ``central_weight``, (n, n_masses) at the masses ``log_mass``, those of the blocks of centrals come once
+        more, as ``weighted_...``: with <Ncen> times the weight in place of <Ncen>.
+        """
         logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
         kinds = {block.kind for block in self.blocks.values()}
-        ncen = mean_ncen(self._log_mass, logMmin, sigma_logM) if kinds & {"central", "central_satellite"} else None
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM) if kinds & {"central", "central_satellite"} else None
         single = pair = None
         if kinds != {"central"}:
-            nsat = mean_nsat(self._log_mass, logM0, logM1, alpha)
+            nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
             single, pair = rank_tail_sums(nsat[:, self._point_mass], self._point_rank)
+        centrals = {"": ncen}
+        if central_weight is not None:
+            centrals["weighted_"] = ncen * central_weight
         result = {}
-        for name, (mass, point, species, coefficient, matrix) in self._terms.items():
+        for name, (mass, point, _, _, _) in self._terms.items():
             kind = self.blocks[name].kind
-            if kind == "central":
-                value = ncen[:, mass]
-            elif kind == "satellite":
-                value = single[:, point]
-            elif kind == "central_satellite":
-                value = single[:, point] * ncen[:, mass]
+            if kind == "satellite":
+                result[name] = self._total(name, single[:, point])
+            elif kind == "satellite_pair":
+                result[name] = self._total(name, pair[:, point])
             else:
-                value = pair[:, point]
-            n_species = int(species.max()) + 1
-            total = torch.zeros(len(theta), n_species, dtype=theta.dtype).index_add(1, species, value * coefficient)
-            result[name] = total if matrix is None else total @ matrix
+                for prefix, centrals_at in centrals.items():
+                    value = centrals_at[:, mass]
+                    result[prefix + name] = self._total(name, value if kind == "central" else single[:, point] * value)
         return result
+
+    def _total(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Amplitudes of a block from the values (n, n_entries) of f at its entries."""
+        _, _, species, coefficient, matrix = self._terms[name]
+        total = torch.zeros(len(value), int(species.max()) + 1, dtype=value.dtype)
+        total = total.index_add(1, species, value * coefficient)
+        return total if matrix is None else total @ matrix
+
+    def central_entries(self, theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """What the blocks of centrals add up at one occupation ``theta``, (5,): mass, species and value of each entry.
+
+        The mass is an index of ``log_mass``. The occupation of a species is the sum of the values of its entries; each
+        is proportional to <Ncen> at its mass, so a weight by mass multiplies it.
+        """
+        logMmin, sigma_logM, logM0, logM1, alpha = theta.unbind()
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
+        nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
+        single, _ = rank_tail_sums(nsat[self._point_mass], self._point_rank)
+        entries = {}
+        for name, (mass, point, species, coefficient, _) in self._terms.items():
+            kind = self.blocks[name].kind
+            if kind in ("central", "central_satellite"):
+                value = ncen[mass] * coefficient
+                entries[name] = mass, species, value if kind == "central" else value * single[point]
+        return entries
+
+    def matrix(self, name: str) -> torch.Tensor | None:
+        """The linear map (n_species, n_modes) of a block from occupations to amplitudes."""
+        return self._terms[name][4]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Arrays for a file; what blocks have in common is stored once."""
         arrays = {
-            "occupations.log_mass": self.log_mass,
+            "occupations.log_mass": self.log_mass.numpy(),
             "occupations.point_mass": self.point_mass.astype(np.int32),
             "occupations.point_rank": self.point_rank.astype(np.int32),
         }
@@ -160,15 +198,24 @@ class ExpectedCounts:
     ----------
     log_mass : (n_nodes,) [log10 Msun/h]
     count : (n_boxes, n_nodes) hosts
+
+    Attributes
+    ----------
+    log_mass : tensor (n_nodes,)
     """
 
     def __init__(self, log_mass, count):
-        self._log_mass = torch.as_tensor(np.asarray(log_mass, dtype=np.float64))
+        self.log_mass = torch.as_tensor(np.asarray(log_mass, dtype=np.float64))
         self._count = torch.as_tensor(np.atleast_2d(np.asarray(count, dtype=np.float64)))
 
     def __call__(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Centrals, satellites and the variance of their sum, each (n, n_boxes); Bernoulli and Poisson."""
         logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
-        ncen = mean_ncen(self._log_mass, logMmin, sigma_logM)
-        nsat = mean_nsat(self._log_mass, logM0, logM1, alpha)
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
+        nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
         return ncen @ self._count.T, nsat @ self._count.T, (ncen * (1.0 - ncen) + nsat) @ self._count.T
+
+    def centrals(self, theta: torch.Tensor) -> torch.Tensor:
+        """Centrals of all boxes together at each mass node, (n, n_nodes), at ``theta`` (n, 5)."""
+        logMmin, sigma_logM = theta[:, 0, None], theta[:, 1, None]
+        return mean_ncen(self.log_mass, logMmin, sigma_logM) * self._count.sum(dim=0)

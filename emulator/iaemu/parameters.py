@@ -196,14 +196,14 @@ class Support:
 
     def contains(self, theta) -> torch.Tensor:
         """Whether each point lies inside, shape (...,) bool; ``theta`` as in :func:`as_theta`."""
-        return self._excess(as_theta(theta).detach()).amax(dim=-1) <= 0
+        return self._excess(as_theta(theta, self.parameters).detach()).amax(dim=-1) <= 0
 
     def nearest(self, theta) -> torch.Tensor:
-        """The point with every parameter moved to its range, in the order of ``PARAMETERS``: inside the support."""
-        theta = as_theta(theta).detach().clone()
-        index = PARAMETERS.index("logMmin")
+        """The point with every parameter moved to its range, in the order of ``parameters``: inside the support."""
+        theta = as_theta(theta, self.parameters).detach().clone()
+        index = self.parameters.index("logMmin")
         theta[..., index] = theta[..., index].clamp(*self.logMmin)
-        for column, name in enumerate(PARAMETERS):
+        for column, name in enumerate(self.parameters):
             low, high = self.bounds(name, theta[..., index])
             low, high = (torch.as_tensor(value, dtype=theta.dtype, device=theta.device) for value in (low, high))
             theta[..., column] = torch.minimum(torch.maximum(theta[..., column], low), high)
@@ -211,20 +211,20 @@ class Support:
 
     def describe_violations(self, theta) -> list[str]:
         """One sentence per violating parameter of the first point outside; an empty list if all are inside."""
-        theta = as_theta(theta).detach().reshape(-1, len(PARAMETERS))
+        theta = as_theta(theta, self.parameters).detach().reshape(-1, len(self.parameters))
         excess = self._excess(theta)
         outside = torch.nonzero(excess.amax(dim=-1) > 0).flatten()
         if len(outside) == 0:
             return []
         point = theta[outside[0]]
         nearest = self.nearest(point)
-        logMmin = float(point[PARAMETERS.index("logMmin")])
+        logMmin = float(point[self.parameters.index("logMmin")])
         sentences = []
-        for column, name in enumerate(PARAMETERS):
+        for column, name in enumerate(self.parameters):
             if excess[outside[0], column] <= 0:
                 continue
             low, high = (float(value) for value in self.bounds(name, logMmin))
-            where = "" if name in (*ALIGNMENT_PARAMETERS, "logMmin") else f" at logMmin = {logMmin:.4g}"
+            where = f" at logMmin = {logMmin:.4g}" if name in ZHENG07_LINE else ""
             sentences.append(
                 f"{name} = {float(point[column]):.6g} is outside [{low:.6g}, {high:.6g}]{where} "
                 f"(nearest supported point: {float(nearest[column]):.6g})"
@@ -259,25 +259,28 @@ class Support:
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu; shape (n, 7)."""
-        return self.from_unit_cube(rng.uniform(size=(n, len(PARAMETERS))))
+        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu; shape (n, n_parameters)."""
+        return self.from_unit_cube(rng.uniform(size=(n, len(self.parameters))))
 
     def from_unit_cube(self, unit: np.ndarray) -> np.ndarray:
-        """Map points of the unit cube (n, 7) to the support: one-to-one, for random or quasi-random draws."""
+        """Map points of the unit cube to the support: one-to-one, for random or quasi-random draws.
+
+        Points, before and after, have shape (n, n_parameters): seven, or more in a subclass with more ``parameters``.
+        """
         unit = np.asarray(unit, dtype=np.float64)
         theta = np.empty_like(unit)
-        index = PARAMETERS.index("logMmin")
+        index = self.parameters.index("logMmin")
         theta[:, index] = self.logMmin[0] + unit[:, index] * (self.logMmin[1] - self.logMmin[0])
-        for column, name in enumerate(PARAMETERS):
+        for column, name in enumerate(self.parameters):
             if name != "logMmin":
                 low, high = self.bounds(name, theta[:, index])
                 theta[:, column] = low + unit[:, column] * (high - low)
         return theta
 
     def _excess(self, theta: torch.Tensor) -> torch.Tensor:
-        """How far each parameter lies outside its range (<= 0: inside), shape (..., 7); rounding is forgiven."""
+        """How far each parameter lies outside its range (<= 0: inside), (..., n_parameters); rounding is forgiven."""
         slope, low, high, cap_slope, cap, floor = _linear_bounds(self, theta.dtype, theta.device)
-        logMmin = theta[..., PARAMETERS.index("logMmin"), None]
+        logMmin = theta[..., self.parameters.index("logMmin"), None]
         line = slope * logMmin
         lowest = torch.maximum(line + low, floor)
         highest = torch.minimum(line + high, cap_slope * logMmin + cap)
@@ -289,20 +292,21 @@ class Support:
 def _linear_bounds(support: Support, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
     """:meth:`Support.bounds` of all parameters at once: they are pieces of straight lines in ``logMmin``.
 
-    Slope, offsets of the lower and the upper line, slope and offset of the cap on the upper, floor of the lower; (7,).
+    Slope, offsets of the lower and the upper line, slope and offset of the cap on the upper, floor of the lower; each
+    (n_parameters,).
     """
-    n = len(PARAMETERS)
-    slope, low, high = [0.0] * n, [-1.0] * n, [1.0] * n
+    n = len(support.parameters)
+    slope, low, high = [0.0] * n, [0.0] * n, [0.0] * n
     cap_slope, cap, floor = [0.0] * n, [math.inf] * n, [-math.inf] * n
-    for column, name in enumerate(PARAMETERS):
-        if name == "logMmin":
-            low[column], high[column] = support.logMmin
-        elif name in ZHENG07_LINE:
+    for column, name in enumerate(support.parameters):
+        if name in ZHENG07_LINE:
             fit = ZHENG07_LINE[name]
             slope[column] = fit.slope
             low[column] = fit.intercept - support.n_rmse * fit.rmse
             high[column] = fit.intercept + support.n_rmse * fit.rmse
-    sigma, logM0 = PARAMETERS.index("sigma_logM"), PARAMETERS.index("logM0")
+        else:
+            low[column], high[column] = support.bounds(name, None)
+    sigma, logM0 = support.parameters.index("sigma_logM"), support.parameters.index("logM0")
     floor[sigma] = support.sigma_logM_min
     if support.log_mass_complete is not None:
         cap_slope[sigma] = 1.0 / support.n_sigma_complete

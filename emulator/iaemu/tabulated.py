@@ -14,7 +14,7 @@ own sample variance remains.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ class TabulatedModel:
 
     # ------------------------------------------------------------------ predictions
 
-    def sums(self, theta, r_edges=None) -> PairSums:
+    def sums(self, theta, r_edges=None, central_weight=None) -> PairSums:
         """Expected pair sums at a batch of points.
 
         Parameters
@@ -179,6 +179,9 @@ class TabulatedModel:
             do not depend.
         r_edges : array (n_bins + 1,), optional
             Edges [Mpc/h]; must nest in ``self.r_edges``. BinningError otherwise.
+        central_weight : callable, optional
+            From host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
+            ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. See :mod:`iaemu.mass_dependence`.
         """
         if not isinstance(theta, Mapping) and np.shape(theta)[-1:] == (len(PARAMETERS) - len(ALIGNMENT_PARAMETERS),):
             theta = torch.as_tensor(theta, dtype=torch.float64)
@@ -188,39 +191,87 @@ class TabulatedModel:
         occupation_theta = occupation_theta.reshape(-1, occupation_theta.shape[-1])
         two_halo, one_halo, volumes = self._for_bins(r_edges)
 
-        amplitudes = self._occupations.amplitudes(occupation_theta)
-        central = amplitudes["central"]
+        if central_weight is not None:
+            central_weight = central_weight(self._occupations.log_mass)
+        amplitudes = self._occupations.amplitudes(occupation_theta, central_weight)
+        # What orientations of centrals count with; in DD, and as the other member of a pair, they count with <Ncen>.
+        oriented = "" if central_weight is None else "weighted_"
+        central, oriented_central = amplitudes["central"], amplitudes[f"{oriented}central"]
         satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)
         n_c = central.shape[1]
         modes = torch.cat([central, satellite], dim=1)
         # (stat, bin, row, column) contracted over columns, and over the rows of centrals and of satellites apart.
-        half = torch.einsum("sbij,nj->nsbi", two_halo, modes)
-        by_central = torch.einsum("nsbi,ni->nsb", half[..., :n_c], central)
-        by_satellite = torch.einsum("nsbi,ni->nsb", half[..., n_c:], satellite)
-        eta_cc = torch.einsum("nbi,ni->nb", torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], central), central)
-        eta_cs = by_central[:, 2] - eta_cc
+        half = torch.einsum("sbij,nj->snbi", two_halo[:2], modes)
+        DD = torch.einsum("nbi,ni->nb", half[0], modes)
+        omega_c = torch.einsum("nbi,ni->nb", half[1, ..., :n_c], oriented_central)
+        omega_s = torch.einsum("nbi,ni->nb", half[1, ..., n_c:], satellite)
+        half_c = torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], oriented_central)
+        half_s = torch.einsum("bij,nj->nbi", two_halo[2, :, :, n_c:], satellite)
+        eta_cc = torch.einsum("nbi,ni->nb", half_c, oriented_central)
+        eta_cs = torch.einsum("nbi,ni->nb", half_s[..., :n_c], oriented_central)
+        eta_ss = torch.einsum("nbi,ni->nb", half_s[..., n_c:], satellite)
 
-        cs, ss = (
-            torch.einsum("nk,kbc->cnb", amplitudes[kind], one_halo[0][..., columns])
-            + torch.einsum("nk,kbc->cnb", amplitudes[f"{kind}_slope"], one_halo[1][..., columns])
-            for kind, columns in (("central_satellite", _CENTRAL_COLUMNS), ("satellite_pair", _PAIR_COLUMNS))
-        )
+        def one_halo_pairs(kind, columns):
+            return torch.einsum("nk,kbc->cnb", amplitudes[kind], one_halo[0][..., columns]) + torch.einsum(
+                "nk,kbc->cnb", amplitudes[f"{kind}_slope"], one_halo[1][..., columns]
+            )
+
+        cs = one_halo_pairs("central_satellite", _CENTRAL_COLUMNS)
+        oriented_cs = one_halo_pairs("weighted_central_satellite", _CENTRAL_COLUMNS) if oriented else cs
+        ss = one_halo_pairs("satellite_pair", _PAIR_COLUMNS)
         n_cen, n_sat, variance = self._counts(occupation_theta)
         n_boxes = n_cen + n_sat
         # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
         mean_density = ((n_boxes**2 + variance) / torch.as_tensor(self.box_volumes)).sum(dim=1)
         return PairSums(
-            DD=by_central[:, 0] + by_satellite[:, 0] + cs[0] + ss[0],
+            DD=DD + cs[0] + ss[0],
             RR=mean_density[:, None] * volumes,
-            A_c=by_central[:, 1] + cs[1],
+            A_c=omega_c + oriented_cs[1],
             # A satellite's axis is its separation from the central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
-            A_s=by_satellite[:, 1] + cs[0] / 3.0 + ss[1],
+            A_s=omega_s + cs[0] / 3.0 + ss[1],
             E_cc=eta_cc,
-            E_cs=eta_cs + 0.5 * cs[2],
-            E_ss=by_satellite[:, 2] - eta_cs + ss[2],
+            E_cs=eta_cs + 0.5 * oriented_cs[2],
+            E_ss=eta_ss + ss[2],
             n_gal=n_boxes.mean(dim=1),
             f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),
         )
+
+    def central_response(self, theta, r_edges=None) -> CentralResponse:
+        """The sums at one occupation as functions of a weight of the orientation of centrals by host mass.
+
+        Parameters
+        ----------
+        theta : (5,) tensor
+            Float64, in the order of ``OCCUPATION_PARAMETERS``.
+        r_edges
+            As in :meth:`sums`.
+        """
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False), torch.no_grad():
+            two_halo, one_halo, _ = self._for_bins(r_edges)
+            amplitudes = self._occupations.amplitudes(theta[None])
+            satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)[0]
+            n_c = amplitudes["central"].shape[1]
+            entries = self._occupations.central_entries(theta)
+
+            mass, species, value = entries["central"]
+            log_mass = self._occupations.log_mass
+            modes = torch.zeros(len(log_mass), n_c, dtype=torch.float64)
+            modes.index_add_(0, mass, value[:, None] * self._occupations.matrix("central")[species])
+            everything = torch.cat([amplitudes["central"][0], satellite])
+            A_c = modes @ torch.einsum("bij,j->ib", two_halo[1, :, :n_c], everything)
+            E_cs = modes @ torch.einsum("bij,j->ib", two_halo[2, :, :n_c, n_c:], satellite)
+            for name, table in (("central_satellite", one_halo[0]), ("central_satellite_slope", one_halo[1])):
+                mass, species, value = entries[name]
+                columns = value[:, None, None] * table[species][..., _CENTRAL_COLUMNS]
+                A_c.index_add_(0, mass, columns[..., 1])
+                E_cs.index_add_(0, mass, 0.5 * columns[..., 2])
+            E_cc = two_halo[2, :, :n_c, :n_c].clone()
+            return CentralResponse(log_mass, A_c, E_cs, modes, E_cc, self.sums(theta[None], r_edges))
+
+    def expected_centrals(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Host masses (n_m,) [log10 Msun/h] and the centrals there (n, n_m), at ``theta`` (n, 5) in float64."""
+        return self._counts.log_mass, self._counts.centrals(theta)
 
     def rebin(self, sums: PairSums, r_edges) -> PairSums:
         """Pair sums on ``self.r_edges`` summed to coarser bins that nest in them."""
@@ -249,25 +300,13 @@ class TabulatedModel:
         ------
         SupportError, iaemu.binning.BinningError, ValueError
         """
-        is_tensor = has_tensor(theta)
-        statistics = check_statistics(statistics)
-        theta = as_theta(theta)
-        device = theta.device
-        theta = theta.to(device="cpu", dtype=torch.float64)  # the tables are there, and in double precision
-        inside = self.support.enforce(theta, support)
-        shape = theta.shape[:-1]
-        flat = theta.reshape(-1, len(PARAMETERS))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-            parts = [self.sums(part, r_edges) for part in flat.split(_CHUNK)]
-            sums = PairSums(*[torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PairSums)])
-            values = correlations(sums, flat, statistics)
-            values.update(n_gal=sums.n_gal, f_sat=sums.f_sat)
-            if support == "reject":
-                values = reject(values, inside)
-            values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        prediction = Prediction(r_edges=edges, **values)
-        return prediction if is_tensor else prediction.numpy()
+
+        def evaluate(part):
+            sums = self.sums(part, r_edges)
+            return correlations(sums, part, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
+
+        names = check_statistics(statistics)
+        return predict_in_parts(self, evaluate, theta, r_edges, support)
 
     def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise") -> FixedOccupation:
         """The predictions at one occupation as functions of the alignment strengths: the sums are evaluated once.
@@ -313,6 +352,60 @@ class TabulatedModel:
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]
+
+
+@dataclass
+class CentralResponse:
+    """Pair sums at one occupation as functions of a weight w(M) of the orientation of centrals; n_m host masses.
+
+    ``A_c`` = w @ ``A_c``; ``E_cs`` = w @ ``E_cs``; ``E_cc`` = c @ ``E_cc`` @ c of each bin, with c = w @ ``modes``.
+    What the weight does not enter is in ``sums``.
+
+    Attributes
+    ----------
+    log_mass : (n_m,) [log10 Msun/h]
+    A_c, E_cs : (n_m, n_bins)
+    modes : (n_m, n_modes)
+    E_cc : (n_bins, n_modes, n_modes)
+    sums : PairSums
+        With a weight of 1; n = 1.
+    """
+
+    log_mass: torch.Tensor
+    A_c: torch.Tensor
+    E_cs: torch.Tensor
+    modes: torch.Tensor
+    E_cc: torch.Tensor
+    sums: PairSums
+
+
+def predict_in_parts(model, evaluate, theta, r_edges, support: str) -> Prediction:
+    """The body of ``predict`` of models of tables: shapes, kinds, support, and points in parts that stay in the cache.
+
+    Parameters
+    ----------
+    model : has ``parameters``, ``support``, ``r_edges``
+    evaluate : callable
+        From points (n, n_parameters), float64, to the prediction's fields, each (n, ...), by name.
+    theta, r_edges, support
+        As in :meth:`TabulatedModel.predict`.
+    """
+    is_tensor = has_tensor(theta)
+    theta = as_theta(theta, model.parameters)
+    device = theta.device
+    theta = theta.to(device="cpu", dtype=torch.float64)  # the tables are there, and in double precision
+    inside = model.support.enforce(theta, support)
+    shape = theta.shape[:-1]
+    flat = theta.reshape(-1, theta.shape[-1])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
+        parts = [evaluate(part) for part in flat.split(_CHUNK)]
+        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if support == "reject":
+            values = reject(values, inside)
+        values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
+    edges = model.r_edges if r_edges is None else check_edges(r_edges)
+    prediction = Prediction(r_edges=edges, **values)
+    return prediction if is_tensor else prediction.numpy()
 
 
 def correlations(sums: PairSums, theta: torch.Tensor, statistics=STATISTICS) -> dict[str, torch.Tensor]:

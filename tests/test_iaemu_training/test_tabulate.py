@@ -6,7 +6,9 @@ import torch
 from scipy.special import erf
 from scipy.stats import poisson
 
+from iaemu.alignment import mean_p2
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, union_edges
+from iaemu.mass_dependence import central_strengths
 from iaemu.parameters import Support
 from iaemu.tabulated import TabulatedModel
 
@@ -24,8 +26,11 @@ SAMPLES = {
 NAMES = ("DD", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
 
 
-def brute_force(catalogue, theta, r_edges):
-    """Expected sums over ordered pairs of all tracers of non-negligible weight (no borrowing), (6, n_bins)."""
+def brute_force(catalogue, theta, r_edges, central_weight=np.ones_like):
+    """Expected sums over ordered pairs of all tracers of non-negligible weight (no borrowing), (6, n_bins).
+
+    Orientations of centrals count with a weight, a function of their hosts' log mass.
+    """
     logMmin, sigma, logM0, logM1, alpha = theta
     ncen = 0.5 * (1.0 + erf((catalogue.log_mass - logMmin) / sigma))
     nsat = (np.maximum(catalogue.mass - 10**logM0, 0.0) / 10**logM1) ** alpha
@@ -45,6 +50,7 @@ def brute_force(catalogue, theta, r_edges):
     n_c = len(hosting)
     sums = np.zeros((6, len(r_edges) - 1))
     norm = np.sum(axis**2, axis=1)
+    oriented = np.concatenate([central_weight(catalogue.log_mass[hosting]), np.ones(used.sum())])
     for i in range(len(position)):
         d = position - position[i]
         d -= catalogue.Lbox * np.round(d / catalogue.Lbox)
@@ -55,8 +61,8 @@ def brute_force(catalogue, theta, r_edges):
         together = weight[i] * weight[j]
         same = (owner[j] == owner[i]) & (ranks[j] > 0) & (ranks[i] > 0)
         together[same] = np.minimum(weight[i], weight[j][same])  # P(N >= max rank)
-        omega = (axis[i] @ d[j].T / r[j]) ** 2 - norm[i] / 3
-        eta = (axis[i] @ axis[j].T) ** 2 - norm[i] * norm[j] / 3
+        omega = oriented[i] * ((axis[i] @ d[j].T / r[j]) ** 2 - norm[i] / 3)
+        eta = oriented[i] * oriented[j] * ((axis[i] @ axis[j].T) ** 2 - norm[i] * norm[j] / 3)
         np.add.at(sums[0], where[j], together)
         np.add.at(sums[1 if i < n_c else 2], where[j], together * omega)
         central = j < n_c
@@ -66,10 +72,18 @@ def brute_force(catalogue, theta, r_edges):
     return sums
 
 
+def steep_strength(log_mass):
+    """q of a strength that falls from 1 to -1, where it is clipped, within the halos of the samples."""
+    strength = central_strengths(torch.tensor([0.2]), torch.tensor([-1.2]), torch.as_tensor(log_mass), pivot=12.7)
+    return mean_p2(strength)
+
+
+@pytest.mark.parametrize("weight", [None, steep_strength], ids=["no weight", "mass-dependent"])
 @pytest.mark.parametrize("name", SAMPLES)
-def test_tables_equal_brute_force(pm40, pm40_tables, name):
-    expected = brute_force(pm40, SAMPLES[name], PAPER_EDGES)
-    sums = pm40_tables.sums(np.array([SAMPLES[name]]), PAPER_EDGES)
+def test_tables_equal_brute_force(pm40, pm40_tables, name, weight):
+    by_host = {} if weight is None else {"central_weight": lambda log_mass: weight(log_mass)[0].numpy()}
+    expected = brute_force(pm40, SAMPLES[name], PAPER_EDGES, **by_host)
+    sums = pm40_tables.sums(np.array([SAMPLES[name]]), PAPER_EDGES, weight)
     scale = np.abs(expected / expected[0]).max(axis=1)  # of each ingredient as it enters omega and eta
     # A box of (40 Mpc/h)^3 holds a hundred galaxies: what mass and rank bins average over is noisier here than in the
     # shipped tables by the square root of 128.

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from iaemu.binning import PAPER_EDGES, check_edges
+from iaemu.mass_dependence import SLOPE, MassDependentSupport, central_strengths
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import STATISTICS, Prediction, check_statistics
 
@@ -198,9 +199,13 @@ class HalotoolsMocks:
         Bins of :meth:`predict` [Mpc/h]; the paper's 20 by default.
     support : Support, optional
         Region in which :meth:`predict` accepts parameters; the paper's by default.
+    pivot : float, optional
+        Makes the strength of centrals depend on their host's mass, as :mod:`iaemu.mass_dependence` does, with this
+        pivot [log10 Msun/h] and the parameter ``mu_cen_slope`` after the seven.
 
     Attributes
     ----------
+    parameters : tuple of str
     log_mass_edges : (n_mass_bins + 1,)
         Bins of host mass within which satellites are borrowed [log10 Msun/h], see :func:`subhalo_mass_bins`.
     Lbox : float
@@ -214,11 +219,12 @@ class HalotoolsMocks:
         The box is not a cube, a column is missing, or the catalogue cannot be populated.
     """
 
-    parameters = PARAMETERS
-
-    def __init__(self, catalogue, r_edges=PAPER_EDGES, support: Support | None = None):
+    def __init__(self, catalogue, r_edges=PAPER_EDGES, support: Support | None = None, pivot: float | None = None):
         self.r_edges = check_edges(r_edges)
         self.support = Support() if support is None else support
+        if pivot is not None:
+            self.support = MassDependentSupport.of(self.support)
+        self.parameters = self.support.parameters
         # halotools switches off numpy's warnings on division by zero at import.
         with np.errstate(), _halotools_warnings_ignored():
             _require_halotools()
@@ -228,14 +234,14 @@ class HalotoolsMocks:
             is_host = columns["halo_upid"] == -1
             log_mass = np.log10(columns["halo_mvir_host_halo"])
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
-            self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges)
+            self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
 
     def populate(self, theta, seed) -> Galaxies:
         """One mock catalogue.
 
         Parameters
         ----------
-        theta : mapping of name to number, or array (7,)
+        theta : mapping of name to number, or array (n_parameters,)
             One parameter point. It may lie outside the support, but must be physical.
         seed : int or numpy.random.SeedSequence
 
@@ -244,7 +250,7 @@ class HalotoolsMocks:
         ValueError
             ``theta`` is not one point, sigma_logM <= 0, or a strength lies outside [-1, 1].
         """
-        values = _one_point(theta)
+        values = _one_point(theta, self.parameters)
         # A large integer from the sequence: halotools adds 1, 2, ... to it for its steps, so seeds next to each other
         # would share their random numbers between mocks.
         states = _seed_sequence(seed).generate_state(4) >> 1
@@ -298,7 +304,7 @@ class HalotoolsMocks:
 
         Parameters
         ----------
-        theta : mapping, array or tensor (..., 7)
+        theta : mapping, array or tensor (..., n_parameters)
         r_edges : (n_bins + 1,), optional
             Any bins, since pairs are counted anew [Mpc/h]; None: the model's own.
         statistics : subset of ("xi", "omega", "eta")
@@ -323,11 +329,11 @@ class HalotoolsMocks:
         if n_realisations < 2:
             raise ValueError(f"A standard deviation takes at least 2 realisations, got {n_realisations}.")
         statistics = check_statistics(statistics)
-        tensor = as_theta(theta)
+        tensor = as_theta(theta, self.parameters)
         if tensor.requires_grad:
             raise ValueError("Mocks have no gradient: detach theta, or use the tables or the emulator.")
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        points = tensor.reshape(-1, len(PARAMETERS)).to(torch.float64).numpy()
+        points = tensor.reshape(-1, tensor.shape[-1]).to(torch.float64).numpy()
         inside = np.atleast_1d(self.support.enforce(tensor, support).numpy()).reshape(-1)
         if support == "warn":
             inside = np.ones_like(inside)
@@ -365,12 +371,15 @@ class HalotoolsMocks:
 # ---------------------------------------------------------------------- parameters and seeds
 
 
-def _one_point(theta) -> dict[str, float]:
+def _one_point(theta, parameters=PARAMETERS) -> dict[str, float]:
     """halotools' names and values of one parameter point."""
-    tensor = as_theta(theta).detach()
+    tensor = as_theta(theta, parameters).detach()
     if tensor.ndim != 1:
-        raise ValueError(f"One mock has one parameter point, shape (7,); got {tuple(tensor.shape)}. Loop over points.")
-    values = dict(zip(PARAMETERS, tensor.to(torch.float64).tolist(), strict=True))
+        raise ValueError(
+            f"One mock has one parameter point, shape ({len(parameters)},); got {tuple(tensor.shape)}. "
+            "Loop over points."
+        )
+    values = dict(zip(parameters, tensor.to(torch.float64).tolist(), strict=True))
     if values["sigma_logM"] <= 0:
         raise ValueError(f"sigma_logM = {values['sigma_logM']:g} must be positive: the step of <Ncen> would turn over.")
     strengths = {}
@@ -378,16 +387,16 @@ def _one_point(theta) -> dict[str, float]:
         if abs(values[name]) > 1:
             raise ValueError(f"{name} = {values[name]:g} must lie in [-1, 1].")
         strengths[halotools_name] = _samplable(values[name])
+    if SLOPE in values:
+        strengths.update({name: values[name] for name in _MassDependentStrength.names})
     return {**{name: values[name] for name in OCCUPATION_PARAMETERS}, **strengths}
 
 
-def _samplable(mu: float) -> float:
-    """The strength nearest to ``mu`` that halotools' Dimroth-Watson sampler can draw."""
-    if abs(mu) < _MU_ISOTROPIC:
-        return 0.0
-    if _MU_GAP[0] < abs(mu) < _MU_GAP[1]:
-        return float(np.copysign(_MU_GAP[0], mu))
-    return mu
+def _samplable(mu):
+    """The strengths (number or array) nearest to ``mu`` that halotools' Dimroth-Watson sampler can draw."""
+    mu = np.where(np.abs(mu) < _MU_ISOTROPIC, 0.0, mu)
+    in_gap = (np.abs(mu) > _MU_GAP[0]) & (np.abs(mu) < _MU_GAP[1])
+    return np.where(in_gap, np.copysign(_MU_GAP[0], mu), mu)[()]
 
 
 def _seed_sequence(seed) -> np.random.SeedSequence:
@@ -437,7 +446,15 @@ def _seeded_halotools(states):
     seeds = iter([int(state) for state in states[1:]])
 
     def seeded(input_vectors, p=0.0, seed=None):
-        return original(input_vectors, p=p, seed=next(seeds) if seed is None else seed)
+        seed = next(seeds) if seed is None else seed
+        perfect = np.abs(p) > _MU_GAP[0]
+        if np.all(perfect) or not np.any(perfect):
+            return original(input_vectors, p=p, seed=seed)
+        # The sampler cannot draw strengths of which some, but not all, are perfect.
+        axes = np.empty_like(input_vectors, dtype=np.float64)
+        for group, its_seed in ((perfect, seed), (~perfect, seed + 1)):
+            axes[group] = original(input_vectors[group], p=np.asarray(p)[group], seed=its_seed)
+        return axes
 
     state = np.random.get_state()  # noqa: NPY002 halotools draws from the legacy generator
     components.axes_correlated_with_input_vector = seeded
@@ -479,7 +496,30 @@ def _prepared_columns(halocat) -> dict[str, np.ndarray]:
     return columns | {name: np.zeros(int(keep.sum())) for name in _VELOCITY_COLUMNS}
 
 
-def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndarray):
+class _MassDependentStrength:
+    """Component of a halotools model: a strength for each central, in the column that CentralAlignment looks for."""
+
+    names = ("mu_cen", SLOPE)
+
+    def __init__(self, pivot: float):
+        self.gal_type = "centrals"
+        self._mock_generation_calling_sequence = ["assign_central_strength"]
+        self._methods_to_inherit = ["assign_central_strength"]
+        self._galprop_dtypes_to_allocate = np.dtype([("central_alignment_strength", "f8")])
+        self.list_of_haloprops_needed = ["halo_mvir"]
+        self.param_dict = dict.fromkeys(self.names, 0.0)
+        self._pivot = pivot
+
+    def assign_central_strength(self, table, **kwargs):
+        mu_cen, slope = (torch.as_tensor([self.param_dict[name]], dtype=torch.float64) for name in self.names)
+        log_mass = torch.as_tensor(np.log10(np.asarray(table["halo_mvir"], dtype=np.float64)))
+        table["central_alignment_strength"][:] = _samplable(
+            central_strengths(mu_cen, slope, log_mass, self._pivot)[0].numpy()
+        )
+        return table
+
+
+def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndarray, pivot: float | None = None):
     """halotools' model and mock factory, with the catalogue prepared but not yet populated.
 
     The factory holds the model by a weak reference only: keep both.
@@ -496,7 +536,9 @@ def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndar
     )
     from halotools.sim_manager import UserSuppliedHaloCatalog
 
+    strength = {} if pivot is None else {"centrals_strength": _MassDependentStrength(pivot)}
     model = HodModelFactory(
+        **strength,
         centrals_occupation=Zheng07Cens(),
         centrals_profile=TrivialPhaseSpace(),
         centrals_orientation=CentralAlignment(central_alignment_strength=1.0),
@@ -506,7 +548,7 @@ def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndar
         # Orientations come last: those of satellites are relative to positions.
         model_feature_calling_sequence=(
             *("centrals_occupation", "centrals_profile", "satellites_occupation"),
-            *("satellites_profile", "centrals_orientation", "satellites_orientation"),
+            *("satellites_profile", *strength, "centrals_orientation", "satellites_orientation"),
         ),
     )
     for name in ("assign_central_orientation_centrals", "assign_satellite_orientation_satellites"):

@@ -1,0 +1,313 @@
+"""Does a mass-dependent alignment of centrals describe the TNG300 samples? Fits with and without, one table.
+
+mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1], fitted to the published omega(r) of each
+sample, and of all three at once with the same parameters. Priors are uniform, in (-1, 1) for each parameter. Means and
+standard deviations are integrals over grids, as in tng_posteriors.py: omega is linear in q(mu_sat), so chi^2 is a
+parabola in it at each (mu_cen, slope). The samples overlap in galaxies; the joint fits take them as independent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.optimize import minimize
+from tng_posteriors import LIKELIHOODS, OCCUPATION
+from tqdm import tqdm
+
+from iaemu.alignment import mean_p2
+from iaemu.binning import TNG_EDGES
+from iaemu.mass_dependence import PIVOT, MassDependentModel
+
+#: name, samples, options of the likelihood of sample 3
+FITS = (
+    ("1", (1,), {}),
+    ("2", (2,), {}),
+    ("3", (3,), {}),
+    ("3, no Hartlap factor", (3,), {"hartlap": False}),
+    ("3, errors only", (3,), {"covariance": "diagonal"}),
+    ("all", (1, 2, 3), {}),
+    ("all; 3 without Hartlap factor", (1, 2, 3), {"hartlap": False}),
+    ("all; 3 errors only", (1, 2, 3), {"covariance": "diagonal"}),
+)
+NAMES = ("mu_cen", "mu_cen_slope", "mu_sat")
+_BATCH = 2000
+#: Where the posterior is this far below its maximum, in chi^2, it is not integrated.
+_REACH = 40.0
+
+
+@dataclass
+class Fit:
+    """A fit of one model to some samples.
+
+    Attributes
+    ----------
+    samples : tuple of int
+    own_mu_sat : bool
+        Each sample has a mu_sat of its own, else one for all.
+    mean, sd : dict of name to float
+        Of the posterior; ``mu_sat``, or ``mu_sat_1``, ... if each sample has its own.
+    best : dict of name to float
+    chi2 : float
+        At ``best``.
+    by_sample : dict of sample to float
+        Its parts.
+    n_bins, n_parameters : int
+    """
+
+    samples: tuple[int, ...]
+    own_mu_sat: bool
+    mean: dict[str, float]
+    sd: dict[str, float]
+    best: dict[str, float]
+    chi2: float
+    by_sample: dict[int, float]
+    n_bins: int
+    n_parameters: int
+
+    @property
+    def dof(self) -> int:
+        return self.n_bins - self.n_parameters
+
+    def strengths(self, sample: int) -> tuple[float, float, float]:
+        """mu_cen, mu_sat and slope at the best fit."""
+        mu_sat = self.best[f"mu_sat_{sample}" if self.own_mu_sat else "mu_sat"]
+        return self.best["mu_cen"], mu_sat, self.best["mu_cen_slope"]
+
+
+class Fitter:
+    """Posteriors of samples at fixed occupation.
+
+    Parameters
+    ----------
+    model : MassDependentModel
+    options : dict
+        Of the likelihood of sample 3.
+    """
+
+    def __init__(self, model: MassDependentModel, options: dict | None = None):
+        options = {3: options or {}}
+        self.likelihoods = {sample: like(options.get(sample, {})) for sample, like in LIKELIHOODS.items()}
+        self.predictions = {
+            sample: model.at_occupation(OCCUPATION[sample], TNG_EDGES, ("omega",)) for sample in LIKELIHOODS
+        }
+
+    def omega(self, sample: int, strengths) -> np.ndarray:
+        """(n, n_bins) at ``strengths`` (n, 3): mu_cen, mu_sat, slope."""
+        with torch.no_grad():
+            rows = torch.as_tensor(np.atleast_2d(strengths), dtype=torch.float64)
+            return torch.cat([self.predictions[sample](part)["omega"] for part in rows.split(_BATCH)]).numpy()
+
+    def chi2(self, sample: int, strengths) -> float:
+        return self.likelihoods[sample].chi2(self.omega(sample, strengths)[0])
+
+    def parabolas(self, sample: int, mu_cen, slope) -> np.ndarray:
+        """chi^2 as polynomials (n, 3) in q(mu_sat), lowest power first."""
+        zero = np.zeros_like(mu_cen)
+        central = self.omega(sample, np.stack([mu_cen, zero, slope], axis=1))
+        satellite = self.omega(sample, [0.0, 1.0, 0.0])[0]
+        inverse = self.likelihoods[sample].inverse_covariance
+        left = self.likelihoods[sample].data_vector - central
+        return np.stack(
+            [
+                np.einsum("ni,ij,nj->n", left, inverse, left, optimize=True),
+                -2.0 * left @ inverse @ satellite,
+                np.full(len(left), satellite @ inverse @ satellite),
+            ],
+            axis=1,
+        )
+
+    def fit(self, samples, free_slope: bool, own_mu_sat: bool = False, n_grid: int = 121) -> Fit:
+        """Posterior by integration: on a grid over all of the prior, then on one about what is left of it."""
+        limits = {"mu_cen": (-1.0, 1.0), "mu_cen_slope": (-1.0, 1.0) if free_slope else (0.0, 0.0)}
+        groups = [(sample,) for sample in samples] if own_mu_sat else [tuple(samples)]
+        limits |= {f"mu_sat{i}": (-1.0, 1.0) for i in range(len(groups))}
+        for _ in range(3):
+            axes = {name: np.linspace(*limit, n_grid if limit[0] < limit[1] else 1) for name, limit in limits.items()}
+            mu_cen, slope = (
+                values.ravel() for values in np.meshgrid(axes["mu_cen"], axes["mu_cen_slope"], indexing="ij")
+            )
+            chi2 = []  # (n, n_mu_sat) of each group, which share mu_cen and slope
+            for i, group in enumerate(groups):
+                q = mean_p2(torch.as_tensor(axes[f"mu_sat{i}"])).numpy()
+                parabola = sum(self.parabolas(sample, mu_cen, slope) for sample in group)
+                chi2.append(parabola @ np.stack([np.ones_like(q), q, q**2]))
+            lowest = sum(values.min(axis=1) for values in chi2)
+            least = float(lowest.min())
+            # Weights relative to each group's own minimum, so that a product of groups does not underflow.
+            weights = [np.exp(-0.5 * (values - values.min(axis=1, keepdims=True))) for values in chi2]
+            total = np.exp(-0.5 * (lowest - least)) * np.prod([w.sum(axis=1) for w in weights], axis=0)
+            total /= total.sum()
+            moments = {"mu_cen": _moments(mu_cen, total), "mu_cen_slope": _moments(slope, total)}
+            inside = lowest - least < _REACH
+            limits = {
+                "mu_cen": _zoom(axes["mu_cen"], mu_cen[inside]),
+                "mu_cen_slope": _zoom(axes["mu_cen_slope"], slope[inside]),
+            }
+            for i, (values, weight) in enumerate(zip(chi2, weights, strict=True)):
+                marginal = total @ (weight / weight.sum(axis=1, keepdims=True))
+                moments[f"mu_sat{i}"] = _moments(axes[f"mu_sat{i}"], marginal)
+                rest = (lowest - values.min(axis=1))[:, None]
+                reached = ((rest + values)[inside] - least < _REACH).any(axis=0)
+                limits[f"mu_sat{i}"] = _zoom(axes[f"mu_sat{i}"], axes[f"mu_sat{i}"][reached])
+        row = int(np.argmin(lowest))
+        start = [mu_cen[row], slope[row]]
+        start += [axes[f"mu_sat{i}"][np.argmin(values[row])] for i, values in enumerate(chi2)]
+        return self._finish(tuple(samples), free_slope, own_mu_sat, moments, np.array(start))
+
+    def _finish(self, samples, free_slope, own_mu_sat, moments, start) -> Fit:
+        free = np.array([True, free_slope] + [True] * (len(start) - 2))
+
+        def parts(x):
+            point = start.copy()
+            point[free] = x
+            return {
+                sample: self.chi2(sample, [point[0], point[2 + (i if own_mu_sat else 0)], point[1]])
+                for i, sample in enumerate(samples)
+            }
+
+        found = minimize(
+            lambda x: sum(parts(x).values()),
+            start[free],
+            method="Nelder-Mead",
+            options={"xatol": 1e-6, "fatol": 1e-8, "maxiter": 4000, "initial_simplex": _simplex(start[free])},
+        )
+        best = start.copy()
+        best[free] = found.x
+        satellites = [f"mu_sat_{sample}" for sample in samples] if own_mu_sat else ["mu_sat"]
+        keys = ["mu_cen", "mu_cen_slope", *(f"mu_sat{i}" for i in range(len(satellites)))]
+        names = ["mu_cen", "mu_cen_slope", *satellites]
+        return Fit(
+            samples,
+            own_mu_sat,
+            mean={name: moments[key][0] for name, key in zip(names, keys, strict=True)},
+            sd={name: moments[key][1] for name, key in zip(names, keys, strict=True)},
+            best=dict(zip(names, best.tolist(), strict=True)),
+            chi2=float(found.fun),
+            by_sample=parts(found.x),
+            n_bins=sum(len(self.likelihoods[sample].data_vector) for sample in samples),
+            n_parameters=int(free.sum()),
+        )
+
+
+def _moments(values, weight) -> tuple[float, float]:
+    mean = float(values @ weight)
+    return mean, float(np.sqrt((values - mean) ** 2 @ weight))
+
+
+def _zoom(axis, reached) -> tuple[float, float]:
+    """Limits of what was reached and one step beyond, within the axis."""
+    step = axis[1] - axis[0] if len(axis) > 1 else 0.0
+    return max(axis[0], reached.min() - step), min(axis[-1], reached.max() + step)
+
+
+def _simplex(x) -> np.ndarray:
+    return np.concatenate([x[None], x + 0.003 * np.eye(len(x))])
+
+
+def fit_all(model: MassDependentModel, progress: bool = True) -> dict[tuple[str, str], Fit]:
+    """Every fit, by (name of ``FITS``, "one strength", "with slope", or these "..., own mu_sat")."""
+    found = {}
+    fitters = {str(options): Fitter(model, options) for _, _, options in FITS}
+    for name, samples, options in tqdm(FITS, desc="fits", unit="fit", disable=not progress):
+        for label, free_slope in (("one strength", False), ("with slope", True)):
+            fitter = fitters[str(options)]
+            found[name, label] = fitter.fit(samples, free_slope)
+            if len(samples) > 1:
+                found[name, f"{label}, own mu_sat"] = fitter.fit(samples, free_slope, own_mu_sat=True)
+    return found
+
+
+def clipped(model: MassDependentModel, fit: Fit) -> float:
+    """Largest share of clipped centrals of the fit's samples."""
+    shares = []
+    for sample in fit.samples:
+        mu_cen, mu_sat, slope = fit.strengths(sample)
+        shares.append(float(model.clipped_share([mu_cen, mu_sat, *OCCUPATION[sample], slope])))
+    return max(shares)
+
+
+def markdown(found: dict, model: MassDependentModel) -> str:
+    lines = [
+        "| sample | model | mu_cen | slope [1/dex] | mu_sat | chi^2 / dof | p | chi^2 gained by the slope | clipped |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, label), fit in found.items():
+        satellites = [key for key in fit.mean if key.startswith("mu_sat")]
+        gain, share = "", ""
+        if fit.n_parameters > len(satellites) + 1:
+            gain = f"{found[name, label.replace('with slope', 'one strength')].chi2 - fit.chi2:.1f}"
+            share = f"{clipped(model, fit):.2%}"
+        slope = f"{fit.mean['mu_cen_slope']:.3f} ± {fit.sd['mu_cen_slope']:.3f}" if gain else "0"
+        values = ", ".join(f"{fit.mean[key]:.3f} ± {fit.sd[key]:.3f}" for key in satellites)
+        lines.append(
+            f"| {name} | {label} | {fit.mean['mu_cen']:.3f} ± {fit.sd['mu_cen']:.3f} | {slope} | {values} | "
+            f"{fit.chi2:.1f} / {fit.dof} | {stats.chi2.sf(fit.chi2, fit.dof):.2g} | {gain} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def parts(found: dict) -> str:
+    """chi^2 of each sample in the joint fits."""
+    lines = ["| fit | model | sample 1 | sample 2 | sample 3 |", "|---|---|---|---|---|"]
+    for (name, label), fit in found.items():
+        if len(fit.samples) > 1:
+            lines.append(f"| {name} | {label} | " + " | ".join(f"{v:.1f}" for v in fit.by_sample.values()) + " |")
+    return "\n".join(lines)
+
+
+def figure(found: dict, model: MassDependentModel, path) -> None:
+    """Data of the three samples with the best fits."""
+    from matplotlib import pyplot
+
+    fitter = Fitter(model)
+    styles = (
+        ("own fit, one strength", lambda sample: found[str(sample), "one strength"], "#1f5fa8", "-"),
+        ("own fit, with slope", lambda sample: found[str(sample), "with slope"], "#d1622b", "--"),
+        ("joint fit, one strength", lambda sample: found["all", "one strength"], "#8a8a8a", "-"),
+        ("joint fit, with slope", lambda sample: found["all", "with slope"], "#2f8f5b", "--"),
+    )
+    fig, axes = pyplot.subplots(
+        2, 3, figsize=(12, 6), sharex=True, layout="constrained", gridspec_kw={"height_ratios": [2, 1]}
+    )
+    for column, sample in enumerate(LIKELIHOODS):
+        like = fitter.likelihoods[sample]
+        bins = like.bins["omega"]
+        r = 0.5 * (bins.r_low + bins.r_high)
+        upper, lower = axes[:, column]
+        upper.errorbar(r, r * bins.value, r * bins.error, fmt="ko", ms=4, zorder=3)
+        lower.axhspan(-1, 1, color="0.93")
+        lower.axhline(0, color="0.6", lw=0.8)
+        for label, fit, color, line in styles:
+            omega = fitter.omega(sample, fit(sample).strengths(sample))[0]
+            chi2 = fit(sample).by_sample[sample]
+            upper.plot(r, r * omega, line, color=color, label=f"{label} ($\\chi^2$ = {chi2:.1f})")
+            lower.plot(r, (bins.value - omega) / bins.error, line, color=color, marker=".")
+        upper.set(xscale="log", title=f"TNG300 sample {sample}")
+        upper.legend(fontsize=7.5)
+        lower.set(xlabel="r [Mpc/h]")
+    axes[0, 0].set_ylabel(r"$r\,\omega(r)$ [Mpc/h]")
+    axes[1, 0].set_ylabel("(data - fit) / error")
+    fig.savefig(path, dpi=110)
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pivot", type=float, default=PIVOT, help=f"log10 of the pivot mass (default: {PIVOT:g})")
+    parser.add_argument("--figure", type=Path, default=None, help="also draw the best fits to this file")
+    options = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    model = MassDependentModel.load(pivot=options.pivot)
+    found = fit_all(model)
+    print(markdown(found, model), parts(found), sep="\n\n")
+    if options.figure is not None:
+        figure(found, model, options.figure)
+
+
+if __name__ == "__main__":
+    main()
