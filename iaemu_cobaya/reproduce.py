@@ -242,14 +242,17 @@ def _parser() -> argparse.ArgumentParser:
         help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
     )
     parser.add_argument("--ess", type=int, default=20000, help="effective draws of each HMC chain (default: 20000)")
+    one_each = "one number, or one for each of --samples"
     parser.add_argument(
-        "--points",
+        "--points", type=int, nargs="+", default=[40], help=f"points with mocks; {one_each} (default: 40)"
+    )
+    parser.add_argument(
+        "--realisations",
         type=int,
         nargs="+",
         default=[40],
-        help="points of each posterior with mocks: one number, or one for each of --samples (default: 40)",
+        help=f"mocks of each box at a point; {one_each} (default: 40)",
     )
-    parser.add_argument("--realisations", type=int, default=40, help="mocks of each box at a point (default: 40)")
     parser.add_argument(
         "--catalogue", "-c", action="append", help="halo catalogue, may be repeated (default: pm160a and pm160b)"
     )
@@ -275,21 +278,11 @@ def reproduce(arguments) -> None:
     """All stages, each kept on disk; see the module."""
     from . import reproduce_figures as figures
 
-    if min(arguments.points) < 3:
-        raise ValueError(f"--points must be at least 3, got {min(arguments.points)}.")
-    if len(arguments.points) not in (1, len(arguments.samples)):
-        raise ValueError(
-            f"--points: give one number, or one for each of the {len(arguments.samples)} samples; got "
-            f"{len(arguments.points)}."
-        )
-    n_points = dict(zip(arguments.samples, arguments.points * len(arguments.samples), strict=False))
+    n_points = _for_each("--points", arguments.points, arguments.samples, 3)
+    n_realisations = _for_each("--realisations", arguments.realisations, arguments.samples, 2)
     arguments.output.mkdir(parents=True, exist_ok=True)
     arguments.chains.mkdir(parents=True, exist_ok=True)
-    ensemble = {
-        "catalogues": list(arguments.catalogue or ("pm160a", "pm160b")),
-        "n_realisations": arguments.realisations,
-        "seed": 1,
-    }
+    catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
     routes: dict[int, list[Route]] = {}
     errors = {}
     for sample in arguments.samples:
@@ -308,6 +301,7 @@ def reproduce(arguments) -> None:
                     routes[sample].append(route)
         if arguments.no_mocks:
             continue
+        ensemble = {"catalogues": catalogues, "n_realisations": n_realisations[sample], "seed": 1}
         if sample == 1:
             chain = _halotools_chain(arguments, ensemble)
             n_mocks = _populated(chain) * ensemble["n_realisations"] * len(ensemble["catalogues"])
@@ -332,8 +326,19 @@ def reproduce(arguments) -> None:
     write_text(arguments.output / "results.json", json.dumps(_as_json(routes, errors), indent=1) + "\n")
     figures.figure_7(routes).savefig(arguments.output / "figure7.png", dpi=150)
     if not arguments.no_mocks:
-        figures.figure_6(routes, ensemble).savefig(arguments.output / "figure6.png", dpi=150)
+        figures.figure_6(routes, catalogues).savefig(arguments.output / "figure6.png", dpi=150)
     print(text)
+
+
+def _for_each(option: str, values: list[int], samples: list[int], least: int) -> dict[int, int]:
+    """An option's number for each sample."""
+    if min(values) < least:
+        raise ValueError(f"{option} must be at least {least}, got {min(values)}.")
+    if len(values) not in (1, len(samples)):
+        raise ValueError(
+            f"{option}: give one number, or one for each of the {len(samples)} samples; got {len(values)}."
+        )
+    return dict(zip(samples, values * len(samples), strict=False))
 
 
 def _halotools_chain(arguments, ensemble) -> Chain:

@@ -65,12 +65,12 @@ def figure_7(routes: dict[int, list[Route]]):
     return figure
 
 
-def figure_6(routes: dict[int, list[Route]], ensemble: dict):
+def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
     """xi, omega and eta of TNG300, with emulator and mocks at their posterior means; see the paper's caption."""
     from iaemu_training.ensemble import MockEnsemble
 
     emulator = Emulator.load()
-    mocks = MockEnsemble(**{**ensemble, "n_realisations": _N_BAND})
+    mocks = MockEnsemble(catalogues, _N_BAND)
     r = bin_centers(TNG_EDGES)
     figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
     for sample, found in routes.items():
