@@ -13,6 +13,7 @@ from .aleatoric import Aleatoric, AleatoricNet
 from .alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from .artifact import ArtifactError, read_artifact, shipped_artifact, write_artifact
 from .binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
+from .deviations import Deviations, scaled
 from .fixed_occupation import FixedOccupation, without_alignment
 from .network import FactorisedNet
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
@@ -27,7 +28,7 @@ SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
 _NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
 
 
-class Emulator:
+class Emulator(Deviations):
     """A trained network as a forward model; differentiable, in the precision of the parameters given.
 
     Load with :meth:`load`, which also gives the emulators of other networks (subclasses, such as
@@ -261,7 +262,9 @@ class Emulator:
             ingredients = {name: value[0].clone() for name, value in {**values, **columns}.items()}
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
         edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
-        return FixedOccupation(edges, ingredients, **counts)
+        return FixedOccupation(
+            edges, ingredients, **counts, deviations=self._fixed_deviations(theta, edges, statistics)
+        )
 
     def expected_pairs(self, prediction: Prediction):
         """Expected number of ordered pairs (..., n_bins) in all boxes of the catalogue together."""
@@ -322,6 +325,23 @@ class Emulator:
             f"sigma_epistemic.{name}": float(scale.get(name, 1.0))
             * torch.stack([values[name], *(other[name] for other in others)]).std(dim=0)
             for name in statistics
+        }
+
+    @property
+    def _n_epistemic(self) -> int:
+        return len(self.members) + 1 if self.members else 0
+
+    def _epistemic_deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
+        """The ensemble's, scaled as ``sigma_epistemic``, whose square is their sum of squares."""
+        binning, nesting = self._plan(r_edges)
+        scale = self.metadata.get("epistemic_scale", {})
+        networks = [self._network(theta), *self._copy(nn.ModuleList(self.members), "members", theta)]
+        found = [self._ingredients(theta, network, binning, nesting, statistics) for network in networks]
+        found = [{**values, **columns} for values, columns in found]
+        return {
+            name: scaled(torch.stack([values[name] for values in found], dim=1), float(scale.get(statistic, 1.0)))
+            for statistic in statistics
+            for name in ORIENTATION_INGREDIENTS.get(statistic, (statistic,))
         }
 
     def _aleatoric_sigma(self, theta, binning, nesting, statistics, volume) -> dict[str, torch.Tensor]:

@@ -6,14 +6,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from .binning import PAPER_EDGES, BinningError, check_edges
+from .binning import PAPER_EDGES, BinningError, check_edges, rebin
+from .deviations import combine, scaled
 from .emulator import Emulator, as_prediction, coarser, with_prefix
 from .iaemunet import IAEmuNet
-from .parameters import as_theta, has_tensor
+from .parameters import ALIGNMENT_PARAMETERS, as_theta, has_tensor
 from .prediction import STATISTICS, Prediction, check_statistics
 from .standardise import Standardiser, check_xi_estimate
 
 KIND = "iaemunet-emulator"
+
+#: Monte Carlo passes whose spread is the epistemic part: the paper's number.
+_N_PASSES = 50
 
 #: Monte Carlo passes of the golden predictions: enough to check masks and scaling.
 _GOLDEN_PASSES = 4
@@ -88,7 +92,7 @@ class IAEmuNetEmulator(Emulator):
         statistics=STATISTICS,
         support: str = "raise",
         uncertainties: bool = False,
-        n_passes: int = 50,
+        n_passes: int = _N_PASSES,
         seed: int = 0,
     ) -> Prediction:
         """Correlation functions at one or more points.
@@ -145,7 +149,9 @@ class IAEmuNetEmulator(Emulator):
         prediction = as_prediction(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
 
-    def passes(self, theta, statistics=STATISTICS, support: str = "raise", n_passes: int = 50, seed: int = 0) -> dict:
+    def passes(
+        self, theta, statistics=STATISTICS, support: str = "raise", n_passes: int = _N_PASSES, seed: int = 0
+    ) -> dict:
         """Each of the Monte Carlo passes: for the paper's mean over them, or their covariance between bins.
 
         Returns
@@ -196,6 +202,33 @@ class IAEmuNetEmulator(Emulator):
                 values.update({f"{field}.{name}": value[:, STATISTICS.index(name)] for name in statistics})
         return values
 
+    @property
+    def _n_epistemic(self) -> int:
+        return _N_PASSES
+
+    def _deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
+        """Those of the Monte Carlo passes, scaled as ``sigma_epistemic``; and those of the boxes.
+
+        In bins that join several of the network's they are carried through the averages to first order.
+        """
+        _, nesting = self._plan(r_edges)
+        masks = self._draw_masks(_N_PASSES, 0, theta.device)
+        trained = self._network(theta)
+        parts = []
+        for part in theta.split(1):  # points times passes go through the network at once
+            inputs = trained["standardiser"].inputs(part)
+            outputs, _ = trained["standardiser"].physical(*trained["network"](inputs), self.xi_estimate)
+            spread = scaled(trained["network"](inputs, masks)[0].transpose(0, 1))
+            spread = trained["standardiser"].physical_epistemic(spread, outputs.unsqueeze(1))
+            parts.append(_coarser_deviations(outputs.unsqueeze(1), spread, *nesting) if nesting else spread)
+        found = torch.cat(parts)
+        values = {name: found[:, :, STATISTICS.index(name)] for name in statistics}
+        if self.box_error is not None:
+            boxes = self._box_deviations(theta, r_edges, statistics)
+            boxes = combine(theta[:, : len(ALIGNMENT_PARAMETERS)], boxes, statistics)
+            values = {name: torch.cat([value, boxes[name]], dim=1) for name, value in values.items()}
+        return values
+
     def _draw_masks(self, n_passes, seed, device) -> list[torch.Tensor]:
         key = (n_passes, seed, device)
         if self._masks is None or self._masks[0] != key:
@@ -209,3 +242,14 @@ class IAEmuNetEmulator(Emulator):
     def _check_passes(n_passes: int) -> None:
         if n_passes < 2:
             raise ValueError(f"n_passes must be at least 2 for a standard deviation, got {n_passes}.")
+
+
+def _coarser_deviations(values, deviations, nesting, volumes):
+    """Deviations (..., 3, n_bins) of xi, omega and eta in coarser bins, see :func:`iaemu.emulator.coarser`."""
+    nesting, volumes = nesting.to(values), volumes.to(values)
+    pairs = 1.0 + values[..., :1, :]
+    shift = deviations[..., :1, :]
+    oriented, weight = values[..., 1:, :], pairs * volumes
+    mean = rebin(oriented, weight, nesting) @ nesting
+    change = deviations[..., 1:, :] + (oriented - mean) * shift / pairs
+    return torch.cat([rebin(shift, volumes, nesting), rebin(change, weight, nesting)], dim=-2)

@@ -22,6 +22,7 @@ import torch
 from .alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from .binning import check_edges, nesting_matrix, shell_volumes
+from .deviations import Deviations
 from .fixed_occupation import FixedOccupation, without_alignment
 from .modes import ExpectedCounts, Occupations
 from .parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
@@ -82,7 +83,7 @@ class PairSums:
     f_sat: torch.Tensor
 
 
-class TabulatedModel:
+class TabulatedModel(Deviations):
     """Expected xi, omega and eta of halotools-IA mocks, from tables; float64, differentiable, any nested bins.
 
     Load with :meth:`load`; made by ``iaemu-train tabulate``.
@@ -334,7 +335,10 @@ class TabulatedModel:
                     ingredients.update({name: getattr(sums, name) / sums.DD for name in names})
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         ingredients = {name: value[0] for name, value in ingredients.items()}
-        return FixedOccupation(edges, ingredients, n_gal=float(sums.n_gal), f_sat=float(sums.f_sat))
+        counts = dict(n_gal=float(sums.n_gal), f_sat=float(sums.f_sat))
+        return FixedOccupation(
+            edges, ingredients, **counts, deviations=self._fixed_deviations(theta, edges, statistics)
+        )
 
     def _for_bins(self, r_edges):
         """Tables summed to the bins asked for, kept for the next call."""
