@@ -20,9 +20,10 @@ from cobaya.log import LoggedError
 
 from iaemu import __version__
 from iaemu.binning import EDGE_TOLERANCE
+from iaemu.measurement import Bins, Measurement, MeasurementError, check_covariance
 from iaemu.prediction import STATISTICS
 
-from .measurement import Bins, Measurement, MeasurementError, check_covariance
+from . import measurement as by_name
 from .naming import MapsParameters, check_tag, product_name
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
@@ -93,7 +94,7 @@ class IACorrelations(MapsParameters, Likelihood):
             raise LoggedError(
                 self.log, "data: name a file with a measurement, or a packaged one such as 'tng300/sample1'."
             )
-        measurement = self.data if isinstance(self.data, Measurement) else Measurement.read(self.data)
+        measurement = self.data if isinstance(self.data, Measurement) else by_name.Measurement.read(self.data)
         missing = [name for name in self.statistics if name not in measurement.bins]
         if missing:
             raise LoggedError(
@@ -214,7 +215,7 @@ class IACorrelations(MapsParameters, Likelihood):
             raise LoggedError(
                 self.log, "covariance: 'correlation' needs the option correlation_from, e.g. tng300/sample3."
             )
-        source = Measurement.read(self.correlation_from)
+        source = by_name.Measurement.read(self.correlation_from)
         covariance = source.covariance_of(statistic)
         if covariance is None:
             raise LoggedError(

@@ -18,8 +18,9 @@ from cobaya.log import LoggedError
 from cobaya.yaml import yaml_load_file
 from matplotlib.figure import Figure
 
+from iaemu.measurement import Bins
+
 from .likelihood import IACorrelations
-from .measurement import Bins
 from .paper import TABLE_2
 
 #: Posteriors of arXiv:2504.05235, table 2 (IAEmu), by likelihood.
@@ -189,7 +190,7 @@ def _has_density(chain: Chain) -> bool:
     return len(chain.rows) > max(10, 2 * len(chain.sampled))
 
 
-def corner_plot(chains, paper: bool = False):
+def corner_plot(chains, paper: bool = False, truth=None):
     """GetDist corner plot of one or more chains.
 
     Parameters
@@ -197,6 +198,8 @@ def corner_plot(chains, paper: bool = False):
     chains : sequence of Chain
     paper : bool
         Mark the posterior medians of arXiv:2504.05235, table 2, for the samples that were fitted.
+    truth : mapping of name to number, optional
+        Values to mark: those that mock data were made with.
 
     Returns
     -------
@@ -206,7 +209,7 @@ def corner_plot(chains, paper: bool = False):
     Raises
     ------
     ChainError
-        No chain has samples enough, or they share no sampled parameter.
+        No chain has samples enough, or they share no sampled parameter, or ``truth`` names another one.
     """
     from getdist import plots
 
@@ -216,6 +219,9 @@ def corner_plot(chains, paper: bool = False):
     names = [name for name in enough[0].sampled if all(name in chain.sampled for chain in enough)]
     if not names:
         raise ChainError("no corner plot: the chains share no sampled parameter")
+    unknown = [name for name in truth or {} if name not in names]
+    if unknown:
+        raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is none of the sampled {', '.join(names)}")
     colors = [COLORS[index % len(COLORS)] for index in range(len(enough))]
     plotter = plots.get_subplot_plotter(width_inch=max(4.5, 1.6 * len(names) + 1.5))
     plotter.settings.axes_fontsize = 11
@@ -230,7 +236,11 @@ def corner_plot(chains, paper: bool = False):
         contour_colors=colors,
         legend_labels=[chain.name for chain in enough] if len(enough) > 1 else None,
         title_limit=1 if len(enough) == 1 else 0,
+        markers=truth,
     )
+    for index, name in enumerate(names):
+        if truth and name in truth:
+            _reach(plotter, index, truth[name], truth[name])
     if paper:
         _mark_paper(plotter, enough, names, colors)
     return plotter
@@ -450,8 +460,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--paper", action="store_true", help="mark the posteriors of arXiv:2504.05235, table 2, in the corner plot"
     )
+    parser.add_argument(
+        "--truth",
+        nargs="+",
+        type=_named_number,
+        default=[],
+        metavar="NAME=VALUE",
+        help="mark these values in the corner plot",
+    )
     parser.add_argument("--no-data", action="store_true", help="no plot of data and prediction (needs no model)")
     return parser
+
+
+def _named_number(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number") from None
 
 
 def main(argv=None) -> int:
@@ -485,7 +511,7 @@ def main(argv=None) -> int:
         figure.savefig(path, dpi=160)
         print(f"  wrote {path}")
     try:
-        plotter = corner_plot(chains, arguments.paper)
+        plotter = corner_plot(chains, arguments.paper, dict(arguments.truth))
     except ChainError as error:
         # A run of "evaluate" has nothing to show there: worth a word, not a failure.
         print(f"iaemu-plot: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Every shipped YAML file runs as it stands, from any folder, with the shipped artifacts."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ EXAMPLES = sorted(FOLDER.glob("*.yaml"))
 MCMC = [path for path in EXAMPLES if "\n  mcmc:" in path.read_text()]
 HMC = [path for path in EXAMPLES if "\n  iaemu_cobaya.HMC:" in path.read_text()]
 MOCKS = [path for path in EXAMPLES if "iaemu_cobaya.HalotoolsIA:" in path.read_text()]
-FIXED_OCCUPATION = [path for path in EXAMPLES if "logMmin: 1" in path.read_text()]
+OWN = FOLDER / "own_sample.yaml"
+FIXED_OCCUPATION = [path for path in EXAMPLES if "logMmin: 1" in path.read_text() and path != OWN]
 
 # mu_cen, mu_sat of arXiv:2504.05235, table 2; that catalogue is another one than ours
 PAPER = {"tng_sample1": (0.80, 0.32), "tng_sample2": (0.69, 0.11), "tng_sample3": (0.56, 0.00)}
@@ -37,8 +39,9 @@ def load(path):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Not the folder of the files: paths in them must not depend on where a user starts."""
+    """Not the folder of the files: names in them must not depend on where a user starts, but for paths of own data."""
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(FOLDER / "data", tmp_path / "yaml_examples" / "data")
 
 
 def test_there_is_one_per_sample():
@@ -132,3 +135,21 @@ def test_emulator_and_tables_agree_in_chi2(stem):
         model = get_model({**info, "theory": {f"iaemu_cobaya.{theory}": None}})
         chi2.append(-2 * model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False))
     assert chi2[0] == pytest.approx(chi2[1], rel=0.1, abs=1.0)
+
+
+def test_the_own_sample_is_the_mock_whose_truth_it_states_and_gives_that_truth():
+    """Its posterior, on a grid, from the measured file as it stands."""
+    info = load_input_file(OWN)
+    model = get_model(info)
+    (likelihood,) = model.likelihood.values()
+    assert likelihood.hartlap_factors["omega"] == pytest.approx((125 - 12 - 2) / 124)
+    truth = {"mu_cen": 0.8, "mu_sat": 0.3}
+    best = min(
+        -2 * model.loglike({"mu_cen": c, "mu_sat": s}, return_derived=False)
+        for c in np.linspace(0.7, 0.95, 11)
+        for s in np.linspace(-0.2, 0.6, 17)
+    )
+    # two parameters: 95 % of posteriors hold the truth within 6
+    assert -2 * model.loglike(truth, return_derived=False) - best < 6
+    # 12 bins
+    assert 2 < best < 30

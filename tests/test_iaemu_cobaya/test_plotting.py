@@ -43,6 +43,23 @@ def test_pdf_and_any_file_of_the_run_will_do(chains, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["short_corner.pdf"]
 
 
+def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
+    chain = plotting.load_chain(chains / "short")
+    plotter = plotting.corner_plot([chain], truth={"mu_cen": -0.5})
+    left, right = plotter.subplots[0, 0].get_xlim()
+    assert left <= -0.5 < right
+    assert any(np.allclose(line.get_xdata(), -0.5) for line in plotter.subplots[0, 0].lines)
+    with pytest.raises(plotting.ChainError, match=r"mu_c \(truth\) is none of the sampled mu_cen, mu_sat"):
+        plotting.corner_plot([chain], truth={"mu_c": 0.5})
+
+
+def test_truth_is_read_from_the_command_line(chains, tmp_path):
+    arguments = [str(chains / "short"), "--out", str(tmp_path), "--no-data", "--truth"]
+    assert plotting.main([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
+    with pytest.raises(SystemExit):
+        plotting.main([*arguments, "mu_cen"])
+
+
 def test_a_single_evaluation_gets_a_data_plot_but_no_corner_plot(chains, tmp_path, capsys):
     assert plotting.main([str(chains / "point"), "--out", str(tmp_path)]) == 0
     assert "too few samples" in capsys.readouterr().err

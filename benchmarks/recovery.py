@@ -1,0 +1,233 @@
+"""Are known alignment strengths found again? Mocks, measured as a user would, fitted as a user would.
+
+    python benchmarks/recovery.py --figure recovery.png
+
+Each data set is a halotools-IA mock at the occupation of TNG300 sample 1: measured with jackknife covariances, put into
+the likelihood IACorrelations (with its Hartlap factor), sampled with HMC. Boxes alternate between the shipped halo
+catalogues. Printed are pulls, (mean - truth) / standard deviation, of both parameters, and how often the central 68 and
+95 % intervals hold the truth.
+
+A covariance from n regions scatters. The Hartlap factor makes its inverse right on average, but fits weight bins by the
+noise in it: they scatter more than posteriors are wide (Dodelson and Schneider 2013, arXiv:1304.2593; Percival et al.
+2014, arXiv:1312.4841). The standard deviation of pulls that is to be expected is printed beside the one found.
+
+``--linear`` fits <P2>(mu_cen) and <P2>(mu_sat) instead, in which omega is linear: least squares with exact tables, no
+sampler, many more mocks, for several numbers of regions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from cobaya.log import LoggedError
+from cobaya.run import run
+from scipy import stats
+from tqdm import tqdm
+
+from iaemu.alignment import mean_p2
+from iaemu.measurement import Measurement
+from iaemu.parameters import OCCUPATION_PARAMETERS
+from iaemu.tabulated import TabulatedModel
+from iaemu_training.catalogue import HaloCatalogue
+from iaemu_training.jackknife import covariance, delete_one
+from iaemu_training.jackknife import statistics as whole_box
+from iaemu_training.measure import measure, parse_bins
+from iaemu_training.mocks import HalotoolsMocks
+from iaemu_training.region_pairs import count_pairs_by_region
+
+OCCUPATION = dict(zip(OCCUPATION_PARAMETERS, (12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
+NAMES = ("mu_cen", "mu_sat")
+BOXES = ("pm160a", "pm160b")
+THEORIES = {"network": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
+
+
+def posterior(measurement: Measurement, theory: str, seed: int) -> np.ndarray:
+    """Draws (n, 2) of mu_cen and mu_sat, the occupation being known."""
+    info = {
+        "theory": {THEORIES[theory]: None},
+        "likelihood": {"iaemu_cobaya.IACorrelations": {"data": measurement, "statistics": list(measurement.bins)}},
+        "params": {**{name: {"prior": {"min": -1, "max": 1}} for name in NAMES}, **OCCUPATION},
+        "sampler": {"iaemu_cobaya.HMC": {"seed": seed, "progress": False, "ess_stop": 2000}},
+    }
+    logging.disable(logging.WARNING)  # one run's worth of messages a data set
+    try:
+        _, sampler = run(info)
+    finally:
+        logging.disable(logging.NOTSET)
+    if not sampler.converged:
+        raise RuntimeError("a run has not converged")
+    return sampler.samples(combined=True)[list(NAMES)].to_numpy()
+
+
+def expected_pull_sd(n_regions: int, n_bins: int, n_parameters: int = 2, n: int = 20000, seed: int = 0) -> float:
+    """Standard deviation of the pulls of a linear model, a Wishart covariance of ``n_regions`` and Hartlap's factor.
+
+    Which linear model does not matter: with a known covariance the pulls would be normal, and any model can be turned
+    into the one whose parameters are the first bins.
+    """
+    covariances = stats.wishart(n_regions - 1, np.eye(n_bins) / (n_regions - 1)).rvs(n, random_state=seed)
+    inverse = np.linalg.inv(covariances) * (n_regions - n_bins - 2) / (n_regions - 1)
+    noise = np.random.default_rng(seed).standard_normal((n, n_bins, 1))
+    posterior = np.linalg.inv(inverse[:, :n_parameters, :n_parameters])
+    shift = posterior @ inverse[:, :n_parameters] @ noise
+    return float(np.std(shift[:, 0, 0] / np.sqrt(posterior[:, 0, 0])))
+
+
+def linear(options) -> str:
+    """Table of pulls of linear fits, by bins and regions; the same mocks for all."""
+    model = TabulatedModel.load()
+    truth = mean_p2(torch.tensor(options.truth, dtype=torch.float64)).numpy()
+    theta = dict(zip(NAMES, options.truth, strict=True)) | OCCUPATION
+    cases = [(bins, n_side) for bins in ("tng300", "paper") for n_side in (3, 4, 5, 8)]
+    templates = {
+        bins: np.stack(
+            [model.predict({**OCCUPATION, "mu_cen": c, "mu_sat": 1.0 - c}, parse_bins(bins)).omega for c in (1.0, 0.0)],
+            axis=1,
+        )
+        for bins in ("tng300", "paper")
+    }
+    found = {case: [] for case in cases}
+    sequences = np.random.SeedSequence(options.seed).spawn(len(BOXES))
+    for box, sequence in zip(BOXES, sequences, strict=True):
+        mocks = HalotoolsMocks(HaloCatalogue.load(box))
+        n = options.linear // len(BOXES)
+        for galaxies in tqdm(mocks.iterate(theta, n, sequence), desc=f"mocks on {box}", total=n):
+            for bins, n_side in cases:
+                sums = count_pairs_by_region(galaxies.positions, galaxies.axes, mocks.Lbox, parse_bins(bins), n_side)
+                found[bins, n_side].append((whole_box(sums)["omega"], covariance(delete_one(sums)["omega"])))
+    lines = [
+        "| bins | regions | expected sd of pulls | sd, centrals | sd, satellites | chi^2 of the truth "
+        "| with the mean covariance: sd, centrals | sd, satellites |",
+        "|" + "---|" * 8,
+    ]
+    for (bins, n_side), pairs in found.items():
+        data, covariances = (np.array(part) for part in zip(*pairs, strict=True))
+        n_bins, n_regions = data.shape[1], n_side**3
+        hartlap = (n_regions - n_bins - 2) / (n_regions - 1)
+        single = [
+            _fit(d, templates[bins], np.linalg.inv(c) * hartlap, truth) for d, c in zip(data, covariances, strict=True)
+        ]
+        inverse = np.linalg.inv(covariances.mean(axis=0))
+        averaged = [_fit(d, templates[bins], inverse, truth) for d in data]
+        sd, sd_averaged = (np.std([pull for pull, _ in fits], axis=0, ddof=1) for fits in (single, averaged))
+        chi2 = [chi2 for _, chi2 in single]
+        lines.append(
+            f"| {n_bins} | {n_regions} | {expected_pull_sd(n_regions, n_bins):.2f} | {sd[0]:.2f} | {sd[1]:.2f} "
+            f"| {np.mean(chi2):.1f} ± {np.std(chi2) / np.sqrt(len(chi2)):.1f} | {sd_averaged[0]:.2f} "
+            f"| {sd_averaged[1]:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _fit(data, templates, inverse, truth):
+    """Pulls (2,) of a weighted least-squares fit, and chi^2 of the truth."""
+    covariance_of_fit = np.linalg.inv(templates.T @ inverse @ templates)
+    found = covariance_of_fit @ (templates.T @ (inverse @ data))
+    residual = data - templates @ truth
+    return (found - truth) / np.sqrt(np.diag(covariance_of_fit)), residual @ inverse @ residual
+
+
+def recover(options):
+    """Rows (box, mean of both parameters, their sd, share of the posterior nearer to the median than the truth)."""
+    edges = parse_bins(options.bins)
+    models = {name: HalotoolsMocks(HaloCatalogue.load(name)) for name in BOXES}
+    truth = np.array(options.truth)
+    rows = []
+    for index, child in enumerate(tqdm(np.random.SeedSequence(options.seed).spawn(options.n), desc="data sets")):
+        box = BOXES[index % len(BOXES)]
+        rng = np.random.default_rng(child)
+        galaxies = models[box].populate(dict(zip(NAMES, truth, strict=True)) | OCCUPATION, child.spawn(1)[0])
+        measurement = measure(
+            galaxies.positions, galaxies.axes, models[box].Lbox, edges, options.regions, options.statistics
+        )
+        try:
+            draws = posterior(measurement, options.emulator, int(rng.integers(2**31)))
+        except LoggedError as error:
+            raise SystemExit(f"data set {index}: {error}") from error
+        share = 2 * np.abs((draws < truth).mean(axis=0) - 0.5)
+        rows.append((box, draws.mean(axis=0), draws.std(axis=0), share))
+    return rows
+
+
+def draw(rows, truth, pulls: np.ndarray, path: Path) -> None:
+    """Found values about the truth, and the pulls beside a normal distribution."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for box, color in zip(BOXES, ("#1f5fa8", "#d1622b"), strict=True):
+        mean, sd = (np.array([row[k] for row in rows if row[0] == box]) for k in (1, 2))
+        left.errorbar(
+            *mean.T,
+            yerr=sd[:, 1],
+            xerr=sd[:, 0],
+            fmt="o",
+            ms=3,
+            lw=0.5,
+            alpha=0.8,
+            color=color,
+            label=f"halos of {box}",
+        )
+    left.axvline(truth[0], color="0.4", lw=0.8)
+    left.axhline(truth[1], color="0.4", lw=0.8, label="truth")
+    left.set(xlabel=r"$\mu_\mathrm{cen}$", ylabel=r"$\mu_\mathrm{sat}$")
+    left.legend()
+    x = np.linspace(-4, 4, 200)
+    right.plot(x, stats.norm.pdf(x), color="0.4", label="normal")
+    for i, name in enumerate(NAMES):
+        right.hist(pulls[:, i], bins=np.arange(-4, 4.1, 0.5), density=True, histtype="step", lw=1.5, label=name)
+    right.set(xlabel="pull")
+    right.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=50, help="data sets")
+    parser.add_argument("--bins", default="tng300", help="paper, tng300 (default), or edges")
+    parser.add_argument("--regions", type=int, default=5, help="along a side of the box")
+    parser.add_argument("--statistics", nargs="+", default=["omega"])
+    parser.add_argument("--emulator", choices=tuple(THEORIES), default="network")
+    parser.add_argument("--truth", nargs=2, type=float, default=[0.8, 0.3], metavar=("MU_CEN", "MU_SAT"))
+    parser.add_argument("--linear", type=int, default=0, metavar="N", help="linear fits to N mocks instead")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args(arguments)
+    if options.linear:
+        print(linear(options))
+        return
+    rows = recover(options)
+    boxes = np.array([row[0] for row in rows])
+    mean, sd, share = (np.array([row[k] for row in rows]) for k in (1, 2, 3))
+    pulls = (mean - np.array(options.truth)) / sd
+    n_bins = (len(parse_bins(options.bins)) - 1) * len(options.statistics)
+    n_regions = options.regions**3
+    noise = (1 / np.sqrt(options.n), 1 / np.sqrt(2 * options.n))
+    print(
+        f"\n{options.n} data sets, {', '.join(options.statistics)}, {n_bins} bins, {n_regions} regions, "
+        f"{THEORIES[options.emulator]}"
+    )
+    if len(options.statistics) == 1:
+        print(f"expected standard deviation of pulls: {expected_pull_sd(n_regions, n_bins):.3f}")
+    print(
+        "\n| parameter | mean pull | on pm160a | on pm160b | sd of pulls | KS p-value | within 68 % | within 95 % "
+        "| posterior sd |\n" + "|---" * 9 + "|"
+    )
+    for i, name in enumerate(NAMES):
+        by_box = [pulls[boxes == box, i].mean() for box in BOXES]
+        print(
+            f"| {name} ({options.truth[i]:g}) | {pulls[:, i].mean():+.2f} ± {noise[0]:.2f} "
+            f"| {by_box[0]:+.2f} | {by_box[1]:+.2f} "
+            f"| {pulls[:, i].std(ddof=1):.2f} ± {noise[1]:.2f} | {stats.kstest(pulls[:, i], 'norm').pvalue:.2f} "
+            f"| {(share[:, i] < 0.68).mean():.0%} | {(share[:, i] < 0.95).mean():.0%} | {np.mean(sd[:, i]):.4f} |"
+        )
+    if options.figure:
+        draw(rows, options.truth, pulls, options.figure)
+
+
+if __name__ == "__main__":
+    main()
