@@ -10,7 +10,8 @@ from iaemu.parameters import ZHENG07_LINE, Support
 
 #: Names, in Cobaya's usual spelling, of parameters that change the matter distribution.
 COSMOLOGICAL_PARAMETERS = frozenset(
-    "H0 h theta_MC_100 cosmomc_theta theta_s_100 theta_s_1e2 omegam Omega_m Omega_cdm Omega_b ombh2 omch2 omegamh2 "
+    "H0 h theta_MC_100 cosmomc_theta thetastar theta_s_100 theta_s_1e2 omegam Omega_m Omega_cdm Omega_b ombh2 omch2 "
+    "omegabh2 omegach2 omegamh2 nnu N_eff "
     "omega_b omega_cdm omegak omk Omega_k sigma8 S8 As A_s logA ns n_s nrun w w0 wa w0_fld wa_fld mnu m_ncdm".split()
 )
 

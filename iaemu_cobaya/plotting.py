@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import glob
 import sys
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from cobaya.component import get_component_class
 from cobaya.log import LoggedError
 from cobaya.yaml import yaml_load_file
 from matplotlib.figure import Figure
@@ -34,8 +36,12 @@ LABELS = {"xi": r"$\xi(r)$", "omega": r"$\omega(r)$", "eta": r"$\eta(r)$"}
 #: Share of a Metropolis chain that is dropped by default: its way from the starting point.
 BURN_IN = 0.3
 
-#: Draws behind the band of a prediction.
+#: GetDist cannot estimate densities from fewer rows.
+MIN_ROWS = 20
+
+#: Draws behind the band of a prediction, which is left out where it would take longer than this.
 N_BAND = 300
+BAND_SECONDS = 90.0
 
 
 class ChainError(ValueError):
@@ -187,7 +193,7 @@ def summarise(chain: Chain) -> str:
 
 def _has_density(chain: Chain) -> bool:
     """Whether there are rows enough for GetDist's density estimates."""
-    return len(chain.rows) > max(10, 2 * len(chain.sampled))
+    return len(chain.rows) >= max(MIN_ROWS, 2 * len(chain.sampled))
 
 
 def corner_plot(chains, paper: bool = False, truth=None):
@@ -216,7 +222,8 @@ def corner_plot(chains, paper: bool = False, truth=None):
     enough = [chain for chain in chains if _has_density(chain)]
     if not enough:
         raise ChainError("no corner plot: the chains hold too few samples (a run of 'evaluate', or one just started)")
-    names = [name for name in enough[0].sampled if all(name in chain.sampled for chain in enough)]
+    # GetDist drops parameters that have not moved yet.
+    names = [name for name in enough[0].sampled if all(_has_moved(chain, name) for chain in enough)]
     if not names:
         raise ChainError("no corner plot: the chains share no sampled parameter")
     unknown = [name for name in truth or {} if name not in names]
@@ -229,21 +236,29 @@ def corner_plot(chains, paper: bool = False, truth=None):
     plotter.settings.legend_fontsize = 11
     plotter.settings.alpha_filled_add = 0.8
     plotter.settings.title_limit_fontsize = 11
-    plotter.triangle_plot(
-        [chain.samples for chain in enough],
-        names,
-        filled=True,
-        contour_colors=colors,
-        legend_labels=[chain.name for chain in enough] if len(enough) > 1 else None,
-        title_limit=1 if len(enough) == 1 else 0,
-        markers=truth,
-    )
+    try:
+        plotter.triangle_plot(
+            [chain.samples for chain in enough],
+            names,
+            filled=True,
+            contour_colors=colors,
+            legend_labels=[chain.name for chain in enough] if len(enough) > 1 else None,
+            title_limit=1 if len(enough) == 1 else 0,
+            markers=truth,
+        )
+    except (np.linalg.LinAlgError, IndexError, ValueError) as error:
+        # Seen where a slow parameter has hardly moved yet: its density estimate has no width.
+        raise ChainError(f"no corner plot: GetDist fails on these chains (just started?): {error}") from error
     for index, name in enumerate(names):
         if truth and name in truth:
             _reach(plotter, index, truth[name], truth[name])
     if paper:
         _mark_paper(plotter, enough, names, colors)
     return plotter
+
+
+def _has_moved(chain: Chain, name: str) -> bool:
+    return name in chain.sampled and chain.samples.paramNames.parWithName(name) is not None
 
 
 def _mark_paper(plotter, chains, names, colors) -> None:
@@ -286,7 +301,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
     ----------
     chain : Chain
     n_band : int
-        Number of draws behind the band of 68 %.
+        Number of draws behind the band of 68 %; none if that would take minutes.
     seed : int
         Of these draws.
 
@@ -304,9 +319,10 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
     model = _rebuild_model(chain)
     try:
         likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
-        if not likes:
-            raise ChainError(f"no data plot: {chain.name} has no likelihood of iaemu_cobaya")
+        began = time.perf_counter()
         best_point, best = _prediction(model, likes, chain.best())
+        if n_band * (time.perf_counter() - began) > BAND_SECONDS:
+            n_band = 0  # a theory that populates mocks at each point, say
         if best is None:
             raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {best_point}")
         draws = [_prediction(model, likes, row)[1] for row in (chain.draws(n_band, seed) if n_band else [])]
@@ -378,15 +394,58 @@ def plot_statistic(ax, statistic: str, bins: Bins, used, prediction=None, band=N
 
 
 def _rebuild_model(chain: Chain):
-    from cobaya.model import get_model
+    """The model of a chain with our likelihoods alone.
 
-    info = {key: value for key, value in chain.info.items() if key in ("theory", "likelihood", "params", "prior")}
+    Those of others can need seconds a point, or data that are not on this machine, and the plot does not show them.
+    """
+    from cobaya.input import update_info
+    from cobaya.log import logger_setup
+    from cobaya.model import Model
+
+    likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_ours(name, info)}
+    if not likelihoods:
+        raise ChainError(f"no data plot: {chain.name} has no likelihood of iaemu_cobaya")
+    inputs = {
+        name: info
+        for name, info in chain.info["params"].items()
+        if not isinstance(info, dict) or "prior" in info or "value" in info
+    }
+    info = {key: value for key, value in chain.info.items() if key in ("theory", "prior")}
+    # 'one' takes up parameters of the likelihoods that are left out.
+    info.update(likelihood={**likelihoods, "one": None}, params=inputs)
+    logger_setup(50)
     try:
-        return get_model({**info, "output": None, "debug": 50}, stop_at_error=False)
+        info = update_info(info)
+        # get_model has no option to skip theories that only the likelihoods of others need.
+        return Model(
+            info["params"],
+            info["likelihood"],
+            info.get("prior"),
+            info.get("theory"),
+            packages_path=chain.info.get("packages_path"),
+            skip_unused_theories=True,
+        )
     except (LoggedError, ImportError, TypeError) as error:
         raise ChainError(
             f"no data plot: the model of {chain.name} cannot be rebuilt from {chain.root}.updated.yaml: {error}"
         ) from error
+
+
+def _is_ours(name: str, info) -> bool:
+    info = info or {}
+    if "external" in info:
+        return False
+    try:
+        found = get_component_class(
+            name,
+            kind="likelihood",
+            component_path=info.get("python_path"),
+            class_name=info.get("class"),
+            not_found_level="debug",
+        )
+    except (LoggedError, ImportError):
+        return False
+    return isinstance(found, type) and issubclass(found, IACorrelations)
 
 
 def _prediction(model, likes, row: dict):

@@ -66,6 +66,41 @@ def test_a_single_evaluation_gets_a_data_plot_but_no_corner_plot(chains, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["point_data.png"]
 
 
+@pytest.mark.parametrize("n_rows", [2, 13, 19])
+def test_a_chain_that_has_just_started_is_no_error(chains, tmp_path, n_rows, capsys):
+    for path in chains.glob("short.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lines = (chains / "short.1.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "short.1.txt").write_text("".join(lines[: n_rows + 1]))
+    assert plotting.main([str(tmp_path / "short"), "--burn-in", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "too few samples for limits" in captured.out
+    assert "chi2 at the best fit" in captured.out
+    assert "too few samples" in captured.err
+
+
+def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
+    """They can be slow, or need data that are not on the machine where the plots are made."""
+    info = {
+        "theory": {"iaemu_cobaya.TabulatedIA": None},
+        "likelihood": {
+            "iaemu_cobaya.TNG300Sample3": None,
+            "other": {"external": "lambda nuisance: -0.5 * nuisance ** 2"},
+        },
+        "params": {"nuisance": {"prior": {"min": -5, "max": 5}, "proposal": 1.0}},
+        "sampler": {"mcmc": {"max_samples": 60, "seed": 1}},
+        "output": str(tmp_path / "mixed"),
+    }
+    run(info)
+    updated = tmp_path / "mixed.updated.yaml"
+    text = updated.read_text()
+    assert "-0.5 * nuisance ** 2" in text
+    updated.write_text(text.replace("-0.5 * nuisance ** 2", "1 / 0"))
+    assert plotting.main([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
+    chain = plotting.load_chain(tmp_path / "mixed", burn_in=0.0)
+    assert f"chi2 = {chain.best()['chi2__IA']:.2f} at the best fit" in capsys.readouterr().out
+
+
 def test_chi2_of_the_best_fit_is_that_of_the_chain(chains, tmp_path):
     chain = plotting.load_chain(chains / "short", burn_in=0.0)
     _, text = plotting.data_plot(chain, n_band=0)
