@@ -113,8 +113,11 @@ def test_coarser_bins_are_those_of_summed_pairs(pm40, box_error):
     direct = direct_deviations(boxes, edges, [pm40.Lbox], 2)
     found = box_error.deviations(torch.as_tensor(THETA)[None], edges)
     for name, value in direct.items():
-        size = np.sqrt(np.mean(value**2, axis=0))
-        np.testing.assert_allclose(found[name][0] / size, value / size, atol=0.4, err_msg=name)
+        guess = found[name][0].numpy()
+        size, expected = (np.linalg.norm(x, axis=0) for x in (guess, value))
+        used = expected > 1e-3 * expected.max()  # no pairs of centrals at small r
+        assert np.all((np.sum(guess * value, axis=0) > 0.9 * size * expected)[used]), name
+        np.testing.assert_allclose(size[used], expected[used], rtol=0.35, err_msg=name)
 
 
 def test_deviations_add_up_to_nothing(box_error):
