@@ -63,8 +63,9 @@ def draw(chains, path: str, dpi: int = 130) -> None:
     plotter.plot_2d(samples[:1], *ALIGNMENT, ax=(0, 0), filled=True, colors=COLORS[:1])
     for index, sample in enumerate(samples[1:], start=1):
         plotter.plot_2d([sample], *ALIGNMENT, ax=(0, 0), colors=COLORS[index : index + 1], line_offset=index)
-    plotter.add_legend([chain.name for chain in chains], legend_loc="upper right")
+    plotter.add_legend([chain.name for chain in chains], legend_loc="lower left")
     plotter.plot_2d([chains[0].samples], *COSMOLOGY, ax=(0, 1), filled=True, colors=COLORS[:1])
+    plotter.fig.set_layout_engine("constrained")
     plotter.fig.savefig(path, dpi=dpi, bbox_inches="tight")
 
 
