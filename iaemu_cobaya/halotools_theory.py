@@ -33,6 +33,9 @@ class HalotoolsIA(ForwardModelTheory):
     seed: int
     processes: int
 
+    # More cores make the same mocks.
+    _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
+
     # Mocks have no gradient, and HMC's message should say so.
     forward_torch = None
 

@@ -22,6 +22,8 @@ def product_name(statistic: str, tag: str | None = "", deviations: bool = False)
 def check_tag(tag: str | None, log) -> str:
     """The tag, "" if there is none; LoggedError if it is not made of letters, digits and underscores."""
     tag = tag or ""
+    if tag.startswith("deviations"):
+        raise LoggedError(log, "tag: '%s' would be taken for the error of a prediction; choose another word.", tag)
     if not _TAG.fullmatch(tag):
         raise LoggedError(log, "tag: use letters, digits and underscores; got '%s'.", tag)
     return tag

@@ -92,14 +92,19 @@ class Chain:
 
     @property
     def paper(self) -> dict:
-        """The paper's posterior of the sample that was fitted, under the names of this run; empty if unknown."""
+        """The paper's posteriors of the samples that were fitted, under the names of this run; empty if unknown.
+
+        Without strengths that several samples share: the paper has none for them.
+        """
+        found, claimed = {}, []
         for name, info in (self.info.get("likelihood") or {}).items():
-            key = str((info or {}).get("class") or name).rpartition(".")[2]
-            if key in PAPER_POSTERIORS:
-                theories = (self.info.get("theory") or {}).values()
-                names = {k: v for theory in theories for k, v in ((theory or {}).get("param_map") or {}).items()}
-                return {names.get(k, k): v for k, v in PAPER_POSTERIORS[key].items()}
-        return {}
+            info = info or {}
+            key = str(info.get("class") or name).rpartition(".")[2]
+            names = info.get("param_map") or {}
+            for parameter, value in PAPER_POSTERIORS.get(key, {}).items():
+                claimed.append(names.get(parameter, parameter))
+                found[claimed[-1]] = value
+        return {name: value for name, value in found.items() if claimed.count(name) == 1}
 
     def column(self, name: str) -> np.ndarray:
         """One column of ``rows``, shape (n_rows,)."""
@@ -319,10 +324,16 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
     model = _rebuild_model(chain)
     try:
         likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
+        n_asked = n_band
         began = time.perf_counter()
         best_point, best = _prediction(model, likes, chain.best())
         if n_band * (time.perf_counter() - began) > BAND_SECONDS:
-            n_band = 0  # a theory that populates mocks at each point, say
+            # The first call may have filled caches; a theory that populates mocks is slow at each point.
+            began = time.perf_counter()
+            _prediction(model, likes, chain.draws(1, seed)[0])
+            if n_band * (time.perf_counter() - began) > BAND_SECONDS:
+                n_band = 0
+        band_left_out = n_band < n_asked
         if best is None:
             raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {best_point}")
         draws = [_prediction(model, likes, row)[1] for row in (chain.draws(n_band, seed) if n_band else [])]
@@ -343,6 +354,8 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
             if len(likes) > 1:
                 panels[0].set_title(name, fontsize=10, loc="left")
             lines.append(f"  {name}: chi2 = {chi2:.2f} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters")
+        if band_left_out:
+            lines.append(f"  no band: {n_asked} predictions would take more than {BAND_SECONDS:g} s")
     finally:
         model.close()
     return figure, "\n".join(lines)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cobaya.log import LoggedError
 
 from iaemu.files import write_text
 from iaemu.parameters import ALIGNMENT_PARAMETERS
@@ -27,6 +28,9 @@ from .plotting import Chain, ChainError, load_chain
 from .reweighting import CORNERS, Moments, populate
 
 SAMPLES = (1, 2, 3)
+_HALOTOOLS = "iaemu_cobaya.HalotoolsIA"
+#: It starts close to the mode: share of the chain that is dropped.
+_HALOTOOLS_BURN_IN = 0.1
 THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
 
 
@@ -89,9 +93,7 @@ def halotools_input(ensemble: dict, processes: int, output: Path) -> dict:
     catalogue = list(ensemble["catalogues"])
     options = {name: value for name, value in ensemble.items() if name != "catalogues"}
     return {
-        "theory": {
-            "iaemu_cobaya.HalotoolsIA": {**options, "catalogue": catalogue, "seeds": "fixed", "processes": processes}
-        },
+        "theory": {_HALOTOOLS: {**options, "catalogue": catalogue, "seeds": "fixed", "processes": processes}},
         "likelihood": {likelihood_name(1): {"emulator_error": True}},
         "params": {**priors, **occupation(1)},
         "sampler": {
@@ -109,13 +111,13 @@ def halotools_input(ensemble: dict, processes: int, output: Path) -> dict:
     }
 
 
-def run_chain(info: dict) -> Chain:
+def run_chain(info: dict, burn_in: float | None = None) -> Chain:
     """Run, or go on with, a Cobaya run until it has converged; the chain on disk."""
     from cobaya.run import run
 
     Path(info["output"]).parent.mkdir(parents=True, exist_ok=True)
     run(info, resume=True)
-    return load_chain(info["output"])
+    return load_chain(info["output"], burn_in)
 
 
 def route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
@@ -268,7 +270,7 @@ def main(argv=None) -> int:
     matplotlib.use("Agg")
     try:
         reproduce(arguments)
-    except (ChainError, ValueError, OSError, ImportError) as error:
+    except (ChainError, LoggedError, ValueError, OSError, ImportError) as error:
         print(f"iaemu-reproduce: {error}", file=sys.stderr)
         return 1
     return 0
@@ -278,11 +280,16 @@ def reproduce(arguments) -> None:
     """All stages, each kept on disk; see the module."""
     from . import reproduce_figures as figures
 
+    catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
     n_points = _for_each("--points", arguments.points, arguments.samples, 3)
     n_realisations = _for_each("--realisations", arguments.realisations, arguments.samples, 2)
+    if not arguments.no_mocks:
+        # What is missing should be said before the first chain, not after.
+        from iaemu_training.ensemble import MockEnsemble
+
+        MockEnsemble(catalogues, n_realisations=2)
     arguments.output.mkdir(parents=True, exist_ok=True)
     arguments.chains.mkdir(parents=True, exist_ok=True)
-    catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
     routes: dict[int, list[Route]] = {}
     errors = {}
     for sample in arguments.samples:
@@ -304,8 +311,7 @@ def reproduce(arguments) -> None:
         ensemble = {"catalogues": catalogues, "n_realisations": n_realisations[sample], "seed": 1}
         if sample == 1:
             chain = _halotools_chain(arguments, ensemble)
-            n_mocks = _populated(chain) * ensemble["n_realisations"] * len(ensemble["catalogues"])
-            routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", n_mocks))
+            routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", _populated(chain)))
         routes[sample] += direct_routes(
             sample, chains["tables"], ensemble, arguments.chains, n_points[sample], arguments.processes
         )
@@ -342,16 +348,32 @@ def _for_each(option: str, values: list[int], samples: list[int], least: int) ->
 
 
 def _halotools_chain(arguments, ensemble) -> Chain:
-    if arguments.halotools_chain:
-        return load_chain(arguments.halotools_chain, burn_in=0.1)
-    run_chain(halotools_input(ensemble, arguments.processes, arguments.chains / "sample1_halotools"))
-    return load_chain(arguments.chains / "sample1_halotools", burn_in=0.1)
+    if not arguments.halotools_chain:
+        info = halotools_input(ensemble, arguments.processes, arguments.chains / "sample1_halotools")
+        return run_chain(info, _HALOTOOLS_BURN_IN)
+    chain = load_chain(arguments.halotools_chain, _HALOTOOLS_BURN_IN)
+    theory = (chain.info.get("theory") or {}).get(_HALOTOOLS)
+    if theory is None or list(chain.info["likelihood"]) != [likelihood_name(1)]:
+        raise ChainError(f"--halotools-chain: {chain.root} is no run of HalotoolsIA with {likelihood_name(1)}.")
+    if _as_list(theory["catalogue"]) != ensemble["catalogues"]:
+        raise ChainError(
+            f"--halotools-chain: {chain.root} has mocks of {theory['catalogue']}, not of {ensemble['catalogues']}."
+        )
+    return chain
 
 
 def _populated(chain: Chain) -> int:
-    """Points at which a chain populated mocks: its steps, since every proposal within the prior was one."""
-    whole = load_chain(chain.root, burn_in=0.0)
-    return int(whole.column("weight").sum())
+    """Mocks populated for a chain: those of a point, times its steps: every proposal within the prior was a point.
+
+    Without those of the start, of measuring speeds, and of steps that were not written yet.
+    """
+    theory = chain.info["theory"][_HALOTOOLS]
+    steps = load_chain(chain.root, burn_in=0.0).column("weight").sum()
+    return int(steps) * theory["n_realisations"] * len(_as_list(theory["catalogue"]))
+
+
+def _as_list(catalogue) -> list[str]:
+    return [catalogue] if isinstance(catalogue, str) else list(catalogue)
 
 
 def _as_json(routes, errors) -> dict:

@@ -29,11 +29,11 @@ def figure_7(routes: dict[int, list[Route]]):
     from getdist import MCSamples, plots
 
     plotter = plots.get_subplot_plotter(width_inch=4.6 * len(routes))
-    plotter.make_figure(len(routes), xstretch=1.1)
-    figure, panels = plotter.fig, []
+    plotter.make_figure(len(routes), nx=len(routes), ny=1)
+    figure = plotter.fig
+    figure.set_size_inches(4.6 * len(routes), 4.4)
     for index, (sample, found) in enumerate(routes.items()):
         ax = figure.add_subplot(1, len(routes), index + 1)
-        panels.append(ax)
         handles = []
         for key, color in _ROUTES.items():
             for route in (route for route in found if key in route.label):
@@ -58,7 +58,13 @@ def figure_7(routes: dict[int, list[Route]]):
             (x, x_up, x_down), (y, y_up, y_down) = (values[name] for name in ALIGNMENT_PARAMETERS)
             bars = {"xerr": [[x_down], [x_up]], "yerr": [[y_down], [y_up]]}
             handles.append(ax.errorbar(x, y, **bars, fmt=marker, color="k", ms=4, lw=0.8, label=f"paper: {label}"))
-        ax.autoscale()
+        for set_limits, draws, name in zip(
+            (ax.set_xlim, ax.set_ylim), found[0].draws.T, ALIGNMENT_PARAMETERS, strict=True
+        ):
+            low, high = np.quantile(draws, [0.001, 0.999])
+            published = [values[name] for values in TABLE_2[sample].values()]
+            low = min([low, *(value - 1.2 * down for value, _, down in published)])
+            set_limits(low, max([high, *(value + 1.2 * up for value, up, _ in published)]))
         ax.set_title(f"sample {sample}", fontsize=11)
         ax.legend(handles=handles, fontsize=7, loc="best")
     figure.tight_layout()

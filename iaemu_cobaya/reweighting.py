@@ -144,11 +144,13 @@ def populate(
     iaemu_training.parts.PartsError
         The folder holds points of other settings.
     """
+    from iaemu_training.catalogue import HaloCatalogue
     from iaemu_training.cluster import workers
     from iaemu_training.parts import PartStore, Task
 
     theta = [{**dict(zip(ALIGNMENT_PARAMETERS, row, strict=True)), **occupation} for row in np.asarray(mu).tolist()]
-    identity = {"theta": theta, "r_edges": list(r_edges), **ensemble}
+    hashes = [HaloCatalogue.load(name).sha256 for name in ensemble["catalogues"]]
+    identity = {"catalogue_sha256": hashes, **ensemble, "r_edges": list(r_edges), "theta": theta}
     options = tuple(
         sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in ensemble.items())
     )

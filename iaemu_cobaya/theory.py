@@ -87,6 +87,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         self._constant_occupation = False
         self._checked = False
         self._warned_outside = False
+        self._warned_box_error = False
 
     def _load_model(self) -> ForwardModel:
         if isinstance(self.artifact, ForwardModel):
@@ -157,11 +158,21 @@ class ForwardModelTheory(MapsParameters, Theory):
                     raise LoggedError(
                         self.log,
                         "%s was requested, but this model does not know the error of its predictions. Set "
-                        "'emulator_error: False' in the likelihood, or use a model that does: the shipped emulator and "
-                        "tables, or HalotoolsIA.",
+                        "'emulator_error: False' in the likelihood, or use a model that does: the shipped emulator or "
+                        "tables, your own with the option 'box_error' (made by iaemu-train box-error), or HalotoolsIA.",
                         product,
                     )
                 self._deviation_requests.setdefault(key, set()).add(self._deviations[product])
+                self._warn_without_box_error()
+
+    def _warn_without_box_error(self) -> None:
+        if not self._warned_box_error and getattr(self.model, "box_error", True) is None:
+            self._warned_box_error = True
+            self.mpi_warning(
+                "The error of the prediction is that of the network alone: the variance of the halo catalogues that "
+                "this artifact is made from, mostly the larger part, is not known. Make it with 'iaemu-train "
+                "box-error', and name the file in the option 'box_error'."
+            )
 
     def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
         options = dict(options or {})
@@ -505,19 +516,23 @@ class ForwardModelTheory(MapsParameters, Theory):
 class IAEmu(ForwardModelTheory):
     """Emulator of galaxy alignment correlation functions (after IAEmu, arXiv:2504.05235)."""
 
+    box_error: str | os.PathLike | None
+
     def _load_artifact(self, path) -> ForwardModel:
         from iaemu.emulator import Emulator
 
-        return Emulator.load(path)
+        return _with_box_error(Emulator.load(path), self.box_error)
 
 
 class TabulatedIA(ForwardModelTheory):
     """Exact expectation of galaxy alignment correlation functions, from pair sums tabulated over a halo catalogue."""
 
+    box_error: str | os.PathLike | None
+
     def _load_artifact(self, path) -> ForwardModel:
         from iaemu.tabulated import TabulatedModel
 
-        return TabulatedModel.load(path)
+        return _with_box_error(TabulatedModel.load(path), self.box_error)
 
 
 class MassDependentIA(TabulatedIA):
@@ -544,6 +559,14 @@ class MassDependentIA(TabulatedIA):
             return MassDependentModel(tables, self.pivot)
         except ValueError as error:
             raise LoggedError(self.log, "%s", error) from error
+
+
+def _with_box_error(model, path):
+    if path is not None:
+        from iaemu.box_error import BoxError
+
+        model.box_error = BoxError.load(path)
+    return model
 
 
 def edges_key(r_edges) -> EdgesKey:

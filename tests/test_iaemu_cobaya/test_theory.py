@@ -7,6 +7,8 @@ from cobaya.log import LoggedError
 from cobaya.model import get_model
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.box_error import BoxError
+from iaemu.emulator import Emulator
 from iaemu_cobaya import IAEmu, TabulatedIA
 
 SAMPLE1 = {"logMmin": 12.54, "sigma_logM": 0.26, "logM0": 12.68, "logM1": 13.48, "alpha": 1.0}
@@ -368,6 +370,11 @@ def test_a_tag_is_a_word(make_info):
         get_model(make_info(theory={"tag": "a b"}))
 
 
+def test_a_tag_that_reads_as_the_error_of_a_prediction_is_refused(make_info):
+    with pytest.raises(LoggedError, match="tag: 'deviations' would be taken"):
+        get_model(make_info(theory={"tag": "deviations"}))
+
+
 def test_derived_parameters_end_in_the_tag(make_info):
     info = make_info(theory={"tag": "a"}, likelihood={"iaemu_cobaya.TNG300Sample1": {"tag": "a"}})
     model = get_model({**info, "params": {"n_gal_ia_a": {"derived": True}}})
@@ -394,3 +401,25 @@ def test_the_error_of_the_prediction_reaches_the_likelihood(make_info, make_anal
 def test_an_error_that_the_model_does_not_know_is_refused(make_info):
     with pytest.raises(LoggedError, match=r"ia_omega_deviations was requested.*emulator_error: False"):
         get_model(make_info(likelihood={"iaemu_cobaya.TNG300Sample1": {"emulator_error": True}}))
+
+
+def test_an_emulator_of_other_catalogues_says_that_its_error_is_not_whole(make_info, caplog):
+    emulator = Emulator.load()
+    emulator.metadata = {**emulator.metadata, "catalogue_sha256": ["0" * 64]}
+    theory = {"iaemu_cobaya.IAEmu": {"artifact": emulator}}
+    likelihood = {"iaemu_cobaya.TNG300Sample1": {"emulator_error": True}}
+    get_model({"theory": theory, "likelihood": likelihood})
+    assert "iaemu-train box-error" in caplog.text
+    caplog.clear()
+    get_model({"theory": {"iaemu_cobaya.IAEmu": None}, "likelihood": likelihood})
+    assert "box-error" not in caplog.text
+
+
+def test_a_box_error_of_other_catalogues_is_refused(tmp_path):
+    box_error = BoxError.load()
+    box_error.metadata = {**box_error.metadata, "catalogue_sha256": ["0" * 64]}
+    path = tmp_path / "foreign.safetensors"
+    box_error.save(path)
+    info = {"theory": {"iaemu_cobaya.IAEmu": {"box_error": str(path)}}, "likelihood": {"one": None}}
+    with pytest.raises(LoggedError, match="does not belong"):
+        get_model({**info, "params": SAMPLE1})

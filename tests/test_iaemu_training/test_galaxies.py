@@ -59,6 +59,9 @@ def test_columns_in_groups_and_other_units(tmp_path, galaxies):
     assert found.positions == pytest.approx(galaxies[0])
     assert found.axes == pytest.approx(galaxies[1])
     assert found.Lbox is None  # its unit is not known
+    with h5py.File(path, "a") as file:
+        file.attrs["Lbox"] = 10_000.0
+    assert read_galaxies(path, ["Subhalo/Pos"], ["Subhalo/Axes/major"], scale=0.001).Lbox == pytest.approx(10.0)
     with pytest.raises(GalaxyFileError, match=r"--positions.*It has: .*Subhalo/Pos"):
         read_galaxies(path)
 

@@ -75,6 +75,8 @@ class MockEnsemble:
             raise ValueError(f"n_realisations must be at least 2, for a standard error; got {n_realisations}.")
         if seeds not in SEED_POLICIES:
             raise ValueError(f"seeds must be one of {', '.join(SEED_POLICIES)}, got {seeds!r}.")
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}.")
         if processes < 1:
             raise ValueError(f"processes must be at least 1, got {processes}.")
         self.catalogues = tuple(str(catalogue) for catalogue in catalogues)
@@ -82,7 +84,7 @@ class MockEnsemble:
         self.support = Support() if support is None else support
         self.r_edges = PAPER_EDGES
         self.n_mocks = self.n_points = 0
-        self._edges = self.r_edges
+        self._edges = None  # the union of what was asked for
         self._last: tuple[bytes, MockRealisations] | None = None
         self._lock = threading.RLock()
         boxes = [_load_box(catalogue) for catalogue in self.catalogues]
@@ -107,12 +109,15 @@ class MockEnsemble:
             raise ValueError(
                 f"r_edges reach {edges[-1]:.4g} Mpc/h, half of the smallest box is {self.r_max:.4g} Mpc/h."
             )
-        edges = union_edges(self._edges, edges)
-        if len(edges) > len(self._edges):
+        if self._edges is not None:
+            edges = union_edges(self._edges, edges)
+        if self._edges is None or len(edges) > len(self._edges):
             self._edges, self._last = edges, None
 
     def realisations(self, theta) -> MockRealisations:
-        """Pair sums of the mocks at one point (7,), all boxes together."""
+        """Pair sums of the mocks at one point (7,), all boxes together, in the bins of :meth:`count_in`."""
+        if self._edges is None:
+            self.count_in(self.r_edges)
         point = np.ascontiguousarray(as_theta(theta).detach().double().numpy())
         with self._lock:
             if self._last is not None and self._last[0] == point.tobytes():

@@ -104,7 +104,9 @@ def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (),
     metadata = {str(key): _plain(value) for key, value in attributes.items()}
     metadata = {key: value for key, value in metadata.items() if value is not None}
     Lbox = next((metadata.pop(key) for key in list(metadata) if key.lower() == "lbox"), None)
-    return GalaxyFile(vectors[0][keep] * scale, vectors[1][keep], None if Lbox is None else float(Lbox), metadata)
+    return GalaxyFile(
+        vectors[0][keep] * scale, vectors[1][keep], None if Lbox is None else float(Lbox) * scale, metadata
+    )
 
 
 def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=None) -> None:

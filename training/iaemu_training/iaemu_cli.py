@@ -56,7 +56,9 @@ def _add_measure(commands) -> None:
         metavar="COLUMN",
         help="major axes, of any length (default: galaxy_axisA_x galaxy_axisA_y galaxy_axisA_z)",
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="factor of the positions: 0.001 for kpc/h")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the file's positions and Lbox: 0.001 for kpc/h"
+    )
     parser.add_argument(
         "--select", action="append", default=[], metavar="CUT", help="'column > number'; repeat for more"
     )
