@@ -66,7 +66,7 @@ def figure_7(routes: dict[int, list[Route]]):
             low = min([low, *(value - 1.2 * down for value, _, down in published)])
             set_limits(low, max([high, *(value + 1.2 * up for value, up, _ in published)]))
         ax.set_title(f"sample {sample}", fontsize=11)
-        ax.legend(handles=handles, fontsize=7, loc="best")
+        ax.legend(handles=handles, fontsize=7, loc="lower left")
     figure.tight_layout()
     return figure
 
