@@ -278,6 +278,8 @@ def main(argv=None) -> int:
 
 def reproduce(arguments) -> None:
     """All stages, each kept on disk; see the module."""
+    from matplotlib import pyplot
+
     from . import reproduce_figures as figures
 
     catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
@@ -330,7 +332,9 @@ def reproduce(arguments) -> None:
     )
     write_text(arguments.output / "results.md", text + "\n")
     write_text(arguments.output / "results.json", json.dumps(_as_json(routes, errors), indent=1) + "\n")
-    figures.figure_7(routes).savefig(arguments.output / "figure7.png", dpi=150)
+    figure = figures.figure_7(routes)
+    figure.savefig(arguments.output / "figure7.png", dpi=150)
+    pyplot.close(figure)  # GetDist draws through pyplot, which keeps it open
     if not arguments.no_mocks:
         figures.figure_6(routes, catalogues).savefig(arguments.output / "figure6.png", dpi=150)
     print(text)

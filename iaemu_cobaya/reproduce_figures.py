@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iaemu.binning import TNG_EDGES, bin_centers
@@ -78,7 +78,8 @@ def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
     emulator = Emulator.load()
     mocks = MockEnsemble(catalogues, _N_BAND)
     r = bin_centers(TNG_EDGES)
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    axes = figure.subplots(1, 3)
     for sample, found in routes.items():
         color, shift = _COLORS[sample], 10.0 ** (2 - sample)
         data = Measurement.read(f"tng300/sample{sample}")
