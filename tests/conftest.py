@@ -1,6 +1,17 @@
 """A small halo catalogue of N-body origin (pm40, 40 Mpc/h) and tables made from it, shared by the tests."""
 
+import sys
+
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    """pyplot keeps figures in a list of the process, where one test's would be met by the next."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -100,11 +100,9 @@ class TestFiles:
 
     def test_cobayas_own_progress_plot_reads_it(self, finished):
         from cobaya.samplers.mcmc import plot_progress
-        from matplotlib import pyplot
 
         axes = plot_progress("chains/a")
         assert any(len(ax.lines) for ax in np.ravel(axes))
-        pyplot.close("all")
 
     def test_covmat_is_that_of_the_draws_and_of_use_to_the_next_run(self, finished):
         _, sampler = finished
