@@ -9,6 +9,7 @@ samples by weights on draws of the tables' posterior (:mod:`iaemu_cobaya.reweigh
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from cobaya.log import LoggedError
 
+from iaemu import box_error, emulator, tabulated
+from iaemu.artifact import shipped_artifact
 from iaemu.files import write_text
 from iaemu.parameters import ALIGNMENT_PARAMETERS
 from iaemu.sampling.diagnostics import ess
@@ -292,6 +295,7 @@ def reproduce(arguments) -> None:
         MockEnsemble(catalogues, n_realisations=2)
     arguments.output.mkdir(parents=True, exist_ok=True)
     arguments.chains.mkdir(parents=True, exist_ok=True)
+    _claim(arguments.chains, arguments.ess)
     routes: dict[int, list[Route]] = {}
     errors = {}
     for sample in arguments.samples:
@@ -338,6 +342,29 @@ def reproduce(arguments) -> None:
     if not arguments.no_mocks:
         figures.figure_6(routes, catalogues).savefig(arguments.output / "figure6.png", dpi=150)
     print(text)
+
+
+def _claim(folder: Path, ess_stop: int) -> None:
+    """Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
+
+    Cobaya compares options, not the contents of files; mocks are kept at draws of the tables' chain, which another
+    length would change.
+    """
+    made_with = {"--ess": ess_stop}
+    for module in (emulator, tabulated, box_error):
+        with open(shipped_artifact(module.SHIPPED), "rb") as file:
+            made_with[f"the artifact {module.SHIPPED}, sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    path = folder / "made_with.json"
+    if not path.exists():
+        write_text(path, json.dumps(made_with, indent=1) + "\n")
+        return
+    found = json.loads(path.read_text())
+    for key in {**found, **made_with}:
+        if found.get(key) != made_with.get(key):
+            raise ValueError(
+                f"The chains and mocks in {folder} were made with {key} = {found.get(key)}, now it is "
+                f"{made_with.get(key)}. Choose another folder with --chains, or remove this one."
+            )
 
 
 def _for_each(option: str, values: list[int], samples: list[int], least: int) -> dict[int, int]:

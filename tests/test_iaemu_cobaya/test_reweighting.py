@@ -1,5 +1,6 @@
 """Posteriors from mocks at a few points: against posteriors that are known."""
 
+import re
 from functools import cache
 
 import numpy as np
@@ -128,6 +129,13 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys):
     capsys.readouterr()
     assert reproduce.main([*folders, *options]) == 0
     assert (tmp_path / "out" / "results.md").read_text() == text
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    made_with = tmp_path / "chains" / "made_with.json"
+    assert reproduce.main([*folders, *options[:-1], "2000"]) == 1
+    assert "were made with --ess = 1000, now it is 2000. Choose another folder" in capsys.readouterr().err
+    made_with.write_text(re.sub('(artifact tables.*": ").', r"\1x", made_with.read_text()))  # as after new tables
+    assert reproduce.main([*folders, *options]) == 1
+    assert "were made with the artifact tables-pm160.safetensors, sha256 = x" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
