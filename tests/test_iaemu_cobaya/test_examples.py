@@ -79,7 +79,7 @@ def test_it_runs_and_can_be_plotted(path, capsys):
     if "mcmc" in info["sampler"]:
         info["sampler"]["mcmc"].update(max_samples=12 if path in MOCKS else 60, measure_speeds=False)
     if "iaemu_cobaya.HMC" in info["sampler"]:
-        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=8, n_warmup=40, check_every=10, max_samples=160)
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=8, n_warmup=20, check_every=10, max_samples=80)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
     assert plotting.main([f"chains/{path.stem}", "--out", "plots"]) == 0

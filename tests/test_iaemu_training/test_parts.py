@@ -90,8 +90,9 @@ def test_number_of_workers_must_be_positive():
 
 
 class TestDask:
-    def test_no_scheduler_there(self):
+    def test_no_scheduler_there(self, monkeypatch):
         pytest.importorskip("distributed")
+        monkeypatch.setattr("iaemu_training.cluster._CONNECT_TIMEOUT", 1)
         with pytest.raises(OSError, match="No Dask scheduler answers"):
             with workers(dask="tcp://127.0.0.1:9"):
                 pass

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 #: Tasks handed to workers ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
 _WINDOW = 1024
+#: Within which a running Dask scheduler must answer [s].
+_CONNECT_TIMEOUT = 10
 
 
 class Workers(NamedTuple):
@@ -135,7 +137,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
     try:
         keywords = {"scheduler_file": target} if isinstance(target, str) and _is_file(target) else {"address": target}
         try:
-            client = Client(**keywords, timeout=10, set_as_default=False)
+            client = Client(**keywords, timeout=_CONNECT_TIMEOUT, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise OSError(f"No Dask scheduler answers at {dask}: {error}") from error
         with client:
