@@ -43,6 +43,35 @@ def shell_volumes(r_edges) -> np.ndarray:
     return 4.0 / 3.0 * np.pi * np.diff(check_edges(r_edges) ** 3)
 
 
+def pairs_inside_cube(r_edges, side: float) -> np.ndarray:
+    """Probability that an unclustered pair lies in a cube if its first member does; float64 (n_bins,).
+
+    The overlap of a cube with itself, shifted by r, is the product of ``1 - |r_x| / side`` over the axes. Averaged over
+    directions: 1 - 3/2 t + 2/pi t^2 - 1/(4 pi) t^3 with t = r / side, exact up to t = 1; averaged over each shell
+    with weight r^2.
+
+    Parameters
+    ----------
+    r_edges : (n_bins + 1,)
+        [Mpc/h]; not above ``side``.
+    side : float
+        Of the cube [Mpc/h].
+
+    Raises
+    ------
+    BinningError
+        The cube is smaller than the largest edge.
+    """
+    t = check_edges(r_edges) / side
+    if t[-1] > 1.0:
+        raise BinningError(
+            f"r_edges reach {t[-1] * side:.4g} Mpc/h, beyond the side of a region, {side:.4g} Mpc/h. Take fewer "
+            "regions, a larger box, or smaller separations."
+        )
+    integral = t**3 / 3 - 3 * t**4 / 8 + 2 * t**5 / (5 * np.pi) - t**6 / (24 * np.pi)
+    return np.diff(integral) / np.diff(t**3 / 3)
+
+
 def union_edges(*binnings) -> np.ndarray:
     """Sorted edges of all binnings; edges equal within ``EDGE_TOLERANCE`` are merged.
 

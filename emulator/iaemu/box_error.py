@@ -30,7 +30,7 @@ import torch
 
 from .alignment import ORIENTATION_INGREDIENTS
 from .artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
-from .binning import check_edges, nesting_matrix, shell_volumes
+from .binning import check_edges, nesting_matrix, pairs_inside_cube, shell_volumes
 from .modes import Occupations
 from .parameters import OCCUPATION_PARAMETERS, Support
 from .prediction import STATISTICS
@@ -230,7 +230,7 @@ def jackknife(sums: dict[str, torch.Tensor], r_edges, box_sizes, per_side: int) 
         sizes = torch.as_tensor(box_sizes, dtype=torch.float64)
         random = whole**2 / sizes**3  # (n, 1, n_boxes), pairs a volume of separations
         weight = random / random.sum(dim=-1, keepdim=True)
-        leaving = torch.as_tensor(np.stack([share_leaving(r_edges, size / per_side) for size in box_sizes]))
+        leaving = torch.as_tensor(np.stack([1.0 - pairs_inside_cube(r_edges, size / per_side) for size in box_sizes]))
         share = (weight * numbers / whole) @ (2.0 - leaving) - weight @ (1.0 - leaving) / n_regions
         expected = random.sum(dim=-1, keepdim=True) * torch.as_tensor(shell_volumes(r_edges))
         values["xi"] = scale * (pairs - total * share) / expected
@@ -240,24 +240,3 @@ def jackknife(sums: dict[str, torch.Tensor], r_edges, box_sizes, per_side: int) 
             mean = part.sum(dim=1, keepdim=True) / total
             values[name] = scale * (part - mean * pairs) / total
     return values
-
-
-def share_leaving(r_edges, side: float) -> np.ndarray:
-    """Fraction (n_bins,) of the pairs of random points in each bin, the first in a cube, whose second is outside.
-
-    From the isotropised set covariance of a cube, 1 - 3 x / 2 + 2 x^2 / pi - x^3 / 4 pi for x = r / side <= 1.
-
-    Raises
-    ------
-    ValueError
-        The cube is smaller than the largest edge.
-    """
-    edges = check_edges(r_edges) / side
-    if edges[-1] > 1.0:
-        raise ValueError(
-            f"Regions of {side:g} Mpc/h are smaller than the largest edge, {edges[-1] * side:g} Mpc/h; take fewer "
-            "regions a side, or a larger box."
-        )
-    powers = np.diff(edges ** np.arange(3, 7)[:, None]) / np.arange(3, 7)[:, None]
-    within = np.array([1.0, -1.5, 2.0 / np.pi, -0.25 / np.pi]) @ powers
-    return 1.0 - within / powers[0]

@@ -11,6 +11,7 @@ from iaemu.binning import (
     check_edges,
     find_edges,
     nesting_matrix,
+    pairs_inside_cube,
     rebin,
     shell_volumes,
     union_edges,
@@ -75,3 +76,26 @@ def test_edges_equal_within_rounding_are_refused():
 
 def test_find_edges_tolerates_rounding():
     assert find_edges(PAPER_EDGES, PAPER_EDGES * (1 + 1e-9)).tolist() == list(range(21))
+
+
+def test_probability_to_stay_in_a_cube_is_that_of_random_pairs():
+    edges = np.array([0.3, 1.0, 3.0, 9.0])
+    side, rng, n = 9.0, np.random.default_rng(0), 400_000
+    u = rng.normal(size=(n, 3))
+    u /= np.linalg.norm(u, axis=1, keepdims=True)
+    start = rng.uniform(0, side, (n, 3))
+    for low, high, found in zip(edges[:-1], edges[1:], pairs_inside_cube(edges, side), strict=True):
+        end = start + np.cbrt(rng.uniform(low**3, high**3, n))[:, None] * u
+        inside = np.all((end >= 0) & (end < side), axis=1)
+        assert found == pytest.approx(inside.mean(), abs=4 * inside.std() / np.sqrt(n))
+
+
+def test_probability_to_stay_has_the_surface_of_the_cube_as_its_slope():
+    # Cauchy: to first order a share r S / (4 V) of all pairs leaves a body of surface S
+    r, side = 1e-3, 2.0
+    assert 1 - pairs_inside_cube([r, r * (1 + 1e-6)], side)[0] == pytest.approx(r * 6 / (4 * side), rel=1e-3)
+
+
+def test_separations_beyond_the_cube_are_refused():
+    with pytest.raises(BinningError, match="beyond the side of a region, 2 Mpc/h"):
+        pairs_inside_cube([1.0, 3.0], 2.0)

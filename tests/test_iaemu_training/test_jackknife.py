@@ -5,6 +5,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from iaemu.binning import pairs_inside_cube
 from iaemu_training import jackknife
 from iaemu_training.galaxy_pairs import count_pairs
 from iaemu_training.region_pairs import count_pairs_by_region
@@ -16,28 +17,6 @@ EDGES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 def poisson(n, seed):
     rng = np.random.default_rng(seed)
     return rng.uniform(0, LBOX, (n, 3)), rng.normal(size=(n, 3))
-
-
-def test_probability_to_stay_in_a_cube_is_that_of_random_pairs():
-    side, rng, n = 9.0, np.random.default_rng(0), 400_000
-    u = rng.normal(size=(n, 3))
-    u /= np.linalg.norm(u, axis=1, keepdims=True)
-    start = rng.uniform(0, side, (n, 3))
-    for low, high, found in zip(EDGES[:-1], EDGES[1:], jackknife.pairs_inside(EDGES, side), strict=True):
-        end = start + np.cbrt(rng.uniform(low**3, high**3, n))[:, None] * u
-        inside = np.all((end >= 0) & (end < side), axis=1)
-        assert found == pytest.approx(inside.mean(), abs=4 * inside.std() / np.sqrt(n))
-
-
-def test_probability_to_stay_has_the_surface_of_the_cube_as_its_slope():
-    # Cauchy: to first order a share r S / (4 V) of all pairs leaves a body of surface S
-    r, side = 1e-3, 2.0
-    assert 1 - jackknife.pairs_inside([r, r * (1 + 1e-6)], side)[0] == pytest.approx(r * 6 / (4 * side), rel=1e-3)
-
-
-def test_separations_beyond_the_cube_are_refused():
-    with pytest.raises(ValueError, match="beyond the side"):
-        jackknife.pairs_inside([1.0, 3.0], 2.0)
 
 
 def test_matched_share_is_between_half_and_all_and_tends_to_1_over_root_2():
@@ -64,7 +43,7 @@ def test_estimates_without_cross_shares_are_those_of_the_galaxies_outside():
         shell = len(x_k) / (LBOX**3 * 7 / 8) * 4 / 3 * np.pi * (edges[1] ** 3 - edges[0] ** 3)
         DR = shell * free.mean(axis=1).sum()
         S_R = shell * (free * ((e_k @ u.T) ** 2 - 1 / 3)).mean(axis=1).sum()
-        RR = shell * len(x_k) * (1 - (1 - jackknife.pairs_inside(edges, LBOX / 2)[0]) / 7)
+        RR = shell * len(x_k) * (1 - (1 - pairs_inside_cube(edges, LBOX / 2)[0]) / 7)
         DD, S_omega, S_eta = (part[0] for part in count_pairs(x_k, e_k, LBOX, edges))
         assert estimates["xi"][k, 0] == pytest.approx((DD - 2 * DR + RR) / RR, abs=2e-3)
         assert estimates["omega"][k, 0] == pytest.approx((S_omega - S_R) / DD, abs=3e-4)

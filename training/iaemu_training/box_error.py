@@ -10,7 +10,8 @@ import torch
 from scipy.stats import qmc
 
 from iaemu import __version__
-from iaemu.box_error import TERMS, BoxError, jackknife, share_leaving
+from iaemu.binning import pairs_inside_cube
+from iaemu.box_error import TERMS, BoxError, jackknife
 from iaemu.deviations import combine
 from iaemu.modes import Occupations
 from iaemu.occupation import mean_ncen, mean_nsat, rank_probability
@@ -192,7 +193,7 @@ def make_box_error(
         )
     r_edges, support = tables.r_edges, tables.support
     for catalogue in catalogues:
-        share_leaving(r_edges, catalogue.Lbox / settings.per_side)  # refuses regions that are too small
+        pairs_inside_cube(r_edges, catalogue.Lbox / settings.per_side)  # refuses regions that are too small
     weights = _Weights(catalogues, support, settings)
     identity = {
         "catalogue_sha256": hashes,

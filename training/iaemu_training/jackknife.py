@@ -13,14 +13,14 @@ The whole periodic box looks the same from every galaxy. Without a region it doe
 fewer neighbours, and these not on all sides, so that DD / RR - 1 and S / DD would scatter with the number of galaxies
 there and with their axes, by more the denser the galaxies. So delete-one estimates take out what random points give:
 (DD - 2 DR + RR) / RR (Landy and Szalay 1993) and (S_D - S_R) / DD, which in the whole box are the plain ratios. Random
-points are analytic: RR by :func:`pairs_inside`, DR and S_R from the shells about the galaxies.
+points are analytic: RR by :func:`iaemu.binning.pairs_inside_cube`, DR and S_R from the shells about the galaxies.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from iaemu.binning import check_edges, shell_volumes
+from iaemu.binning import pairs_inside_cube, shell_volumes
 
 from .galaxy_pairs import random_pairs
 from .region_pairs import RegionSums
@@ -29,27 +29,6 @@ from .region_pairs import RegionSums
 def matched_cross_weight(n_regions: int) -> float:
     """Share of the pairs across its border that a deleted region takes along (arXiv:2109.07071, equation 27)."""
     return n_regions / (2.0 + np.sqrt(2.0) * (n_regions - 1))
-
-
-def pairs_inside(r_edges, side: float) -> np.ndarray:
-    """Probability that a pair lies in a cube if its first member does, (n_bins,), for unclustered pairs in shells.
-
-    The overlap of a cube with itself, shifted by r, is the product of ``1 - |r_x| / side`` over the axes. Averaged over
-    directions: 1 - 3/2 t + 2/pi t^2 - 1/(4 pi) t^3 with t = r / side, exact up to t = 1; averaged over each shell
-    with weight r^2.
-
-    Parameters
-    ----------
-    r_edges : (n_bins + 1,)
-        [Mpc/h]; not above ``side``.
-    side : float
-        Of the cube [Mpc/h].
-    """
-    t = check_edges(r_edges) / side
-    if t[-1] > 1.0:
-        raise ValueError(f"r_edges reach {t[-1] * side:.4g} Mpc/h, beyond the side of the cube, {side:.4g} Mpc/h.")
-    integral = t**3 / 3 - 3 * t**4 / 8 + 2 * t**5 / (5 * np.pi) - t**6 / (24 * np.pi)
-    return np.diff(integral) / np.diff(t**3 / 3)
 
 
 def statistics(sums: RegionSums) -> dict[str, np.ndarray]:
@@ -80,7 +59,7 @@ def delete_one(sums: RegionSums, cross_weight: float | None = None) -> dict[str,
     # Random points are as dense as the galaxies that remain; a shell holds this many, (n, n_bins).
     density = (n_gal - sums.n_gal) / (sums.Lbox**3 * (1.0 - 1.0 / n))
     shell = density[:, None] * shell_volumes(sums.r_edges)
-    inside = pairs_inside(sums.r_edges, sums.Lbox / sums.n_side)
+    inside = pairs_inside_cube(sums.r_edges, sums.Lbox / sums.n_side)
     # Of all pairs, 1 / n have their first member in a region; those across its border have it inside or outside.
     RR = density[:, None] * sums.Lbox**3 * shell * (1.0 - (inside + 2.0 * weight * (1.0 - inside)) / n)
     auto, cross = sums.random_auto, sums.random_cross

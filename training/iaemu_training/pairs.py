@@ -79,15 +79,15 @@ def two_halo_rows(
             cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
             for ox in range(n_span):
                 jx = (cx + low + ox) % n_cells if low != 0 else ox
-                gap_x = _gap(xi, jx * side, side, Lbox)
+                gap_x = point_gap(xi, jx * side, side, Lbox)
                 for oy in range(n_span):
                     jy = (cy + low + oy) % n_cells if low != 0 else oy
-                    gap_y = _gap(yi, jy * side, side, Lbox)
+                    gap_y = point_gap(yi, jy * side, side, Lbox)
                     if gap_x + gap_y > r2_max:
                         continue
                     for oz in range(n_span):
                         jz = (cz + low + oz) % n_cells if low != 0 else oz
-                        if gap_x + gap_y + _gap(zi, jz * side, side, Lbox) > r2_max:
+                        if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
                             continue
                         cell = (jx * n_cells + jy) * n_cells + jz
                         for j in range(first[cell], first[cell + 1]):
@@ -123,7 +123,7 @@ def two_halo_rows(
 
 
 @numba.njit(inline="always")
-def _gap(x, low, side, Lbox):
+def point_gap(x, low, side, Lbox):
     """Squared distance along one axis from x to the interval [low, low + side], periodic."""
     d = abs(x - (low + 0.5 * side))
     if d > 0.5 * Lbox:

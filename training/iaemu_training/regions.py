@@ -12,7 +12,7 @@ import numpy as np
 from iaemu.tabulated import ONE_HALO_COLUMNS
 
 from .catalogue import HaloCatalogue
-from .pairs import CellGrid, _gap, bin_lookup, one_halo_sums
+from .pairs import CellGrid, bin_lookup, one_halo_sums, point_gap
 from .tabulate import radial
 
 #: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
@@ -151,15 +151,15 @@ def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lb
         cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
         for ox in range(n_span):
             jx = (cx + low + ox) % n_cells if low != 0 else ox
-            gap_x = _gap(xi, jx * side, side, Lbox)
+            gap_x = point_gap(xi, jx * side, side, Lbox)
             for oy in range(n_span):
                 jy = (cy + low + oy) % n_cells if low != 0 else oy
-                gap_y = _gap(yi, jy * side, side, Lbox)
+                gap_y = point_gap(yi, jy * side, side, Lbox)
                 if gap_x + gap_y > r2_max:
                     continue
                 for oz in range(n_span):
                     jz = (cz + low + oz) % n_cells if low != 0 else oz
-                    if gap_x + gap_y + _gap(zi, jz * side, side, Lbox) > r2_max:
+                    if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
                         continue
                     cell = (jx * n_cells + jy) * n_cells + jz
                     for j in range(first[cell], first[cell + 1]):
