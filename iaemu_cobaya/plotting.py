@@ -353,7 +353,11 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
             like.plot(best[name], band, panels, label=text, color=COLORS[0])
             if len(likes) > 1:
                 panels[0].set_title(name, fontsize=10, loc="left")
-            lines.append(f"  {name}: chi2 = {chi2:.2f} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters")
+            # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
+            which = " with the errors of the data alone" if like.emulator_error else ""
+            lines.append(
+                f"  {name}: chi2 = {chi2:.2f} at the best fit{which}, {n_bins} bins, {len(chain.sampled)} parameters"
+            )
         if band_left_out:
             lines.append(f"  no band: {n_asked} predictions would take more than {BAND_SECONDS:g} s")
     finally:
