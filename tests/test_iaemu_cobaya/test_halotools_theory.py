@@ -84,6 +84,18 @@ def test_fixed_seeds_repeat_the_positions_at_other_strengths_fresh_ones_do_not()
         assert np.array_equal(ensemble.realisations(thetas[0]).DD, first)
 
 
+def test_fixed_seeds_make_a_smooth_surface_of_the_strengths_fresh_ones_do_not():
+    step = np.linspace(-0.02, 0.02, 7)
+    for seeds, smooth in (("fixed", True), ("fresh", False)):
+        ensemble = MockEnsemble(["pm40"], n_realisations=2, seed=1, seeds=seeds)
+        ensemble.count_in(TNG_EDGES)
+        omega = np.array([ensemble.predict({**DENSE, "mu_cen": 0.8, "mu_sat": 0.3 + d}).omega for d in step])
+        error = np.sqrt((ensemble.deviations({**DENSE, **POINT})["omega"] ** 2).sum(axis=0))
+        parabola = np.polynomial.Polynomial.fit
+        residual = np.array([y - parabola(step, y, 2)(step) for y in omega.T]).T / error
+        assert (np.sqrt(np.mean(residual**2)) < 1e-3) == smooth
+
+
 @pytest.mark.slow  # two more imports of torch and halotools
 def test_worker_processes_do_not_change_the_result(ensemble):
     theta = {**POINT, **DENSE}

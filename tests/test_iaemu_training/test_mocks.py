@@ -230,6 +230,34 @@ class TestOrientations:
         assert abs(values.mean() - expected) < 5 * values.std() / np.sqrt(len(values)) + 3e-3
 
 
+class TestSmooth:
+    """Misalignments by inversion."""
+
+    @pytest.mark.parametrize("mu", [(0.8, 0.3), (-0.6, 1.0), (0.0, -0.9)])
+    def test_mean_alignment_follows_the_same_law(self, mocks, catalogue, mu):
+        galaxies = mocks.populate(point(*mu), 11, smooth=True)
+        central = galaxies.is_central
+        reference = np.where(central[:, None], catalogue.axis[galaxies.host], radius_vectors(catalogue, galaxies))
+        found = p2(galaxies.axes, reference)
+        for kind, strength in ((central, mu[0]), (~central, mu[1])):
+            error = found[kind].std() / np.sqrt(kind.sum())
+            assert found[kind].mean() == pytest.approx(float(mean_p2(torch.tensor(strength))), abs=4 * error + 1e-5)
+
+    def test_galaxies_are_those_of_the_other_mocks_but_for_their_axes(self, mocks):
+        smooth, other = (mocks.populate(point(), 3, smooth=smooth) for smooth in (True, False))
+        assert np.array_equal(smooth.positions, other.positions)
+        assert not np.array_equal(smooth.axes, other.axes)
+        assert np.array_equal(mocks.populate(point(), 3).axes, other.axes)  # nothing of it stays
+
+    def test_axes_move_with_the_strength_continuously(self, mocks):
+        def turned(smooth):
+            first, second = (mocks.populate(point(mu, mu), 5, smooth=smooth).axes for mu in (0.5, 0.502))
+            return np.sqrt(2.0 * np.maximum(1.0 - np.abs(np.sum(first * second, axis=1)), 0.0))
+
+        assert turned(smooth=True).max() < 0.01
+        assert (turned(smooth=False) > 0.1).mean() > 0.02
+
+
 class TestRealisations:
     def test_sums_are_those_of_the_mocks(self, mocks):
         found = mocks.realisations(point(), 2, seed=7)

@@ -35,8 +35,9 @@ class MockEnsemble:
         At least 2.
     seed : int
     seeds : "fixed" or "fresh"
-        The same seeds at every point, which makes a smoother function of the parameters; or other seeds at other
-        points. Either way a point always gets the same mocks.
+        The same seeds at every point, with misalignments drawn such that statistics are continuous functions of the
+        strengths (``smooth`` of :meth:`iaemu_training.mocks.HalotoolsMocks.populate`; of the occupation they are not);
+        or other seeds at other points. Either way a point always gets the same mocks.
     processes : int
         Worker processes; the result does not depend on it.
     support : Support, optional
@@ -126,7 +127,9 @@ class MockEnsemble:
                 self._workers = self._exit.enter_context(workers(self.processes))
             entropy = [self.seed] if self.seeds == "fixed" else [self.seed, *point.view(np.uint32).tolist()]
             futures = [
-                self._workers.executor.submit(_count, catalogue, point, entropy, (box, i), self._edges)
+                self._workers.executor.submit(
+                    _count, catalogue, point, entropy, (box, i), self._edges, self.seeds == "fixed"
+                )
                 for box, catalogue in enumerate(self.catalogues)
                 for i in range(self.n_realisations)
             ]
@@ -201,8 +204,8 @@ def _load_box(catalogue: str) -> HalotoolsMocks:
     return HalotoolsMocks(HaloCatalogue.load(catalogue))
 
 
-def _count(catalogue, theta, entropy, key, r_edges) -> MockRealisations:
+def _count(catalogue, theta, entropy, key, r_edges, smooth) -> MockRealisations:
     """One mock; a function of its arguments alone, whatever process it runs in."""
     seed = np.random.SeedSequence(entropy, spawn_key=key)
     with one_thread():
-        return _load_box(catalogue).realisations(theta, 1, seed, r_edges)
+        return _load_box(catalogue).realisations(theta, 1, seed, r_edges, smooth)

@@ -26,6 +26,7 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_thet
 from iaemu.prediction import STATISTICS, Prediction, check_statistics
 
 from .catalogue import BORROWING_EDGES, subhalo_mass_bins
+from .dimroth_watson import quantile
 from .galaxy_pairs import count_pairs, random_pairs
 
 #: halotools draws from numpy's global generator and reads module globals: one mock at a time in a process.
@@ -236,7 +237,7 @@ class HalotoolsMocks:
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
             self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
 
-    def populate(self, theta, seed) -> Galaxies:
+    def populate(self, theta, seed, smooth: bool = False) -> Galaxies:
         """One mock catalogue.
 
         Parameters
@@ -244,6 +245,9 @@ class HalotoolsMocks:
         theta : mapping of name to number, or array (n_parameters,)
             One parameter point. It may lie outside the support, but must be physical.
         seed : int or numpy.random.SeedSequence
+        smooth : bool
+            Draw misalignments by inversion (:mod:`iaemu_training.dimroth_watson`) in place of halotools' rejection:
+            the same distribution, but with the same seed and occupation axes move continuously with the strengths.
 
         Raises
         ------
@@ -254,20 +258,20 @@ class HalotoolsMocks:
         # A large integer from the sequence: halotools adds 1, 2, ... to it for its steps, so seeds next to each other
         # would share their random numbers between mocks.
         states = _seed_sequence(seed).generate_state(4) >> 1
-        with _LOCK, np.errstate(), _halotools_warnings_ignored(), _seeded_halotools(states[1:]):
+        with _LOCK, np.errstate(), _halotools_warnings_ignored(), _seeded_halotools(states[1:], smooth):
             self._model.param_dict.update(values)
             self._mock.populate(seed=int(states[0]))
             return _as_galaxies(self._mock.galaxy_table, self.Lbox)
 
-    def iterate(self, theta, n: int, seed: int = 0) -> Iterator[Galaxies]:
+    def iterate(self, theta, n: int, seed: int = 0, smooth: bool = False) -> Iterator[Galaxies]:
         """``n`` independent mocks, one after the other; the i-th depends on (seed, i) only, not on ``n``."""
         for child in _seed_sequence(seed).spawn(n):
-            yield self.populate(theta, child)
+            yield self.populate(theta, child, smooth)
 
-    def realisations(self, theta, n: int, seed: int = 0, r_edges=None) -> MockRealisations:
+    def realisations(self, theta, n: int, seed: int = 0, r_edges=None, smooth: bool = False) -> MockRealisations:
         """Pair sums of ``n`` independent mocks; the i-th depends on (seed, i) only.
 
-        Bins without pairs stay without: nothing is drawn again.
+        Bins without pairs stay without: nothing is drawn again. ``smooth`` as for :meth:`populate`.
 
         Raises
         ------
@@ -278,7 +282,7 @@ class HalotoolsMocks:
             raise ValueError(f"The number of realisations must be at least 1, got {n}.")
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         sums, counts = [], []
-        for galaxies in self.iterate(theta, n, seed):
+        for galaxies in self.iterate(theta, n, seed, smooth):
             sums.append(count_pairs(galaxies.positions, galaxies.axes, self.Lbox, edges))
             n_sat = int(np.sum(~galaxies.is_central))
             counts.append((len(galaxies.positions), n_sat, int(galaxies.is_borrowed.sum())))
@@ -433,8 +437,10 @@ def _halotools_warnings_ignored():
 
 
 @contextmanager
-def _seeded_halotools(states):
+def _seeded_halotools(states, smooth: bool):
     """Make halotools' orientations follow from ``states``; leave numpy's global generator as it was.
+
+    With ``smooth``, cosines of misalignment are drawn by inversion.
 
     The alignment components call ``axes_correlated_with_input_vector`` without the seed that it accepts, and without
     one it seeds itself from the operating system: seeding the global generator has no effect on it. Only the axes of
@@ -442,13 +448,13 @@ def _seeded_halotools(states):
     """
     from halotools.empirical_models.ia_models import ia_model_components as components
 
-    original = components.axes_correlated_with_input_vector
+    original, distribution = components.axes_correlated_with_input_vector, components.DimrothWatson
     seeds = iter([int(state) for state in states[1:]])
 
     def seeded(input_vectors, p=0.0, seed=None):
         seed = next(seeds) if seed is None else seed
         perfect = np.abs(p) > _MU_GAP[0]
-        if np.all(perfect) or not np.any(perfect):
+        if smooth or np.all(perfect) or not np.any(perfect):
             return original(input_vectors, p=p, seed=seed)
         # The sampler cannot draw strengths of which some, but not all, are perfect.
         axes = np.empty_like(input_vectors, dtype=np.float64)
@@ -458,12 +464,22 @@ def _seeded_halotools(states):
 
     state = np.random.get_state()  # noqa: NPY002 halotools draws from the legacy generator
     components.axes_correlated_with_input_vector = seeded
+    if smooth:
+        components.DimrothWatson = _Inversion
     try:
         np.random.seed(int(states[0]))  # noqa: NPY002
         yield
     finally:
-        components.axes_correlated_with_input_vector = original
+        components.axes_correlated_with_input_vector, components.DimrothWatson = original, distribution
         np.random.set_state(state)  # noqa: NPY002
+
+
+class _Inversion:
+    """In place of halotools' ``DimrothWatson``, for the one method that alignment components call."""
+
+    @staticmethod
+    def rvs(k):
+        return quantile(np.random.uniform(size=np.shape(k)), k)  # noqa: NPY002 halotools has seeded it
 
 
 def _cube_side(halocat) -> float:
