@@ -11,6 +11,8 @@ A covariance from n regions scatters. The Hartlap factor makes its inverse right
 noise in it: they scatter more than posteriors are wide (Dodelson and Schneider 2013, arXiv:1304.2593; Percival et al.
 2014, arXiv:1312.4841). The standard deviation of pulls that is to be expected is printed beside the one found.
 
+``--mean-covariance`` gives all data sets the mean of their covariances: what is left is the rest of the way.
+
 ``--linear`` fits <P2>(mu_cen) and <P2>(mu_sat) instead, in which omega is linear: least squares with exact tables, no
 sampler, many more mocks, for several numbers of regions.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,21 +134,43 @@ def _fit(data, templates, inverse, truth):
     return (found - truth) / np.sqrt(np.diag(covariance_of_fit)), residual @ inverse @ residual
 
 
+def with_mean_covariance(measurements: list[Measurement]) -> list[Measurement]:
+    """Each with the mean of the covariances of all, which has next to no noise: without Hartlap's factor."""
+    means, errors = [], {}
+    for found in zip(*(measurement.covariances for measurement in measurements), strict=True):
+        matrix = np.mean([covariance.matrix for covariance in found], axis=0)
+        means.append(replace(found[0], matrix=matrix, n_regions=None))
+        errors[found[0].statistics[0]] = np.sqrt(np.diag(matrix))
+    return [
+        replace(
+            measurement,
+            bins={name: replace(bins, error=errors[name]) for name, bins in measurement.bins.items()},
+            covariances=means,
+        )
+        for measurement in measurements
+    ]
+
+
 def recover(options):
     """Rows (box, mean of both parameters, their sd, share of the posterior nearer to the median than the truth)."""
     edges = parse_bins(options.bins)
     models = {name: HalotoolsMocks(HaloCatalogue.load(name)) for name in BOXES}
     truth = np.array(options.truth)
-    rows = []
-    for index, child in enumerate(tqdm(np.random.SeedSequence(options.seed).spawn(options.n), desc="data sets")):
+    measurements, seeds = [], []
+    for index, child in enumerate(tqdm(np.random.SeedSequence(options.seed).spawn(options.n), desc="measurements")):
         box = BOXES[index % len(BOXES)]
-        rng = np.random.default_rng(child)
+        seeds.append(int(np.random.default_rng(child).integers(2**31)))
         galaxies = models[box].populate(dict(zip(NAMES, truth, strict=True)) | OCCUPATION, child.spawn(1)[0])
-        measurement = measure(
-            galaxies.positions, galaxies.axes, models[box].Lbox, edges, options.regions, options.statistics
+        measurements.append(
+            measure(galaxies.positions, galaxies.axes, models[box].Lbox, edges, options.regions, options.statistics)
         )
+    if options.mean_covariance:
+        measurements = with_mean_covariance(measurements)
+    rows = []
+    for index, (measurement, seed) in enumerate(zip(tqdm(measurements, desc="posteriors"), seeds, strict=True)):
+        box = BOXES[index % len(BOXES)]
         try:
-            draws = posterior(measurement, options.emulator, int(rng.integers(2**31)))
+            draws = posterior(measurement, options.emulator, seed)
         except LoggedError as error:
             raise SystemExit(f"data set {index}: {error}") from error
         share = 2 * np.abs((draws < truth).mean(axis=0) - 0.5)
@@ -193,6 +218,9 @@ def main(arguments=None) -> None:
     parser.add_argument("--statistics", nargs="+", default=["omega"])
     parser.add_argument("--emulator", choices=tuple(THEORIES), default="network")
     parser.add_argument("--truth", nargs=2, type=float, default=[0.8, 0.3], metavar=("MU_CEN", "MU_SAT"))
+    parser.add_argument(
+        "--mean-covariance", action="store_true", help="the mean of all covariances for all, in place of each its own"
+    )
     parser.add_argument("--linear", type=int, default=0, metavar="N", help="linear fits to N mocks instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure", type=Path)
@@ -211,7 +239,9 @@ def main(arguments=None) -> None:
         f"\n{options.n} data sets, {', '.join(options.statistics)}, {n_bins} bins, {n_regions} regions, "
         f"{THEORIES[options.emulator]}"
     )
-    if len(options.statistics) == 1:
+    if options.mean_covariance:
+        print("one covariance for all, the mean: expected standard deviation of pulls: 1")
+    elif len(options.statistics) == 1:
         print(f"expected standard deviation of pulls: {expected_pull_sd(n_regions, n_bins):.3f}")
     print(
         "\n| parameter | mean pull | on pm160a | on pm160b | sd of pulls | KS p-value | within 68 % | within 95 % "
