@@ -95,3 +95,30 @@ def test_mocks_of_bad_parameters_write_nothing(tmp_path, capsys):
     assert main(["mock", str(tmp_path / "m.csv"), "--mu_cen", "0", "--mu_sat", "0"]) == 1
     assert "HDF5" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_mocks_without_galaxies_or_beyond_the_emulator_are_named(tmp_path, capsys):
+    pytest.importorskip("halotools")
+    out = tmp_path / "mock.hdf5"
+    strengths = ["-c", "pm40", "--mu_cen", "0.8", "--mu_sat", "0.3"]
+    assert main(["mock", str(out), *strengths, "--logMmin", "15", "--logM0", "15", "--logM1", "16"]) == 1
+    assert "No halo of pm40 got a galaxy at logMmin = 15" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["mock", str(out), *strengths, "--logMmin", "12", "--alpha", "2"]) == 0
+    assert "alpha = 2" in capsys.readouterr().err
+    assert main(["mock", str(out), *strengths, "--seed", "-1"]) == 1
+    assert "--seed must not be negative, got -1" in capsys.readouterr().err
+
+
+def test_an_output_that_is_the_input_is_refused(catalogue, tmp_path, capsys):
+    pytest.importorskip("halotools")
+    text = tmp_path / "galaxies.txt"
+    text.write_text("x y z\n1 2 3\n")
+    for path, arguments in (
+        (text, ["measure", str(text), "-o", str(tmp_path / "." / "galaxies.txt"), "--Lbox", "40"]),
+        (catalogue, ["mock", str(catalogue), "-c", str(catalogue), "--mu_cen", "0", "--mu_sat", "0"]),
+    ):
+        before = path.read_bytes()
+        assert main(arguments) == 1
+        assert "is the catalogue itself" in capsys.readouterr().err
+        assert path.read_bytes() == before

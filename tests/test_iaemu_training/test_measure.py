@@ -104,6 +104,19 @@ def test_pairs_of_a_single_region_make_no_measurement():
         measure(x, rng.normal(size=x.shape), LBOX, [0.1, 4.0], 2, ["omega"])
 
 
+@pytest.mark.parametrize("n", [2, 40])
+def test_pairs_that_share_one_border_get_no_error(n):
+    # A share of a pair stays when either of its regions goes: the mean of the rest would hardly scatter at all.
+    grid = np.stack(np.meshgrid(*[np.arange(2.5, 40, 5.0)] * 3), axis=-1).reshape(-1, 3)
+    rng = np.random.default_rng(4)
+    group = [10.0, 3.7, 3.8] + rng.uniform(-0.3, 0.3, (n, 3))
+    group[:2, 0] = 9.9, 10.1
+    x = np.concatenate([grid, group])
+    with pytest.warns(MeasureWarning, match=r"eta: left out 0.01-1 Mpc/h: fewer than 10 pairs, or in fewer than 5"):
+        measured = measure(x, rng.normal(size=x.shape), LBOX, [0.01, 1.0, 6.0, 9.0], 4)
+    assert all(bins.r_low.tolist() == [1.0, 6.0] for bins in measured.bins.values())
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from iaemu.measurement import SUFFIX
-from iaemu.parameters import PARAMETERS
+from iaemu.parameters import PARAMETERS, SupportError
 from iaemu.prediction import STATISTICS
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
@@ -80,6 +80,7 @@ def _measure(arguments) -> int:
 
     if arguments.output.suffix != SUFFIX:
         raise ValueError(f"{arguments.output}: measurements are text; name the file {SUFFIX}.")
+    _refuse_overwriting(arguments.catalogue, arguments.output)
     edges = parse_bins(arguments.bins)
     galaxies = read_galaxies(
         arguments.catalogue, arguments.positions, arguments.axes, arguments.select, arguments.scale
@@ -126,6 +127,12 @@ def _measure(arguments) -> int:
     return 0
 
 
+def _refuse_overwriting(catalogue, output: Path) -> None:
+    """An output that is the input would destroy it."""
+    if output.exists() and Path(catalogue).exists() and output.samefile(catalogue):
+        raise ValueError(f"The output {output} is the catalogue itself; give it another name.")
+
+
 def _add_mock(commands) -> None:
     parser = commands.add_parser(
         "mock",
@@ -156,10 +163,22 @@ def _mock(arguments) -> int:
 
     if arguments.output.suffix.lower() not in (".hdf5", ".h5"):
         raise ValueError(f"{arguments.output}: mocks are written as HDF5; name the file .hdf5.")
+    _refuse_overwriting(arguments.catalogue, arguments.output)
+    if arguments.seed < 0:
+        raise ValueError(f"--seed must not be negative, got {arguments.seed}.")
     catalogue = HaloCatalogue.load(arguments.catalogue)
     theta = {name: getattr(arguments, name) for name in PARAMETERS}
     model = HalotoolsMocks(catalogue)
     galaxies = model.populate(theta, arguments.seed)
+    if not len(galaxies.positions):
+        raise ValueError(
+            f"No halo of {arguments.catalogue} got a galaxy at logMmin = {theta['logMmin']:g}, logM1 = "
+            f"{theta['logM1']:g}; nothing was written. Take lower masses, or a larger box."
+        )
+    try:
+        model.support.enforce(theta, "raise")
+    except SupportError as error:
+        print(f"iaemu mock: {error} A fit of the mock cannot find its parameters.", file=sys.stderr)
     attributes = {"description": "halotools-IA mock", "catalogue": catalogue.name, "catalogue_sha256": catalogue.sha256}
     if "redshift" in catalogue.attributes:
         attributes["redshift"] = float(catalogue.attributes["redshift"])

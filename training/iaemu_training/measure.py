@@ -23,6 +23,9 @@ from .region_pairs import count_pairs_by_region
 #: Binnings by name.
 BINNINGS = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
 
+#: Bins of fewer pairs, or whose pairs are spread over fewer regions, get no error that means anything.
+MIN_PAIRS, MIN_REGIONS = 10, 5
+
 #: What the errors are, for the header of the file.
 ESTIMATOR = "delete-one jackknife over cubes, pairs across borders as in arXiv:2109.07071"
 
@@ -72,8 +75,9 @@ def measure(
     Returns
     -------
     Measurement
-        Without bins that have no pairs, or none without one of the regions; and with errors only where regions are too
-        few for a covariance. Either is a MeasureWarning, and an entry of ``metadata['notes']``.
+        Without bins of fewer than ``MIN_PAIRS`` pairs, or whose pairs lie in fewer than ``MIN_REGIONS`` regions (see
+        ``RegionSums.n_effective``), so that the jackknife knows nothing of their scatter; and with errors only where
+        regions are too few for a covariance. Either is a MeasureWarning, and an entry of ``metadata['notes']``.
 
     Raises
     ------
@@ -86,11 +90,12 @@ def measure(
     sums = count_pairs_by_region(positions, axes, Lbox, r_edges, n_regions_per_side, progress)
     values, estimates = whole_box(sums), delete_one(sums)
     low, high = sums.r_edges[:-1], sums.r_edges[1:]
+    enough = (sums.total.DD >= 2 * MIN_PAIRS) & (sums.n_effective >= MIN_REGIONS)  # ordered pairs
     notes, bins, kept = [], {}, {}
     for name in names:
         with np.errstate(invalid="ignore"):
             errors = np.sqrt(np.diag(covariance(estimates[name])))
-        used = (sums.total.DD > 0) & np.isfinite(estimates[name]).all(axis=0) & (errors > 0)
+        used = enough & np.isfinite(estimates[name]).all(axis=0) & (errors > 0)
         if not used.any():
             raise MeasurementError(
                 f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: {len(positions)} "
@@ -99,7 +104,9 @@ def measure(
             )
         if not used.all():
             where = ", ".join(f"{low[i]:.4g}-{high[i]:.4g}" for i in np.flatnonzero(~used))
-            notes.append(f"{name}: left out {where} Mpc/h, without pairs in the whole box or without one region")
+            notes.append(
+                f"{name}: left out {where} Mpc/h: fewer than {MIN_PAIRS} pairs, or in fewer than {MIN_REGIONS} regions"
+            )
         bins[name] = Bins(low[used], high[used], values[name][used], errors[used])
         kept[name] = estimates[name][:, used]
     covariances = []

@@ -73,6 +73,12 @@ class RegionSums:
         """Sums of the whole box, (n_bins,) each: those of :func:`~iaemu_training.galaxy_pairs.count_pairs`."""
         return PairSums(*(a.sum(axis=0) + 0.5 * c.sum(axis=0) for a, c in zip(self.auto, self.cross, strict=True)))
 
+    @property
+    def n_effective(self) -> np.ndarray:
+        """Regions that the pairs of a bin are spread over, (sum D)^2 / sum D^2, (n_bins,); 0 without pairs."""
+        pairs = self.auto.DD + 0.5 * self.cross.DD
+        return pairs.sum(axis=0) ** 2 / np.maximum((pairs**2).sum(axis=0), 1.0)
+
     def remaining(self, cross_weight: float = 1.0) -> PairSums:
         """Sums of the box without each region in turn, (n, n_bins) each.
 
