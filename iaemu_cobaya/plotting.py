@@ -192,7 +192,10 @@ def summarise(chain: Chain) -> str:
                 f"{best[name]:.4f}"
             )
         lines.append(f"  {_convergence(chain)}")
-    lines.append(f"  chi2 at the best fit: {best['chi2']:.2f}")
+    likelihoods = (chain.info.get("likelihood") or {}).values()
+    with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
+    which = " with the prediction's error, its log-determinant included" if with_determinant else ""
+    lines.append(f"  chi2{which} at the best fit: {best['chi2']:.2f}")
     return "\n".join(lines)
 
 
@@ -349,14 +352,14 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
                 band = np.quantile([draw[name] for draw in draws], [0.16, 0.84], axis=0)
             chi2 = like.chi2(best[name])
             n_bins = len(like.data_vector)
-            text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins"
+            # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
+            which = " from the errors of the data alone" if like.emulator_error else ""
+            text = rf"best fit, $\chi^2$ = {chi2:.1f}{which}, {n_bins} bins"
             like.plot(best[name], band, panels, label=text, color=COLORS[0])
             if len(likes) > 1:
                 panels[0].set_title(name, fontsize=10, loc="left")
-            # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
-            which = " with the errors of the data alone" if like.emulator_error else ""
             lines.append(
-                f"  {name}: chi2 = {chi2:.2f} at the best fit{which}, {n_bins} bins, {len(chain.sampled)} parameters"
+                f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
             )
         if band_left_out:
             lines.append(f"  no band: {n_asked} predictions would take more than {BAND_SECONDS:g} s")

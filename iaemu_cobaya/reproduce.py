@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from cobaya.log import LoggedError
+from cobaya.yaml import yaml_load_file
 
 from iaemu import box_error, emulator, tabulated
 from iaemu.artifact import shipped_artifact
@@ -32,6 +33,10 @@ from .reweighting import CORNERS, Moments, populate
 
 SAMPLES = (1, 2, 3)
 _HALOTOOLS = "iaemu_cobaya.HalotoolsIA"
+#: What the labels of routes by mocks begin with.
+_MOCKS = "halotools-IA"
+#: Options of a run with mocks that change its noise, its speed or nothing.
+_NO_MATTER = {"n_realisations", "seed", "processes", "speed", "stop_at_error", "version", "params", "type"}
 #: It starts close to the mode: share of the chain that is dropped.
 _HALOTOOLS_BURN_IN = 0.1
 THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
@@ -153,8 +158,8 @@ def direct_routes(
     weight = weight * tables.column("weight")
     n_mocks = points.n_mocks + corners.n_mocks
     return [
-        Route(f"halotools-IA, {n_points} points re-weighted", weighted, points.mu, np.ones(n_points), points.n_mocks),
-        Route(f"halotools-IA, mocks of {n_points} points pooled", pooled, draws, weight, n_mocks),
+        Route(f"{_MOCKS}, {n_points} points re-weighted", weighted, points.mu, np.ones(n_points), points.n_mocks),
+        Route(f"{_MOCKS}, mocks of {n_points} points pooled", pooled, draws, weight, n_mocks),
     ]
 
 
@@ -293,6 +298,7 @@ def reproduce(arguments) -> None:
         from iaemu_training.ensemble import MockEnsemble
 
         MockEnsemble(catalogues, n_realisations=2)
+    _refuse_losing(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     arguments.chains.mkdir(parents=True, exist_ok=True)
     _claim(arguments.chains, arguments.ess)
@@ -317,7 +323,8 @@ def reproduce(arguments) -> None:
         ensemble = {"catalogues": catalogues, "n_realisations": n_realisations[sample], "seed": 1}
         if sample == 1:
             chain = _halotools_chain(arguments, ensemble)
-            routes[sample].append(route_of(chain, "halotools-IA, Cobaya mcmc", _populated(chain)))
+            stopped = "" if _has_converged(chain) else ", stopped early"
+            routes[sample].append(route_of(chain, f"{_MOCKS}, Cobaya mcmc{stopped}", _populated(chain)))
         routes[sample] += direct_routes(
             sample, chains["tables"], ensemble, arguments.chains, n_points[sample], arguments.processes
         )
@@ -344,6 +351,28 @@ def reproduce(arguments) -> None:
     print(text)
 
 
+def _refuse_losing(arguments) -> None:
+    """Results of hours are not replaced by those of a shorter run."""
+    path = arguments.output / "results.json"
+    try:
+        routes = json.loads(path.read_text())["routes"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds something else ({error!r}); choose another folder with --output.") from error
+    lost = [sample for sample in routes if int(sample) not in arguments.samples]
+    if lost:
+        what = f"sample {', '.join(lost)}"
+    elif arguments.no_mocks and any(label.startswith(_MOCKS) for found in routes.values() for label in found):
+        what = "mocks"
+    else:
+        return
+    raise ValueError(
+        f"{arguments.output} holds results of {what}, which this run would replace and has not. Choose another folder "
+        "with --output."
+    )
+
+
 def _claim(folder: Path, ess_stop: int) -> None:
     """Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
 
@@ -355,15 +384,21 @@ def _claim(folder: Path, ess_stop: int) -> None:
         with open(shipped_artifact(module.SHIPPED), "rb") as file:
             made_with[f"the artifact {module.SHIPPED}, sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     path = folder / "made_with.json"
+    again = "Choose another folder with --chains, or remove this one."
     if not path.exists():
+        if any(folder.glob("sample*")):
+            raise ValueError(f"{folder} holds chains, but no {path.name} that says what they were made with. {again}")
         write_text(path, json.dumps(made_with, indent=1) + "\n")
         return
-    found = json.loads(path.read_text())
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {again}") from error
     for key in {**found, **made_with}:
         if found.get(key) != made_with.get(key):
             raise ValueError(
                 f"The chains and mocks in {folder} were made with {key} = {found.get(key)}, now it is "
-                f"{made_with.get(key)}. Choose another folder with --chains, or remove this one."
+                f"{made_with.get(key)}. {again}"
             )
 
 
@@ -379,18 +414,45 @@ def _for_each(option: str, values: list[int], samples: list[int], least: int) ->
 
 
 def _halotools_chain(arguments, ensemble) -> Chain:
+    info = halotools_input(ensemble, arguments.processes, arguments.chains / "sample1_halotools")
     if not arguments.halotools_chain:
-        info = halotools_input(ensemble, arguments.processes, arguments.chains / "sample1_halotools")
         return run_chain(info, _HALOTOOLS_BURN_IN)
     chain = load_chain(arguments.halotools_chain, _HALOTOOLS_BURN_IN)
-    theory = (chain.info.get("theory") or {}).get(_HALOTOOLS)
-    if theory is None or list(chain.info["likelihood"]) != [likelihood_name(1)]:
-        raise ChainError(f"--halotools-chain: {chain.root} is no run of HalotoolsIA with {likelihood_name(1)}.")
-    if _as_list(theory["catalogue"]) != ensemble["catalogues"]:
-        raise ChainError(
-            f"--halotools-chain: {chain.root} has mocks of {theory['catalogue']}, not of {ensemble['catalogues']}."
-        )
+    for key, theirs, ours in _differences(chain.info, info):
+        raise ChainError(f"--halotools-chain: {chain.root} has {key} = {theirs}; the comparison takes {ours}.")
     return chain
+
+
+def _differences(theirs: dict, ours: dict):
+    """What makes the posterior of a run another one: name, its value in both; ``ours`` is an input not yet updated."""
+    from cobaya.input import update_info
+
+    ours = update_info(ours)
+    for block, name in (("theory", _HALOTOOLS), ("likelihood", likelihood_name(1))):
+        found = theirs.get(block) or {}
+        if list(found) != [name]:
+            yield block, ", ".join(found), name
+            return
+        for key, value in ours[block][name].items():
+            other = found[name].get(key)
+            if key == "catalogue":
+                other = _as_list(other)
+            if key not in _NO_MATTER and (other or None) != (value or None):
+                yield f"{name}: {key}", other, value
+    for name in (*ALIGNMENT_PARAMETERS, *occupation(1)):
+        for key in ("prior", "value"):
+            values = [(info["params"].get(name) or {}).get(key) for info in (theirs, ours)]
+            if values[0] != values[1]:
+                yield f"{name}: {key}", *values
+
+
+def _has_converged(chain: Chain) -> bool:
+    """By the sampler's own criteria, as its checkpoint says."""
+    checkpoint = chain.root.with_name(chain.root.name + ".checkpoint")
+    if not checkpoint.is_file():
+        return False
+    (sampler,) = yaml_load_file(str(checkpoint))["sampler"].values()
+    return bool(sampler.get("converged"))
 
 
 def _populated(chain: Chain) -> int:

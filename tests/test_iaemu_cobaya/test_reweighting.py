@@ -12,6 +12,7 @@ from iaemu.alignment import mean_p2
 from iaemu.binning import TNG_EDGES
 from iaemu.emulator import Emulator
 from iaemu_cobaya import TNG300Sample1, reproduce
+from iaemu_cobaya.plotting import ChainError
 from iaemu_cobaya.reweighting import CORNERS, DirectPoints, populate
 
 
@@ -136,6 +137,15 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys):
     made_with.write_text(re.sub('(artifact tables.*": ").', r"\1x", made_with.read_text()))  # as after new tables
     assert reproduce.main([*folders, *options]) == 1
     assert "were made with the artifact tables-pm160.safetensors, sha256 = x" in capsys.readouterr().err
+    for content, message in (("", "is damaged"), ("[1]", "is damaged"), (None, "holds chains, but no made_with.json")):
+        made_with.write_text(content) if content is not None else made_with.unlink()
+        assert reproduce.main([*folders, *options]) == 1
+        assert message in capsys.readouterr().err
+    # A shorter run does not replace the results.
+    for shorter, message in ((["--samples", "3", "--no-mocks"], "results of mocks"), (["--samples", "1"], "sample 3")):
+        assert reproduce.main(["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "c"), *shorter]) == 1
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.md").read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -154,3 +164,38 @@ def test_it_uses_the_chain_of_the_shipped_example():
     info = reproduce.halotools_input(ensemble, 1, Path(example["output"]))
     info["theory"]["iaemu_cobaya.HalotoolsIA"].pop("processes")
     assert info == example
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda info: info["theory"]["iaemu_cobaya.HalotoolsIA"].update(seeds="fresh"), "seeds = fresh"),
+        (lambda info: info["theory"]["iaemu_cobaya.HalotoolsIA"].update(catalogue="pm40"), "catalogue = .'pm40'."),
+        (lambda info: info["likelihood"]["iaemu_cobaya.TNG300Sample1"].update(r_max=1.0), "r_max = 1.0"),
+        (lambda info: info["likelihood"]["iaemu_cobaya.TNG300Sample1"].update(emulator_error=False), "error = False"),
+        (lambda info: info["params"]["logMmin"].update(value=13.0), "logMmin: value = 13.0"),
+        (lambda info: info["params"]["mu_cen"]["prior"].update(min=0.5), "mu_cen: prior = .*0.5"),
+        (lambda info: info["theory"]["iaemu_cobaya.HalotoolsIA"].update(n_realisations=100, processes=2), None),
+    ],
+)
+def test_a_given_chain_must_be_of_the_same_posterior(tmp_path, change, message):
+    from cobaya.input import update_info
+    from cobaya.yaml import yaml_dump
+
+    pytest.importorskip("halotools")
+    ensemble = {"catalogues": ["pm160a", "pm160b"], "n_realisations": 40, "seed": 1}
+    info = update_info(reproduce.halotools_input(ensemble, 1, tmp_path / "c"))
+    change(info)
+    (tmp_path / "c.updated.yaml").write_text(yaml_dump(info))
+    names = "weight minuslogpost mu_cen mu_sat chi2__IA minuslogprior minuslogprior__0 chi2"
+    rows = np.ones((50, 9))
+    rows[:, 2:4] = np.random.default_rng(1).normal([0.8, 0.3], [0.01, 0.04], (50, 2))
+    np.savetxt(tmp_path / "c.1.txt", rows, header=f"{names} chi2__iaemu_cobaya.TNG300Sample1")
+    arguments = reproduce._parser().parse_args(["--halotools-chain", str(tmp_path / "c")])
+    if message is None:
+        assert not reproduce._has_converged(reproduce._halotools_chain(arguments, ensemble))
+        (tmp_path / "c.checkpoint").write_text("sampler: {mcmc: {converged: true}}")
+        assert reproduce._has_converged(reproduce._halotools_chain(arguments, ensemble))
+    else:
+        with pytest.raises(ChainError, match=message):
+            reproduce._halotools_chain(arguments, ensemble)
