@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import logging
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -80,19 +81,23 @@ def expected_pull_sd(n_regions: int, n_bins: int, n_parameters: int = 2, n: int 
     return float(np.std(shift[:, 0, 0] / np.sqrt(posterior[:, 0, 0])))
 
 
+@cache
+def tables() -> TabulatedModel:
+    return TabulatedModel.load()
+
+
+def templates_of(edges) -> np.ndarray:
+    """omega (n_bins, 2) for <P2> = 1 of the centrals and of the satellites."""
+    strengths = [dict(zip(NAMES, pair, strict=True)) for pair in ((1.0, 0.0), (0.0, 1.0))]
+    return np.stack([tables().predict({**OCCUPATION, **pair}, edges).omega for pair in strengths], axis=1)
+
+
 def linear(options) -> str:
     """Table of pulls of linear fits, by bins and regions; the same mocks for all."""
-    model = TabulatedModel.load()
     truth = mean_p2(torch.tensor(options.truth, dtype=torch.float64)).numpy()
     theta = dict(zip(NAMES, options.truth, strict=True)) | OCCUPATION
     cases = [(bins, n_side) for bins in ("tng300", "paper") for n_side in (3, 4, 5, 8)]
-    templates = {
-        bins: np.stack(
-            [model.predict({**OCCUPATION, "mu_cen": c, "mu_sat": 1.0 - c}, parse_bins(bins)).omega for c in (1.0, 0.0)],
-            axis=1,
-        )
-        for bins in ("tng300", "paper")
-    }
+    templates = {bins: templates_of(parse_bins(bins)) for bins in ("tng300", "paper")}
     found = {case: [] for case in cases}
     sequences = np.random.SeedSequence(options.seed).spawn(len(BOXES))
     for box, sequence in zip(BOXES, sequences, strict=True):
@@ -136,6 +141,10 @@ def _fit(data, templates, inverse, truth):
 
 def with_mean_covariance(measurements: list[Measurement]) -> list[Measurement]:
     """Each with the mean of the covariances of all, which has next to no noise: without Hartlap's factor."""
+    if len({tuple(len(c.matrix) for c in measurement.covariances) for measurement in measurements}) > 1 or any(
+        len(measurement.covariances) < len(measurement.bins) for measurement in measurements
+    ):
+        raise SystemExit("--mean-covariance: some data sets lack bins or a covariance; use other --bins or --regions.")
     means, errors = [], {}
     for found in zip(*(measurement.covariances for measurement in measurements), strict=True):
         matrix = np.mean([covariance.matrix for covariance in found], axis=0)
@@ -152,7 +161,8 @@ def with_mean_covariance(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def recover(options):
-    """Rows (box, mean of both parameters, their sd, share of the posterior nearer to the median than the truth)."""
+    """Rows (box, mean of both parameters, their sd, share of the posterior nearer to the median than the truth, linear
+    pulls)."""
     edges = parse_bins(options.bins)
     models = {name: HalotoolsMocks(HaloCatalogue.load(name)) for name in BOXES}
     truth = np.array(options.truth)
@@ -174,8 +184,21 @@ def recover(options):
         except LoggedError as error:
             raise SystemExit(f"data set {index}: {error}") from error
         share = 2 * np.abs((draws < truth).mean(axis=0) - 0.5)
-        rows.append((box, draws.mean(axis=0), draws.std(axis=0), share))
+        rows.append((box, draws.mean(axis=0), draws.std(axis=0), share, linear_pulls(measurement, options)))
     return rows
+
+
+def linear_pulls(measurement: Measurement, options) -> np.ndarray:
+    """Pulls (2,) of the linear fit to the same data; NaN unless they are omega with a covariance."""
+    if measurement.statistics != ("omega",) or not measurement.covariances:
+        return np.full(2, np.nan)
+    (covariance,) = measurement.covariances
+    edges = np.append(measurement.bins["omega"].r_low, measurement.bins["omega"].r_high[-1])
+    inverse = np.linalg.inv(covariance.matrix)
+    if covariance.n_regions is not None:
+        inverse *= (covariance.n_regions - len(inverse) - 2) / (covariance.n_regions - 1)
+    truth = mean_p2(torch.tensor(options.truth, dtype=torch.float64)).numpy()
+    return _fit(measurement.bins["omega"].value, templates_of(edges), inverse, truth)[0]
 
 
 def draw(rows, truth, pulls: np.ndarray, path: Path) -> None:
@@ -230,7 +253,7 @@ def main(arguments=None) -> None:
         return
     rows = recover(options)
     boxes = np.array([row[0] for row in rows])
-    mean, sd, share = (np.array([row[k] for row in rows]) for k in (1, 2, 3))
+    mean, sd, share, linear_fits = (np.array([row[k] for row in rows]) for k in (1, 2, 3, 4))
     pulls = (mean - np.array(options.truth)) / sd
     n_bins = (len(parse_bins(options.bins)) - 1) * len(options.statistics)
     n_regions = options.regions**3
@@ -240,20 +263,22 @@ def main(arguments=None) -> None:
         f"{THEORIES[options.emulator]}"
     )
     if options.mean_covariance:
-        print("one covariance for all, the mean: expected standard deviation of pulls: 1")
+        print("one covariance for all, the mean: pulls as of --linear, where it says 'with the mean covariance'")
     elif len(options.statistics) == 1:
         print(f"expected standard deviation of pulls: {expected_pull_sd(n_regions, n_bins):.3f}")
     print(
-        "\n| parameter | mean pull | on pm160a | on pm160b | sd of pulls | KS p-value | within 68 % | within 95 % "
-        "| posterior sd |\n" + "|---" * 9 + "|"
+        "\n| parameter | mean pull | on pm160a | on pm160b | sd of pulls | of linear fits to the same data "
+        "| KS p-value | within 68 % | within 95 % | posterior sd |\n" + "|---" * 10 + "|"
     )
     for i, name in enumerate(NAMES):
         by_box = [pulls[boxes == box, i].mean() for box in BOXES]
+        p_value = stats.kstest(pulls[:, i], "norm").pvalue
         print(
             f"| {name} ({options.truth[i]:g}) | {pulls[:, i].mean():+.2f} ± {noise[0]:.2f} "
             f"| {by_box[0]:+.2f} | {by_box[1]:+.2f} "
-            f"| {pulls[:, i].std(ddof=1):.2f} ± {noise[1]:.2f} | {stats.kstest(pulls[:, i], 'norm').pvalue:.2f} "
-            f"| {(share[:, i] < 0.68).mean():.0%} | {(share[:, i] < 0.95).mean():.0%} | {np.mean(sd[:, i]):.4f} |"
+            f"| {pulls[:, i].std(ddof=1):.2f} ± {noise[1]:.2f} | {linear_fits[:, i].std(ddof=1):.2f} "
+            f"| {p_value:.2f} | {(share[:, i] < 0.68).mean():.0%} | {(share[:, i] < 0.95).mean():.0%} "
+            f"| {np.mean(sd[:, i]):.4f} |"
         )
     if options.figure:
         draw(rows, options.truth, pulls, options.figure)
