@@ -13,10 +13,11 @@ import hashlib
 import json
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from cobaya.log import LoggedError
 from cobaya.yaml import yaml_load_file
 
@@ -29,7 +30,7 @@ from iaemu.sampling.diagnostics import ess
 from . import likelihood as likelihoods
 from .paper import TABLE_2
 from .plotting import Chain, ChainError, load_chain
-from .reweighting import CORNERS, Moments, populate
+from .reweighting import CORNERS, Moments, noise_of_fixed_seeds, populate
 
 SAMPLES = (1, 2, 3)
 _HALOTOOLS = "iaemu_cobaya.HalotoolsIA"
@@ -137,6 +138,27 @@ def route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
     steps = np.repeat(draws, weight.astype(int), axis=0)
     effective = float(np.min(ess(steps[None], "mean")))
     return Route(label, Moments(mean, std, std / np.sqrt(effective), effective), draws, weight, n_mocks)
+
+
+def chain_route(chain: Chain, tables: Chain) -> Route:
+    """The chain that populated mocks at each point; their own noise, the same at all points, is in its errors."""
+    from iaemu_training.ensemble import MockEnsemble
+
+    stopped = "" if _has_converged(chain) else ", stopped early"
+    route = route_of(chain, f"{_MOCKS}, Cobaya mcmc{stopped}", _populated(chain))
+    options = chain.info["theory"][_HALOTOOLS]
+    mocks = MockEnsemble(_as_list(options["catalogue"]), options["n_realisations"], options["seed"], options["seeds"])
+    like = make_likelihood(1)
+    edges = like.get_requirements()["ia_omega"]["r_edges"]
+    fixed = occupation(1)
+    theta = dict(zip(ALIGNMENT_PARAMETERS, route.moments.mean, strict=True)) | fixed
+    deviations = mocks.deviations(theta, edges, ("omega",))["omega"]
+    draws = np.stack([tables.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    model = tabulated.TabulatedModel.load().at_occupation(fixed, edges, ("omega",))
+    omega = model(torch.as_tensor(draws))["omega"].numpy()
+    noise = noise_of_fixed_seeds(like, draws, tables.column("weight"), omega, deviations)
+    moments = replace(route.moments, error=np.hypot(route.moments.error, noise))
+    return replace(route, moments=moments)
 
 
 def direct_routes(
@@ -323,8 +345,7 @@ def reproduce(arguments) -> None:
         ensemble = {"catalogues": catalogues, "n_realisations": n_realisations[sample], "seed": 1}
         if sample == 1:
             chain = _halotools_chain(arguments, ensemble)
-            stopped = "" if _has_converged(chain) else ", stopped early"
-            routes[sample].append(route_of(chain, f"{_MOCKS}, Cobaya mcmc{stopped}", _populated(chain)))
+            routes[sample].append(chain_route(chain, chains["tables"]))
         routes[sample] += direct_routes(
             sample, chains["tables"], ensemble, arguments.chains, n_points[sample], arguments.processes
         )

@@ -108,6 +108,32 @@ class DirectPoints:
         return weight, _moments(mu, weight, np.std(means, axis=0))
 
 
+def noise_of_fixed_seeds(like, mu, weight, omega, deviations) -> np.ndarray:
+    """Standard errors (2,) of the means of a posterior whose mocks are the same at all points, from their noise alone.
+
+    To first order: each of the mocks' deviations, added to a prediction without noise, shifts the means; the squares of
+    the shifts are summed. The length of a chain does not reduce it.
+
+    Parameters
+    ----------
+    like : IACorrelations
+        Of omega alone.
+    mu, weight : (n, 2), (n,)
+        Draws of the posterior without that noise.
+    omega : (n, n_bins)
+        Predicted there.
+    deviations : (K, n_bins)
+        Scaled deviations of the mocks' omega.
+    """
+    log_likelihood = like.log_likelihoods(omega)
+    mean = np.average(mu, axis=0, weights=weight)
+    shifts = []
+    for deviation in deviations:
+        log_weight = like.log_likelihoods(omega + deviation) - log_likelihood
+        shifts.append(np.average(mu, axis=0, weights=weight * np.exp(log_weight - log_weight.max())) - mean)
+    return np.sqrt(np.sum(np.square(shifts), axis=0))
+
+
 def _q(mu) -> np.ndarray:
     return mean_p2(torch.as_tensor(np.asarray(mu, dtype=np.float64))).numpy()
 

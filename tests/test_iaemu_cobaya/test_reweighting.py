@@ -13,7 +13,7 @@ from iaemu.binning import TNG_EDGES
 from iaemu.emulator import Emulator
 from iaemu_cobaya import TNG300Sample1, reproduce
 from iaemu_cobaya.plotting import ChainError
-from iaemu_cobaya.reweighting import CORNERS, DirectPoints, populate
+from iaemu_cobaya.reweighting import CORNERS, DirectPoints, noise_of_fixed_seeds, populate
 
 
 @cache
@@ -93,6 +93,21 @@ def test_pooled_mocks_are_far_less_noisy_and_know_how_much(like, exact):
     scatter = np.std(shifts, axis=0)
     assert np.all(scatter / exact[1] < 0.07)
     assert np.mean(errors, axis=0) / scatter == pytest.approx([1, 1], abs=0.5)
+
+
+def test_noise_of_mocks_that_are_the_same_everywhere_is_the_scatter_of_means(like):
+    grid = np.stack(np.meshgrid(np.linspace(0.7, 0.9, 60), np.linspace(0, 0.6, 60), indexing="ij"), axis=-1)
+    mu = grid.reshape(-1, 2)
+    predicted, loglikes = omega(mu), like.log_likelihoods(omega(mu))
+    weight = np.exp(loglikes - loglikes.max())
+    generator = np.random.default_rng(5)
+    deviations = 0.05 * like.bins["omega"].error * generator.normal(size=(20, 12))  # correlated between bins
+    error = noise_of_fixed_seeds(like, mu, weight, predicted, deviations)
+    means = []
+    for _ in range(400):
+        loglikes = like.log_likelihoods(predicted + generator.normal(size=20) @ deviations)
+        means.append(np.average(mu, axis=0, weights=np.exp(loglikes - loglikes.max())))
+    assert error == pytest.approx(np.std(means, axis=0), rel=0.12)
 
 
 def test_points_are_kept_and_gone_on_from(tmp_path):
