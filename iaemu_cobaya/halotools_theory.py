@@ -36,8 +36,10 @@ class HalotoolsIA(ForwardModelTheory):
     # More cores make the same mocks.
     _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
 
-    # Mocks have no gradient, and HMC's message should say so.
-    forward_torch = None
+    @property
+    def forward_torch(self):
+        """Mocks have no gradient, and HMC's message should say so. (As None, Cobaya would take it for an option.)"""
+        raise AttributeError("HalotoolsIA has no forward_torch.")
 
     def _load_model(self) -> ForwardModel:
         catalogues = [self.catalogue] if isinstance(self.catalogue, str | os.PathLike) else list(self.catalogue)
