@@ -101,6 +101,17 @@ def _tabulate(arguments) -> int:
     return 0
 
 
+def _add_tables(parser) -> None:
+    """Options of what is made from tables together with their catalogues."""
+    parser.add_argument("--tables", type=Path, default=None, help="tables (default: the shipped ones)")
+    parser.add_argument(
+        "--catalogue",
+        "-c",
+        action="append",
+        help="the catalogues that the tables were made from (default: by the names that the tables state)",
+    )
+
+
 def _add_box_error(commands) -> None:
     parser = commands.add_parser(
         "box-error",
@@ -110,13 +121,7 @@ def _add_box_error(commands) -> None:
         "killed, run the same command again: it goes on.",
     )
     parser.add_argument("output", type=Path, help="box error to write (.safetensors)")
-    parser.add_argument("--tables", type=Path, default=None, help="tables (default: the shipped ones)")
-    parser.add_argument(
-        "--catalogue",
-        "-c",
-        action="append",
-        help="the catalogues that the tables were made from (default: by the names that the tables state)",
-    )
+    _add_tables(parser)
     parser.add_argument(
         "--per-side", type=int, default=None, help="regions along each axis of a box (default: 3, so 27 regions)"
     )
@@ -159,13 +164,7 @@ def _add_dataset(commands) -> None:
         "again: it goes on. On 2 cores about 3 minutes for the labels of 110,526 points, and 0.2 s a mock.",
     )
     parser.add_argument("output", type=Path, help="data set to write (.hdf5)")
-    parser.add_argument("--tables", type=Path, default=None, help="tables (default: the shipped ones)")
-    parser.add_argument(
-        "--catalogue",
-        "-c",
-        action="append",
-        help="the catalogues that the tables were made from (default: by the names that the tables state)",
-    )
+    _add_tables(parser)
     parser.add_argument(
         "--points",
         choices=("tube", "sobol"),

@@ -13,6 +13,8 @@ import numpy as np
 
 from iaemu.binning import check_edges, shell_volumes
 
+from .periodic import cell_gap, minimum_image
+
 # Cells per search radius: smaller cells follow the search sphere more closely, but cost more look-ups. Measured best.
 _CELLS_PER_RADIUS = 2
 _MAX_CELLS = 96
@@ -174,22 +176,9 @@ def _count_columns(points, first, n_cells, Lbox, edges2, partial):
 @numba.njit(inline="always")
 def pair_terms(points, i, j, Lbox, edges2):
     """Bin of a pair, -1 if it lies in none, and what both of its orders add to S_omega and to S_eta."""
-    half = 0.5 * Lbox
-    dx = points[i, 0] - points[j, 0]
-    dy = points[i, 1] - points[j, 1]
-    dz = points[i, 2] - points[j, 2]
-    if dx > half:
-        dx -= Lbox
-    elif dx < -half:
-        dx += Lbox
-    if dy > half:
-        dy -= Lbox
-    elif dy < -half:
-        dy += Lbox
-    if dz > half:
-        dz -= Lbox
-    elif dz < -half:
-        dz += Lbox
+    dx = minimum_image(points[i, 0] - points[j, 0], Lbox)
+    dy = minimum_image(points[i, 1] - points[j, 1], Lbox)
+    dz = minimum_image(points[i, 2] - points[j, 2], Lbox)
     r2 = dx * dx + dy * dy + dz * dz
     b = len(edges2) - 2
     s_omega = 0.0
@@ -206,13 +195,3 @@ def pair_terms(points, i, j, Lbox, edges2):
         s_omega = (along_i * along_i + along_j * along_j) / r2 - 2.0 / 3.0
         s_eta = 2.0 * (cosine * cosine - 1.0 / 3.0)
     return b, s_omega, s_eta
-
-
-@numba.njit(inline="always")
-def cell_gap(i, j, n_cells, side):
-    """Squared smallest distance along one axis between points of cells i and j, periodic."""
-    apart = abs(i - j)
-    apart = min(apart, n_cells - apart)
-    # A part in 10^9 guards against pairs lost to rounding in a point's cell.
-    d = (apart - 1) * side * (1.0 - 1e-9)
-    return d * d if apart > 1 else 0.0

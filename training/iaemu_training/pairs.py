@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from .periodic import minimum_image, point_gap
+
 _LOOKUP = 8192
 
 
@@ -65,7 +67,6 @@ def two_halo_rows(
         low, n_span = 0, n_cells
     else:
         low, n_span = -span, 2 * span + 1
-    half = 0.5 * Lbox
     third = 1.0 / 3.0
     for k in numba.prange(len(rows)):
         out[k] = 0.0
@@ -91,21 +92,9 @@ def two_halo_rows(
                             continue
                         cell = (jx * n_cells + jy) * n_cells + jz
                         for j in range(first[cell], first[cell + 1]):
-                            dx = position[j, 0] - xi
-                            dy = position[j, 1] - yi
-                            dz = position[j, 2] - zi
-                            if dx > half:
-                                dx -= Lbox
-                            elif dx < -half:
-                                dx += Lbox
-                            if dy > half:
-                                dy -= Lbox
-                            elif dy < -half:
-                                dy += Lbox
-                            if dz > half:
-                                dz -= Lbox
-                            elif dz < -half:
-                                dz += Lbox
+                            dx = minimum_image(position[j, 0] - xi, Lbox)
+                            dy = minimum_image(position[j, 1] - yi, Lbox)
+                            dz = minimum_image(position[j, 2] - zi, Lbox)
                             r2 = dx * dx + dy * dy + dz * dz
                             if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
                                 continue
@@ -120,16 +109,6 @@ def two_halo_rows(
                             out[k, s, b, 0] += weight
                             out[k, s, b, 1] += weight * (along * along / r2 - third_i)
                             out[k, s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
-
-
-@numba.njit(inline="always")
-def point_gap(x, low, side, Lbox):
-    """Squared distance along one axis from x to the interval [low, low + side], periodic."""
-    d = abs(x - (low + 0.5 * side))
-    if d > 0.5 * Lbox:
-        d = Lbox - d
-    d -= 0.5 * side
-    return d * d if d > 0.0 else 0.0
 
 
 @numba.njit(parallel=True, cache=True)

@@ -12,7 +12,8 @@ import numba
 import numpy as np
 from tqdm import tqdm
 
-from .galaxy_pairs import PairSums, cell_gap, checked_galaxies, choose_cells, pair_terms, sort_into_cells
+from .galaxy_pairs import PairSums, checked_galaxies, choose_cells, pair_terms, sort_into_cells
+from .periodic import cell_gap
 
 # Seconds before a progress bar appears.
 _BAR_AFTER = 2.0

@@ -12,7 +12,8 @@ import numpy as np
 from iaemu.tabulated import ONE_HALO_COLUMNS
 
 from .catalogue import HaloCatalogue
-from .pairs import CellGrid, bin_lookup, one_halo_sums, point_gap
+from .pairs import CellGrid, bin_lookup, one_halo_sums
+from .periodic import minimum_image, point_gap
 from .tabulate import radial
 
 #: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
@@ -140,7 +141,7 @@ def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lb
         low, n_span = 0, n_cells
     else:
         low, n_span = -span, 2 * span + 1
-    half, third = 0.5 * Lbox, 1.0 / 3.0
+    third = 1.0 / 3.0
     for p in numba.prange(len(points)):
         i = points[p]
         xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
@@ -163,21 +164,9 @@ def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lb
                         continue
                     cell = (jx * n_cells + jy) * n_cells + jz
                     for j in range(first[cell], first[cell + 1]):
-                        dx = position[j, 0] - xi
-                        dy = position[j, 1] - yi
-                        dz = position[j, 2] - zi
-                        if dx > half:
-                            dx -= Lbox
-                        elif dx < -half:
-                            dx += Lbox
-                        if dy > half:
-                            dy -= Lbox
-                        elif dy < -half:
-                            dy += Lbox
-                        if dz > half:
-                            dz -= Lbox
-                        elif dz < -half:
-                            dz += Lbox
+                        dx = minimum_image(position[j, 0] - xi, Lbox)
+                        dy = minimum_image(position[j, 1] - yi, Lbox)
+                        dz = minimum_image(position[j, 2] - zi, Lbox)
                         r2 = dx * dx + dy * dy + dz * dz
                         if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
                             continue
