@@ -354,7 +354,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
             n_bins = len(like.data_vector)
             # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
             which = " from the errors of the data alone" if like.emulator_error else ""
-            text = rf"best fit, $\chi^2$ = {chi2:.1f}{which}, {n_bins} bins"
+            text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}"
             like.plot(best[name], band, panels, label=text, color=COLORS[0])
             if len(likes) > 1:
                 panels[0].set_title(name, fontsize=10, loc="left")

@@ -129,9 +129,14 @@ def run_chain(info: dict, burn_in: float | None = None) -> Chain:
     return load_chain(info["output"], burn_in)
 
 
+def strengths_of(chain: Chain) -> np.ndarray:
+    """mu_cen and mu_sat of a chain's rows, (n, 2)."""
+    return np.stack([chain.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+
+
 def route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
     """A chain's posterior, with Monte Carlo errors from its effective sample size."""
-    draws = np.stack([chain.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    draws = strengths_of(chain)
     weight = chain.column("weight")
     mean = np.average(draws, axis=0, weights=weight)
     std = np.sqrt(np.average((draws - mean) ** 2, axis=0, weights=weight))
@@ -153,7 +158,7 @@ def chain_route(chain: Chain, tables: Chain) -> Route:
     fixed = occupation(1)
     theta = dict(zip(ALIGNMENT_PARAMETERS, route.moments.mean, strict=True)) | fixed
     deviations = mocks.deviations(theta, edges, ("omega",))["omega"]
-    draws = np.stack([tables.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    draws = strengths_of(tables)
     model = tabulated.TabulatedModel.load().at_occupation(fixed, edges, ("omega",))
     omega = model(torch.as_tensor(draws))["omega"].numpy()
     noise = noise_of_fixed_seeds(like, draws, tables.column("weight"), omega, deviations)
@@ -175,7 +180,7 @@ def direct_routes(
         for name, values in ((f"sample{sample}_points", mu), (f"sample{sample}_corners", CORNERS))
     )
     weighted = points.weighted(like, np.array([-0.5 * row["chi2"] for row in rows]))
-    draws = np.stack([tables.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
+    draws = strengths_of(tables)
     weight, pooled = points.pooled(like, draws, -0.5 * tables.column("chi2"), corners)
     weight = weight * tables.column("weight")
     n_mocks = points.n_mocks + corners.n_mocks
