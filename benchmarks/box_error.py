@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from iaemu.binning import TNG_EDGES
-from iaemu.deviations import combine
-from iaemu.emulator import Emulator
+from iaemu.models.base import combine
+from iaemu.models.factorised import Emulator
 from iaemu.prediction import STATISTICS
-from iaemu_cobaya.measurement import Measurement
+from iaemu_cobaya.likelihoods.data_files import Measurement
 
 SAMPLES = {
     1: (0.79, 0.30, 12.54, 0.26, 12.68, 13.48, 1.0),
@@ -66,8 +66,8 @@ def join(sums: dict, per_side: int) -> dict:
 
 
 def print_direct(emulator: Emulator) -> None:
-    from iaemu_training.box_error import count_directly, direct_deviations
-    from iaemu_training.catalogue import HaloCatalogue
+    from iaemu_training.halos.catalogue import HaloCatalogue
+    from iaemu_training.tables.box_error import count_directly, direct_deviations
 
     box_error = emulator.box_error
     catalogues = [HaloCatalogue.load(name) for name in box_error.metadata["catalogues"]]

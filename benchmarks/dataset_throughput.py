@@ -2,9 +2,9 @@
 
     python benchmarks/dataset_throughput.py --workers 2
 
-Labels: the paper's set, by `iaemu_training.dataset` with worker processes. Mocks: one box, at the three TNG300 samples,
-halotools' `populate` followed by its `tpcf`, `ed_3d`, `ee_3d` and by the fused count, in turns, so that a slower moment
-of the machine hits both; and ours at points of the support. One core each.
+Labels: the paper's set, by `iaemu_training.dataset.make` with worker processes. Mocks: one box, at the three TNG300
+samples, halotools' `populate` followed by its `tpcf`, `ed_3d`, `ee_3d` and by the fused count, in turns, so that a
+slower moment of the machine hits both; and ours at points of the support. One core each.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import numpy as np
 from halotools.mock_observables import ed_3d, ee_3d, tpcf
 
 from iaemu.binning import PAPER_EDGES
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.catalogue import HaloCatalogue
-from iaemu_training.cluster import one_thread
-from iaemu_training.dataset import DatasetSettings, make_dataset
-from iaemu_training.galaxy_pairs import count_pairs
-from iaemu_training.mocks import HalotoolsMocks
-from iaemu_training.support import sobol_points
+from iaemu.models.tables import TabulatedModel
+from iaemu_training.dataset.make import DatasetSettings, make_dataset
+from iaemu_training.dataset.points import sobol_points
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.pairs.galaxies import count_pairs
+from iaemu_training.work.cluster import one_thread
 
 TNG_POINTS = {
     "tng1": [0.79, 0.30, 12.54, 0.26, 12.68, 13.48, 1.0],

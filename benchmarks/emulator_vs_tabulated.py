@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from iaemu.emulator import Emulator
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.metrics import bin_median, fractional_error, relative_rms
+from iaemu.models.factorised import Emulator
+from iaemu.models.tables import TabulatedModel
+from iaemu_training.evaluation.metrics import bin_median, fractional_error, relative_rms
 
 
 def main(argv=None) -> None:

@@ -13,7 +13,7 @@ import argparse
 import numpy as np
 import torch
 
-from iaemu.emulator import Emulator
+from iaemu.models.factorised import Emulator
 from iaemu.prediction import STATISTICS
 
 

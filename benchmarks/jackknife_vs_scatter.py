@@ -12,7 +12,7 @@ mocks: halotools-IA mocks at the occupation of TNG300 sample 1, on the shipped h
     scatter lacks that of structure, which the jackknife of xi includes: its errors must be larger there.
 
 Printed is, by bin, (mean jackknife variance / variance of the catalogues)^1/2. ``--cross-weights`` compares what may be
-done with pairs across the borders of regions (see iaemu_training.jackknife).
+done with pairs across the borders of regions (see iaemu_training.measuring.jackknife).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tqdm import trange
 from iaemu.binning import PAPER_EDGES, bin_centers
 from iaemu.parameters import PARAMETERS
 from iaemu.prediction import STATISTICS
-from iaemu_training.jackknife import covariance, delete_one, matched_cross_weight, statistics
-from iaemu_training.region_pairs import count_pairs_by_region
+from iaemu_training.measuring.jackknife import covariance, delete_one, matched_cross_weight, statistics
+from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
 SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
 
@@ -75,8 +75,8 @@ def realisations(make, n: int, seed: int):
 
 def mocks(catalogue: str, n: int, seed: int):
     """``n`` halotools-IA mocks on one shipped catalogue."""
-    from iaemu_training.catalogue import HaloCatalogue
-    from iaemu_training.mocks import HalotoolsMocks
+    from iaemu_training.halos.catalogue import HaloCatalogue
+    from iaemu_training.mocks.halotools import HalotoolsMocks
 
     model = HalotoolsMocks(HaloCatalogue.load(catalogue))
     for galaxies in model.iterate(SAMPLE_1, n, seed):

@@ -16,10 +16,10 @@ import logging
 import numpy as np
 from tng_posteriors import OCCUPATION, posterior
 
-from iaemu.emulator import Emulator
+from iaemu.models.factorised import Emulator
 from iaemu.sampling import diagnostics
 from iaemu_cobaya import TNG300Sample1
-from iaemu_cobaya.plotting import COLORS, Chain, load_chain
+from iaemu_cobaya.chains.plotting import COLORS, Chain, load_chain
 
 ALIGNMENT = ("mu_cen", "mu_sat")
 COSMOLOGY = ("omegam", "sigma8")

@@ -20,9 +20,9 @@ from scipy.optimize import minimize
 from tng_posteriors import LIKELIHOODS, OCCUPATION
 from tqdm import tqdm
 
-from iaemu.alignment import mean_p2
 from iaemu.binning import TNG_EDGES
-from iaemu.mass_dependence import PIVOT, MassDependentModel
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.models.laws import PIVOT, MassDependentModel
 
 #: name, samples, options of the likelihood of sample 3
 FITS = (

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from iaemu.alignment import mean_p2
 from iaemu.binning import PAPER_EDGES, nesting_matrix
-from iaemu.mass_dependence import central_strengths
-from iaemu.modes import Occupations
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.catalogue import HaloCatalogue
-from iaemu_training.metrics import relative_rms
-from iaemu_training.pairs import CellGrid, bin_lookup, two_halo_rows
-from iaemu_training.species import Resolution, Species
-from iaemu_training.tabulate import Donors, build_tracers
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.halomodel.modes import Occupations
+from iaemu.models.laws import central_strengths
+from iaemu.models.tables import TabulatedModel
+from iaemu_training.evaluation.metrics import relative_rms
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.pairs.tracers import CellGrid, bin_lookup, two_halo_rows
+from iaemu_training.tables.species import Resolution, Species
+from iaemu_training.tables.tracers import Donors, build_tracers
 
 PIVOT = 12.5
 TNG = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaemu.emulator import Emulator
+from iaemu.models.factorised import Emulator
 from iaemu.prediction import STATISTICS
 
 BATCHES = (1, 64, 4096, 32768)

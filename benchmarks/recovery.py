@@ -32,16 +32,16 @@ from cobaya.run import run
 from scipy import stats
 from tqdm import tqdm
 
-from iaemu.alignment import mean_p2
+from iaemu.halomodel.alignment import mean_p2
 from iaemu.measurement import Measurement
+from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import OCCUPATION_PARAMETERS
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.catalogue import HaloCatalogue
-from iaemu_training.jackknife import covariance, delete_one
-from iaemu_training.jackknife import statistics as whole_box
-from iaemu_training.measure import measure, parse_bins
-from iaemu_training.mocks import HalotoolsMocks
-from iaemu_training.region_pairs import count_pairs_by_region
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.measuring.estimators import measure, parse_bins
+from iaemu_training.measuring.jackknife import covariance, delete_one
+from iaemu_training.measuring.jackknife import statistics as whole_box
+from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
 OCCUPATION = dict(zip(OCCUPATION_PARAMETERS, (12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
 NAMES = ("mu_cen", "mu_sat")

@@ -28,11 +28,11 @@ from cobaya.model import get_model
 from cobaya.sampler import get_sampler
 
 from iaemu.binning import PAPER_EDGES
+from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
-from iaemu.tabulated import TabulatedModel
 from iaemu_cobaya import Bins, Measurement
-from iaemu_cobaya.gradient import LogPosterior
+from iaemu_cobaya.gradients.log_posterior import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 POSTERIORS = {

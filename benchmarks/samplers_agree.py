@@ -21,7 +21,7 @@ from tng_posteriors import posterior
 
 from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
-from iaemu_cobaya.gradient import LogPosterior
+from iaemu_cobaya.gradients.log_posterior import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 

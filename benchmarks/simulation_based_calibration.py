@@ -20,7 +20,7 @@ from scipy import stats
 from tqdm import trange
 
 from iaemu.sampling import Sampler, Settings, diagnostics
-from iaemu_cobaya.gradient import LogPosterior
+from iaemu_cobaya.gradients.log_posterior import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 

@@ -18,7 +18,7 @@ Interrupted runs resume: mocks are kept per point in --output. Example:
 
     python benchmarks/tabulated_vs_halotools.py --n-mocks 48 --processes 2
 
-With --slope, centrals have a strength that depends on their host's mass (iaemu.mass_dependence), in the mocks by a
+With --slope, centrals have a strength that depends on their host's mass (iaemu.models.laws), in the mocks by a
 strength for each galaxy.
 """
 
@@ -43,12 +43,12 @@ from scipy import special, stats
 from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
-from iaemu.mass_dependence import PIVOT, MassDependentModel
+from iaemu.models.laws import PIVOT, MassDependentModel
+from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import OCCUPATION_PARAMETERS
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.catalogue import HaloCatalogue
-from iaemu_training.galaxy_pairs import count_pairs, random_pairs
-from iaemu_training.mocks import HalotoolsMocks
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.pairs.galaxies import count_pairs, random_pairs
 
 BINNINGS = {"paper": PAPER_EDGES, "TNG": TNG_EDGES}
 FINE_EDGES = union_edges(PAPER_EDGES, TNG_EDGES)

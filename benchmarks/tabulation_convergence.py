@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from iaemu.binning import PAPER_EDGES
-from iaemu.tabulated import TabulatedModel
-from iaemu_training.catalogue import HaloCatalogue
-from iaemu_training.metrics import relative_rms
-from iaemu_training.species import Resolution
-from iaemu_training.tabulate import TabulationSettings, tabulate
+from iaemu.models.tables import TabulatedModel
+from iaemu_training.evaluation.metrics import relative_rms
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.tables.species import Resolution
+from iaemu_training.tables.tabulate import TabulationSettings, tabulate
 
 
 def variants(base: TabulationSettings) -> dict[str, TabulationSettings]:

@@ -12,10 +12,10 @@ import logging
 import numpy as np
 import torch
 
-from iaemu.alignment import mean_p2
 from iaemu.binning import TNG_EDGES
-from iaemu.emulator import Emulator
-from iaemu.tabulated import TabulatedModel
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.models.factorised import Emulator
+from iaemu.models.tables import TabulatedModel
 from iaemu_cobaya import TNG300Sample1, TNG300Sample2, TNG300Sample3
 
 OCCUPATION = {

@@ -2,12 +2,12 @@
 
 from iaemu import __version__
 from iaemu.measurement import Bins, Covariance, MeasurementError
-
-from .halotools_theory import HalotoolsIA
-from .hmc import HMC
-from .likelihood import IACorrelations, TNG300Sample1, TNG300Sample2, TNG300Sample3
-from .measurement import Measurement
-from .theory import IAEmu, MassDependentIA, TabulatedIA
+from iaemu_cobaya.likelihoods.correlations import IACorrelations
+from iaemu_cobaya.likelihoods.data_files import Measurement
+from iaemu_cobaya.likelihoods.packaged import TNG300Sample1, TNG300Sample2, TNG300Sample3
+from iaemu_cobaya.sampler.hmc import HMC
+from iaemu_cobaya.theories.halotools import HalotoolsIA
+from iaemu_cobaya.theories.models import IAEmu, MassDependentIA, TabulatedIA
 
 __all__ = [
     "HMC",

@@ -14,7 +14,7 @@ def product_name(statistic: str, tag: str | None = "", deviations: bool = False)
     """Name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
 
     ``ia_omega_deviations`` is the error of the prediction of ``ia_omega``, see
-    :meth:`iaemu_cobaya.theory.ForwardModelTheory.get_result`.
+    :meth:`iaemu_cobaya.theories.base.ForwardModelTheory.get_result`.
     """
     return "_".join(["ia", statistic, *(["deviations"] if deviations else []), *([tag] if tag else [])])
 

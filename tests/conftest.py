@@ -17,7 +17,7 @@ def no_figure_stays_open():
 @pytest.fixture(scope="session")
 def pm40():
     pytest.importorskip("h5py")
-    from iaemu_training.catalogue import HaloCatalogue
+    from iaemu_training.halos.catalogue import HaloCatalogue
 
     return HaloCatalogue.load("pm40")
 
@@ -27,7 +27,7 @@ def pm40_tables(pm40):
     """Tables of pm40 over a small support, with every mass and rank resolution at its default."""
     pytest.importorskip("numba")
     from iaemu.parameters import Support
-    from iaemu_training.tabulate import TabulationSettings, tabulate
+    from iaemu_training.tables.tabulate import TabulationSettings, tabulate
 
     support = Support(logMmin=(11.5, 12.8), log_mass_complete=11.0172)
     return tabulate([pm40], support, settings=TabulationSettings(mode_samples=1024), progress=False)

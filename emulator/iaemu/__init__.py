@@ -1,8 +1,8 @@
 """Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): exact tables, emulators, samplers."""
 
-from ._version import __version__
-from .parameters import PARAMETERS, Support, SupportError, SupportWarning
-from .prediction import STATISTICS, ForwardModel, Prediction
+from iaemu._version import __version__
+from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
+from iaemu.prediction import STATISTICS, ForwardModel, Prediction
 
 __all__ = [
     "PARAMETERS",

@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ._version import __version__
-from .files import write_whole
+from iaemu._version import __version__
+from iaemu.files import write_whole
 
 FORMAT = "iaemu-artifact-1"
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
-from .parameters import Support
+from iaemu.parameters import Support
 
 STATISTICS = ("xi", "omega", "eta")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iaemu.alignment import mean_p2
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, bin_centers, check_edges, find_edges, union_edges
+from iaemu.halomodel.alignment import mean_p2
 from iaemu.parameters import PARAMETERS, Support, as_theta
 from iaemu.prediction import STATISTICS, Prediction
 

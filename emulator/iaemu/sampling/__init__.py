@@ -13,14 +13,14 @@ Knows of densities only, of no cosmology. A log-density maps points (n, d) to va
 ``print(result)`` shows a table. :class:`Sampler` is the same in steps, which can be stored and resumed.
 """
 
-from .errors import SamplingError
-from .hmc import HMCInfo, State
-from .laplace import Laplace
-from .metric import Metric
-from .nuts import NUTSInfo
-from .sampler import Draws, Sampler, SamplingResult, sample
-from .settings import Settings
-from .transforms import Transform
+from iaemu.sampling.errors import SamplingError
+from iaemu.sampling.hmc import HMCInfo, State
+from iaemu.sampling.laplace import Laplace
+from iaemu.sampling.metric import Metric
+from iaemu.sampling.nuts import NUTSInfo
+from iaemu.sampling.sampler import Draws, Sampler, SamplingResult, sample
+from iaemu.sampling.settings import Settings
+from iaemu.sampling.transforms import Transform
 
 __all__ = [
     "Draws",

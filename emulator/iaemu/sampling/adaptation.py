@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .metric import Metric
+from iaemu.sampling.metric import Metric
 
 
 class DualAveraging(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from .transforms import Transform
+from iaemu.sampling.transforms import Transform
 
 
 class Density:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from .integrators import GRADIENTS, Density, integrate
+from iaemu.sampling.integrators import GRADIENTS, Density, integrate
 
 #: Energy error beyond which a trajectory is called divergent, as in Stan.
 DIVERGENCE = 1000.0

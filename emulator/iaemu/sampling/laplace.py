@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import torch
 
-from .errors import SamplingError
-from .integrators import Density
-from .metric import Metric
+from iaemu.sampling.errors import SamplingError
+from iaemu.sampling.integrators import Density
+from iaemu.sampling.metric import Metric
 
 #: Displacement of the differences, in standard deviations of the approximation so far.
 _DIFFERENCE = 1e-2

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from .hmc import DIVERGENCE, State, init
-from .integrators import Density, integrate
+from iaemu.sampling.hmc import DIVERGENCE, State, init
+from iaemu.sampling.integrators import Density, integrate
 
 __all__ = ["NUTSInfo", "init", "step"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import diagnostics, hmc, nuts
-from .adaptation import (
+from iaemu.sampling import diagnostics, hmc, nuts
+from iaemu.sampling.adaptation import (
     DualAveraging,
     Moments,
     dual_averaging_init,
@@ -28,13 +28,13 @@ from .adaptation import (
     window_begin,
     window_ends,
 )
-from .density import Density
-from .errors import SamplingError
-from .integrators import GRADIENTS
-from .laplace import approximate, scatter
-from .metric import Metric
-from .settings import Settings
-from .transforms import Transform
+from iaemu.sampling.density import Density
+from iaemu.sampling.errors import SamplingError
+from iaemu.sampling.integrators import GRADIENTS
+from iaemu.sampling.laplace import approximate, scatter
+from iaemu.sampling.metric import Metric
+from iaemu.sampling.settings import Settings
+from iaemu.sampling.transforms import Transform
 
 #: Chains by type of device: a batch of 64 costs a processor little more than one of 1, one of 512 a GPU.
 N_CHAINS = {"cpu": 64}

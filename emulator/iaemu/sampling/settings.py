@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from .integrators import INTEGRATORS
+from iaemu.sampling.integrators import INTEGRATORS
 
 METHODS = ("hmc", "nuts")
 

@@ -1,0 +1,221 @@
+"""Mean occupations of species of tracers, and the amplitudes of the modes that they are made of.
+
+Every expected pair sum of the mock model is a quadratic form (two-halo) or a linear one (one-halo) in the mean
+occupations of species, (host-mass bin) and (host-mass bin, rank bin). Within the support, two-halo occupations are
+spanned by a few dozen modes. Those of <Ncen> and <Nsat> have their amplitudes from all species; those of the rank
+dependence from a few well-chosen ones (empirical interpolation, Barrault et al. 2004, C. R. Math. 339, 667).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from iaemu.artifact import ArtifactError
+from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_tail_sums
+
+#: central: <Ncen>; satellite: mean of P(N >= k) over a rank bin; central_satellite: mean of <Ncen> P(N >= k), for
+#: pairs in one host; satellite_pair: mean of P(N >= k) over pairs of ranks in one host whose larger is k.
+KINDS = ("central", "satellite", "central_satellite", "satellite_pair")
+
+
+@dataclass
+class Block:
+    """Occupations of one kind, as sums over entries, and optionally a linear map to mode amplitudes.
+
+    The occupation of a species is the sum over its entries of ``coefficient * f(log_mass, rank)``: f is <Ncen>, or the
+    sum of P(N >= l) over l >= rank (so that a rank bin is the difference of two entries), or their product.
+
+    Attributes
+    ----------
+    kind : str, one of ``KINDS``
+    log_mass, rank, species, coefficient : (n_entries,)
+        ``rank`` is not used by "central"; ``species`` counts from 0.
+    matrix : (n_species, n_modes) or None
+        From occupations to amplitudes; None: the occupations themselves.
+    """
+
+    kind: str
+    log_mass: np.ndarray
+    rank: np.ndarray
+    species: np.ndarray
+    coefficient: np.ndarray
+    matrix: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}.")
+
+    @property
+    def n_amplitudes(self) -> int:
+        return int(self.species.max()) + 1 if self.matrix is None else self.matrix.shape[1]
+
+
+class Occupations:
+    """Amplitudes of named blocks; what they share, <Ncen>, <Nsat> and P(N >= k), is evaluated once.
+
+    Parameters
+    ----------
+    blocks : dict of str to Block
+
+    Attributes
+    ----------
+    log_mass : tensor (n_masses,)
+        All masses at which the blocks are evaluated [log10 Msun/h].
+    """
+
+    def __init__(self, blocks: dict[str, Block]):
+        self.blocks = blocks
+        masses = np.concatenate([block.log_mass for block in blocks.values()])
+        ranks = np.concatenate(
+            [np.where(block.kind == "central", 0, 1) * np.asarray(block.rank) for block in blocks.values()]
+        )
+        mass_nodes, mass_index = np.unique(masses, return_inverse=True)
+        points, point_index = np.unique(np.stack([mass_index, ranks.astype(np.int64)]), axis=1, return_inverse=True)
+        ranked = points[1] > 0
+        row = np.cumsum(ranked) - 1
+        self.point_mass, self.point_rank = points[0][ranked], points[1][ranked]
+        self.log_mass = torch.as_tensor(mass_nodes)
+        self._point_mass = torch.as_tensor(self.point_mass)
+        self._point_rank = torch.as_tensor(self.point_rank.astype(np.float64))
+        self._terms = {}
+        start = 0
+        for name, block in blocks.items():
+            part = slice(start, start + len(block.log_mass))
+            start = part.stop
+            self._terms[name] = (
+                torch.as_tensor(mass_index[part]),
+                torch.as_tensor(row[point_index[part]]),
+                torch.as_tensor(np.asarray(block.species, dtype=np.int64)),
+                torch.as_tensor(np.asarray(block.coefficient, dtype=np.float64)),
+                None if block.matrix is None else torch.as_tensor(np.asarray(block.matrix, dtype=np.float64)),
+            )
+
+    def amplitudes(self, theta: torch.Tensor, central_weight: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Amplitudes (n, n_amplitudes) of each block at ``theta``, (n, 5) float64, ``OCCUPATION_PARAMETERS``.
+
+        With ``central_weight``, (n, n_masses) at the masses ``log_mass``, those of the blocks of centrals come once
+        more, as ``weighted_...``: with <Ncen> times the weight in place of <Ncen>.
+        """
+        logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
+        kinds = {block.kind for block in self.blocks.values()}
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM) if kinds & {"central", "central_satellite"} else None
+        single = pair = None
+        if kinds != {"central"}:
+            nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
+            single, pair = rank_tail_sums(nsat[:, self._point_mass], self._point_rank)
+        centrals = {"": ncen}
+        if central_weight is not None:
+            centrals["weighted_"] = ncen * central_weight
+        result = {}
+        for name, (mass, point, _, _, _) in self._terms.items():
+            kind = self.blocks[name].kind
+            if kind == "satellite":
+                result[name] = self._total(name, single[:, point])
+            elif kind == "satellite_pair":
+                result[name] = self._total(name, pair[:, point])
+            else:
+                for prefix, centrals_at in centrals.items():
+                    value = centrals_at[:, mass]
+                    result[prefix + name] = self._total(name, value if kind == "central" else single[:, point] * value)
+        return result
+
+    def _total(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Amplitudes of a block from the values (n, n_entries) of f at its entries."""
+        _, _, species, coefficient, matrix = self._terms[name]
+        total = torch.zeros(len(value), int(species.max()) + 1, dtype=value.dtype)
+        total = total.index_add(1, species, value * coefficient)
+        return total if matrix is None else total @ matrix
+
+    def central_entries(self, theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """What the blocks of centrals add up at one occupation ``theta``, (5,): mass, species and value of each entry.
+
+        The mass is an index of ``log_mass``. The occupation of a species is the sum of the values of its entries; each
+        is proportional to <Ncen> at its mass, so a weight by mass multiplies it.
+        """
+        logMmin, sigma_logM, logM0, logM1, alpha = theta.unbind()
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
+        nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
+        single, _ = rank_tail_sums(nsat[self._point_mass], self._point_rank)
+        entries = {}
+        for name, (mass, point, species, coefficient, _) in self._terms.items():
+            kind = self.blocks[name].kind
+            if kind in ("central", "central_satellite"):
+                value = ncen[mass] * coefficient
+                entries[name] = mass, species, value if kind == "central" else value * single[point]
+        return entries
+
+    def matrix(self, name: str) -> torch.Tensor | None:
+        """The linear map (n_species, n_modes) of a block from occupations to amplitudes."""
+        return self._terms[name][4]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Arrays for a file; what blocks have in common is stored once."""
+        arrays = {
+            "occupations.log_mass": self.log_mass.numpy(),
+            "occupations.point_mass": self.point_mass.astype(np.int32),
+            "occupations.point_rank": self.point_rank.astype(np.int32),
+        }
+        before: dict[str, np.ndarray] = {}
+        for name, (mass, point, species, coefficient, matrix) in self._terms.items():
+            index = mass if self.blocks[name].kind == "central" else point
+            entries = {"index": index.numpy().astype(np.int32), "species": species.numpy().astype(np.int32)}
+            for field, values in entries.items():
+                if not np.array_equal(values, before.get(field)):
+                    arrays[f"{name}.{field}"] = values
+            before = entries
+            arrays[f"{name}.coefficient"] = coefficient.numpy()
+            if matrix is not None:
+                arrays[f"{name}.matrix"] = matrix.numpy()
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> Occupations:
+        """The inverse of :meth:`to_arrays`; ``kinds`` maps the blocks' names to their kinds."""
+        try:
+            log_mass, point_mass, point_rank = (
+                arrays[f"occupations.{name}"] for name in ("log_mass", "point_mass", "point_rank")
+            )
+            blocks, index, species = {}, None, None
+            for name, kind in kinds.items():
+                index = arrays.get(f"{name}.index", index)
+                species = arrays.get(f"{name}.species", species)
+                mass = index if kind == "central" else point_mass[index]
+                rank = np.zeros(len(index), dtype=np.int64) if kind == "central" else point_rank[index]
+                coefficient = arrays[f"{name}.coefficient"]
+                blocks[name] = Block(kind, log_mass[mass], rank, species, coefficient, arrays.get(f"{name}.matrix"))
+        except (KeyError, IndexError, TypeError) as error:
+            raise ArtifactError(f"The tables of occupations are incomplete: {error}.") from error
+        return cls(blocks)
+
+
+class ExpectedCounts:
+    """Expected numbers of galaxies, and their variance, from hosts counted at mass nodes.
+
+    Parameters
+    ----------
+    log_mass : (n_nodes,) [log10 Msun/h]
+    count : (n_boxes, n_nodes) hosts
+
+    Attributes
+    ----------
+    log_mass : tensor (n_nodes,)
+    """
+
+    def __init__(self, log_mass, count):
+        self.log_mass = torch.as_tensor(np.asarray(log_mass, dtype=np.float64))
+        self._count = torch.as_tensor(np.atleast_2d(np.asarray(count, dtype=np.float64)))
+
+    def __call__(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Centrals, satellites and the variance of their sum, each (n, n_boxes); Bernoulli and Poisson."""
+        logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
+        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
+        nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
+        return ncen @ self._count.T, nsat @ self._count.T, (ncen * (1.0 - ncen) + nsat) @ self._count.T
+
+    def centrals(self, theta: torch.Tensor) -> torch.Tensor:
+        """Centrals of all boxes together at each mass node, (n, n_nodes), at ``theta`` (n, 5)."""
+        logMmin, sigma_logM = theta[:, 0, None], theta[:, 1, None]
+        return mean_ncen(self.log_mass, logMmin, sigma_logM) * self._count.sum(dim=0)

@@ -1,0 +1,157 @@
+"""Predictions at one occupation, as functions of the alignment strengths alone.
+
+At fixed occupation xi is a constant, omega linear and eta quadratic in q(mu), see :mod:`iaemu.halomodel.alignment`:
+whatever the forward model costs is paid once, and a batch of strengths takes one small matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, as_theta
+
+
+class FixedOccupation:
+    """xi, omega and eta at strengths mu; float64 or the precision of mu, differentiable.
+
+    Made by ``at_occupation`` of the forward models.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,)
+        [Mpc/h]
+    ingredients : mapping of "xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to tensors (n_bins,)
+        Means over pairs. Statistics whose ingredients are not there are not predicted.
+    n_gal, f_sat : float or None
+    deviations : function without arguments, optional
+        Gives the scaled deviations (K, n_bins) of the ingredients by name, or None if there are none; called once, when
+        they are asked for.
+
+    Attributes
+    ----------
+    statistics : tuple of str
+        What it predicts.
+    r_edges, n_gal, f_sat
+        As in :class:`iaemu.prediction.Prediction`.
+    """
+
+    def __init__(
+        self,
+        r_edges,
+        ingredients: Mapping[str, torch.Tensor],
+        n_gal=None,
+        f_sat=None,
+        deviations: Callable[[], Mapping[str, torch.Tensor] | None] | None = None,
+    ):
+        self.r_edges = r_edges
+        self._find_deviations = deviations
+        self.n_gal, self.f_sat = n_gal, f_sat
+        self._xi = ingredients.get("xi")
+        self._omega, self._eta = omega_rows(ingredients), eta_rows(ingredients)
+        held = {"xi": self._xi, "omega": self._omega, "eta": self._eta}
+        self.statistics = tuple(name for name, value in held.items() if value is not None)
+
+    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Statistics (n, n_bins) by name.
+
+        Parameters
+        ----------
+        mu : tensor (n, 2)
+            ``mu_cen, mu_sat`` in [-1, 1].
+
+        Raises
+        ------
+        ValueError
+            A value outside [-1, 1], or NaN.
+        """
+        values = {}
+        if self._xi is not None:
+            values["xi"] = self._xi.to(mu).expand(len(mu), -1)
+        return values | self._oriented(mu, self._omega, self._eta)
+
+    @property
+    def n_deviations(self) -> int:
+        """Number of deviations; 0: the model has none."""
+        return 0 if self._held_deviations is None else len(next(iter(self._held_deviations.values())))
+
+    def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Scaled deviations (n, n_deviations, n_bins) by statistic: sum_k d_k d_k^T is the covariance of the error.
+
+        Parameters
+        ----------
+        mu : tensor (n, 2)
+
+        Raises
+        ------
+        ValueError
+            The model has no deviations (``n_deviations`` is 0); or as for the statistics.
+        """
+        held = self._held_deviations
+        if held is None:
+            raise ValueError(
+                "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
+                "has no box error for its catalogues. Make one with `iaemu-train box-error`."
+            )
+        values = {}
+        if "xi" in held:
+            values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
+        # Bins of all deviations side by side are as one long row of bins.
+        flat = self._oriented(mu, *self._deviation_rows)
+        return values | {name: value.reshape(len(mu), self.n_deviations, -1) for name, value in flat.items()}
+
+    @cached_property
+    def _held_deviations(self):
+        return None if self._find_deviations is None else self._find_deviations()
+
+    @cached_property
+    def _deviation_rows(self):
+        flat = {name: value.flatten() for name, value in self._held_deviations.items()}
+        return omega_rows(flat), eta_rows(flat)
+
+    @staticmethod
+    def _oriented(mu, omega, eta) -> dict[str, torch.Tensor]:
+        if omega is None and eta is None:
+            return {}
+        q = mean_p2(mu)
+        values = {}
+        if omega is not None:
+            values["omega"] = q @ omega.to(mu)
+        if eta is not None:
+            q_cen, q_sat = q.unbind(dim=1)
+            values["eta"] = torch.stack([q_cen**2, q_cen * q_sat, q_sat**2], dim=1) @ eta.to(mu)
+        return values
+
+
+def omega_rows(ingredients) -> torch.Tensor | None:
+    """Rows (2, n) that q_cen and q_sat multiply, or None if the ingredients are not there."""
+    return torch.stack([ingredients["A_c"], ingredients["A_s"]]) if "A_c" in ingredients else None
+
+
+def eta_rows(ingredients) -> torch.Tensor | None:
+    """Rows (3, n) that q_cen^2, q_cen q_sat and q_sat^2 multiply, or None if the ingredients are not there."""
+    if "E_cc" not in ingredients:
+        return None
+    return torch.stack([ingredients["E_cc"], 2.0 * ingredients["E_cs"], ingredients["E_ss"]])
+
+
+def without_alignment(occupation) -> torch.Tensor:
+    """Parameters (1, 7) in float64 at one occupation, with strengths of zero.
+
+    Parameters
+    ----------
+    occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+
+    Raises
+    ------
+    KeyError, ValueError
+        A parameter is missing, unknown, not one number, or not finite.
+    """
+    values = as_theta(occupation, OCCUPATION_PARAMETERS).detach().to(device="cpu", dtype=torch.float64)
+    if values.ndim != 1:
+        raise ValueError(f"at_occupation takes one occupation, not a batch of shape {tuple(values.shape[:-1])}.")
+    return torch.as_tensor(np.concatenate([np.zeros(len(ALIGNMENT_PARAMETERS)), values.numpy()]))[None]

@@ -1,0 +1,242 @@
+"""Alignment of centrals that depends on the mass of their host, from the same tables as one strength for all.
+
+    mu_cen(M) = mu_cen + mu_cen_slope * (log10 M - pivot),    M the host halo's mass [Msun/h],
+
+clipped to [-1, 1], outside of which there is no Dimroth-Watson distribution. arXiv:2504.05235 names such a strength as
+the remedy for galaxies of low mass, which one strength does not describe. In every expected sum over orientations a
+central then counts with <Ncen>(M) q(mu_cen(M)) in place of q(mu_cen) <Ncen>(M), once for each time that its own
+orientation enters; as the other member of a pair it counts with <Ncen>(M), as in DD. The tables are sums over species
+in host mass, and their modes were fitted to such products too, so nothing is approximated beyond what they are.
+
+The clip is part of the model, not of the arithmetic: beyond it the strength no longer follows the line, and has no
+gradient. :meth:`MassDependentModel.clipped_share` tells how many centrals it concerns. Tables know hosts by bins of
+mass, and predictions would have a kink wherever a bin reaches the clip; so here the clip is averaged over a few bins.
+That lowers the strength by at most ``CLIP_WIDTH * slope / 8``, of centrals so close to the clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from iaemu.binning import check_edges
+from iaemu.halomodel.alignment import mean_p2, orientation_statistics
+from iaemu.models.fixed_occupation import without_alignment
+from iaemu.models.tables import CentralResponse, TabulatedModel, correlations, predict_in_parts
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.prediction import STATISTICS, Prediction, check_statistics
+
+SLOPE = "mu_cen_slope"
+
+#: 10^13 Msun/h, where the TNG300 samples together determine the strength best [log10 Msun/h].
+PIVOT = 13.0
+
+#: Range of log10 host mass over which the clip is averaged [dex]: four mass bins of the shipped tables.
+CLIP_WIDTH = 0.04
+
+
+@dataclass(frozen=True)
+class MassDependentSupport(Support):
+    """The support of tables, and the range of the slope.
+
+    Attributes
+    ----------
+    mu_cen_slope : (float, float)
+        Range of the slope [1 / dex].
+    """
+
+    mu_cen_slope: tuple[float, float] = (-2.0, 2.0)
+
+    parameters = (*PARAMETERS, SLOPE)
+
+    @classmethod
+    def of(cls, support: Support) -> MassDependentSupport:
+        """The support of a model in the seven parameters, with the default range of the slope."""
+        return cls(**asdict(support))
+
+    def bounds(self, name: str, logMmin) -> tuple:
+        return self.mu_cen_slope if name == SLOPE else super().bounds(name, logMmin)
+
+
+def central_strengths(mu_cen, slope, log_mass: torch.Tensor, pivot: float, clip_width: float = 0.0) -> torch.Tensor:
+    """mu_cen(M), clipped to [-1, 1].
+
+    Parameters
+    ----------
+    mu_cen, slope : tensors (n,)
+    log_mass : tensor (n_masses,)
+        [log10 Msun/h]
+    pivot : float
+    clip_width : float
+        Average the clip over this range about each mass [dex].
+
+    Returns
+    -------
+    tensor (n, n_masses)
+    """
+    line = mu_cen[:, None] + slope[:, None] * (log_mass - pivot)
+    if clip_width == 0.0:
+        return line.clamp(-1.0, 1.0)
+    half = (0.5 * clip_width * slope.abs()).clamp(min=1e-12)[:, None]
+    # Few masses, if any, are near the clip.
+    near = torch.nonzero((line.detach().abs() > 1.0 - half.detach()).any(dim=0)).flatten()
+    if not len(near):
+        return line
+    part = line[:, near]
+    clipped = (part - _mean_excess(part, half) + _mean_excess(-part, half)).clamp(-1.0, 1.0)
+    return line.index_copy(1, near, clipped)
+
+
+def _mean_excess(x: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
+    """Mean of max(x + u - 1, 0) over u in [-half, half]."""
+    reach = (x + (half - 1.0)).clamp(min=0.0)
+    return torch.where(reach < 2.0 * half, reach.square() / (4.0 * half), reach - half)
+
+
+class MassDependentModel:
+    """Expected xi, omega and eta of mocks whose centrals align with a strength that is linear in log host mass.
+
+    Its ``predict`` and ``at_occupation`` are those of :class:`iaemu.models.tables.TabulatedModel` with one parameter
+    more, ``mu_cen_slope`` [1 / dex], and equal them at a slope of 0.
+
+    Parameters
+    ----------
+    tables : TabulatedModel
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength is ``mu_cen``.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+        ``PARAMETERS`` and ``mu_cen_slope``.
+    support : MassDependentSupport
+    pivot : float
+    r_edges, box_volumes, metadata
+        Of the tables.
+
+    Raises
+    ------
+    ValueError
+        ``pivot`` is not a mass between 8 and 17.
+    """
+
+    def __init__(self, tables: TabulatedModel, pivot: float = PIVOT):
+        if not 8.0 <= pivot <= 17.0:
+            raise ValueError(
+                f"pivot = {pivot:g} must be the log10 of a halo mass in Msun/h, between 8 and 17; try {PIVOT:g}."
+            )
+        self.tables = tables
+        self.pivot = float(pivot)
+        self.support = MassDependentSupport.of(tables.support)
+        self.parameters = self.support.parameters
+        self.r_edges, self.box_volumes, self.metadata = tables.r_edges, tables.box_volumes, tables.metadata
+
+    @classmethod
+    def load(cls, path=None, pivot: float = PIVOT) -> MassDependentModel:
+        """From a file of tables, by default those shipped; errors as of :meth:`TabulatedModel.load`."""
+        return cls(TabulatedModel.load(path), pivot)
+
+    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
+        """As :meth:`iaemu.models.tables.TabulatedModel.predict`, with ``theta`` (..., 8)."""
+        names = check_statistics(statistics)
+
+        def evaluate(part):
+            mu_cen, mu_sat, slope = part[:, 0], part[:, 1], part[:, -1]
+            sums = self.tables.sums(
+                part[:, : len(PARAMETERS)],
+                r_edges,
+                lambda log_mass: mean_p2(central_strengths(mu_cen, slope, log_mass, self.pivot, CLIP_WIDTH)),
+            )
+            # The sums hold the factors q of the centrals: what is left of them is 1, that of full alignment.
+            rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
+            return correlations(sums, rest, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
+
+        return predict_in_parts(self, evaluate, theta, r_edges, support)
+
+    def at_occupation(
+        self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise"
+    ) -> MassDependentFixedOccupation:
+        """As :meth:`iaemu.models.tables.TabulatedModel.at_occupation`; strengths are (mu_cen, mu_sat, mu_cen_slope)."""
+        statistics = check_statistics(statistics)
+        theta = without_alignment(occupation)
+        self.tables.support.enforce(theta, support)
+        response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) :], r_edges)
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        return MassDependentFixedOccupation(edges, response, statistics, self.pivot, self.support.mu_cen_slope)
+
+    def clipped_share(self, theta) -> np.ndarray:
+        """Expected share of the centrals whose strength is clipped, shape (...), of points ``theta`` (..., 8)."""
+        theta = as_theta(theta, self.parameters).detach().double()
+        flat = theta.reshape(-1, len(self.parameters))
+        log_mass, centrals = self.tables.expected_centrals(flat[:, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)])
+        clipped = (flat[:, :1] + flat[:, -1:] * (log_mass - self.pivot)).abs() > 1.0
+        share = (centrals * clipped).sum(dim=1) / centrals.sum(dim=1)
+        return share.reshape(theta.shape[:-1]).numpy()
+
+
+class MassDependentFixedOccupation:
+    """xi, omega and eta at one occupation, as functions of mu_cen, mu_sat and mu_cen_slope; differentiable.
+
+    Made by :meth:`MassDependentModel.at_occupation`. omega is linear in q(mu_cen(M)) at the host masses of the tables,
+    and eta quadratic.
+
+    Attributes
+    ----------
+    statistics : tuple of str
+        What it predicts.
+    r_edges, n_gal, f_sat
+        As in :class:`iaemu.prediction.Prediction`.
+    """
+
+    def __init__(self, r_edges, response: CentralResponse, statistics, pivot: float, slopes: tuple[float, float]):
+        sums = response.sums
+        DD = sums.DD[0]
+        self.r_edges, self.statistics = r_edges, statistics
+        self.n_gal, self.f_sat = float(sums.n_gal), float(sums.f_sat)
+        self._pivot, self._slopes = pivot, slopes
+        # Masses without centrals, to rounding: below the step of <Ncen>.
+        used = response.modes.abs().amax(dim=1) > 1e-16 * response.modes.abs().max()
+        self._log_mass = response.log_mass[used]
+        self._xi = DD / sums.RR[0] - 1.0
+        self._A_c, self._E_cs = response.A_c[used] / DD, response.E_cs[used] / DD
+        self._modes, self._E_cc = response.modes[used], response.E_cc / DD[:, None, None]
+        self._A_s, self._E_ss = sums.A_s / DD, sums.E_ss / DD
+
+    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Statistics (n, n_bins) by name, float64.
+
+        Parameters
+        ----------
+        mu : tensor (n, 3)
+            ``mu_cen, mu_sat, mu_cen_slope``: the first two in [-1, 1], the third in the range of the support.
+
+        Raises
+        ------
+        ValueError
+            A value outside, or NaN.
+        """
+        mu = mu.double()
+        values = {}
+        if "xi" in self.statistics:
+            values["xi"] = self._xi.expand(len(mu), -1)
+        if "omega" not in self.statistics and "eta" not in self.statistics:
+            return values
+        mu_cen, mu_sat, slope = mu.unbind(dim=1)
+        low, high = self._slopes
+        inside = (mu_cen.abs() <= 1.0) & (mu_sat.abs() <= 1.0) & (slope >= low) & (slope <= high)
+        if not bool(inside.all()):
+            point = ", ".join(f"{value:.6g}" for value in mu.detach()[~inside][0].tolist())
+            raise ValueError(f"mu_cen, mu_sat, {SLOPE} = {point} lie outside [-1, 1], [-1, 1] and [{low:g}, {high:g}].")
+        q = mean_p2(central_strengths(mu_cen, slope, self._log_mass, self._pivot, CLIP_WIDTH))
+        ingredients = {"A_s": self._A_s, "E_ss": self._E_ss}
+        if "omega" in self.statistics:
+            ingredients["A_c"] = q @ self._A_c
+        if "eta" in self.statistics:
+            amplitudes = q @ self._modes
+            half = torch.einsum("bij,nj->nbi", self._E_cc, amplitudes)
+            ingredients["E_cc"] = torch.einsum("nbi,ni->nb", half, amplitudes)
+            ingredients["E_cs"] = q @ self._E_cs
+        rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
+        return values | orientation_statistics(rest, ingredients, self.statistics)

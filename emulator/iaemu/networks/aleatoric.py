@@ -1,0 +1,123 @@
+"""Aleatoric uncertainty: the scatter of one measurement of a finite volume about its expectation.
+
+Mock to mock, xi, omega and eta scatter because occupations and orientations are random. To leading order the variance
+is inverse to the number of pairs in a bin, which the emulator knows; a small network learns the factor that remains,
+from the scatter of halotools-IA mocks: galaxies are shared between pairs, and occupations and orientations depend on
+parameters. It belongs to the volume of the catalogue and scales inversely with volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.networks.factorised import FactorisedNet
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
+from iaemu.prediction import STATISTICS
+
+_N_INPUTS = len(OCCUPATION_PARAMETERS) + len(ALIGNMENT_PARAMETERS)
+
+
+class AleatoricNet(nn.Module):
+    """From parameters to log(variance x pairs) of xi / (1 + xi), omega and eta in each bin of each binning.
+
+    Inputs are those of :class:`~iaemu.networks.factorised.FactorisedNet` and q(mu_cen), q(mu_sat). Outputs (..., 3
+    n_bins), one binning after the other, each with one statistic after the other.
+
+    Parameters
+    ----------
+    n_bins : sequence of int
+        Numbers of bins of the binnings.
+    width, depth : int
+        Units in a hidden layer, number of hidden layers.
+    n_members : int
+        Networks whose outputs are averaged: few mocks determine each.
+    """
+
+    def __init__(self, n_bins: Sequence[int], width: int = 64, depth: int = 2, n_members: int = 4):
+        super().__init__()
+        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "n_members": int(n_members)}
+        self.n_bins = tuple(int(n) for n in n_bins)
+        self.n_outputs = len(STATISTICS) * sum(self.n_bins)
+        sizes = [_N_INPUTS] + [width] * depth
+        self.members = nn.ModuleList()
+        for _ in range(n_members):
+            layers = []
+            for n_in, n_out in pairwise(sizes):
+                layers += [nn.Linear(n_in, n_out), nn.SiLU()]
+            self.members.append(nn.Sequential(*layers, nn.Linear(width, self.n_outputs)))
+        self.register_buffer("output_mean", torch.zeros(self.n_outputs, dtype=torch.float64))
+
+    @staticmethod
+    def inputs(network: FactorisedNet, theta: torch.Tensor) -> torch.Tensor:
+        """Inputs (..., 7) from parameters (..., 7)."""
+        n = len(ALIGNMENT_PARAMETERS)
+        return torch.cat([network.inputs(theta[..., n:]), mean_p2(theta[..., :n].clamp(-1.0, 1.0))], dim=-1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        inputs = inputs.to(self.members[0][0].weight.dtype)
+        return torch.stack([member(inputs) for member in self.members]).mean(dim=0) + self.output_mean
+
+    def columns(self, binning: int, statistic: str) -> slice:
+        """Outputs of one statistic in one binning."""
+        n = self.n_bins[binning]
+        start = len(STATISTICS) * sum(self.n_bins[:binning]) + n * STATISTICS.index(statistic)
+        return slice(start, start + n)
+
+
+class Aleatoric:
+    """The network with the bin-bin correlations of the scatter.
+
+    Attributes
+    ----------
+    network : AleatoricNet
+    correlations : list (one per binning) of dict of statistic to (n_bins, n_bins) array
+        Mean correlation matrix of the scatter, over the mocks it was fitted to.
+    volume : float
+        To which the scatter belongs [(Mpc/h)^3].
+    """
+
+    def __init__(self, network: AleatoricNet, correlations: list[dict[str, np.ndarray]], volume: float):
+        self.network = network.eval().requires_grad_(False)
+        self.correlations = correlations
+        self.volume = float(volume)
+
+    @staticmethod
+    def variance(network: AleatoricNet, inputs, binning: int, statistic: str, xi, pairs) -> torch.Tensor:
+        """Variance (n, n_bins) of one statistic in the volume, in the bins of one binning.
+
+        Parameters
+        ----------
+        network : AleatoricNet
+            In the precision and on the device of the inputs.
+        inputs : (n, 7) of :meth:`AleatoricNet.inputs`
+        xi, pairs : (n, n_bins)
+            Prediction, and expected number of ordered pairs in the volume.
+        """
+        factor = torch.exp(network(inputs)[:, network.columns(binning, statistic)])
+        amplitude = (1.0 + xi) ** 2 if statistic == "xi" else 1.0
+        return factor * amplitude / pairs
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        for binning, matrices in enumerate(self.correlations):
+            arrays |= {f"correlation.{binning}.{name}": np.asarray(matrix) for name, matrix in matrices.items()}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, np.ndarray], config: dict, volume: float) -> Aleatoric:
+        """The inverse of :meth:`to_arrays`; KeyError or RuntimeError if something is missing."""
+        network = AleatoricNet(**config)
+        prefix = "network."
+        state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        network.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        correlations = [
+            {name: arrays[f"correlation.{binning}.{name}"] for name in STATISTICS}
+            for binning in range(len(network.n_bins))
+        ]
+        return cls(network, correlations, volume)

@@ -1,0 +1,100 @@
+"""FactorisedNet: a network for what does not depend on the alignment strengths; those enter exactly.
+
+At fixed occupation omega = q(mu_cen) A_c + q(mu_sat) A_s and eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss, so the
+network maps the five occupation parameters to xi, A_c, A_s, E_cc, E_cs, E_ss and nothing else has to be learned:
+omega = eta = 0 at mu_cen = mu_sat = 0, and xi is independent of mu, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import nn
+
+from iaemu.parameters import OCCUPATION_PARAMETERS, ZHENG07_LINE, Support
+
+#: What the network gives in each bin; the first is log(1 + xi).
+INGREDIENTS = ("log_1p_xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
+
+#: What it gives once for a point: log10 of the galaxy number density [(Mpc/h)^-3], and the satellite fraction.
+SCALARS = ("log10_density", "f_sat")
+
+#: Smooth, so that gradients are.
+ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
+
+
+class FactorisedNet(nn.Module):
+    """A multilayer perceptron with smooth activations from occupation parameters to standardised ingredients.
+
+    Inputs are ``logMmin`` and the offsets of the other four from the Zheng et al. 2007 line, scaled to [-1, 1] over
+    the support's tube. Outputs, (..., 6 n_bins + 2), are the six ingredients of each bin of each binning, one binning
+    after the other, then the two scalars; standardised with means and standard deviations kept as buffers.
+
+    Parameters
+    ----------
+    support : Support
+    n_bins : sequence of int
+        Numbers of bins of the binnings it predicts natively.
+    width, depth : int
+        Units in a hidden layer, number of hidden layers.
+    activation : str
+        Name in ``ACTIVATIONS``.
+    """
+
+    def __init__(
+        self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3, activation: str = "silu"
+    ):
+        super().__init__()
+        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
+        self.n_bins = tuple(int(n) for n in n_bins)
+        n_outputs = len(INGREDIENTS) * sum(self.n_bins) + len(SCALARS)
+        sizes = [len(OCCUPATION_PARAMETERS)] + [width] * depth
+        layers = []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(width, n_outputs)
+        low, high = support.logMmin
+        fits = [ZHENG07_LINE[name] for name in OCCUPATION_PARAMETERS[1:]]
+        self.register_buffer("line_slope", torch.tensor([0.0] + [fit.slope for fit in fits], dtype=torch.float64))
+        self.register_buffer(
+            "line_intercept", torch.tensor([0.5 * (low + high)] + [fit.intercept for fit in fits], dtype=torch.float64)
+        )
+        half = [0.5 * (high - low)] + [support.n_rmse * fit.rmse for fit in fits]
+        self.register_buffer("half_width", torch.tensor(half, dtype=torch.float64))
+        self.register_buffer("output_mean", torch.zeros(n_outputs, dtype=torch.float64))
+        self.register_buffer("output_std", torch.ones(n_outputs, dtype=torch.float64))
+
+    def inputs(self, theta: torch.Tensor) -> torch.Tensor:
+        """Network inputs (..., 5) from occupation parameters (..., 5)."""
+        line = self.line_slope * theta[..., :1] + self.line_intercept
+        return (theta - line) / self.half_width
+
+    def standardised(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
+        """Standardised outputs (..., n_outputs), or only the ``rows`` asked for."""
+        hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
+        if rows is None:
+            return self.output(hidden)
+        return nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
+
+    def forward(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
+        """Outputs in physical units."""
+        rows = slice(None) if rows is None else rows
+        return self.standardised(theta, rows) * self.output_std[rows] + self.output_mean[rows]
+
+    def rows(self, binning: int, ingredients: Sequence[str]) -> torch.Tensor:
+        """Indices of the outputs that hold the given ingredients of a binning, one ingredient after the other."""
+        start = len(INGREDIENTS) * sum(self.n_bins[:binning])
+        n = self.n_bins[binning]
+        return torch.cat([torch.arange(n) + start + n * INGREDIENTS.index(name) for name in ingredients])
+
+    def scalar_rows(self) -> torch.Tensor:
+        """Indices of the outputs that hold the scalars."""
+        start = len(INGREDIENTS) * sum(self.n_bins)
+        return torch.arange(start, start + len(SCALARS))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}

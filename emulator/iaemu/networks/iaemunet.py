@@ -1,0 +1,152 @@
+"""IAEmuNet: the network of IAEmu (arXiv:2504.05235, section 3.1), layer by layer, 660,602 parameters.
+
+A perceptron embeds the seven parameters in 128 numbers; three convolutional decoders, one a statistic, turn these into
+a mean and a variance in each of 20 bins. The paper leaves the widths out; they are those of the published network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, repeat
+
+import torch
+from torch import nn
+
+from iaemu.parameters import PARAMETERS
+from iaemu.prediction import STATISTICS
+
+N_BINS = 20
+
+#: Features before, between and after the five linear layers of the embedding.
+_EMBEDDING = (len(PARAMETERS), 128, 128, 256, 256, 128)
+#: Channels before, between and after the six convolutions of a decoder that keep the length of the signal.
+_CHANNELS = (7, 14, 28, 28, 56, 112, 112)
+_LENGTH = 100
+
+
+class Layer(nn.Module):
+    """A linear map or a convolution, then LeakyReLU, batch normalisation and dropout.
+
+    Parameters
+    ----------
+    operation : nn.Module
+    shape : sequence of int
+        Of the operation's output for one point; the first is the number of features or channels.
+    dropout : float
+    """
+
+    def __init__(self, operation: nn.Module, shape: Sequence[int], dropout: float):
+        super().__init__()
+        self.operation = operation
+        self.activation = nn.LeakyReLU()
+        self.norm = nn.BatchNorm1d(shape[0])
+        self.dropout = nn.Dropout(dropout)
+        self.shape = tuple(shape)
+
+    def forward(self, values: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        values = self.norm(self.activation(self.operation(values)))
+        if mask is None:
+            return self.dropout(values)
+        # Rows are the points of the first pass, then those of the second, ...; a pass has one mask for all its points.
+        values = values.unflatten(0, (len(mask), -1)) * mask.unsqueeze(1)
+        return values.flatten(0, 1) / (1.0 - self.dropout.p)
+
+
+class Decoder(nn.Module):
+    """From the embedding (n, 128) to a mean and a raw variance (n, 2, 20) of one statistic."""
+
+    def __init__(self, dropout: float, variance_bias: float):
+        super().__init__()
+        self.expand = Layer(nn.Linear(_EMBEDDING[-1], _CHANNELS[0] * _LENGTH), (_CHANNELS[0] * _LENGTH,), dropout)
+        self.convolutions = nn.ModuleList(
+            Layer(nn.Conv1d(n_in, n_out, kernel_size=3, padding=1), (n_out, _LENGTH), dropout)
+            for n_in, n_out in pairwise(_CHANNELS)
+        )
+        self.output = nn.Conv1d(_CHANNELS[-1], 2, kernel_size=5, stride=5, padding=1)
+        with torch.no_grad():
+            self.output.bias[1] = variance_bias
+
+    def forward(self, latent: torch.Tensor, masks: Iterator) -> torch.Tensor:
+        signal = self.expand(latent, next(masks)).unflatten(1, (_CHANNELS[0], _LENGTH))
+        for number, convolution in enumerate(self.convolutions, start=1):
+            previous = signal
+            signal = convolution(previous, next(masks))
+            if number in (3, 6):
+                signal = signal + previous
+        return self.output(signal)
+
+
+class IAEmuNet(nn.Module):
+    """Standardised parameters to mean and variance of the standardised log xi, omega and eta.
+
+    Embedding: five linear layers 7-128-128-256-256-128; the output of the second, projected to 256 features, is added
+    to the third's, and the third's to the fourth's. Decoders: a linear layer to 7 x 100, six convolutions of width 3
+    through 14, 28, 28, 56, 112, 112 channels, the second's output added to the third's and the fifth's to the sixth's,
+    and a last convolution to 2 x 20. Every layer but the last, and but the projection, is followed by LeakyReLU, batch
+    normalisation and dropout; a softplus keeps the variance positive.
+
+    Parameters
+    ----------
+    dropout : float
+        Probability of a feature to be dropped.
+    variance_bias : float
+        Initial bias of the variance outputs. Zero as the paper says (Appendix C, after Sluijterman et al. 2023); the
+        published code has 1. With the default initialisation of the weights the first variances are then near
+        softplus(0) = 0.69 of the variance of the training set, but not the same in all bins.
+    """
+
+    n_bins = (N_BINS,)
+
+    def __init__(self, dropout: float = 0.2, variance_bias: float = 0.0):
+        super().__init__()
+        self.config = {"dropout": float(dropout), "variance_bias": float(variance_bias)}
+        self.embedding = nn.ModuleList(
+            Layer(nn.Linear(n_in, n_out), (n_out,), dropout) for n_in, n_out in pairwise(_EMBEDDING)
+        )
+        self.projection = nn.Linear(_EMBEDDING[2], _EMBEDDING[3])
+        self.decoders = nn.ModuleDict({name: Decoder(dropout, variance_bias) for name in STATISTICS})
+
+    def forward(
+        self, inputs: torch.Tensor, masks: Sequence[torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the standardised statistics.
+
+        Parameters
+        ----------
+        inputs : tensor (n, 7)
+            Standardised parameters.
+        masks : sequence of tensors, optional
+            From :meth:`draw_masks`: what each of several Monte Carlo passes keeps, in place of random dropout.
+
+        Returns
+        -------
+        mean, variance : tensors (n, 3, 20), or (n_passes, n, 3, 20) with ``masks``
+            In the order of ``iaemu.prediction.STATISTICS``.
+        """
+        if masks is None:
+            return self._forward(inputs, repeat(None))
+        if self.training:
+            raise RuntimeError("Fixed dropout masks are for predictions: batch normalisation must be in eval mode.")
+        n_passes = len(masks[0])
+        mean, variance = self._forward(inputs.expand(n_passes, *inputs.shape).flatten(0, 1), iter(masks))
+        return mean.unflatten(0, (n_passes, -1)), variance.unflatten(0, (n_passes, -1))
+
+    def _forward(self, inputs, masks: Iterator) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second, third, fourth, last = self.embedding
+        narrow = second(first(inputs, next(masks)), next(masks))
+        wide = third(narrow, next(masks)) + self.projection(narrow)
+        wide = fourth(wide, next(masks)) + wide
+        latent = last(wide, next(masks))
+        outputs = torch.stack([decoder(latent, masks) for decoder in self.decoders.values()], dim=1)
+        return outputs[:, :, 0], nn.functional.softplus(outputs[:, :, 1])
+
+    def draw_masks(self, n_passes: int, seed: int) -> list[torch.Tensor]:
+        """What each of ``n_passes`` keeps: a bool tensor (n_passes, *features) a layer, from a generator of its own.
+
+        One mask serves all points of a pass, so that each pass is a function of the parameters: the same in any batch,
+        and smooth between points.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        # The order in which they were registered is that in which forward() uses them.
+        layers = [module for module in self.modules() if isinstance(module, Layer)]
+        return [torch.rand((n_passes, *layer.shape), generator=generator) >= layer.dropout.p for layer in layers]

@@ -1,0 +1,210 @@
+"""Posteriors with halotools-IA mocks from a few dozen points, by weights on draws of a posterior that is cheap.
+
+Importance re-weighting: a draw theta_i of the cheap posterior gets the weight L_mocks(theta_i) / L_cheap(theta_i). The
+log-likelihood with mocks is noisy, by about 1 for 40 mocks of each of two boxes, so that weights of a few dozen points
+leave an uncertain mean. The mocks of all points together say more: at fixed occupation omega is linear in q(mu_cen)
+and q(mu_sat) (:mod:`iaemu.halomodel.alignment`), so a regression of the mocks' omega on the two gives omega
+everywhere, with the noise of all mocks pooled, and every draw of the cheap posterior can be weighted. Points within a
+posterior leave the slopes uncertain; four more in the corners (:data:`CORNERS`) fix them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
+
+#: Strengths (mu_cen, mu_sat) that span the range of q; a little inside, where halotools' sampler is at its best.
+CORNERS = np.array([[0.98, 0.98], [0.98, -0.98], [-0.98, 0.98], [-0.98, -0.98]])
+
+_N_BOOTSTRAP = 400
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means and standard deviations of (mu_cen, mu_sat), (2,); Monte Carlo errors of the means; effective draws."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    error: np.ndarray
+    effective: float
+
+
+@dataclass(frozen=True)
+class DirectPoints:
+    """Mocks at points of a cheap posterior.
+
+    Attributes
+    ----------
+    mu : (n, 2)
+        mu_cen, mu_sat.
+    omega : (n, n_bins)
+        Pooled over the mocks of each point, in the bins of the likelihood.
+    deviations : (n, K, n_bins)
+        Scaled deviations of omega: their products over K sum to the covariance of its error.
+    n_mocks : int
+        Populated in all.
+    """
+
+    mu: np.ndarray
+    omega: np.ndarray
+    deviations: np.ndarray
+    n_mocks: int
+
+    def weighted(self, like, cheap_loglike, seed: int = 1) -> Moments:
+        """Importance weights on the points themselves.
+
+        Parameters
+        ----------
+        like : IACorrelations
+            Of omega alone; the mocks' error is added to its covariance.
+        cheap_loglike : (n,)
+            Log-likelihoods of the cheap posterior at the points.
+        seed : int
+            Of the resamplings of the points, whose scatter is the Monte Carlo error of the means.
+        """
+        log_weight = like.log_likelihoods(self.omega, self.deviations) - cheap_loglike
+        weight = np.exp(log_weight - log_weight.max())
+        rows = np.random.default_rng(seed).integers(len(weight), size=(_N_BOOTSTRAP, len(weight)))
+        resampled = (weight[rows][..., None] * self.mu[rows]).sum(axis=1) / weight[rows].sum(axis=1)[:, None]
+        return _moments(self.mu, weight, resampled.std(axis=0))
+
+    def pooled(self, like, mu, cheap_loglike, corners: DirectPoints, seed: int = 1) -> tuple[np.ndarray, Moments]:
+        """Weights (m,) on draws ``mu`` (m, 2) of the cheap posterior from the regression, and the weighted moments.
+
+        Parameters
+        ----------
+        like : IACorrelations
+            Of omega alone.
+        mu, cheap_loglike : (m, 2), (m,)
+            Draws of the cheap posterior, and its log-likelihoods there.
+        corners : DirectPoints
+            Mocks at :data:`CORNERS`.
+        seed : int
+            Of the resamplings of the points, and of the noise of the corners by their deviations, whose scatter is the
+            Monte Carlo error of the means.
+        """
+        q_draws, q_points, q_corners = (_q(points) for points in (mu, self.mu, corners.mu))
+
+        def weigh(rows, omega_corners):
+            design = np.concatenate([q_points[rows], q_corners])
+            coefficients, *_ = np.linalg.lstsq(design, np.concatenate([self.omega[rows], omega_corners]), rcond=None)
+            log_weight = like.log_likelihoods(q_draws @ coefficients) - cheap_loglike
+            return np.exp(log_weight - log_weight.max())
+
+        generator = np.random.default_rng(seed)
+        n, n_deviations = len(self.mu), corners.deviations.shape[1]
+        means = []
+        for _ in range(_N_BOOTSTRAP):
+            noise = np.einsum("ck,ckb->cb", generator.normal(size=(len(q_corners), n_deviations)), corners.deviations)
+            weight = weigh(generator.integers(n, size=n), corners.omega + noise)
+            means.append(weight @ mu / weight.sum())
+        weight = weigh(np.arange(n), corners.omega)
+        return weight, _moments(mu, weight, np.std(means, axis=0))
+
+
+def noise_of_fixed_seeds(like, mu, weight, omega, deviations) -> np.ndarray:
+    """Standard errors (2,) of the means of a posterior whose mocks are the same at all points, from their noise alone.
+
+    To first order: each of the mocks' deviations, added to a prediction without noise, shifts the means; the squares of
+    the shifts are summed. The length of a chain does not reduce it.
+
+    Parameters
+    ----------
+    like : IACorrelations
+        Of omega alone.
+    mu, weight : (n, 2), (n,)
+        Draws of the posterior without that noise.
+    omega : (n, n_bins)
+        Predicted there.
+    deviations : (K, n_bins)
+        Scaled deviations of the mocks' omega.
+    """
+    log_likelihood = like.log_likelihoods(omega)
+    mean = np.average(mu, axis=0, weights=weight)
+    shifts = []
+    for deviation in deviations:
+        log_weight = like.log_likelihoods(omega + deviation) - log_likelihood
+        shifts.append(np.average(mu, axis=0, weights=weight * np.exp(log_weight - log_weight.max())) - mean)
+    return np.sqrt(np.sum(np.square(shifts), axis=0))
+
+
+def _q(mu) -> np.ndarray:
+    return mean_p2(torch.as_tensor(np.asarray(mu, dtype=np.float64))).numpy()
+
+
+def _moments(mu, weight, error) -> Moments:
+    weight = weight / weight.sum()
+    mean = weight @ mu
+    return Moments(mean, np.sqrt(weight @ (mu - mean) ** 2), error, float(1.0 / (weight**2).sum()))
+
+
+def populate(
+    folder, mu, occupation, r_edges, ensemble: dict, processes: int = 1, progress: bool = True
+) -> DirectPoints:
+    """Populate mocks at each point; finished points are kept in ``folder``, and gone on from if killed.
+
+    Parameters
+    ----------
+    folder : path-like
+    mu : (n, 2)
+        Points (mu_cen, mu_sat).
+    occupation : mapping
+        The five occupation parameters.
+    r_edges : (n_bins + 1,)
+        [Mpc/h]
+    ensemble : dict
+        ``catalogues``, ``n_realisations``, ``seed`` and ``seeds`` of
+        :class:`iaemu_training.mocks.ensemble.MockEnsemble`.
+    processes : int
+    progress : bool
+
+    Raises
+    ------
+    ImportError
+        halotools is not installed.
+    iaemu_training.work.parts.PartsError
+        The folder holds points of other settings.
+    """
+    from iaemu_training.halos.catalogue import HaloCatalogue
+    from iaemu_training.work.cluster import workers
+    from iaemu_training.work.parts import PartStore, Task
+
+    theta = [{**dict(zip(ALIGNMENT_PARAMETERS, row, strict=True)), **occupation} for row in np.asarray(mu).tolist()]
+    hashes = [HaloCatalogue.load(name).sha256 for name in ensemble["catalogues"]]
+    identity = {"catalogue_sha256": hashes, **ensemble, "r_edges": list(r_edges), "theta": theta}
+    options = tuple(
+        sorted((name, tuple(value) if isinstance(value, list) else value) for name, value in ensemble.items())
+    )
+    tasks = {
+        f"point{index:04d}": Task(_populate_one, (options, point, tuple(r_edges))) for index, point in enumerate(theta)
+    }
+    with PartStore(folder, identity) as store, workers(processes) as pool:
+        store.run(tasks, pool, "mocks at points of the posterior", progress)
+        parts = [store.read(name) for name in tasks]
+    omega, deviations = (np.stack([part[name] for part in parts]) for name in ("omega", "deviations"))
+    return DirectPoints(np.asarray(mu), omega, deviations, int(sum(part["n_mocks"] for part in parts)))
+
+
+@lru_cache(maxsize=1)
+def _ensemble(options):
+    from iaemu_training.mocks.ensemble import MockEnsemble
+
+    return MockEnsemble(**dict(options))
+
+
+def _populate_one(options, theta, r_edges) -> dict[str, np.ndarray]:
+    ensemble = _ensemble(options)
+    before = ensemble.n_mocks
+    edges = np.array(r_edges)
+    theta = {name: theta[name] for name in (*ALIGNMENT_PARAMETERS, *OCCUPATION_PARAMETERS)}
+    return {
+        "omega": ensemble.predict(theta, edges, ("omega",)).omega,
+        "deviations": ensemble.deviations(theta, edges, ("omega",))["omega"],
+        "n_mocks": np.array(ensemble.n_mocks - before),
+    }

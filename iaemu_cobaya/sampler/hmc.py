@@ -1,0 +1,507 @@
+"""HMC, a Cobaya sampler: Hamiltonian Monte Carlo of many chains in a batch, with gradients of the whole posterior.
+
+    sampler:
+      iaemu_cobaya.HMC:
+        seed: 1
+
+The posterior is that of the Cobaya model, mirrored in torch (:mod:`iaemu_cobaya.gradients.log_posterior`) and sampled
+by :mod:`iaemu.sampling`. Each draw that is kept is evaluated by Cobaya too, which gives its derived parameters and
+shows that both agree. Files, resuming (``cobaya-run -r``) and MPI are as with Cobaya's ``mcmc``; draws of the warm-up
+are not written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from cobaya import mpi
+from cobaya.collection import SampleCollection
+from cobaya.conventions import Extension
+from cobaya.log import LoggedError
+from cobaya.sampler import CovmatSampler
+from cobaya.yaml import yaml_dump
+from pandas import DataFrame
+from tqdm import tqdm
+
+from iaemu import __version__
+from iaemu.files import write_text
+from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
+from iaemu_cobaya.gradients.log_posterior import LogPosterior
+from iaemu_cobaya.sampler.chain_files import from_text, to_text
+
+#: How far Cobaya's log-posterior of a draw may lie from the one that was sampled: a part that does not matter for the
+#: draws, and rounding of a large number.
+AGREEMENT, ROUNDING = 1e-2, 1e-7
+
+#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
+PROGRESS = {
+    "N": 9,
+    "timestamp": 26,
+    "acceptance_rate": 15,
+    "Rminus1": 15,
+    "Rminus1_cl": 15,
+    "ess_bulk": 15,
+    "ess_tail": 15,
+    "divergences": 15,
+}
+
+#: The limits that hold this share of the distribution: Rminus1_cl is their scatter, as in Cobaya's mcmc.
+CONFIDENCE = 0.95
+
+#: Draws of each chain without which there is no R-hat.
+MIN_DRAWS = 4
+
+#: Points of the reference from which the maximum of the posterior is searched.
+N_STARTS = 8
+
+
+class HMC(CovmatSampler):
+    r"""Hamiltonian Monte Carlo \cite{Neal:2011mrf} of many chains in a batch; the options are described in HMC.yaml.
+
+    Attributes
+    ----------
+    density : LogPosterior
+        What is sampled.
+    sampler : iaemu.sampling.Sampler
+    collections : list of SampleCollection
+        Kept draws, one collection a file of this process; between two looks at convergence a chain's draws stand
+        together.
+    progress_table : DataFrame
+        What was found whenever convergence was looked at.
+    n_kept : int
+        Draws kept of each chain.
+    converged : bool
+    """
+
+    sampler_type: str = "mcmc"
+    _at_resume_prefer_new = [
+        *CovmatSampler._at_resume_prefer_new,
+        *("Rminus1_stop", "ess_stop", "max_samples", "check_every", "progress", "seed", "covmat", "covmat_params"),
+    ]
+
+    method: str
+    gradient: str
+    n_chains: int
+    n_files: int
+    n_warmup: int
+    target_accept: float | None
+    trajectory_length: float | None
+    max_tree_depth: int
+    Rminus1_stop: float
+    ess_stop: float
+    max_samples: float
+    check_every: int
+    thin: int
+    progress: bool
+
+    _enforce_types = True
+
+    # ------------------------------------------------------------------ set-up
+
+    def set_instance_defaults(self):
+        """Values before a checkpoint is read."""
+        super().set_instance_defaults()
+        self.converged = False
+        self.mpi_size = None
+        self.n_kept = 0
+        self.blocks = []
+        self.n_divergent = 0
+        self.states = None
+
+    def initialize(self):
+        """Mirror the posterior, compare it with Cobaya's, and open the files."""
+        if not self.model.prior.d():
+            raise LoggedError(self.log, "No parameter is sampled: give at least one of them a prior.")
+        self._check_options()
+        covariance = None
+        if self.covmat is not None:
+            covariance, _ = self.initial_proposal_covmat()
+        scales = None if covariance is None else np.sqrt(np.diag(covariance))
+        self.density = LogPosterior(self.model, self.gradient, self._rng, scales)
+        self.density.check(rng=self._rng)
+        generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        try:
+            settings = Settings(**self._settings())
+            self.sampler = Sampler(self.density, len(self.density.names), self.density.bounds, settings, generator)
+        except ValueError as error:
+            raise LoggedError(self.log, "%s", error) from error
+        self._open_files()
+
+    def _check_options(self) -> None:
+        for name in ("n_chains", "n_files", "check_every", "thin", "max_samples", "ess_stop", "Rminus1_stop"):
+            if not getattr(self, name) > 0:
+                raise LoggedError(self.log, "%s: must be positive, got %s.", name, getattr(self, name))
+        if self.n_chains % self.n_files:
+            raise LoggedError(
+                self.log,
+                "n_files: %d chains cannot be shared equally among %d files; choose a divisor of n_chains.",
+                self.n_chains,
+                self.n_files,
+            )
+
+    def _settings(self) -> dict:
+        names = ("method", "n_chains", "n_warmup", "max_tree_depth", "target_accept", "trajectory_length")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    # ------------------------------------------------------------------ files
+
+    def _open_files(self) -> None:
+        """Collections of this process, continued from the checkpoint if there is one."""
+        resuming = self.output.is_resuming() and self.states is not None
+        if resuming and self.mpi_size != mpi.size():
+            raise LoggedError(
+                self.log,
+                "This run has %s MPI process(es) and cannot be resumed with %d.",
+                self.mpi_size,
+                mpi.size(),
+            )
+        first = 1 + mpi.rank() * self.n_files
+        names = [str(first + number) for number in range(self.n_files)]
+        if resuming:
+            self._cut_files(names)
+        elif self.output.is_resuming():
+            self._check_no_draws_are_lost(names)
+        self.collections = [
+            SampleCollection(
+                self.model,
+                self.output,
+                name=name,
+                resuming=resuming,
+                sample_type="mcmc",
+                is_batch=self.n_files * mpi.size() > 1,
+            )
+            for name in names
+        ]
+        self.progress_table = DataFrame(columns=list(PROGRESS))
+        self._energies: list[np.ndarray] = []
+        self._history = np.empty((self.n_chains, 0, len(self.density.names)))
+        if not resuming:
+            self._write_progress_header()
+            return
+        try:
+            self.sampler.load_state_dict(from_text(self.states[mpi.rank()]))
+        except (ValueError, RuntimeError) as error:
+            raise LoggedError(self.log, "%s: %s Start anew with -f.", self.checkpoint_filename(), error) from error
+        self.n_divergent = self.n_divergent[mpi.rank()]
+        self._history = self._read_history()
+        self._read_progress()
+        self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
+
+    def _check_no_draws_are_lost(self, names) -> None:
+        """Without a checkpoint a run begins anew, which must not cost more than the draws before the first one."""
+        first_look = self.check_every * (self.n_chains // self.n_files)
+        for name in names:
+            path = Path(self.output.prepare_collection(name=name)[0])
+            if path.is_file() and len(path.read_bytes().splitlines()) > 1 + first_look:
+                raise LoggedError(
+                    self.log,
+                    "%s holds draws, but the checkpoint %s is missing or empty: restore it, or start anew with -f.",
+                    path,
+                    self.checkpoint_filename(),
+                )
+
+    def _cut_files(self, names) -> None:
+        """Drop what was written after the checkpoint: these draws will be made again, the same."""
+        rows = self.n_kept * (self.n_chains // self.n_files)
+        for name in names:
+            path = Path(self.output.prepare_collection(name=name)[0])
+            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+            if len(lines) < 1 + rows:
+                raise LoggedError(
+                    self.log,
+                    "%s should hold the %d draws of the checkpoint, but holds %d. Start anew with -f.",
+                    path,
+                    rows,
+                    max(0, len(lines) - 1),
+                )
+            if len(lines) > 1 + rows:
+                write_text(path, b"".join(lines[: 1 + rows]).decode())
+
+    def _read_history(self) -> np.ndarray:
+        """Kept draws (n_chains, n_kept, d) from the files."""
+        names = list(self.density.names)
+        history = np.empty((self.n_chains, self.n_kept, len(names)))
+        for number, collection in enumerate(self.collections):
+            rows, start = collection[names].to_numpy(dtype=np.float64), 0
+            for n in self.blocks:
+                block, rows = np.split(rows, [n * (self.n_chains // self.n_files)])
+                history[number :: self.n_files, start : start + n] = block.reshape(-1, n, len(names))
+                start += n
+        return history
+
+    def _write_progress_header(self) -> None:
+        if self.output and mpi.is_main_process():
+            header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
+            write_text(self.progress_filename(), f"#{header}\n")
+
+    def _read_progress(self) -> None:
+        """The table of progress up to the checkpoint; later lines of the file go."""
+        if not mpi.is_main_process():
+            return
+        path = Path(self.progress_filename())
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
+        lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
+        lines = [line for line in lines if float(line.split()[0]) <= self._n_draws()]
+        self._write_progress_header()
+        with open(path, "a", encoding="utf-8") as file:
+            file.writelines(lines)
+        for line in lines:
+            cells = dict(zip(PROGRESS, line.split(), strict=True))
+            row = {name: cell if name == "timestamp" else float(cell) for name, cell in cells.items()}
+            self.progress_table.loc[len(self.progress_table)] = row
+
+    def _write(self) -> None:
+        """Files first, then the checkpoint that says how much of them counts."""
+        for collection in self.collections:
+            collection.out_update()
+        if not self.output:
+            return
+        states = mpi.gather(to_text(self.sampler.state_dict()))
+        n_divergent = mpi.gather(self.n_divergent)
+        if not mpi.is_main_process():
+            return
+        self.dump_covmat(self._covariance)
+        row = self.progress_table.iloc[-1]
+        with open(self.progress_filename(), "a", encoding="utf-8") as file:
+            whole = ("N", "divergences")
+            cells = (
+                str(row[name]) if name == "timestamp" else f"{row[name]:{'.0f' if name in whole else '.6g'}}"
+                for name in PROGRESS
+            )
+            file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
+        checkpoint = {
+            "converged": self.converged,
+            "mpi_size": mpi.size(),
+            "n_kept": self.n_kept,
+            "blocks": self.blocks,
+            "n_divergent": n_divergent,
+            "states": states,
+        }
+        write_text(self.checkpoint_filename(), yaml_dump({"sampler": {self.get_name(): checkpoint}}))
+
+    # ------------------------------------------------------------------ run
+
+    def run(self):
+        """Warm up, then draw until the chains have converged and are long enough."""
+        with mpi.ProcessState(self) as state:
+            if not self.sampler.is_warm:
+                self._warm_up()
+            self._judge_old_draws()
+            total = self.max_samples if math.isfinite(self.max_samples) else None
+            with self._bar(desc="draws", unit="draw", total=total, initial=self._n_draws()) as bar:
+                while not self.converged and (n := self._n_next()):
+                    self._keep(self.sampler.draw(n * self.thin))
+                    self.n_kept += n
+                    state.check_error()
+                    self._look(bar)
+                    self._write()
+        self._conclude()
+
+    def _judge_old_draws(self) -> None:
+        """Whether a resumed run, perhaps with other targets, is long enough already."""
+        if self.n_kept:
+            history = np.concatenate(mpi.allgather(self._history))
+            self.converged = self._is_enough(*_convergence(history))
+
+    def _warm_up(self) -> None:
+        n = min(self.n_chains, N_STARTS)
+        self.mpi_info("Looking for the maximum of the posterior from %d points of the reference.", n)
+        start = [self.model.get_valid_point(max_tries=1000, random_state=self._rng)[0] for _ in range(n)]
+        with self._bar(desc="warm-up", unit="step", total=self.n_warmup) as bar:
+            try:
+                self.sampler.warm_up(np.array(start), lambda *_: bar.update())
+            except SamplingError as error:
+                raise LoggedError(self.log, "%s", error) from error
+        self.mpi_info(
+            "Warmed up: step size %.3g, %d gradients so far.", self.sampler.step_size, self.sampler.density.n_gradients
+        )
+
+    def _n_draws(self) -> int:
+        """Kept draws of all chains of all processes."""
+        return self.n_kept * self.n_chains * mpi.size()
+
+    def _n_next(self) -> int:
+        """Draws to keep of each chain until the next look at convergence."""
+        # The cost of a look grows with the draws: so do the distances between looks.
+        n = self.check_every * max(1, self.n_kept // (4 * self.check_every))
+        if math.isfinite(self.max_samples):
+            n = min(n, math.ceil(self.max_samples / (self.n_chains * mpi.size())) - self.n_kept)
+        return max(0, n)
+
+    def _keep(self, draws) -> None:
+        """Put draws into the collections, with what Cobaya says of them."""
+        kept = slice(self.thin - 1, None, self.thin)
+        positions, densities = draws.positions[:, kept].numpy(), draws.log_density[:, kept].numpy()
+        # A chain's draws stand together: GetDist finds their correlation.
+        for chain, (xs, expecteds) in enumerate(zip(positions, densities, strict=True)):
+            for x, expected in zip(xs, expecteds, strict=True):
+                point = self.model.logposterior(x)
+                if not abs(point.logpost - expected) <= AGREEMENT + ROUNDING * abs(expected):
+                    values = zip(self.density.names, x, strict=True)
+                    numerical = self.density.gradient == "finite_difference"
+                    instead = "" if numerical else "'gradient: finite_difference' or "
+                    raise LoggedError(
+                        self.log,
+                        "The log-posterior that was sampled is %.8g at %s, but Cobaya's is %.8g: a component does not "
+                        "compute the same with tensors as with numbers, or not the same twice. Use %s'sampler: mcmc'.",
+                        expected,
+                        ", ".join(f"{name} = {value:.8g}" for name, value in values),
+                        point.logpost,
+                        instead,
+                    )
+                self.collections[chain % self.n_files].add(x, logpost=point)
+        self._history = np.concatenate([self._history, positions], axis=1)
+        self.blocks = [*self.blocks, positions.shape[1]]
+        self._acceptance = float(draws.info.acceptance.mean())
+        self._energies.append(draws.info.energy.numpy())
+        self.n_divergent += int(draws.info.divergent.sum())
+
+    def _bar(self, **options):
+        show = self.progress and mpi.is_main_process()
+        return tqdm(disable=None if show else True, leave=False, **options)
+
+    # ------------------------------------------------------------------ convergence
+
+    def _look(self, bar) -> None:
+        """Measure convergence over the chains of all processes."""
+        gathered = mpi.allgather((self._history, self._acceptance, self.n_divergent))
+        histories, acceptances, divergences = zip(*gathered, strict=True)
+        history = np.concatenate(histories)
+        self._covariance = np.atleast_2d(np.cov(history.reshape(-1, history.shape[-1]).T))
+        Rminus1, ess = _convergence(history)
+        self.progress_table.loc[len(self.progress_table)] = {
+            "N": self._n_draws(),
+            "timestamp": datetime.datetime.now().isoformat(),
+            "acceptance_rate": float(np.mean(acceptances)),
+            "Rminus1": Rminus1,
+            "Rminus1_cl": self._scatter_of_limits(history),
+            "ess_bulk": ess["bulk"],
+            "ess_tail": ess["tail"],
+            "divergences": sum(divergences),
+        }
+        self.converged = self._is_enough(Rminus1, ess)
+        self.mpi_info(
+            "%d draws: R-1 = %.4f, %.0f effective draws in the bulk, %.0f in the tails, acceptance %.2f.",
+            *(self._n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
+        )
+        bar.update(self._n_draws() - bar.n)
+        bar.set_postfix({"R-1": f"{Rminus1:.4f}", "ess": f"{min(ess.values()):.0f}", "divergent": sum(divergences)})
+
+    def _is_enough(self, Rminus1: float, ess: dict) -> bool:
+        # NaN, where a parameter has not moved, is not enough. The same verdict for all processes.
+        verdict = Rminus1 < self.Rminus1_stop and all(value > self.ess_stop for value in ess.values())
+        return bool(mpi.share_mpi(verdict))
+
+    def _scatter_of_limits(self, history) -> float:
+        """Standard deviation of the 95 % limits between as many groups of chains as files, over the parameter's own."""
+        n_files = self.n_files * mpi.size()
+        if n_files == 1:
+            return math.nan
+        groups = [history[number::n_files].reshape(-1, history.shape[-1]) for number in range(n_files)]
+        tail = 0.5 * (1.0 - CONFIDENCE)
+        limits = np.array([np.quantile(group, (tail, 1.0 - tail), axis=0) for group in groups])
+        return float(np.max(limits.std(axis=0) / history.std(axis=(0, 1))))
+
+    def _conclude(self) -> None:
+        """What speaks for and against the chains, in words."""
+        if self.converged:
+            self.mpi_info("The run has converged, with %d draws.", self._n_draws())
+        else:
+            self.mpi_warning(
+                "Stopped at max_samples = %g draws, before R-1 < %g and %g effective draws were reached.",
+                self.max_samples,
+                self.Rminus1_stop,
+                self.ess_stop,
+            )
+        n_divergent = sum(mpi.allgather(self.n_divergent))
+        if n_divergent:
+            self.mpi_warning(
+                "%d of %d trajectories diverged: part of the posterior is too narrow for the step size, and may be "
+                "missing in the chains. Raise target_accept, or change parameters.",
+                n_divergent,
+                self._n_draws() * self.thin,
+            )
+        energies = np.concatenate(self._energies, axis=1) if self._energies else np.empty((0, 0))
+        bfmi = float(np.mean(diagnostics.bfmi(energies))) if energies.shape[1] >= MIN_DRAWS else math.nan
+        bfmi = float(np.mean(mpi.allgather(bfmi)))
+        if bfmi < diagnostics.LOW_BFMI:
+            self.mpi_warning("The energy's BFMI is %.2f: tails are hardly explored. Change parameters.", bfmi)
+
+    # ------------------------------------------------------------------ products
+
+    def samples(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False):
+        """The kept draws.
+
+        Parameters
+        ----------
+        combined : bool
+            With several MPI processes: those of all of them, not of this one only.
+        skip_samples : float
+            Draws, or share of the draws, to leave out at the start of each file. There is no burn-in among them.
+        to_getdist : bool
+            Of all processes, as GetDist's MCSamples.
+
+        Returns
+        -------
+        SampleCollection or getdist.MCSamples
+        """
+        parts = [collection.skip_samples(skip_samples, inplace=False) for collection in self.collections]
+        if combined or to_getdist:
+            gathered = mpi.gather(parts)
+            result = None
+            if mpi.is_main_process():
+                parts = [part for process in gathered for part in process]
+                result = parts[0].to_getdist(combine_with=parts[1:]) if to_getdist else _joined(parts)
+            return mpi.share_mpi(result)
+        return _joined(parts)
+
+    def products(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False) -> dict:
+        """``sample`` (see :meth:`samples`) and ``progress``, a DataFrame."""
+        return {
+            "sample": self.samples(combined=combined, skip_samples=skip_samples, to_getdist=to_getdist),
+            "progress": mpi.share_mpi(self.progress_table),
+        }
+
+    @classmethod
+    def output_files_regexps(cls, output, info=None, minimal=False):
+        """Names of the files that this sampler writes; with ``minimal`` those of the chains."""
+        chains = output.collection_regexp(name=None)
+        if minimal:
+            return [(chains, None)]
+        others = (Extension.checkpoint, Extension.progress, Extension.covmat)
+        regexps = [re.compile(output.prefix_regexp_str + re.escape(name.lstrip(".")) + "$") for name in others]
+        return [(regexp, None) for regexp in (chains, *regexps)]
+
+    @classmethod
+    def get_version(cls) -> str:
+        return __version__
+
+    @classmethod
+    def _get_desc(cls, info=None):
+        method = (info or {}).get("method", "hmc")
+        kernel = (
+            r"the No-U-Turn sampler \cite{Hoffman:2011ukg}"
+            if method == "nuts"
+            else r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
+        )
+        return rf"Batches of chains of {kernel}, with dual averaging of the step size \cite{{Hoffman:2011ukg}}."
+
+
+def _convergence(history) -> tuple[float, dict]:
+    """R-1, and effective draws in bulk and tail, of draws (n_chains, n, d): the worst parameter's; NaN if too few."""
+    if history.shape[1] < MIN_DRAWS:
+        return math.nan, {"bulk": math.nan, "tail": math.nan}
+    ess = {kind: float(np.min(diagnostics.ess(history, kind))) for kind in ("bulk", "tail")}
+    return float(np.max(diagnostics.rhat(history))) - 1.0, ess
+
+
+def _joined(collections):
+    first = collections[0]
+    for other in collections[1:]:
+        first._append(other)
+    return first

@@ -1,0 +1,540 @@
+"""Cobaya theories that give the alignment correlation functions xi(r), omega(r), eta(r) of galaxies.
+
+A likelihood asks for what it needs, in its own bins::
+
+    def get_requirements(self):
+        return {"ia_omega": {"r_edges": [0.1, 0.151, 0.228]}}     # Mpc/h
+
+    def logp(self, **params):
+        omega = self.provider.get_ia_omega(r_edges=[0.1, 0.151, 0.228])    # array (2,)
+
+Products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and the error of each as ``ia_xi_deviations``, ... Only requested
+statistics and bins are computed; several likelihoods can ask for different bins. With the option ``tag`` the names end
+in it (``ia_omega_sample1``), so that one run can hold a theory for each of several galaxy samples.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from cobaya.log import LoggedError
+from cobaya.theory import Theory
+
+from iaemu import __version__
+from iaemu.binning import BinningError, check_edges, find_edges
+from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES, SupportError
+from iaemu.prediction import STATISTICS, ForwardModel, Prediction
+from iaemu_cobaya.gradients.torch_functions import RejectedRows
+from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
+from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampled_cosmology
+
+#: Derived parameters, as {name in Cobaya: attribute of the prediction}.
+DERIVED = {"n_gal_ia": "n_gal", "f_sat_ia": "f_sat"}
+
+#: A binning as a dictionary key; None stands for the model's own edges.
+EdgesKey = tuple[float, ...] | None
+
+
+class ForwardModelTheory(MapsParameters, Theory):
+    """Base of the theories: everything but the loading of the forward model.
+
+    Attributes
+    ----------
+    artifact : path, ForwardModel or None
+        What predicts; see the YAML file of each class, and of the options below.
+    support : str
+    param_map : dict
+    tag : str
+    model : ForwardModel
+        The loaded model.
+    names : tuple of str
+        Names in this run of the model's parameters, in the model's order.
+    """
+
+    artifact: str | os.PathLike | ForwardModel | None
+    support: str
+    param_map: dict
+    tag: str | None
+
+    _enforce_types = True
+
+    # ------------------------------------------------------------------ set-up
+
+    def initialize(self):
+        if self.support not in POLICIES:
+            raise LoggedError(self.log, "support: must be one of %s, got '%s'.", ", ".join(POLICIES), self.support)
+        self.param_map = dict(self.param_map or {})
+        self.tag = check_tag(self.tag, self.log)
+        self._products = {product_name(statistic, self.tag): statistic for statistic in STATISTICS}
+        self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in STATISTICS}
+        self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
+        self.model = self._load_model()
+        self.names = self._map_names()
+        # Where the strengths and the occupation are among the model's parameters.
+        occupies = [name in OCCUPATION_PARAMETERS for name in self.model.parameters]
+        self._strengths, self._occupation = np.flatnonzero(np.logical_not(occupies)), np.flatnonzero(occupies)
+        limits = [self.model.support.bounds(self.model.parameters[column], None) for column in self._strengths]
+        self._strength_limits = torch.tensor(limits, dtype=torch.float64).T
+        self._requests: dict[EdgesKey, set[str]] = {}
+        self._deviation_requests: dict[EdgesKey, set[str]] = {}
+        self._fixed: dict[EdgesKey, tuple] = {}
+        self._required_params: list[str] = []
+        self._constant_occupation = False
+        self._checked = False
+        self._warned_outside = False
+        self._warned_box_error = False
+
+    def _load_model(self) -> ForwardModel:
+        if isinstance(self.artifact, ForwardModel):
+            return self.artifact
+        try:
+            return self._load_artifact(self.artifact)
+        except (ValueError, OSError) as error:
+            what = self.artifact or "the file that should come with the package"
+            raise LoggedError(self.log, "artifact: cannot load %s: %s", what, error) from error
+
+    def _load_artifact(self, path) -> ForwardModel:
+        raise NotImplementedError
+
+    def _map_names(self) -> tuple[str, ...]:
+        known = tuple(self.model.parameters)
+        unknown = [name for name in self.param_map if name not in known]
+        if unknown:
+            raise LoggedError(
+                self.log, "param_map: unknown parameter(s) %s; known are %s.", ", ".join(unknown), ", ".join(known)
+            )
+        names = tuple(str(self.param_map.get(name, name)) for name in known)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise LoggedError(self.log, "param_map: more than one parameter is called %s.", ", ".join(twice))
+        return names
+
+    def get_version(self) -> str:
+        """Version of the package that made the prediction."""
+        return __version__
+
+    def get_requirements(self):
+        """The model's parameters, under their names in this run."""
+        return {name: None for name in self.names}
+
+    def get_can_provide_params(self):
+        """Names of the derived parameters that this theory can give."""
+        return list(self._derived)
+
+    def get_can_provide(self):
+        """Names of the products."""
+        return [*self._products, *self._deviations]
+
+    def get_can_provide_methods(self):
+        """The ``get_ia_...`` methods, which are of the names without a tag."""
+        return {} if self.tag else super().get_can_provide_methods()
+
+    def must_provide(self, **requirements):
+        """Register what a likelihood needs; can be called any number of times.
+
+        Parameters
+        ----------
+        **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
+            Edges in Mpc/h; None stands for the model's own. The same for ``ia_xi_deviations``, ...
+
+        Raises
+        ------
+        LoggedError
+            Unknown options, malformed edges, or bins that do not nest in those of the model; deviations of a model
+            that does not know its error.
+        """
+        super().must_provide(**requirements)
+        for product, options in requirements.items():
+            if product in self._products:
+                self._requests.setdefault(self._check_request(product, options), set()).add(self._products[product])
+            elif product in self._deviations:
+                key = self._check_request(product, options)
+                if not getattr(self.model, "n_deviations", 0):
+                    raise LoggedError(
+                        self.log,
+                        "%s was requested, but this model does not know the error of its predictions. Set "
+                        "'emulator_error: False' in the likelihood, or use a model that does: the shipped emulator or "
+                        "tables, your own with the option 'box_error' (made by iaemu-train box-error), or HalotoolsIA.",
+                        product,
+                    )
+                self._deviation_requests.setdefault(key, set()).add(self._deviations[product])
+                self._warn_without_box_error()
+
+    def _warn_without_box_error(self) -> None:
+        if not self._warned_box_error and getattr(self.model, "box_error", True) is None:
+            self._warned_box_error = True
+            self.mpi_warning(
+                "The error of the prediction is that of the network alone: the variance of the halo catalogues that "
+                "this artifact is made from, mostly the larger part, is not known. Make it with 'iaemu-train "
+                "box-error', and name the file in the option 'box_error'."
+            )
+
+    def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
+        options = dict(options or {})
+        key = edges_key(options.pop("r_edges", None))
+        if options:
+            raise LoggedError(
+                self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
+            )
+        if key is None:
+            return None
+        errors = []
+        # An emulator can have several binnings that do not nest in one another; tables have one, the finest.
+        for available in getattr(self.model, "binnings", None) or (self.model.r_edges,):
+            try:
+                find_edges(available, check_edges(key))
+                return key
+            except BinningError as error:
+                errors.append(error)
+        raise LoggedError(
+            self.log,
+            "%s was requested in bins that this model cannot give: %s It covers %.5g to %.5g Mpc/h: cut the data "
+            "(options r_min and r_max of the IA likelihoods), or use a model with these edges.",
+            product,
+            " Nor: ".join(map(str, errors)),
+            self.model.r_edges[0],
+            self.model.r_edges[-1],
+        )
+
+    def initialize_with_provider(self, provider):
+        """Compare, once, the run's priors and parameters with what the model was made for."""
+        super().initialize_with_provider(provider)
+        self._required_params = [name for name in self._derived if name in provider.requirement_providers]
+        constants = provider.model.parameterization.constant_params()
+        self._constant_occupation = all(self.names[column] in constants for column in self._occupation)
+        if self._checked:
+            return
+        self._checked = True
+        impossible, clipped = compare_prior_with_support(
+            provider.model, dict(zip(self.model.parameters, self.names, strict=True)), self.model.support
+        )
+        if impossible and self.support != "warn":
+            raise LoggedError(
+                self.log,
+                "No point of this run is supported by the model: %s. Change these parameters, or set 'support: warn' "
+                "to extrapolate.",
+                "; ".join(impossible),
+            )
+        consequence = {
+            "reject": "points outside get zero likelihood, which clips the prior",
+            "raise": "the run stops at the first point outside",
+            "warn": "predictions outside are extrapolations",
+        }[self.support]
+        for sentence in impossible + clipped:
+            self.mpi_warning("%s; %s (option 'support: %s').", sentence, consequence, self.support)
+        cosmology = sampled_cosmology(provider.model)
+        if cosmology:
+            self.mpi_warning(
+                "This run samples cosmological parameters (%s), but the alignment model is at one fixed cosmology%s: "
+                "its prediction does not depend on them.",
+                ", ".join(cosmology),
+                self._describe_cosmology(),
+            )
+
+    def _describe_cosmology(self) -> str:
+        cosmology = (getattr(self.model, "metadata", None) or {}).get("cosmology")
+        return f" ({cosmology})" if cosmology else ""
+
+    # ------------------------------------------------------------------ evaluation
+
+    def calculate(self, state, want_derived=True, **params_values_dict):
+        """Fill ``state`` with the requested statistics; False (zero likelihood) outside the support."""
+        theta = np.array([params_values_dict[name] for name in self.names], dtype=np.float64)
+        with torch.no_grad():
+            return self._calculate(state, theta, want_derived)
+
+    def _calculate(self, state, theta, want_derived) -> bool:
+        products = {product: {} for product in (*self._products, *self._deviations)}
+        prediction = None
+        for key, statistics in self._requests.items():
+            prediction = self._predict_point(theta, key, statistics)
+            if prediction is None:
+                return False
+            for statistic in statistics:
+                value = np.asarray(getattr(prediction, statistic), dtype=np.float64)
+                products[product_name(statistic, self.tag)][key] = value
+        for key, statistics in self._deviation_requests.items():
+            deviations = self._deviations_point(theta, key, statistics)
+            if deviations is None:
+                return False
+            for statistic in statistics:
+                value = np.asarray(deviations[statistic], dtype=np.float64)
+                products[product_name(statistic, self.tag, deviations=True)][key] = value
+        state.update(products)
+        if want_derived:
+            derived = [*self.output_params, *(name for name in self._required_params if name not in self.output_params)]
+            if prediction is None and derived:
+                prediction = self._predict_point(theta, None, set())
+                if prediction is None:
+                    return False
+            state["derived"] = {name: self._derive(name, prediction) for name in derived}
+        return True
+
+    def _predict_point(self, theta, key: EdgesKey, statistics):
+        """A prediction at an array (n_parameters,); None if the point is to be rejected."""
+        fixed, mu = self._at_point(theta, key)
+        if fixed is not None:
+            values = {name: value[0].numpy() for name, value in fixed(mu).items()}
+            return Prediction(fixed.r_edges, n_gal=fixed.n_gal, f_sat=fixed.f_sat, **values)
+        return self._predict(theta, key, statistics)
+
+    def _deviations_point(self, theta, key: EdgesKey, statistics):
+        """Deviations (K, n_bins) by name at an array (n_parameters,); None if the point is to be rejected."""
+        fixed, mu = self._at_point(theta, key)
+        if fixed is not None:
+            return {name: value[0].numpy() for name, value in fixed.deviations(mu).items()}
+        return self._deviate(theta, key, statistics)
+
+    def _at_point(self, theta, key: EdgesKey):
+        """The model at the constant occupation of the run, or None, and the strengths (1, n_strengths)."""
+        mu = torch.from_numpy(theta[None, self._strengths])
+        if not self._constant_occupation or not self._are_strengths(mu):
+            return None, mu
+        return self._at_occupation(tuple(theta[self._occupation].tolist()), key), mu
+
+    def _are_strengths(self, mu: torch.Tensor) -> bool:
+        """Whether all strengths are within their limits; others are for the policy on unsupported points."""
+        low, high = self._strength_limits
+        return bool(((mu >= low) & (mu <= high)).all())
+
+    def _predict(self, theta, key: EdgesKey, statistics):
+        """A prediction at an array (n_parameters,) or a tensor (n, n_parameters); None if a point is to be rejected."""
+        edges = None if key is None else np.array(key)
+        return self._guarded(
+            lambda **policy: self.model.predict(theta, edges, statistics=_ordered(statistics), **policy), theta
+        )
+
+    def _deviate(self, theta, key: EdgesKey, statistics):
+        """Deviations (..., K, n_bins) at parameters as of :meth:`_predict`; None if a point is to be rejected."""
+        edges = None if key is None else np.array(key)
+        return self._guarded(
+            lambda **policy: self.model.deviations(theta, edges, statistics=_ordered(statistics), **policy), theta
+        )
+
+    def _guarded(self, predict, theta):
+        """``predict()`` under the policy of the option ``support``; None if a point is to be rejected."""
+        try:
+            try:
+                return predict()
+            except SupportError as error:
+                if self.support == "raise" or (self.support == "reject" and self.stop_at_error):
+                    raise LoggedError(self.log, "%s", error) from error
+                if self.support == "reject":
+                    self.log.debug("Rejected: %s", error)
+                    return None
+                self._warn_outside(error)
+                with warnings.catch_warnings():
+                    # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
+                    warnings.simplefilter("ignore")
+                    return predict(support="warn")
+        except (LoggedError, NotImplementedError):
+            raise
+        except Exception as error:
+            # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
+            raise LoggedError(
+                self.log,
+                "The prediction failed at %s: %s: %s",
+                self._describe_point(theta),
+                type(error).__name__,
+                error,
+            ) from error
+
+    def _describe_point(self, theta) -> str:
+        rows = np.atleast_2d(torch.as_tensor(theta).detach().numpy())
+        point = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, rows[0], strict=True))
+        return point if len(rows) == 1 else f"one of {len(rows)} points, of which the first is {point}"
+
+    def _warn_outside(self, error: SupportError) -> None:
+        if self._warned_outside:
+            self.log.debug("%s", error)
+            return
+        self._warned_outside = True
+        self.log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
+
+    def _derive(self, name: str, prediction) -> float:
+        value = getattr(prediction, self._derived[name])
+        if value is None:
+            raise LoggedError(
+                self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
+            )
+        return float(value)
+
+    # ------------------------------------------------------------------ gradients
+
+    def forward_torch(self, params, products=None) -> dict:
+        """The requested statistics at a batch of points, differentiable; see
+        :mod:`iaemu_cobaya.gradients.log_posterior`.
+
+        With all five occupation parameters constant, the forward model is evaluated at the first call only.
+
+        Parameters
+        ----------
+        params : mapping of name in the run to tensor (n,), or to float if it is constant
+        products : mapping, optional
+            Of other theories; not used.
+
+        Returns
+        -------
+        dict of product to {edges: tensor (n, n_bins)}
+            Edges as the tuple of numbers that was requested, or None for the model's own; n = 1 if all parameters are
+            constant. Derived parameters that other components require, (n,), are there under their names.
+
+        Raises
+        ------
+        RejectedRows
+            Points outside the support, with the option ``support: reject``.
+        LoggedError
+            The same with ``support: raise``; or the prediction failed.
+        """
+        values = [params[name] for name in self.names]
+        n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
+        result = {product: {} for product in (*self._products, *self._deviations)}
+        for key, statistics in self._requests.items():
+            predicted = self._predict_rows(values, n, key, statistics)
+            for statistic in statistics:
+                result[product_name(statistic, self.tag)][key] = predicted[statistic]
+        for key, statistics in self._deviation_requests.items():
+            deviations = self._deviations_rows(values, n, key, statistics)
+            for statistic in statistics:
+                result[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
+        if self._required_params:
+            counts = self._predict_rows(values, n, *next(iter(self._requests.items()), (None, set())))
+            for name in self._required_params:
+                if counts[self._derived[name]] is None:
+                    self._derive(name, Prediction(self.model.r_edges))
+                result[name] = counts[self._derived[name]]
+        return result
+
+    def _predict_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
+        """Statistics (n, n_bins), ``n_gal`` and ``f_sat`` (n,) or None, by name."""
+        fixed, mu = self._at_rows(values, n, key)
+        if fixed is not None:
+            predicted = fixed(mu)
+            if self._required_params:
+                for name in DERIVED.values():
+                    count = getattr(fixed, name)
+                    predicted[name] = None if count is None else mu.new_full((n,), count)
+            return predicted
+        theta = _columns(values, n)
+        prediction = self._predict(theta, key, statistics)
+        if prediction is None:
+            raise RejectedRows(~self.model.support.contains(theta))
+        return vars(prediction)
+
+    def _deviations_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
+        """Deviations (n, K, n_bins) by name."""
+        fixed, mu = self._at_rows(values, n, key)
+        if fixed is not None:
+            return fixed.deviations(mu)
+        theta = _columns(values, n)
+        deviations = self._deviate(theta, key, statistics)
+        if deviations is None:
+            raise RejectedRows(~self.model.support.contains(theta))
+        return deviations
+
+    def _at_rows(self, values, n: int, key: EdgesKey):
+        """The model at the occupation of a batch, or None if that varies, and the strengths (n, n_strengths)."""
+        fixed = self._at_occupation(tuple(values[column] for column in self._occupation), key)
+        mu = None if fixed is None else _columns([values[column] for column in self._strengths], n)
+        if fixed is not None and not self._are_strengths(mu.detach()):
+            return None, mu
+        return fixed, mu
+
+    def _at_occupation(self, occupation, key: EdgesKey):
+        """The model at a constant occupation; None if it is not constant, not supported, or the model has no such."""
+        at_occupation = getattr(self.model, "at_occupation", None)
+        if at_occupation is None:
+            return None
+        if tuple(self.model.parameters[column] for column in self._occupation) != OCCUPATION_PARAMETERS:
+            return None
+        if any(isinstance(value, torch.Tensor) for value in occupation):
+            return None
+        statistics = self._requests.get(key, set()) | self._deviation_requests.get(key, set())
+        held = self._fixed.get(key)
+        if held is not None and held[0] == (occupation, statistics):
+            return held[1]
+        edges = None if key is None else np.array(key)
+        theta = np.zeros(len(self.names))
+        theta[self._occupation] = occupation
+        try:
+            fixed = self._guarded(
+                lambda **policy: at_occupation(occupation, edges, statistics=_ordered(statistics), **policy), theta
+            )
+        except NotImplementedError:
+            fixed = None
+        self._fixed[key] = ((occupation, statistics), fixed)
+        return fixed
+
+    # ------------------------------------------------------------------ products
+
+    def get_ia_xi(self, r_edges=None) -> np.ndarray:
+        """Position-position correlation xi in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+        return self._product(product_name("xi", self.tag), r_edges)
+
+    def get_ia_omega(self, r_edges=None) -> np.ndarray:
+        """Position-orientation correlation <|e.r|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+        return self._product(product_name("omega", self.tag), r_edges)
+
+    def get_ia_eta(self, r_edges=None) -> np.ndarray:
+        """Orientation-orientation correlation <|e1.e2|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; (n_bins,)."""
+        return self._product(product_name("eta", self.tag), r_edges)
+
+    def get_result(self, result_name, **kwargs):
+        """As the ``get_ia_...`` methods, by name; and by name only: deviations, and all products with a tag.
+
+        ``ia_omega_deviations``, ... are (K, n_bins): scaled deviations d_k of the prediction such that sum_k d_k d_k^T
+        is the covariance of its error. The k-th row belongs together over statistics and bins, so that rows laid side
+        by side give cross-covariances.
+        """
+        if result_name in self._products or result_name in self._deviations:
+            return self._product(result_name, **kwargs)
+        return super().get_result(result_name, **kwargs)
+
+    def _product(self, product: str, r_edges=None) -> np.ndarray:
+        available = self.current_state[product]
+        key = edges_key(r_edges)
+        if key in available:
+            return available[key]
+        # Without edges there is no doubt if only one binning was requested.
+        if key is None and len(available) == 1:
+            return next(iter(available.values()))
+        raise LoggedError(
+            self.log,
+            "%s was not requested in these bins (%s). Request them in get_requirements, as {'%s': {'r_edges': [...]}}; "
+            "requested so far: %s.",
+            product,
+            _describe_key(key),
+            product,
+            "; ".join(_describe_key(entry) for entry in available) or "none",
+        )
+
+
+def edges_key(r_edges) -> EdgesKey:
+    if r_edges is None or isinstance(r_edges, tuple):
+        return r_edges
+    return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
+
+
+def _ordered(statistics) -> tuple[str, ...]:
+    return tuple(statistic for statistic in STATISTICS if statistic in statistics)
+
+
+def _columns(values, n: int) -> torch.Tensor:
+    """Numbers and tensors (n,) as the columns of one float64 tensor."""
+    return torch.stack(
+        [
+            value if isinstance(value, torch.Tensor) else torch.full((n,), float(value), dtype=torch.float64)
+            for value in values
+        ],
+        dim=1,
+    )
+
+
+def _describe_key(key: EdgesKey) -> str:
+    if key is None:
+        return "the model's own bins"
+    return f"{len(key) - 1} bins from {key[0]:.5g} to {key[-1]:.5g} Mpc/h"

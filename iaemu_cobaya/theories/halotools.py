@@ -1,0 +1,109 @@
+"""The Cobaya theory that populates halotools-IA mocks at every point."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from cobaya.log import LoggedError
+
+from iaemu.prediction import ForwardModel
+from iaemu_cobaya.theories.base import EdgesKey, ForwardModelTheory, edges_key
+
+#: Points between two lines in the log.
+_REPORT_EVERY = 50
+
+
+class HalotoolsIA(ForwardModelTheory):
+    """Galaxy alignment correlation functions of halotools-IA mocks, populated at every point (no gradient).
+
+    Products are those of the other theories. Ratios of pair sums over all mocks of a point, and as
+    ``ia_<statistic>_deviations`` their standard error, by a jackknife over the realisations.
+
+    Attributes
+    ----------
+    model : iaemu_training.mocks.ensemble.MockEnsemble
+        ``model.n_mocks`` counts the mocks populated so far.
+    """
+
+    catalogue: list | tuple | str | os.PathLike
+    n_realisations: int
+    seeds: str
+    seed: int
+    processes: int
+
+    # More cores make the same mocks.
+    _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
+
+    @property
+    def forward_torch(self):
+        """Mocks have no gradient, and HMC's message should say so. (As None, Cobaya would take it for an option.)"""
+        raise AttributeError("HalotoolsIA has no forward_torch.")
+
+    def _load_model(self) -> ForwardModel:
+        catalogues = [self.catalogue] if isinstance(self.catalogue, str | os.PathLike) else list(self.catalogue)
+        try:
+            from iaemu_training.mocks.ensemble import MockEnsemble
+
+            model = MockEnsemble(catalogues, self.n_realisations, self.seed, self.seeds, self.processes)
+        except ImportError as error:
+            raise LoggedError(
+                self.log,
+                "HalotoolsIA needs halotools and what comes with it (%s). Install it with: "
+                "pip install iaemu-cobaya[training]",
+                error,
+            ) from error
+        except (ValueError, OSError) as error:
+            raise LoggedError(self.log, "%s", error) from error
+        self._began = None
+        self.mpi_info(
+            "Mocks of %s, %d of each at a point, %s seeds from %d.",
+            ", ".join(model.catalogues),
+            self.n_realisations,
+            self.seeds,
+            self.seed,
+        )
+        return model
+
+    def _check_request(self, product: str, options) -> EdgesKey:
+        """Pairs can be counted in any bins."""
+        options = dict(options or {})
+        key = edges_key(options.pop("r_edges", None))
+        if options:
+            raise LoggedError(
+                self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
+            )
+        if key is not None:
+            try:
+                self.model.count_in(key)
+            except ValueError as error:
+                raise LoggedError(
+                    self.log, "%s: %s Cut the data (options r_min and r_max of the IA likelihoods).", product, error
+                ) from error
+        return key
+
+    def calculate(self, state, want_derived=True, **params_values_dict):
+        """Populate mocks and fill ``state``, see :meth:`ForwardModelTheory.calculate`."""
+        before = self.model.n_points
+        if self._began is None:
+            self._began = time.monotonic()
+        done = super().calculate(state, want_derived, **params_values_dict)
+        if self.model.n_points > before and self.model.n_points % _REPORT_EVERY == 0:
+            self._report()
+        return done
+
+    def _report(self) -> None:
+        elapsed = time.monotonic() - self._began
+        self.log.info(
+            "%d mocks populated at %d points, %.3g s a point.",
+            self.model.n_mocks,
+            self.model.n_points,
+            elapsed / self.model.n_points,
+        )
+
+    def close(self, *args):
+        """End worker processes; say how many mocks there were."""
+        if self.model.n_points:
+            self._report()
+        self.model.close()
+        super().close(*args)

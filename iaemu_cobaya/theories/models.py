@@ -1,0 +1,66 @@
+"""The Cobaya theories that predict from a trained network or from tables."""
+
+from __future__ import annotations
+
+import os
+
+from cobaya.log import LoggedError
+
+from iaemu.prediction import ForwardModel
+from iaemu_cobaya.theories.base import ForwardModelTheory
+
+
+class IAEmu(ForwardModelTheory):
+    """Emulator of galaxy alignment correlation functions (after IAEmu, arXiv:2504.05235)."""
+
+    box_error: str | os.PathLike | None
+
+    def _load_artifact(self, path) -> ForwardModel:
+        from iaemu.models.factorised import Emulator
+
+        return _with_box_error(Emulator.load(path), self.box_error)
+
+
+class TabulatedIA(ForwardModelTheory):
+    """Exact expectation of galaxy alignment correlation functions, from pair sums tabulated over a halo catalogue."""
+
+    box_error: str | os.PathLike | None
+
+    def _load_artifact(self, path) -> ForwardModel:
+        from iaemu.models.tables import TabulatedModel
+
+        return _with_box_error(TabulatedModel.load(path), self.box_error)
+
+
+class MassDependentIA(TabulatedIA):
+    """As TabulatedIA, with a strength of centrals that is linear in the logarithm of their host's mass.
+
+    mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1]: see :mod:`iaemu.models.laws`.
+
+    Attributes
+    ----------
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength is ``mu_cen``.
+    """
+
+    pivot: float
+
+    def _load_model(self) -> ForwardModel:
+        from iaemu.models.laws import MassDependentModel
+        from iaemu.models.tables import TabulatedModel
+
+        tables = super()._load_model()
+        if not isinstance(tables, TabulatedModel):
+            raise LoggedError(self.log, "artifact: must be tables, got a %s.", type(tables).__name__)
+        try:
+            return MassDependentModel(tables, self.pivot)
+        except ValueError as error:
+            raise LoggedError(self.log, "%s", error) from error
+
+
+def _with_box_error(model, path):
+    if path is not None:
+        from iaemu.models.box_error import BoxError
+
+        model.box_error = BoxError.load(path)
+    return model

@@ -1,0 +1,145 @@
+"""iaemu-plot on real, short chains."""
+
+import numpy as np
+import pytest
+from cobaya.run import run
+
+from iaemu_cobaya import TabulatedIA
+from iaemu_cobaya.chains import plotting
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory):
+    """Output prefixes of a Metropolis run and of a single evaluation, with the analytic model as the shipped tables."""
+    from conftest import AnalyticModel
+
+    folder = tmp_path_factory.mktemp("chains")
+    with pytest.MonkeyPatch.context() as patch:
+        # The model is rebuilt from the updated YAML, so it must be one that YAML can name: the default.
+        patch.setattr(TabulatedIA, "_load_artifact", lambda self, path: AnalyticModel())
+        common = {
+            "theory": {"iaemu_cobaya.TabulatedIA": None},
+            "likelihood": {"iaemu_cobaya.TNG300Sample3": {"statistics": ["omega", "eta"]}},
+        }
+        samplers = {"short": {"mcmc": {"max_samples": 150, "seed": 1}}, "point": {"evaluate": {"seed": 1}}}
+        for name, sampler in samplers.items():
+            run({**common, "sampler": sampler, "output": str(folder / name)})
+        yield folder
+
+
+def test_summary_and_plots_are_written(chains, tmp_path, capsys):
+    status = plotting.main([str(chains / "short"), "--out", str(tmp_path), "--paper"])
+    text = capsys.readouterr().out
+    assert status == 0
+    assert "mu_cen" in text
+    assert "68 % limits" in text
+    assert "R-1" in text
+    assert "24 bins" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["short_corner.png", "short_data.png"]
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
+
+
+def test_pdf_and_any_file_of_the_run_will_do(chains, tmp_path):
+    assert plotting.main([str(chains / "short.1.txt"), "--out", str(tmp_path), "--format", "pdf", "--no-data"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["short_corner.pdf"]
+
+
+def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
+    chain = plotting.load_chain(chains / "short")
+    plotter = plotting.corner_plot([chain], truth={"mu_cen": -0.5})
+    left, right = plotter.subplots[0, 0].get_xlim()
+    assert left <= -0.5 < right
+    assert any(np.allclose(line.get_xdata(), -0.5) for line in plotter.subplots[0, 0].lines)
+    with pytest.raises(plotting.ChainError, match=r"mu_c \(truth\) is none of the sampled mu_cen, mu_sat"):
+        plotting.corner_plot([chain], truth={"mu_c": 0.5})
+
+
+def test_truth_is_read_from_the_command_line(chains, tmp_path):
+    arguments = [str(chains / "short"), "--out", str(tmp_path), "--no-data", "--truth"]
+    assert plotting.main([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
+    with pytest.raises(SystemExit):
+        plotting.main([*arguments, "mu_cen"])
+
+
+def test_a_single_evaluation_gets_a_data_plot_but_no_corner_plot(chains, tmp_path, capsys):
+    assert plotting.main([str(chains / "point"), "--out", str(tmp_path)]) == 0
+    assert "too few samples" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["point_data.png"]
+
+
+@pytest.mark.parametrize("n_rows", [2, 13, 19])
+def test_a_chain_that_has_just_started_is_no_error(chains, tmp_path, n_rows, capsys):
+    for path in chains.glob("short.*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    lines = (chains / "short.1.txt").read_text().splitlines(keepends=True)
+    (tmp_path / "short.1.txt").write_text("".join(lines[: n_rows + 1]))
+    assert plotting.main([str(tmp_path / "short"), "--burn-in", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "too few samples for limits" in captured.out
+    assert "chi2 at the best fit" in captured.out
+    assert "too few samples" in captured.err
+
+
+def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
+    """They can be slow, or need data that are not on the machine where the plots are made."""
+    info = {
+        "theory": {"iaemu_cobaya.TabulatedIA": None},
+        "likelihood": {
+            "iaemu_cobaya.TNG300Sample3": None,
+            "other": {"external": "lambda nuisance: -0.5 * nuisance ** 2"},
+        },
+        "params": {"nuisance": {"prior": {"min": -5, "max": 5}, "proposal": 1.0}},
+        "sampler": {"mcmc": {"max_samples": 60, "seed": 1}},
+        "output": str(tmp_path / "mixed"),
+    }
+    run(info)
+    updated = tmp_path / "mixed.updated.yaml"
+    text = updated.read_text()
+    assert "-0.5 * nuisance ** 2" in text
+    updated.write_text(text.replace("-0.5 * nuisance ** 2", "1 / 0"))
+    assert plotting.main([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
+    chain = plotting.load_chain(tmp_path / "mixed", burn_in=0.0)
+    assert f"chi2 = {chain.best()['chi2__IA']:.2f} at the best fit" in capsys.readouterr().out
+
+
+def test_chi2_of_the_best_fit_is_that_of_the_chain(chains, tmp_path):
+    chain = plotting.load_chain(chains / "short", burn_in=0.0)
+    _, text = plotting.data_plot(chain, n_band=0)
+    rows = np.loadtxt(chains / "short.1.txt")
+    header = (chains / "short.1.txt").read_text().splitlines()[0].lstrip("#").split()
+    chi2 = rows[np.argmin(rows[:, header.index("minuslogpost")]), header.index("chi2")]
+    assert f"chi2 = {chi2:.2f}" in text
+
+
+def test_burn_in_is_dropped_for_metropolis_only(chains):
+    assert plotting.load_chain(chains / "short").burn_in == 0.3
+    assert plotting.load_chain(chains / "point").burn_in == 0.0
+    all_rows = len(plotting.load_chain(chains / "short", burn_in=0.0).samples.weights)
+    assert len(plotting.load_chain(chains / "short").samples.weights) == pytest.approx(0.7 * all_rows, abs=1)
+
+
+def test_missing_chain_is_named_with_those_that_exist(chains, capsys):
+    assert plotting.main([str(chains / "shirt")]) == 1
+    message = capsys.readouterr().err
+    assert "shirt.updated.yaml" in message
+    assert "point, short" in message
+
+
+def test_bad_burn_in_is_named(chains, capsys):
+    assert plotting.main([str(chains / "short"), "--burn-in", "2"]) == 1
+    assert "share in [0, 1), got 2.0" in capsys.readouterr().err
+
+
+def test_help_names_the_options(capsys):
+    with pytest.raises(SystemExit) as error:
+        plotting.main(["--help"])
+    assert error.value.code == 0
+    assert "--burn-in" in capsys.readouterr().out
+
+
+def test_importing_does_not_choose_a_backend():
+    import subprocess
+    import sys
+
+    code = "import iaemu_cobaya.chains.plotting, sys; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

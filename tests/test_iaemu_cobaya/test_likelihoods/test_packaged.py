@@ -1,0 +1,72 @@
+"""Measurements by name, and the shipped TNG300 figures."""
+
+import numpy as np
+import pytest
+
+from iaemu import measurement
+from iaemu_cobaya import Measurement
+from iaemu_cobaya.likelihoods.data_files import packaged_names, resolve
+
+EDGES = np.logspace(-1, 1.5, 15)
+
+# statistic, value and error of the first and of the last bin, as published
+PUBLISHED = {
+    "tng300/sample1": {
+        "xi": (1897.4714583803736, 1068.8519441363278, 0.06659643544785276, 0.015828233222437274),
+        "omega": (0.07925523255267208, 0.007472666053440515, 0.004017586754466174, 0.0007958062733846809),
+        "eta": (0.03529337513748265, 0.012399837827128756, 0.00012505405734059005, 0.0002289638581366619),
+    },
+    "tng300/sample3": {
+        "omega": (0.012106390398007483, 0.001487687792913839, 0.00048105461663916493, 0.00023204205386184173),
+    },
+}
+
+
+def test_packaged_measurements_are_those_of_tng300():
+    assert packaged_names() == ["tng300/sample1", "tng300/sample2", "tng300/sample3"]
+
+
+@pytest.mark.parametrize("name", packaged_names())
+def test_packaged_measurements_hold_all_published_bins_and_their_source(name):
+    data = Measurement.read(name)
+    assert set(data.statistics) == {"xi", "omega", "eta"}
+    for bins in data.bins.values():
+        assert np.allclose(bins.r_low, EDGES[:-1], rtol=1e-10)
+        assert np.allclose(bins.r_high, EDGES[1:], rtol=1e-10)
+    assert "b90f4999" in data.metadata["source"]
+    assert data.metadata["redshift"] == 0
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_first_and_last_bins_are_as_published(name):
+    data = Measurement.read(name)
+    for statistic, (first, first_error, last, last_error) in PUBLISHED[name].items():
+        bins = data.bins[statistic]
+        assert bins.value[[0, -1]] == pytest.approx([first, last], rel=1e-10)
+        assert bins.error[[0, -1]] == pytest.approx([first_error, last_error], rel=1e-10)
+
+
+def test_sample_3_has_the_covariance_of_omega_from_27_regions():
+    data = Measurement.read("tng300/sample3")
+    covariance = data.covariance_of("omega")
+    assert covariance.matrix.shape == (14, 14)
+    assert covariance.n_regions == 27
+    assert np.sqrt(np.diag(covariance.matrix)) == pytest.approx(data.bins["omega"].error, rel=1e-9)
+    assert data.covariance_of("xi") is None
+
+
+def test_a_file_and_its_packaged_name_give_the_same(tmp_path):
+    by_path = Measurement.read(resolve("tng300/sample3"))
+    generic = measurement.Measurement.read(resolve("tng300/sample3"))
+    by_name = Measurement.read("tng300/sample3")
+    assert by_name.name == "tng300/sample3"
+    for other in (by_path, generic):
+        assert other.metadata == by_name.metadata
+        assert np.array_equal(other.bins["omega"].value, by_name.bins["omega"].value)
+        assert np.array_equal(other.covariances[0].matrix, by_name.covariances[0].matrix)
+    assert not isinstance(generic, Measurement)
+
+
+def test_missing_file_lists_what_is_packaged(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt.*tng300/sample1"):
+        resolve(tmp_path / "nothing.txt")

@@ -1,0 +1,141 @@
+"""The theory of centrals whose alignment depends on host mass, in Cobaya models with the shipped tables."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cobaya.input import load_input_file
+from cobaya.log import LoggedError
+from cobaya.model import get_model
+
+from iaemu.binning import TNG_EDGES
+from iaemu.models.laws import MassDependentModel
+from iaemu.models.tables import TabulatedModel
+from iaemu_cobaya import MassDependentIA, TabulatedIA
+from iaemu_cobaya.gradients.log_posterior import LogPosterior
+
+EXAMPLES = Path(__file__).parents[3] / "yaml_examples"
+THEORY = "iaemu_cobaya.MassDependentIA"
+SAMPLE3 = {"logMmin": 11.61, "sigma_logM": 0.26, "logM0": 11.80, "logM1": 12.60, "alpha": 1.0}
+POINT = {"mu_cen": 0.7, "mu_sat": 0.05, "mu_cen_slope": 0.1}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return TabulatedModel.load()
+
+
+@pytest.fixture
+def make_info(tables):
+    def make(theory=None, likelihood=None, params=None, **others):
+        info = {
+            "theory": {THEORY: {"artifact": tables, **(theory or {})}},
+            "likelihood": likelihood or {"iaemu_cobaya.TNG300Sample3": None},
+            **others,
+        }
+        return {**info, "params": params} if params else info
+
+    return make
+
+
+def test_a_minimal_input_samples_the_slope_too(make_info):
+    model = get_model(make_info())
+    assert set(model.parameterization.sampled_params()) == {"mu_cen", "mu_sat", "mu_cen_slope"}
+    assert model.parameterization.constant_params() == SAMPLE3
+    assert np.isfinite(model.logposterior(model.prior.reference()).logpost)
+    assert "log" in model.parameterization.labels()["mu_cen_slope"]
+
+
+def test_the_likelihood_sees_the_prediction_of_the_model(make_info, tables):
+    for pivot in (12.0, 13.0):
+        model = get_model(make_info({"pivot": pivot}))
+        model.loglike(POINT, return_derived=False)
+        expected = MassDependentModel(tables, pivot).predict({**POINT, **SAMPLE3}, TNG_EDGES).omega
+        like = model.likelihood["iaemu_cobaya.TNG300Sample3"]
+        assert like.theory_vector() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_slope_of_zero_is_tabulated_ia(make_info, tables):
+    sloped = get_model(make_info(params={"mu_cen_slope": 0.0}))
+    ordinary = get_model(
+        {
+            "theory": {"iaemu_cobaya.TabulatedIA": {"artifact": tables}},
+            "likelihood": {"iaemu_cobaya.TNG300Sample3": None},
+        }
+    )
+    for point in ({"mu_cen": 0.7, "mu_sat": 0.1}, {"mu_cen": -0.3, "mu_sat": 0.9}):
+        assert sloped.loglike(point, return_derived=False) == pytest.approx(
+            ordinary.loglike(point, return_derived=False), rel=1e-9
+        )
+
+
+@pytest.mark.parametrize("free", [{}, {"logM1": {"prior": {"min": 12.5, "max": 12.7}}}], ids=["fixed", "logM1 free"])
+def test_the_gradient_is_that_of_cobayas_posterior(make_info, free):
+    """At a fixed occupation (contracted tables) and at a free one; in any order of the parameters."""
+    density = LogPosterior(get_model(make_info(params=free)), rng=np.random.default_rng(1))
+    density.check()
+    assert set(density.names) == {*POINT, *free}
+    x = torch.tensor([[{**POINT, "logM1": 12.62}[name] for name in density.names]] * 3, dtype=torch.float64)
+    x[1, density.names.index("mu_cen_slope")] = -0.4
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(density(x).sum(), x)
+    for row in range(3):
+        for column in range(len(density.names)):
+            values = []
+            for sign in (1, -1):
+                moved = x.detach().clone()
+                moved[row, column] += sign * 1e-5
+                point = dict(zip(density.names, moved[row].tolist(), strict=True))
+                values.append(density.model.logposterior(point).logpost)
+            assert float(gradient[row, column]) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-3, abs=1e-2)
+
+
+def test_slopes_outside_the_support_are_rejected_and_said_at_the_start(make_info, caplog):
+    wide = {"mu_cen_slope": {"prior": {"min": -5, "max": 5}}}
+    model = get_model(make_info(params=wide))
+    assert r"the prior of mu_cen_slope, [-5, 5], reaches outside the supported range [-2, 2];" in caplog.text
+    assert model.loglike({**POINT, "mu_cen_slope": 3.0}, return_derived=False) == -np.inf
+    with pytest.raises(LoggedError, match="mu_cen_slope = 4 lies outside"):
+        get_model(make_info(params={"mu_cen_slope": 4.0}))
+
+
+def test_names_can_be_mapped(make_info):
+    names = {"mu_cen": "A", "mu_cen_slope": "B"}
+    model = get_model(make_info({"param_map": names}))
+    assert set(model.parameterization.sampled_params()) == {"A", "B", "mu_sat"}
+    point = {names.get(name, name): value for name, value in POINT.items()}
+    assert model.loglike(point, return_derived=False) == get_model(make_info()).loglike(POINT, return_derived=False)
+
+
+def test_wrong_options_are_named(analytic):
+    with pytest.raises(LoggedError, match="pivot = 50 must be the log10 of a halo mass"):
+        MassDependentIA({"pivot": 50.0})
+    with pytest.raises(LoggedError, match="artifact: must be tables, got a AnalyticModel"):
+        MassDependentIA({"artifact": analytic})
+    with pytest.raises(LoggedError, match="cannot load nowhere"):
+        MassDependentIA({"artifact": "nowhere.safetensors"})
+
+
+def test_options_are_those_of_tabulated_ia_and_a_pivot():
+    mine, theirs = MassDependentIA.get_defaults(), TabulatedIA.get_defaults()
+    assert set(mine) == {*theirs, "pivot"}
+    assert {**mine["params"], "mu_cen_slope": None}.keys() == {*theirs["params"], "mu_cen_slope"}
+
+
+def test_three_samples_at_once_share_the_strengths(tables):
+    """The example with a theory for each sample: its chi^2 is the sum of theirs at the same strengths."""
+    info = load_input_file(EXAMPLES / "tng_all.yaml")
+    for options in info["theory"].values():
+        options["artifact"] = tables
+    joint = get_model(info)
+    assert set(joint.parameterization.sampled_params()) == set(POINT)
+    total = 0.0
+    for sample in (1, 2, 3):
+        like = f"iaemu_cobaya.TNG300Sample{sample}"
+        alone = get_model({"theory": {THEORY: {"artifact": tables, "pivot": 13.0}}, "likelihood": {like: None}})
+        occupation = alone.parameterization.constant_params()
+        found = {name: joint.parameterization.constant_params()[f"{name}_{sample}"] for name in occupation}
+        assert found == occupation
+        total += alone.loglike(POINT, return_derived=False)
+    assert joint.loglike(POINT, return_derived=False) == pytest.approx(total, rel=1e-9)

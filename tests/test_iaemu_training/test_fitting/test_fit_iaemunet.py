@@ -1,0 +1,151 @@
+"""Training of IAEmuNet on noisy mocks of a simple truth: it learns, keeps to the recipe, and bears missing entries."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from iaemu.models.factorised import Emulator
+from iaemu.models.iaemunet import IAEmuNetEmulator
+from iaemu.parameters import Support
+from iaemu_training.fitting import objective
+from iaemu_training.fitting.config import IAEmuNetSettings
+from iaemu_training.fitting.iaemunet import IAEmuNetTask, fit_iaemunet
+
+SUPPORT = Support(logMmin=(12.0, 13.0))
+SETTINGS = IAEmuNetSettings(
+    epochs=6,
+    batch_size=16,
+    learning_rate=3e-3,
+    warmup_epochs=3,
+    validate_every=2,
+    checkpoint_every=2,
+    patience=50,
+    threads=1,
+)
+
+
+def mocks(n, k, seed):
+    """A truth that is smooth in all parameters, with noise; some bins empty, some xi negative at large r."""
+    rng = np.random.default_rng(seed)
+    theta = SUPPORT.sample(n, rng)
+    x = np.linspace(0, 1, 20)
+    log_xi = 5 - 7 * x + (theta[:, 2:3] - 12.5) * (1 + x)
+    omega = 0.05 * theta[:, :1] * np.exp(-3 * x)
+    eta = 0.02 * theta[:, 1:2] * np.exp(-5 * x)
+    truth = np.stack([np.exp(log_xi), omega, eta], axis=1)[:, None]
+    noise = rng.normal(size=(n, k, 3, 20)) * np.array([0.08, 0.003, 0.003])[:, None]
+    y = truth + noise + 0.05 * truth * noise[:, :, :1]
+    y[::7, 0, :, 0] = np.nan
+    return theta, y
+
+
+@pytest.fixture(scope="module")
+def data():
+    return (*mocks(64, 3, 1), *mocks(24, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def emulator(data):
+    return fit_iaemunet(*data, SUPPORT, SETTINGS, {"catalogues": ["none"]}, progress=False)
+
+
+def state(emulator):
+    return torch.cat([value.flatten().double() for value in emulator._trained.state_dict().values()])
+
+
+def test_it_learns(emulator):
+    history = emulator.metadata["history"]
+    assert history[-1]["validation"] < 0.8 * history[0]["validation"]
+
+
+def test_the_artifact_says_where_it_comes_from(emulator, tmp_path):
+    emulator.save(tmp_path / "e.safetensors")
+    loaded = Emulator.load(tmp_path / "e.safetensors")
+    assert isinstance(loaded, IAEmuNetEmulator) and loaded.support == SUPPORT
+    metadata = loaded.metadata
+    assert metadata["catalogues"] == ["none"] and metadata["fit"]["batch_size"] == 16
+    assert metadata["training_set"]["points"] == 64 and metadata["training_set"]["realisations"] == 3
+    assert metadata["best"]["validation"] == min(entry["validation"] for entry in metadata["history"])
+    theta = SUPPORT.sample(3, np.random.default_rng(0))
+    np.testing.assert_array_equal(loaded.predict(theta).xi, emulator.predict(theta).xi)
+
+
+def test_a_killed_training_goes_on_to_the_same_network(data, emulator, tmp_path, monkeypatch):
+    before = torch.random.get_rng_state()
+    with monkeypatch.context() as patch:
+        loss = IAEmuNetTask.batch_loss
+        patch.setattr(IAEmuNetTask, "batch_loss", lambda task, rows: loss(task, rows) if task.epoch < 3 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit_iaemunet(*data, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
+    resumed = fit_iaemunet(*data, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
+    assert torch.equal(state(resumed), state(emulator))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(ValueError, match="belongs to other data"):
+        other = data[0], data[1] + 1e-3, *data[2:]
+        fit_iaemunet(*other, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
+
+
+def test_an_epoch_shows_every_realisation_or_one_of_each_point(data):
+    every = IAEmuNetTask(*data, SETTINGS)
+    rows = every.epoch_rows(torch.Generator().manual_seed(1))
+    assert sorted(rows.tolist()) == list(range(64 * 3)) and every.n_batches == 12
+    one = IAEmuNetTask(*data, replace(SETTINGS, realisations="one"))
+    rows = one.epoch_rows(torch.Generator().manual_seed(1))
+    assert sorted((rows // 3).tolist()) == list(range(64)) and one.n_batches == 4
+    assert set((rows % 3).tolist()) == {0, 1, 2}
+    again = one.epoch_rows(torch.Generator().manual_seed(2))
+    assert not torch.equal(again.sort().values, rows.sort().values)
+
+
+def test_rows_pair_a_point_with_its_own_realisations(data):
+    task = IAEmuNetTask(*data, SETTINGS)
+    seen = {}
+
+    class Flat(torch.nn.Module):
+        def forward(self, inputs):
+            seen.update(inputs=inputs)
+            return torch.zeros(2, 3, 20), torch.ones(2, 3, 20)
+
+    task.network = Flat()
+    task.schedule = lambda epoch: (0.0,) * 3
+    loss = task.batch_loss(torch.tensor([4, 17]))  # realisation 1 of point 1, realisation 2 of point 5
+    torch.testing.assert_close(seen["inputs"], task.data["train_inputs"][[1, 5]])
+    expected = task.standardiser.targets(torch.tensor(np.stack([data[1][1, 1], data[1][5, 2]]))).float()
+    torch.testing.assert_close(loss, objective.gaussian_nll(torch.zeros(2, 3, 20), torch.ones(2, 3, 20), expected))
+
+
+def test_the_validation_loss_is_the_papers_criterion_over_all_realisations(data):
+    task = IAEmuNetTask(*data, SETTINGS)
+    task.network.eval()
+    with torch.no_grad():
+        mean, variance = task.network(task.data["validation_inputs"].repeat_interleave(2, dim=0))
+        targets = task.data["validation_targets"].flatten(0, 1)
+        torch.testing.assert_close(task.validation_loss(), objective.criterion(mean, variance, targets))
+
+
+def test_missing_entries_and_negative_xi_are_masked_one_by_one(data):
+    targets = IAEmuNetTask(*data, SETTINGS).data["train_targets"]
+    y = torch.tensor(data[1])
+    missing = ~torch.isfinite(targets)
+    expected = torch.isnan(y)
+    expected[:, :, 0] |= y[:, :, 0] <= 0
+    assert torch.equal(missing, expected)
+    assert int((y[:, :, 0] <= 0).sum()) > 10  # they are there, and their mocks are kept
+
+
+def test_unusable_arrays_are_refused(data):
+    theta, y, *validation = data
+    for arrays, message in (
+        ((theta[:, :6], y), r"theta must have shape \(n, 7\)"),
+        ((theta, y[:, 0]), r"y must have shape \(64, n_realisations, 3, 20\)"),
+        ((theta, y[:10]), r"y must have shape \(64, n_realisations, 3, 20\)"),
+        ((theta, np.where(np.isnan(y), np.inf, y)), "infinite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_iaemunet(*arrays, *validation, SUPPORT, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="validation_y must have shape"):
+        fit_iaemunet(theta, y, validation[0], validation[1][:, :, :2], SUPPORT, SETTINGS, progress=False)
+    with pytest.raises(ValueError, match="batch_size = 512 exceeds the 192 rows"):
+        fit_iaemunet(*data, SUPPORT, replace(SETTINGS, batch_size=512), progress=False)

@@ -1,0 +1,122 @@
+"""Aleatoric scatter: measured, fitted, and drawn from."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("h5py")
+
+from iaemu.binning import PAPER_EDGES
+from iaemu.models.factorised import Emulator
+from iaemu.prediction import STATISTICS
+from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
+from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter, measure_scatter, training_arrays
+
+QUICK = ScatterSettings(steps=150, n_members=2, width=32)
+
+
+@pytest.fixture(scope="module")
+def mocks():
+    return Dataset("calibration-pm160")
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return Emulator.load()
+
+
+@pytest.fixture(scope="module")
+def fitted(emulator, mocks):
+    return fit_scatter(emulator, mocks, QUICK, progress=False)
+
+
+def test_measured_scatter_is_the_sample_variance(mocks):
+    row = 3
+    scatter = measure_scatter(mocks, [row], PAPER_EDGES)
+    realisations = mocks.realisations(row)
+    full = realisations.n_nan == 0
+    for name in STATISTICS:
+        expected = getattr(realisations, name).var(axis=0, ddof=1)
+        np.testing.assert_allclose(scatter.variance[name][0, full], expected[full], rtol=1e-10)
+        assert np.all(scatter.dof[name][0, full] == 9)
+
+
+def test_bins_with_too_few_mocks_are_not_used(mocks):
+    row = int(np.argmax(mocks.read("mocks/n_empty").max(axis=1)))
+    n_empty = mocks.realisations(row).n_nan
+    scatter = measure_scatter(mocks, [row], PAPER_EDGES)
+    np.testing.assert_array_equal(scatter.dof["omega"][0] == 0, n_empty > 5)
+    assert np.isnan(scatter.variance["omega"][0, n_empty > 5]).all()
+
+
+def test_fit_beats_a_constant_factor_and_is_reproducible(emulator, mocks, fitted):
+    aleatoric, report = fitted
+    assert report["loss_validation"] < report["loss_validation_constant"] - 0.1
+    again, _ = fit_scatter(emulator, mocks, QUICK, progress=False)
+    for name, array in aleatoric.to_arrays().items():
+        np.testing.assert_array_equal(array, again.to_arrays()[name])
+    assert aleatoric.volume == pytest.approx(2 * 160.0**3)
+
+
+def test_correlations_are_correlations(fitted):
+    aleatoric, _ = fitted
+    for matrices in aleatoric.correlations:
+        for matrix in matrices.values():
+            np.testing.assert_allclose(np.diag(matrix), 1.0)
+            np.testing.assert_allclose(matrix, matrix.T)
+            assert np.linalg.eigvalsh(matrix).min() > 0
+    # Number density moves all of xi together; shape noise does not.
+    xi, omega = (aleatoric.correlations[0][name] for name in ("xi", "omega"))
+    assert np.mean(xi[15:, 15:]) > np.mean(omega[15:, 15:])
+
+
+def test_shipped_scatter_is_that_of_held_out_mocks(emulator, mocks):
+    """Unseen points: median bias below 0.03 dex, and sample variances as wide about it as chi^2."""
+    from scipy.stats import chi2
+
+    held = np.flatnonzero(mocks.split[mocks.mocked] == SPLITS.index("test"))
+    scatter = measure_scatter(mocks, held, PAPER_EDGES)
+    sigma = emulator.predict(mocks.theta[mocks.mocked[held]], uncertainties=True).sigma_aleatoric
+    for name in STATISTICS:
+        full = scatter.dof[name] == 9
+        ratio = sigma[name][full] ** 2 / scatter.variance[name][full]
+        dex = 0.5 * (np.median(np.log10(ratio)) + np.log10(chi2.median(9) / 9))
+        assert abs(dex) < 0.03
+        assert np.std(np.log(ratio)) == pytest.approx(0.4987, rel=0.25)  # trigamma(9/2)^(1/2)
+
+
+class TestTrainingArrays:
+    def test_draws_have_the_labels_mean_and_the_fitted_covariance(self, mocks, emulator):
+        (theta, y, _, held_y), origin = training_arrays(mocks, lambda: emulator, 50, 1)
+        assert y.shape == (len(theta), 50, 3, 20) and held_y.shape[1:] == y.shape[1:]
+        assert "draws" in origin["trained_on"]
+        # Neither the test points nor those that the cleaning removes.
+        assert len(theta) == np.sum(mocks.cleaned & (mocks.split == 0))
+        sigma = emulator.predict(theta, uncertainties=True).sigma_aleatoric["omega"]
+        rows = mocks.cleaned & (mocks.split == 0)
+        z = (y[:, :, 1] - mocks.read("labels/omega")[rows][:, None]) / sigma[:, None]
+        assert z.mean() == pytest.approx(0.0, abs=0.01)
+        assert z.std() == pytest.approx(1.0, abs=0.01)
+        drawn = np.corrcoef(z.reshape(-1, 20).T)
+        np.testing.assert_allclose(drawn, np.asarray(emulator.aleatoric.correlations[0]["omega"]), atol=0.03)
+
+    def test_mocks_are_taken_where_all_points_have_them(self, mocks):
+        class Subset:
+            has_mocks = True
+            mocked = np.arange(40)
+            split = mocks.split[:40]
+            cleaned = np.ones(40, dtype=bool)
+            theta = mocks.theta[:40]
+            identity, attributes, realisations = mocks.identity, mocks.attributes, mocks.realisations
+
+            def __len__(self):
+                return 40
+
+        (_, y, _, _), origin = training_arrays(Subset(), None, 10, 1)
+        assert origin["trained_on"] == "halotools-IA mock realisations"
+        first = int(np.flatnonzero(mocks.split[:40] == 0)[0])
+        np.testing.assert_array_equal(y[0, :, 2], mocks.realisations(first).eta)
+
+    def test_without_scatter_it_says_so(self, mocks, emulator):
+        bare = Emulator(emulator.network, emulator.binnings, dict(emulator.metadata))
+        with pytest.raises(DatasetError, match="has no scatter"):
+            training_arrays(mocks, lambda: bare, 10, 1)

@@ -1,0 +1,185 @@
+"""Data sets on disk: one HDF5 file of points, noise-free labels and mocks (:mod:`iaemu_training.dataset.make`)."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from iaemu.binning import PAPER_EDGES, nesting_matrix
+from iaemu.models.tables import PairSums, correlations
+from iaemu.parameters import Support
+from iaemu_training.mocks.realisations import MockRealisations
+from iaemu_training.pairs.galaxies import random_pairs
+
+FORMAT = "iaemu-dataset-1"
+
+
+SPLITS = ("train", "validation", "test")
+
+
+SUMS = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
+
+
+_MOCK_SUMS = ("DD", "S_omega", "S_eta")
+
+
+_COUNTS = ("n_gal", "n_sat", "n_borrowed")
+
+
+#: Mocks of the boxes that the shipped tables were made from.
+SHIPPED_MOCKS = "calibration-pm160"
+
+
+class DatasetError(ValueError):
+    """A data set that is missing, damaged, foreign, or made with other settings."""
+
+
+def shipped_datasets() -> dict[str, Path]:
+    """Names and paths of the data sets inside the package."""
+    folder = resources.files("iaemu_training.dataset.shipped")
+    return {Path(str(entry)).stem: Path(str(entry)) for entry in folder.iterdir() if str(entry).endswith(".hdf5")}
+
+
+class Dataset:
+    """A data set file; arrays are read on first use.
+
+    Parameters
+    ----------
+    path : path-like
+        Of a file, or the name of a shipped one (``calibration-pm160``).
+
+    Raises
+    ------
+    DatasetError
+        The file is missing, damaged, or not a data set.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        if not self.path.exists():
+            self.path = shipped_datasets().get(str(path), self.path)
+        try:
+            with h5py.File(self.path, "r") as h5:
+                if h5.attrs.get("format") != FORMAT:
+                    raise DatasetError(f"{self.path} is not a data set of iaemu-train dataset ({FORMAT}).")
+                self.attributes = {key: _decode(value) for key, value in h5.attrs.items()}
+                self._names = []
+                h5.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
+        except OSError as error:
+            raise DatasetError(f"{self.path} cannot be read as a data set: {error}") from error
+        self.identity = self.attributes["identity"]
+        self.support = Support.from_dict(self.attributes["support"])
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def read(self, name: str) -> np.ndarray:
+        """An array by its name in the file, such as ``labels/sums/DD``."""
+        if name not in self._names:
+            raise DatasetError(f"{self.path} has no {name}; it holds {', '.join(self._names)}.")
+        try:
+            with h5py.File(self.path, "r") as h5:
+                return h5[name][()]
+        except OSError as error:
+            raise DatasetError(f"{self.path}: {name} is damaged: {error}") from error
+
+    @cached_property
+    def theta(self) -> np.ndarray:
+        """Parameters (n, 7)."""
+        return self.read("theta")
+
+    @cached_property
+    def split(self) -> np.ndarray:
+        """Index into ``SPLITS`` of each point, (n,)."""
+        return self.read("split")
+
+    @cached_property
+    def fine_edges(self) -> np.ndarray:
+        """Edges of pair sums [Mpc/h]."""
+        return self.read("fine_edges")
+
+    @cached_property
+    def cleaned(self) -> np.ndarray:
+        """Points (n,) bool that the paper's cleaning leaves."""
+        return ~(self.read("masks/empty_bins") | self.read("masks/unphysical_xi"))
+
+    @property
+    def has_mocks(self) -> bool:
+        """Whether there are mocks at some points."""
+        return "mocks/index" in self._names
+
+    @cached_property
+    def mocked(self) -> np.ndarray:
+        """Rows of ``theta`` with mocks, (m,)."""
+        return self.read("mocks/index")
+
+    @cached_property
+    def _mock_arrays(self) -> dict[str, np.ndarray]:
+        return {name: self.read(f"mocks/{name}") for name in (*_MOCK_SUMS, *_COUNTS)}
+
+    def realisations(self, row: int, r_edges=PAPER_EDGES) -> MockRealisations:
+        """Mocks of the ``row``-th point with mocks, all boxes together as one volume.
+
+        Raises
+        ------
+        iaemu.binning.BinningError
+            ``r_edges`` do not nest in ``fine_edges``.
+        """
+        arrays = {name: values[row] for name, values in self._mock_arrays.items()}
+        by_box = arrays["n_gal"]
+        RR = sum(
+            random_pairs(by_box[:, box], side, self.fine_edges) for box, side in enumerate(self.attributes["box_sizes"])
+        )
+        counts = {name: arrays[name].sum(axis=1) for name in _COUNTS}
+        mocks = MockRealisations(self.fine_edges, RR=RR, **{name: arrays[name] for name in _MOCK_SUMS}, **counts)
+        return mocks.rebinned(nesting_matrix(self.fine_edges, r_edges), r_edges)
+
+    def expected_sums(self, rows, r_edges=PAPER_EDGES) -> dict[str, np.ndarray]:
+        """Expected pair sums (len(rows), n_bins) of each of ``SUMS``."""
+        nesting = nesting_matrix(self.fine_edges, r_edges)
+        return {name: self.read(f"labels/sums/{name}")[rows] @ nesting.T for name in SUMS}
+
+    def labels(self, rows, r_edges=PAPER_EDGES) -> dict[str, np.ndarray]:
+        """Noise-free xi, omega and eta (len(rows), n_bins), by statistic, in any bins that nest in ``fine_edges``."""
+        sums = {name: torch.as_tensor(values) for name, values in self.expected_sums(rows, r_edges).items()}
+        blank = torch.full((len(self.theta[rows]),), torch.nan)
+        values = correlations(PairSums(**sums, n_gal=blank, f_sat=blank), torch.as_tensor(self.theta[rows]))
+        return {name: value.numpy() for name, value in values.items()}
+
+    def summary(self) -> str:
+        """What the file holds, and what the cleaning would remove, in a few lines."""
+        n = len(self)
+        empty, unphysical = self.read("masks/empty_bins"), self.read("masks/unphysical_xi")
+        lines = [
+            f"{self.path}: {n} points ({self.identity['settings']['points']}), "
+            + ", ".join(f"{np.sum(self.split == code)} {name}" for code, name in enumerate(SPLITS)),
+            f"  cleaning: {empty.sum()} points with a bin expected to be empty, {unphysical.sum()} with xi / xi_DM "
+            f"beyond the limit; {self.cleaned.sum()} are left ({self.cleaned.mean():.1%})",
+        ]
+        if self.has_mocks:
+            n_empty = self.read("mocks/n_empty")
+            shape = self._mock_arrays["DD"].shape
+            lines.append(
+                f"  mocks: {shape[1]} at each of {shape[0]} points; {np.sum(n_empty)} of "
+                f"{n_empty.size * shape[1]} bins are empty, at {np.sum(n_empty.any(axis=1))} points"
+            )
+        return "\n".join(lines)
+
+
+def _decode(value):
+    """An attribute: JSON where it is, else text or a list of texts."""
+    if isinstance(value, np.ndarray):
+        return [item.decode() if isinstance(item, bytes) else item for item in value.tolist()]
+    value = value.decode() if isinstance(value, bytes) else value
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value

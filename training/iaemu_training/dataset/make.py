@@ -1,0 +1,399 @@
+"""Training sets: noise-free labels from tables at many points, and halotools-IA mocks at some, in one HDF5 file.
+
+The paper's training set (arXiv:2504.05235, section 2.2) is 110,526 points with 10 mocks each. Here every point gets
+the expectation of such mocks, and a subset the mocks themselves, for their scatter and as the ground truth. Nothing is
+dropped: the paper's cleaning is kept as masks beside the data. The file's layout is in docs/training.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from iaemu.artifact import shipped_artifact
+from iaemu.binning import PAPER_EDGES, nesting_matrix
+from iaemu.files import write_whole
+from iaemu.models.tables import SHIPPED, TabulatedModel, correlations
+from iaemu.parameters import PARAMETERS, Support
+from iaemu.prediction import STATISTICS
+from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUMS, Dataset, DatasetError
+from iaemu_training.dataset.labels import iterate_sums
+from iaemu_training.dataset.matter import MatterCorrelation
+from iaemu_training.dataset.points import PARAMETER_SETS
+from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
+from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.work.cluster import one_thread, workers
+from iaemu_training.work.parts import PartStore, Task
+
+_LABELS_PER_PART = 256
+
+
+@dataclass(frozen=True)
+class DatasetSettings:
+    """What a data set holds.
+
+    Attributes
+    ----------
+    points : str
+        Name of a parameter set, see :data:`iaemu_training.dataset.points.PARAMETER_SETS`.
+    n : int
+        Number of points; the paper's by default.
+    n_mocked : int
+        Points with mocks: evenly spread over a tube, the first of a Sobol set.
+    n_realisations : int
+        Mocks a point, in every box.
+    seed : int
+        Of the points, the split and the mocks.
+    min_pairs : float
+        A bin counts as empty where fewer unordered pairs are expected.
+    max_xi_ratio : float
+        Largest xi / xi_DM that is deemed physical.
+    split : (float, float, float)
+        Fractions of training, validation and test points.
+    """
+
+    points: str = "tube"
+    n: int = 110_526
+    n_mocked: int = 400
+    n_realisations: int = 10
+    seed: int = 1
+    min_pairs: float = 3.0
+    max_xi_ratio: float = 100.0
+    split: tuple[float, float, float] = (0.7, 0.1, 0.2)
+
+    def __post_init__(self):
+        if self.points not in PARAMETER_SETS:
+            raise ValueError(f"points = {self.points!r} is not known; choose from {', '.join(PARAMETER_SETS)}.")
+        for name in ("n", "n_realisations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.n_mocked <= self.n:
+            raise ValueError(f"n_mocked must lie between 0 and n = {self.n}, got {self.n_mocked}.")
+        if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1.0) > 1e-9:
+            raise ValueError(f"split must be three fractions that add to 1, got {self.split}.")
+
+    def theta(self, support: Support) -> np.ndarray:
+        """Parameter points (n, 7)."""
+        return PARAMETER_SETS[self.points](support, self.n, self.seed)
+
+    def mocked(self) -> np.ndarray:
+        """Indices (n_mocked,) of the points with mocks, ascending."""
+        if self.points == "sobol":
+            return np.arange(self.n_mocked)
+        return ((np.arange(self.n_mocked) + 0.5) * self.n / max(self.n_mocked, 1)).astype(np.int64)
+
+    def split_codes(self) -> np.ndarray:
+        """Index into ``SPLITS`` of each point (n,), uint8: a random permutation cut in three."""
+        ends = np.round(np.cumsum(self.split)[:2] * self.n).astype(int)
+        order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(2**31,))).permutation(self.n)
+        codes = np.empty(self.n, dtype=np.uint8)
+        for code, part in enumerate(np.split(order, ends)):
+            codes[part] = code
+        return codes
+
+
+# ---------------------------------------------------------------------- tasks, run by workers
+
+
+def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
+    """Expected pair sums in the tables' bins, and the correlation functions in the paper's, at points (n, 7)."""
+    model = _load_tables(tables)
+    rows = [
+        vars(fine) | correlations(model.rebin(fine, PAPER_EDGES), batch) for batch, fine in iterate_sums(model, theta)
+    ]
+    return {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
+
+
+def mock_part(
+    boxes: tuple[Source, ...], theta: np.ndarray, seed: int, point: int, n: int, r_edges: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Pair sums of ``n`` mocks at one point, summed over boxes; galaxy counts by box.
+
+    Mock i of box b is ``populate(theta, SeedSequence(seed, spawn_key=(point, b, i)))``.
+    """
+    with one_thread():
+        parts = [
+            mocks.realisations(theta, n, np.random.SeedSequence(seed, spawn_key=(point, box)), r_edges)
+            for box, mocks in enumerate(_load_mocks(boxes))
+        ]
+    sums = {name: sum(getattr(part, name) for part in parts) for name in _MOCK_SUMS}
+    counts = {name: np.stack([getattr(part, name) for part in parts], axis=-1) for name in _COUNTS}
+    return sums | counts
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tables or a catalogue that a worker loads for itself, and the hash that it must have."""
+
+    path: str | None
+    sha256: str
+
+
+@lru_cache(maxsize=1)
+def _load_tables(source: Source) -> TabulatedModel:
+    found = _file_sha256(source.path)
+    if found != source.sha256:
+        raise DatasetError(f"The tables {source.path or SHIPPED} on a worker differ from those of the run.")
+    return TabulatedModel.load(source.path)
+
+
+@lru_cache(maxsize=1)
+def _load_mocks(boxes: tuple[Source, ...]) -> list[HalotoolsMocks]:
+    mocks = []
+    for source in boxes:
+        catalogue = HaloCatalogue.load(source.path)
+        if catalogue.sha256 != source.sha256:
+            raise DatasetError(f"The catalogue {source.path} on a worker differs from that of the run.")
+        mocks.append(HalotoolsMocks(catalogue))
+    return mocks
+
+
+def _file_sha256(path) -> str:
+    with open(shipped_artifact(SHIPPED) if path is None else path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---------------------------------------------------------------------- making
+
+
+def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) -> tuple[Source, ...]:
+    """The catalogues that tables were made from, in any order; by default by the names that the tables state.
+
+    Raises
+    ------
+    CatalogueError
+        They are not found, or differ from those of the tables: mocks of other halos have other expectations.
+    """
+    stated = model.metadata["catalogues"]
+    sources = tuple(Source(str(name), HaloCatalogue.load(name).sha256) for name in (names or stated))
+    if sorted(source.sha256 for source in sources) != sorted(model.metadata["catalogue_sha256"]):
+        raise CatalogueError(
+            f"The tables were made from {', '.join(stated)}, whose hashes differ from those of "
+            f"{', '.join(source.path for source in sources)}. Mocks must come from the same boxes, all of them: give "
+            "these with --catalogue."
+        )
+    return sources
+
+
+def make_dataset(
+    output,
+    settings: DatasetSettings | None = None,
+    tables=None,
+    catalogues: Sequence[str] | None = None,
+    n_workers: int | None = None,
+    dask: str | None = None,
+    matter: MatterCorrelation | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Make a data set, or go on making it after an interruption of any kind.
+
+    Finished parts are kept in a folder beside the output, ``<output>.parts``, which is removed at the end. The result
+    does not depend on interruptions, on the number of workers, nor on where they run (given the same versions and the
+    same kind of processor).
+
+    Parameters
+    ----------
+    output : path-like
+        HDF5 file to write. If it exists, and was made with the same settings, nothing is done.
+    settings : DatasetSettings, optional
+    tables : path-like, optional
+        The shipped tables by default. On a cluster, a path that workers can read.
+    catalogues : sequence of str, optional
+        Those that the tables were made from, see :func:`matching_boxes`. Not needed without mocks.
+    n_workers, dask
+        See :func:`iaemu_training.work.cluster.workers`.
+    matter : MatterCorrelation, optional
+        For the mask xi / xi_DM; by default that of the Bolshoi-Planck cosmology at z = 0.
+
+    Raises
+    ------
+    DatasetError
+        The output exists with other settings.
+    iaemu_training.work.parts.PartsError
+        Unfinished parts have other settings, or another process is writing them.
+    """
+    output, settings = Path(output), settings or DatasetSettings()
+    matter = matter or MatterCorrelation.load()
+    source = Source(None if tables is None else str(Path(tables).resolve()), _file_sha256(tables))
+    model = TabulatedModel.load(tables)
+    boxes = matching_boxes(model, catalogues) if settings.n_mocked else ()
+    identity = {
+        "settings": asdict(settings),
+        "tables_sha256": source.sha256,
+        "boxes_sha256": [box.sha256 for box in boxes],
+        "matter_sha256": hashlib.sha256(matter.binned(PAPER_EDGES).tobytes()).hexdigest(),
+        "versions": _versions(),
+    }
+    store = PartStore(output.with_name(output.name + ".parts"), identity)
+    if output.exists():
+        _check_same(output, store.identity)
+        if store.folder.exists():
+            store.remove()
+        return Dataset(output)
+    theta = settings.theta(model.support)
+    with store:
+        with workers(n_workers, dask) as crew:
+            store.run(_label_tasks(source, theta), crew, "labels", progress)
+            store.run(_mock_tasks(boxes, model, theta, settings), crew, "mocks", progress)
+        write_whole(output, lambda file: _assemble(file, store, model, settings, theta, matter, identity))
+    store.remove()
+    return Dataset(output)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("iaemu-cobaya", "halotools", "numpy", "scipy", "torch", "numba")}
+
+
+def _check_same(output: Path, identity: dict) -> None:
+    found = Dataset(output).identity
+    differing = [key for key in identity if found.get(key) != identity[key]]
+    if differing:
+        key = differing[0]
+        raise DatasetError(
+            f"{output} exists and was made with other {key}: {found.get(key)}, now {identity[key]}. Remove it, or "
+            "choose another name."
+        )
+
+
+def _label_tasks(source: Source, theta: np.ndarray) -> dict[str, Task]:
+    starts = range(0, len(theta), _LABELS_PER_PART)
+    parts = {start: theta[start : start + _LABELS_PER_PART] for start in starts}
+    return {_label_name(start): Task(label_part, (source, part), len(part)) for start, part in parts.items()}
+
+
+def _mock_tasks(boxes, model, theta, settings) -> dict[str, Task]:
+    """The most expensive points first, so that workers finish together."""
+    mocked = settings.mocked()
+    if not len(mocked):
+        return {}
+    sums = [part for _, part in iterate_sums(model, theta[mocked])]
+    pairs = np.concatenate([part.DD.sum(dim=1).numpy() for part in sums]) / 2.0
+    galaxies = np.concatenate([part.n_gal.numpy() for part in sums]) * len(boxes)
+    # Seconds on one core, roughly: populating has a fixed cost and one a galaxy, counting one a pair.
+    cost = settings.n_realisations * (0.1 * len(boxes) + 4e-6 * galaxies + 1e-8 * pairs)
+    seed, n, edges = settings.seed, settings.n_realisations, model.r_edges
+    return {
+        _mock_name(mocked[i]): Task(mock_part, (boxes, theta[mocked[i]], seed, int(mocked[i]), n, edges), cost[i])
+        for i in np.argsort(-cost, kind="stable")
+    }
+
+
+def _label_name(start: int) -> str:
+    return f"labels-{start:07d}"
+
+
+def _mock_name(point: int) -> str:
+    return f"mocks-{point:07d}"
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def _assemble(file, store: PartStore, model, settings, theta, matter, identity) -> None:
+    n, paper = len(theta), len(PAPER_EDGES) - 1
+    fine = len(model.r_edges) - 1
+    nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
+    xi_matter = matter.binned(PAPER_EDGES)
+    with h5py.File(file, "w") as h5:
+        h5.attrs["format"] = FORMAT
+        h5.attrs["description"] = (
+            "Correlation functions of galaxies populated by halotools-IA: expectations at all points (labels), mock "
+            "realisations at some (mocks)"
+        )
+        h5.attrs["units"] = "lengths Mpc/h, masses Msun/h (log10 in theta)"
+        h5.attrs["parameters"] = list(PARAMETERS)
+        h5.attrs["identity"] = json.dumps(identity)
+        for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support"):
+            h5.attrs[key] = json.dumps(model.metadata.get(key))
+        create = _Creator(h5)
+        create("theta", theta, "parameters")
+        create("split", settings.split_codes(), f"by parameter point: {dict(enumerate(SPLITS))}")
+        create("r_edges", PAPER_EDGES, "edges of xi, omega and eta [Mpc/h]")
+        create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
+        create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
+
+        for name in STATISTICS:
+            create.empty(f"labels/{name}", (n, paper), f"{name}(r), noise-free, in the bins of r_edges")
+        for name in SUMS:
+            create.empty(f"labels/sums/{name}", (n, fine), "expected sum over ordered pairs, in the bins of fine_edges")
+        create.empty("labels/n_gal", (n,), "galaxies in the mean of the boxes")
+        create.empty("labels/f_sat", (n,), "satellite fraction")
+        masks = {name: np.zeros(n, dtype=bool) for name in ("empty_bins", "unphysical_xi")}
+        for start in range(0, n, _LABELS_PER_PART):
+            part = store.read(_label_name(start))
+            rows = slice(start, start + len(part["n_gal"]))
+            for name in (*STATISTICS, "n_gal", "f_sat"):
+                h5[f"labels/{name}"][rows] = part[name]
+            for name in SUMS:
+                h5[f"labels/sums/{name}"][rows] = part[name]
+            masks["empty_bins"][rows] = np.any(0.5 * part["DD"] @ nesting.T < settings.min_pairs, axis=1)
+            with np.errstate(invalid="ignore"):
+                masks["unphysical_xi"][rows] = np.any(part["xi"] / xi_matter > settings.max_xi_ratio, axis=1)
+        rules = {
+            "empty_bins": f"fewer than {settings.min_pairs:g} unordered pairs expected in a bin of r_edges",
+            "unphysical_xi": f"xi / xi_matter > {settings.max_xi_ratio:g} in a bin of r_edges",
+        }
+        for name, mask in masks.items():
+            create(f"masks/{name}", mask, rules[name]).attrs["count"] = int(mask.sum())
+
+        mocked = settings.mocked()
+        if not len(mocked):
+            return
+        m, k, boxes = len(mocked), settings.n_realisations, len(identity["boxes_sha256"])
+        create("mocks/index", mocked, "row of theta of each point with mocks")
+        for name in _MOCK_SUMS:
+            create.empty(f"mocks/{name}", (m, k, fine), "sum over ordered pairs of each mock, all boxes, in fine_edges")
+        for name in _COUNTS:
+            create.empty(f"mocks/{name}", (m, k, boxes), "of each mock, by box", np.int64)
+        for row, point in enumerate(mocked):
+            part = store.read(_mock_name(point))
+            for name in (*_MOCK_SUMS, *_COUNTS):
+                h5[f"mocks/{name}"][row] = part[name]
+        n_empty = np.sum(h5["mocks/DD"][:] @ nesting.T == 0, axis=1)
+        create("mocks/n_empty", n_empty, "mocks without a pair, by bin of r_edges: omega and eta are NaN there")
+        create("mocks/empty_bins", n_empty.any(axis=1), "a mock has an empty bin: the paper's cleaning").attrs[
+            "count"
+        ] = int(n_empty.any(axis=1).sum())
+        h5["mocks"].attrs["seed"] = settings.seed
+        h5["mocks"].attrs["seeds"] = (
+            "mock i of box b at row p of theta: HalotoolsMocks.populate(theta[p], numpy.random.SeedSequence(seed, "
+            "spawn_key=(p, b, i))), boxes in the order of identity/boxes_sha256"
+        )
+
+
+class _Creator:
+    """Data sets with a description, compressed, with checksums, and without times, which would differ between runs."""
+
+    def __init__(self, h5: h5py.File):
+        self._h5 = h5
+
+    def __call__(self, name: str, values, description: str) -> h5py.Dataset:
+        values = np.asarray(values)
+        dataset = self.empty(name, values.shape, description, values.dtype)
+        dataset[...] = values
+        return dataset
+
+    def empty(self, name: str, shape, description: str, dtype=np.float64) -> h5py.Dataset:
+        rows = max(1, min(shape[0], _LABELS_PER_PART if len(shape) < 3 else 16))
+        dataset = self._h5.create_dataset(
+            name,
+            shape,
+            dtype,
+            chunks=(rows, *shape[1:]),
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+            fletcher32=True,
+            track_times=False,
+        )
+        dataset.attrs["description"] = description
+        return dataset

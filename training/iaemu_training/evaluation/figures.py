@@ -1,0 +1,337 @@
+"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, and one of coverage.
+
+Drawn on canvases of their own: matplotlib's global state is neither used nor changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from iaemu.files import write_whole
+from iaemu.prediction import STATISTICS
+from iaemu_training.evaluation import metrics as m
+from iaemu_training.evaluation.report import Report
+from iaemu_training.evaluation.scores import LEVELS, HeldOut
+
+#: Symbols of the statistics.
+SYMBOLS = {"xi": r"$\xi$", "omega": r"$\omega$", "eta": r"$\eta$"}
+
+_NAMES = {"xi": "position-position", "omega": "position-orientation", "eta": "orientation-orientation"}
+_R_LABEL = r"$r$ [Mpc/$h$]"
+_MOCKS, _EMULATOR, _CEILING, _PAPER = "#1f5fa8", "#c23b22", "0.35", "#7a5c4f"
+
+#: Most entries in one scatter plot: more would only cover one another.
+_MAX_DOTS = 20_000
+
+#: Predictions in each of figures D1 to D3.
+_N_EXAMPLES = 25
+
+
+def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]:
+    """Draw all figures that a report has the numbers for.
+
+    Parameters
+    ----------
+    report : Report
+    folder : path-like
+        Where to write; it exists.
+    seed : int
+        Of the examples, and of the entries in scatter plots if there are too many.
+
+    Returns
+    -------
+    list of (str, str)
+        File name and caption of each figure.
+    """
+    held_out, folder = report.held_out, Path(folder)
+    n = len(held_out.theta)
+    drawn = [
+        (
+            "figure3.png",
+            accuracy_figure(report),
+            "Figure 3: mean fractional errors, residuals in units of the mocks' standard deviation (median; band: 16 "
+            "to 84 % of points), rank correlation, NRMSE and SMAPE by bin. Dashed: the noise-free label, against the "
+            "same mocks.",
+        )
+    ]
+    if held_out.has_epistemic:
+        for name, title, statistics, colours in (
+            ("figure4.png", "Figure 4", ("omega", "eta"), ("sigma",)),
+            ("figure5.png", "Figure 5", ("omega", "eta"), ("amplitude",)),
+            ("figureB1.png", "Figure B1", ("xi",), ("sigma", "amplitude")),
+        ):
+            by = " and ".join({"sigma": "aleatoric sigmas", "amplitude": "amplitudes"}[colour] for colour in colours)
+            drawn.append(
+                (
+                    name,
+                    uncertainty_figure(held_out, statistics, colours, seed),
+                    f"{title}: aleatoric and epistemic standard deviations, one dot a point and bin, coloured by the "
+                    f"bias of {by} against the mocks.",
+                )
+            )
+    for number, statistic in enumerate(STATISTICS, start=1):
+        drawn.append(
+            (
+                f"figureD{number}.png",
+                examples_figure(held_out, statistic, seed),
+                f"Figure D{number}: {SYMBOLS[statistic]} at {min(n, _N_EXAMPLES)} random held-out points. Error bars: "
+                "of the mean over mocks" + ("; band: epistemic standard deviation." if held_out.has_epistemic else "."),
+            )
+        )
+    if held_out.has_sigmas:
+        drawn.append(
+            (
+                "coverage.png",
+                coverage_figure(held_out),
+                "Coverage: distribution of the probability integral transform over all bins, of single mocks and of "
+                "their means, and share of both inside central intervals by bin, with the binomial error of a "
+                "calibrated prediction.",
+            )
+        )
+    if report.history:
+        drawn.append(
+            (
+                "learning_curve.png",
+                learning_curve_figure(report.history),
+                "Learning curve: losses on the points of training and of validation by epoch. Where the loss is a "
+                "log-likelihood, it jumps where the warm-up ends.",
+            )
+        )
+    for name, figure, _ in drawn:
+        _save(figure, folder / name)
+    return [(name, caption) for name, _, caption in drawn]
+
+
+def accuracy_figure(report: Report) -> Figure:
+    """Figure 3: by bin, fractional errors; residuals in units of sigma-hat; SCC, NRMSE and SMAPE."""
+    figure, axes = _figure(3, 3, (12.5, 9.5), sharex=True)
+    for column, statistic in enumerate(STATISTICS):
+        case, by_bin = report.held_out.cases[statistic], report.by_bin[statistic]
+        r = case.r
+        top, middle, bottom = axes[:, column]
+        for key, label, colour in (
+            ("mean_fractional_error", "mean of absolute values", "#6a3d9a"),
+            ("signed_fractional_error", "absolute value of the mean", "#d1622b"),
+            ("median_fractional_error", "median of absolute values", "#2f8f5b"),
+        ):
+            top.plot(r, 100 * np.abs(by_bin[key]), "o-", ms=3, lw=1.2, color=colour, label=label)
+            top.plot(r, 100 * np.abs(by_bin[f"{key}_ceiling"]), "--", lw=1, color=colour)
+        paper = report.scores["mean_fractional_error"][statistic].get("paper")
+        if paper is not None:
+            top.axhline(100 * paper, color=_PAPER, ls=":", lw=1.2, label="paper, average over bins")
+        top.set(yscale="log", title=f"{SYMBOLS[statistic]}, {_NAMES[statistic]}")
+
+        low, high = (_percentiles(case.residuals, percent) for percent in (16, 84))
+        middle.fill_between(r, low, high, color=_MOCKS, alpha=0.2, lw=0)
+        middle.plot(r, by_bin["median_residual"], "o-", ms=3, lw=1.2, color=_MOCKS)
+        middle.plot(r, by_bin["median_residual_ceiling"], "--", lw=1, color=_MOCKS)
+        middle.axhline(0, color="0.6", lw=0.8)
+        reach = 1.15 * max(1.0, _largest(low, high))
+        middle.set(ylim=(-reach, reach))
+
+        for key, label, colour in (
+            ("scc", "SCC", "#2f8f5b"),
+            ("nrmse", "NRMSE", "#c2559d"),
+            ("smape", "SMAPE", "#e08a1e"),
+        ):
+            bottom.plot(r, by_bin[key], "o-", ms=3, lw=1.2, color=colour, label=label)
+            bottom.plot(r, by_bin[f"{key}_ceiling"], "--", lw=1, color=colour)
+        bottom.set(xlabel=_R_LABEL, ylim=(min(0.0, np.nanmin(by_bin["scc"], initial=0.0)) - 0.05, None))
+    for ax in axes.flat:
+        ax.axvline(m.ONE_HALO_LIMIT, color="k", ls="--", lw=0.8)
+        ax.set_xscale("log")
+    axes[0, 0].set_ylabel("fractional error [%]")
+    axes[1, 0].set_ylabel("(emulator - mean of mocks) / $\\hat\\sigma$")
+    axes[2, 0].set_ylabel("dimensionless")
+    axes[0, 0].plot([], [], "--", lw=1, color=_CEILING, label="noise-free label (all panels)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    axes[2, 0].legend(frameon=False, fontsize=9)
+    axes[1, 0].text(0.03, 0.04, r"$\xi$ beyond 1 Mpc/$h$: in $\ln\xi$", transform=axes[1, 0].transAxes, fontsize=8)
+    return figure
+
+
+def uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int = 1) -> Figure:
+    """Figures 4, 5 and B1: epistemic against aleatoric standard deviation of each point and bin.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        With epistemic standard deviations.
+    statistics : sequence of str
+    colours : sequence of "sigma" and "amplitude"
+        What dots are coloured by: log10 of predicted over mocks' standard deviation, or of their amplitudes.
+    seed : int
+        Of the entries drawn, if there are too many.
+    """
+    panels = [(statistic, colour) for statistic in statistics for colour in colours]
+    figure, axes = _figure(1, len(panels), (5.6 * len(panels), 4.8))
+    rng = np.random.default_rng(seed)
+    for ax, (statistic, colour) in zip(axes.flat, panels, strict=True):
+        case = held_out.cases[statistic]
+        if colour == "sigma":
+            values = m.sigma_bias(case.sigma_aleatoric, case.moments)
+            label = r"$\log_{10}(\sigma_{\rm aleatoric} / \hat\sigma_{\rm mocks})$ [dex]"
+        else:
+            values = m.amplitude_bias(case.prediction, case.moments.mean)
+            symbol = SYMBOLS[statistic].strip("$")
+            label = rf"$\log_{{10}}|{symbol}_{{\rm emulator}} / {symbol}_{{\rm mocks}}|$ [dex]"
+        ok = np.isfinite(values) & (case.sigma_epistemic > 0)
+        x, y, z = case.sigma_aleatoric[ok], case.sigma_epistemic[ok], values[ok]
+        chosen = rng.permutation(len(z))[:_MAX_DOTS]  # in random order, so that none covers another by its place
+        reach = max(np.percentile(np.abs(z), 98), 0.01) if len(z) else 1.0
+        dots = ax.scatter(
+            x[chosen],
+            y[chosen],
+            c=z[chosen],
+            s=5,
+            lw=0,
+            cmap="coolwarm",
+            norm=TwoSlopeNorm(0.0, -reach, reach),
+            rasterized=True,
+        )
+        ax.set(xscale="log", yscale="log", title=f"{SYMBOLS[statistic]}: median {_median_text(z)} dex")
+        if len(z):
+            low, high = x.min() / 1.3, x.max() * 1.3
+            ax.plot((low, high), (low, high), "k--", lw=1, label="1:1")
+            ax.set(xlim=(low, high), ylim=(min(y.min() / 1.3, low), max(y.max() * 1.3, high)))
+            ax.legend(frameon=False, fontsize=9, loc="upper left")
+        ax.set(
+            xlabel=rf"$\sigma_{{\rm aleatoric}}$ of {SYMBOLS[statistic]}",
+            ylabel=rf"$\sigma_{{\rm epistemic}}$ of {SYMBOLS[statistic]}",
+        )
+        figure.colorbar(dots, ax=ax, label=label, extend="both")
+    return figure
+
+
+def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
+    """Figures D1 to D3: predictions at random held-out points over the means of mocks.
+
+    Error bars are of the mean, sigma-hat / sqrt(k); the band is the epistemic standard deviation, if there is one.
+    """
+    case = held_out.cases[statistic]
+    rows = np.random.default_rng(seed).permutation(len(case.prediction))[:_N_EXAMPLES]
+    side = max(1, int(np.ceil(np.sqrt(len(rows)))))
+    n_rows = -(-len(rows) // side)
+    width, height = 1.0 + 2.4 * side, 1.2 + 1.9 * n_rows
+    # Constrained layout would take a minute for 25 panels.
+    figure, axes = _figure(n_rows, side, (width, height), layout=None, sharex=True)
+    figure.subplots_adjust(0.9 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.55 / height, wspace=0.36, hspace=0.24)
+    error = case.moments.sigma / np.sqrt(case.moments.n_realisations)
+    for ax in axes.flat[len(rows) :]:
+        ax.set_visible(False)
+    for ax, row in zip(axes.flat, rows, strict=False):
+        ax.errorbar(
+            case.r, case.moments.mean[row], error[row], fmt="o", ms=2.5, lw=1, color=_MOCKS, label="mean of mocks"
+        )
+        ax.plot(case.r, case.prediction[row], lw=1.2, color=_EMULATOR, label="emulator")
+        if case.sigma_epistemic is not None:
+            low, high = (case.prediction[row] + sign * case.sigma_epistemic[row] for sign in (-1, 1))
+            ax.fill_between(case.r, low, high, color=_EMULATOR, alpha=0.3, lw=0)
+        ax.set_xscale("log")
+        if statistic == "xi":
+            ax.set_yscale("log", nonpositive="clip")
+            positive = case.prediction[row][case.prediction[row] > 0]
+            if len(positive):
+                ax.set_ylim(positive.min() / 3, positive.max() * 3)
+        else:
+            ax.axhline(0, color="0.7", lw=0.7)
+        mu_cen, mu_sat, logMmin = held_out.theta[row, :3]
+        ax.set_title(
+            rf"$\mu_{{\rm cen}}$ {mu_cen:.2f}, $\mu_{{\rm sat}}$ {mu_sat:.2f}, $\log M_{{\rm min}}$ {logMmin:.2f}",
+            fontsize=7,
+        )
+        ax.minorticks_off()
+        ax.tick_params(labelsize=7)
+    figure.supxlabel(_R_LABEL, y=0.1 / height)
+    figure.supylabel(f"{SYMBOLS[statistic]}$(r)$", x=0.1 / width)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def coverage_figure(held_out: HeldOut) -> Figure:
+    """Calibration: histograms of the probability integral transform over all bins, and coverage by bin."""
+    figure, axes = _figure(2, 3, (12.5, 7.0))
+    kinds = (("single mocks", "pit_of_realisations", _MOCKS, "o"), ("means over mocks", "pit_of_mean", _EMULATOR, "s"))
+    for column, statistic in enumerate(STATISTICS):
+        case = held_out.cases[statistic]
+        top, bottom = axes[:, column]
+        for _, name, colour, _ in kinds:
+            pit = getattr(case, name)
+            pit = pit[np.isfinite(pit)]
+            if len(pit):
+                top.hist(pit, bins=20, range=(0, 1), density=True, histtype="step", lw=1.5, color=colour)
+        top.axhline(1, color=_CEILING, ls="--", lw=1)
+        top.set(xlabel="probability integral transform", xlim=(0, 1), title=SYMBOLS[statistic])
+        top.set_ylim(0, None)
+        for shift, (label, name, colour, marker) in zip((0.97, 1.03), kinds, strict=True):
+            pit = getattr(case, name)
+            n = np.isfinite(pit).reshape(-1, pit.shape[-1]).sum(axis=0)
+            for level in LEVELS:
+                bottom.errorbar(
+                    case.r * shift,
+                    100 * m.coverage(pit, level),
+                    100 * np.where(n > 0, m.binomial_error(level, np.maximum(n, 1)), np.nan),
+                    fmt=marker,
+                    ms=3,
+                    lw=1,
+                    color=colour,
+                    label=label if level == LEVELS[0] else None,
+                )
+        for level in LEVELS:
+            bottom.axhline(100 * level, color=_CEILING, ls="--", lw=1)
+        bottom.axvline(m.ONE_HALO_LIMIT, color="k", ls="--", lw=0.8)
+        bottom.set(xscale="log", xlabel=_R_LABEL, ylim=(min(50.0, bottom.get_ylim()[0]), 101.0))
+    axes[0, 0].set_ylabel("density")
+    axes[1, 0].set_ylabel("inside the 68 and 95 % intervals [%]")
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+# ---------------------------------------------------------------------- helpers
+
+
+def learning_curve_figure(history) -> Figure:
+    """Losses by epoch; on a logarithmic axis if they are all positive."""
+    figure, axes = _figure(1, 1, (5.5, 3.8))
+    (ax,) = np.ravel(axes)
+    for name, colour in (("train", _MOCKS), ("validation", _EMULATOR)):
+        entries = [entry for entry in history if entry.get(name) is not None]
+        if entries:
+            epochs, losses = zip(*((entry["epoch"] + 1, entry[name]) for entry in entries), strict=True)
+            ax.plot(epochs, losses, color=colour, label=name)
+    if all(entry[name] > 0 for entry in history for name in ("train", "validation") if entry.get(name) is not None):
+        ax.set_yscale("log")
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.legend()
+    return figure
+
+
+def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
+    figure = Figure(figsize=size, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=130))
+
+
+def _percentiles(entries, percent: float) -> np.ndarray:
+    return np.array([m.percentile(column, percent) for column in np.asarray(entries).T])
+
+
+def _largest(*arrays) -> float:
+    values = np.abs(np.concatenate(arrays))
+    return float(values[np.isfinite(values)].max(initial=0.0))
+
+
+def _median_text(values) -> str:
+    return f"{np.median(values):+.2f}" if len(values) else "-"

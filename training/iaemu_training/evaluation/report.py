@@ -1,0 +1,193 @@
+"""The report of an evaluation: numbers for programs (JSON) and a page to read (Markdown)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from iaemu.files import write_text
+from iaemu.prediction import STATISTICS
+from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
+
+
+@dataclass
+class Report:
+    """Figures of merit of an emulator.
+
+    Attributes
+    ----------
+    about : dict
+        What was compared: names, numbers of points and realisations, entries that were left out, versions.
+    notes : list of str
+        What to know when reading the figures.
+    scores : dict of metric to statistic to dict
+        ``value`` and its ``error`` (standard deviation over bootstrap samples of the points); for comparisons with
+        mocks also ``ceiling``, ``ceiling_error`` and ``difference_error``, the error of value - ceiling, whose noise
+        is mostly in common; ``paper`` if published. Fractions, not per cent.
+    by_bin : dict of statistic to dict of lists
+        ``r`` [Mpc/h], ``n`` points used, and each metric that has a value in a bin, ceilings as ``<metric>_ceiling``.
+    regions : list of dict
+        Coverage in terciles of parameters: ``parameter``, ``low``, ``high``, ``n`` points, and by statistic
+        (value, error) of each coverage. Empty without uncertainties.
+    held_out : HeldOut
+        What the figures are of; not written.
+    history : list of dict
+        Losses by ``epoch``, ``train`` and ``validation``, as the artifact keeps them; empty if it does not.
+    """
+
+    about: dict
+    notes: list[str]
+    scores: dict[str, dict[str, dict]]
+    by_bin: dict[str, dict[str, list]]
+    regions: list[dict]
+    held_out: HeldOut = field(repr=False)
+    history: list[dict] = field(default_factory=list)
+
+    def to_json(self, path) -> None:
+        """Write all but ``held_out``; NaN becomes null."""
+        content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
+        write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+
+    def to_markdown(self, path, figures=()) -> None:
+        """Write the report as a page; ``figures`` are (file name, caption) to show."""
+        write_text(path, self.markdown(figures))
+
+    def markdown(self, figures=()) -> str:
+        """The page that :meth:`to_markdown` writes."""
+        about = self.about
+        masked = ", ".join(f"{count} of {name}" for name, count in about["masked_entries"].items())
+        lines = [
+            f"# {about['emulator']} on {about['dataset']}",
+            "",
+            f"{about['n_points']} held-out points with {about['n_realisations']} mocks each, {about['n_bins']} bins to "
+            f"{about['r_max']:.3f} Mpc/h. Left out: {about['n_outside']} points outside the emulator's support, "
+            f"{about['n_cleaned']} by the paper's cleaning; entries (of {about['n_points'] * about['n_bins']}) where a "
+            f"mock has no pair or the prediction is missing: {masked}; by the paper's outlier rule, from mean "
+            f"fractional errors only: {about['outliers']['omega']} predictions of omega, {about['outliers']['eta']} of "
+            "eta.",
+            "",
+            self.table(),
+            "",
+            "Errors are from bootstrap samples of the points. Means are over bins, of the values in each bin.",
+            "",
+            *[f"- {note}" for note in self.notes],
+            "",
+            *self._bin_tables(),
+            *self._region_table(),
+        ]
+        for name, caption in figures:
+            lines += [f"![{caption.split(':')[0]}]({name})", "", caption, ""]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def table(self) -> str:
+        """Figures of merit beside their ceilings and the paper's, as Markdown."""
+        head = ("metric", "statistic", "emulator", "ceiling", "emulator - ceiling", "paper")
+        titles = {
+            "mocks": "Against means over mocks",
+            "uncertainties": "Uncertainties",
+            "noise-free": "Against noise-free labels",
+        }
+        blocks = []
+        for group, title in titles.items():
+            rows = []
+            for metric in METRICS:
+                if metric.group != group or metric.key not in self.scores:
+                    continue
+                for statistic, score in self.scores[metric.key].items():
+                    difference = score["value"] - score["ceiling"] if "ceiling" in score else None
+                    cells = (
+                        metric.label,
+                        statistic,
+                        _number(score["value"], score["error"], metric.unit),
+                        _number(score.get("ceiling"), score.get("ceiling_error"), metric.unit),
+                        _number(difference, score.get("difference_error"), metric.unit, sign=True),
+                        _published(score.get("paper"), metric.unit),
+                    )
+                    rows.append(f"| {' | '.join(cells)} |")
+            if rows:
+                blocks.append(
+                    "\n".join([f"## {title}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows])
+                )
+        return "\n\n".join(blocks)
+
+    def _bin_tables(self) -> list[str]:
+        lines = []
+        for statistic, columns in self.by_bin.items():
+            shown = [metric for metric in METRICS if metric.key in columns]
+            heads = ["r [Mpc/h]", "points", *[_head(metric) for metric in shown]]
+            lines += [f"## {statistic} by bin (emulator / ceiling)", "", f"| {' | '.join(heads)} |"]
+            lines += ["|---" * len(heads) + "|"]
+            for index, r in enumerate(columns["r"]):
+                cells = [f"{r:.3f}", str(columns["n"][index])]
+                for metric in shown:
+                    scale = 100.0 if metric.unit == "%" else 1.0
+                    values = [scale * columns[metric.key][index]]
+                    if f"{metric.key}_ceiling" in columns:
+                        values.append(scale * columns[f"{metric.key}_ceiling"][index])
+                    cells.append(" / ".join(_number(value) for value in values))
+                lines.append(f"| {' | '.join(cells)} |")
+            lines.append("")
+        return lines
+
+    def _region_table(self) -> list[str]:
+        if not self.regions:
+            return []
+        keys = [coverage_key(kind, level) for kind in ("realisations", "mean") for level in LEVELS]
+        heads = ["region", "points", "statistic"]
+        heads += [f"{kind} inside {level:.0%}" for kind in ("single mocks", "means") for level in LEVELS]
+        lines = ["## Coverage by region", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for region in self.regions:
+            where = f"{region['parameter']} {region['low']:.2f} to {region['high']:.2f}"
+            for statistic in STATISTICS:
+                cells = [where, str(region["n"]), statistic]
+                cells += [_number(*region[statistic][key], "%") for key in keys]
+                lines.append(f"| {' | '.join(cells)} |")
+        return [*lines, ""]
+
+
+# ---------------------------------------------------------------------- text
+
+
+def _head(metric: Metric) -> str:
+    label = metric.bin_label or metric.label
+    return f"{label} [{metric.unit}]" if metric.unit else label
+
+
+def _published(value, unit: str) -> str:
+    """A number with the digits that it was published with."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{round(100 * value, 6):g} %" if unit == "%" else f"{value:g} {unit}".rstrip()
+
+
+def _number(value, error=None, unit: str = "", sign: bool = False) -> str:
+    """A number with two digits of its error, or with three digits; "-" for none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    scale, suffix = (100.0, " %") if unit == "%" else (1.0, f" {unit}".rstrip())
+    value, plus = scale * value, "+" if sign else ""
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:{plus}.{_digits(value, 3)}f}{suffix}"
+    digits = _digits(scale * error, 2)
+    return f"{value:{plus}.{digits}f} ± {scale * error:.{digits}f}{suffix}"
+
+
+def _digits(value: float, significant: int) -> int:
+    """Digits after the point."""
+    return 0 if value == 0 else min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 5)
+
+
+def _plain(value):
+    """Numbers and lists that JSON holds; NaN and infinities as None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.bool_ | np.integer):
+        return value.item()
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

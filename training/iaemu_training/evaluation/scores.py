@@ -1,0 +1,366 @@
+"""What an emulator is judged by: its predictions beside mocks and labels, and the figures of merit of these.
+
+Sections, figures and equations are those of arXiv:2504.05235; definitions are in
+:mod:`iaemu_training.evaluation.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from iaemu.binning import bin_centers
+from iaemu_training.evaluation import metrics as m
+
+#: Probabilities of the central intervals whose coverage is reported.
+LEVELS = (0.68, 0.95)
+
+
+# ---------------------------------------------------------------------- what is compared
+
+
+@dataclass(frozen=True)
+class Case:
+    """One statistic at n held-out points.
+
+    Attributes
+    ----------
+    statistic : str
+    r : (n_bins,)
+        Bin centres [Mpc/h].
+    prediction, label : (n, n_bins)
+        Of the emulator, and noise-free.
+    realisations : (n, k, n_bins)
+        Mocks; all boxes of the catalogue added as one volume.
+    sigma_aleatoric, sigma_epistemic : (n, n_bins) or None
+        Of one realisation of that volume; of the prediction.
+    """
+
+    statistic: str
+    r: np.ndarray
+    prediction: np.ndarray
+    label: np.ndarray
+    realisations: np.ndarray
+    sigma_aleatoric: np.ndarray | None = None
+    sigma_epistemic: np.ndarray | None = None
+
+    @cached_property
+    def moments(self) -> m.MockMoments:
+        """Mean and scatter of the mocks."""
+        return m.mock_moments(self.realisations)
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """(n,) bool: points that the outlier rule leaves, see :func:`~iaemu_training.evaluation.metrics.outliers`."""
+        limit = m.OUTLIER_LIMITS.get(self.statistic)
+        if limit is None:
+            return np.ones(len(self.prediction), dtype=bool)
+        return ~m.outliers(self.prediction, self.moments.mean, self.moments.sigma, limit)
+
+    @cached_property
+    def fractional_error(self) -> np.ndarray:
+        """With sign, (n, n_bins)."""
+        return m.fractional_error(self.prediction, self.moments.mean)
+
+    @cached_property
+    def residuals(self) -> np.ndarray:
+        """In units of sigma-hat, (n, n_bins); of xi in the logarithm beyond the one-halo regime, as in figure 3."""
+        logarithmic = (self.r > m.ONE_HALO_LIMIT) if self.statistic == "xi" else None
+        return m.residuals(self.prediction, self.moments.mean, self.moments.sigma, logarithmic)
+
+    @cached_property
+    def pit_of_realisations(self) -> np.ndarray:
+        """(n, k, n_bins); NaN at entries that the moments leave out."""
+        pit = m.pit_of_realisations(self.realisations, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
+        return np.where(np.isfinite(self.moments.mean)[:, None], pit, np.nan)
+
+    @cached_property
+    def pit_of_mean(self) -> np.ndarray:
+        """(n, n_bins)."""
+        return m.pit_of_mean(self.moments, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
+
+    def take(self, rows) -> Case:
+        """The same at some of the points, given by indices (with repetitions) or a mask."""
+        taken = replace(
+            self,
+            **{
+                name: None if getattr(self, name) is None else getattr(self, name)[rows]
+                for name in ("prediction", "label", "realisations", "sigma_aleatoric", "sigma_epistemic")
+            },
+        )
+        # What belongs to a point is not computed anew for each sample of points; frozen, but its cache is a dict.
+        for name in ("kept", "fractional_error", "residuals"):
+            taken.__dict__[name] = getattr(self, name)[rows]
+        whole = self.moments
+        taken.__dict__["moments"] = replace(whole, mean=whole.mean[rows], variance=whole.variance[rows])
+        if self.sigma_aleatoric is not None:
+            for name in ("pit_of_realisations", "pit_of_mean"):
+                taken.__dict__[name] = getattr(self, name)[rows]
+        return taken
+
+    def ceiling(self) -> Case:
+        """The label in place of the prediction, at the same entries and without the same outliers."""
+        label = np.where(np.isfinite(self.prediction), self.label, np.nan)
+        case = replace(self, prediction=label, sigma_aleatoric=None, sigma_epistemic=None)
+        case.__dict__.update(kept=self.kept, moments=self.moments)
+        return case
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out points of a data set and what an emulator predicts there.
+
+    Attributes
+    ----------
+    theta : (n, 7)
+    r_edges : (n_bins + 1,) [Mpc/h]
+    cases : dict of statistic to Case
+    n_outside, n_cleaned : int
+        Held-out points with mocks that were left out: outside the emulator's support; by the paper's cleaning.
+    """
+
+    theta: np.ndarray
+    r_edges: np.ndarray
+    cases: dict[str, Case]
+    n_outside: int = 0
+    n_cleaned: int = 0
+
+    @property
+    def r(self) -> np.ndarray:
+        """Bin centres [Mpc/h]."""
+        return bin_centers(self.r_edges)
+
+    @property
+    def has_sigmas(self) -> bool:
+        """Whether the emulator predicts aleatoric standard deviations, of all statistics."""
+        return all(case.sigma_aleatoric is not None for case in self.cases.values())
+
+    @property
+    def has_epistemic(self) -> bool:
+        """Whether it also predicts epistemic ones."""
+        return self.has_sigmas and all(case.sigma_epistemic is not None for case in self.cases.values())
+
+
+# ---------------------------------------------------------------------- figures of merit
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit.
+
+    Attributes
+    ----------
+    key, label : str
+        Name in the JSON report; in tables.
+    bin_label : str
+        In tables by bin, if another.
+    unit : str
+        "%", "dex" or "".
+    overall : callable
+        One number of a :class:`Case`.
+    by_bin : callable or None
+        (n_bins,) of a :class:`Case`.
+    paper : dict of statistic to number or str
+        Published by the paper.
+    group : "mocks", "uncertainties" or "noise-free"
+        What the prediction is compared with; ceilings are for the first.
+    epistemic : bool
+        Whether it needs epistemic standard deviations.
+    """
+
+    key: str
+    label: str
+    unit: str
+    overall: Callable[[Case], float]
+    by_bin: Callable[[Case], np.ndarray] | None = None
+    paper: dict = field(default_factory=dict)
+    group: str = "mocks"
+    epistemic: bool = False
+    bin_label: str = ""
+
+
+def _averaged(key, label, unit, by_bin, paper=None, group="mocks") -> Metric:
+    """A metric that is the mean over bins."""
+    return Metric(key, label, unit, lambda case: m.average(by_bin(case)), by_bin, paper or {}, group)
+
+
+def _of_statistics(xi=None, omega=None, eta=None) -> dict:
+    values = {"xi": xi, "omega": omega, "eta": eta}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _mean_absolute_error(case: Case) -> np.ndarray:
+    return m.bin_mean(np.abs(case.fractional_error[case.kept]))
+
+
+def _signed_mean_error(case: Case) -> np.ndarray:
+    return m.bin_mean(case.fractional_error[case.kept])
+
+
+def coverage_key(kind: str, level: float) -> str:
+    """Name of a coverage in the JSON report; ``kind`` is "realisations" or "mean"."""
+    return f"{kind}_{round(100 * level)}"
+
+
+def _covered(name: str, level: float, label: str) -> Metric:
+    def by_bin(case):
+        return m.coverage(getattr(case, name), level)
+
+    def overall(case):
+        return m.pooled_coverage(getattr(case, name), level)[0]
+
+    short = name.removeprefix("pit_of_")
+    return Metric(f"coverage_{coverage_key(short, level)}", label, "%", overall, by_bin, group="uncertainties")
+
+
+#: The paper's mean fractional errors (section 4.1), beside both readings of the term.
+_PAPER_ERROR = _of_statistics(0.032, 0.049, 0.538)
+
+METRICS: tuple[Metric, ...] = (
+    _averaged("mean_fractional_error", "mean absolute fractional error", "%", _mean_absolute_error, _PAPER_ERROR),
+    Metric(
+        "signed_fractional_error",
+        "absolute mean of signed fractional error",
+        "%",
+        lambda case: m.average(np.abs(_signed_mean_error(case))),
+        _signed_mean_error,
+        _PAPER_ERROR,
+        bin_label="mean signed fractional error",
+    ),
+    Metric(
+        "mean_fractional_error_r_weighted",
+        "mean absolute fractional error, r-weighted",
+        "%",
+        lambda case: m.average(_mean_absolute_error(case), case.r),
+        paper=_of_statistics(0.055, 0.052, 0.674),
+    ),
+    Metric(
+        "signed_fractional_error_r_weighted",
+        "absolute mean of signed fractional error, r-weighted",
+        "%",
+        lambda case: m.average(np.abs(_signed_mean_error(case)), case.r),
+        paper=_of_statistics(0.055, 0.052, 0.674),
+    ),
+    Metric(
+        "mean_fractional_error_all",
+        "mean absolute fractional error, with outliers",
+        "%",
+        lambda case: m.average(m.bin_mean(np.abs(case.fractional_error))),
+    ),
+    _averaged(
+        "median_fractional_error",
+        "median absolute fractional error",
+        "%",
+        lambda case: m.bin_median(np.abs(case.fractional_error)),
+    ),
+    Metric(
+        "share_within_10_percent",
+        "predictions with median fractional error below 10 %",
+        "%",
+        lambda case: m.share_accurate(case.prediction, case.moments.mean),
+        paper=_of_statistics(omega=0.66),
+    ),
+    Metric(
+        "median_residual",
+        "largest absolute median residual of a bin [sigma-hat]",
+        "",
+        lambda case: float(np.max(np.abs(m.bin_median(case.residuals)), initial=0.0, where=_filled(case.residuals))),
+        lambda case: m.bin_median(case.residuals),
+        paper=_of_statistics(omega="< 1", eta="< 1"),
+        bin_label="median residual [sigma-hat]",
+    ),
+    _averaged(
+        "scc",
+        "Spearman correlation (SCC)",
+        "",
+        lambda case: m.spearman(case.prediction, case.moments.mean),
+        _of_statistics(0.99, 0.98, 0.55),
+    ),
+    _averaged(
+        "nrmse",
+        "NRMSE",
+        "",
+        lambda case: m.nrmse(case.prediction, case.moments.mean),
+        _of_statistics(0.19, 0.19, 0.69),
+    ),
+    _averaged(
+        "smape",
+        "SMAPE",
+        "",
+        lambda case: m.smape(case.prediction, case.moments.mean),
+        _of_statistics(0.10, 0.30, 1.11),
+    ),
+    Metric(
+        "amplitude_bias",
+        "median bias of amplitudes",
+        "dex",
+        lambda case: m.percentile(m.amplitude_bias(case.prediction, case.moments.mean), 50),
+        lambda case: m.bin_median(m.amplitude_bias(case.prediction, case.moments.mean)),
+        paper=_of_statistics(xi=0.01),
+    ),
+    Metric(
+        "sigma_bias",
+        "aleatoric sigma, median bias",
+        "dex",
+        lambda case: m.percentile(m.sigma_bias(case.sigma_aleatoric, case.moments), 50),
+        lambda case: m.bin_median(m.sigma_bias(case.sigma_aleatoric, case.moments)),
+        _of_statistics(0.38, 0.34, 0.18),
+        "uncertainties",
+    ),
+    _averaged(
+        "sigma_bias_pooled",
+        "aleatoric sigma, ratio of mean variances",
+        "dex",
+        lambda case: m.pooled_sigma_bias(case.sigma_aleatoric, case.moments),
+        group="uncertainties",
+    ),
+    _averaged(
+        "sigma_bias_ratio",
+        "aleatoric sigma, mean ratio of variances",
+        "dex",
+        lambda case: m.variance_ratio_bias(case.sigma_aleatoric, case.moments),
+        group="uncertainties",
+    ),
+    Metric(
+        "epistemic_ratio",
+        "epistemic over aleatoric sigma, median",
+        "dex",
+        lambda case: m.percentile(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic), 50),
+        lambda case: m.bin_median(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic)),
+        group="uncertainties",
+        epistemic=True,
+    ),
+    Metric(
+        "epistemic_below",
+        "epistemic below aleatoric sigma, share of entries",
+        "%",
+        lambda case: float(np.mean(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic) < 0)),
+        group="uncertainties",
+        epistemic=True,
+    ),
+    _covered("pit_of_realisations", 0.68, "single mocks inside 68 %"),
+    _covered("pit_of_realisations", 0.95, "single mocks inside 95 %"),
+    _covered("pit_of_mean", 0.68, "means over mocks inside 68 %"),
+    _covered("pit_of_mean", 0.95, "means over mocks inside 95 %"),
+    Metric(
+        "relative_rms_median",
+        "error over bins, median over points",
+        "%",
+        lambda case: m.percentile(m.relative_rms(case.prediction, case.label), 50),
+        group="noise-free",
+    ),
+    Metric(
+        "relative_rms_p95",
+        "error over bins, 95 % of points are within",
+        "%",
+        lambda case: m.percentile(m.relative_rms(case.prediction, case.label), 95),
+        group="noise-free",
+    ),
+)
+
+
+def _filled(entries) -> np.ndarray:
+    return np.isfinite(entries).any(axis=0)

@@ -1,0 +1,343 @@
+"""A training run in one YAML file: which network, its sizes, its data, how it is trained and on what.
+
+The shipped files, ``configs/factorised.yaml`` and ``configs/iaemunet.yaml``, show every key and its default.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from iaemu.networks.factorised import ACTIVATIONS
+
+OPTIMISERS = ("adam", "adamw", "muon")
+SCHEDULES = ("cosine", "step")
+ACCELERATORS = ("auto", "cpu", "gpu")
+
+
+class ConfigError(ValueError):
+    """A training configuration that is missing, malformed, or that holds an unknown key or an impossible value."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained, whichever it is.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+        A batch that is left incomplete at the end of an epoch is dropped.
+    optimiser : "adam", "adamw" or "muon"
+        See :class:`iaemu_training.fitting.optimisers.MuonAdam` for the last.
+    learning_rate, weight_decay : float
+    schedule : "cosine" or "step"
+        Of the learning rate: to zero on half a cosine, step by step; or by ``step_factor`` every ``step_epochs``.
+    step_epochs, step_factor : int, float
+    gradient_clip : float or None
+        Largest norm of the gradient.
+    validate_every : int
+        Epochs between measurements of the validation loss, which also follow the last epoch.
+    patience : int or None
+        Training stops when the lowest validation loss is this many epochs old, and its weights are kept. With None
+        all epochs are run and the last weights are kept.
+    checkpoint_every : int
+        Epochs between checkpoints.
+    threads : int or None
+        Of torch on the CPU; None: as many as it chooses. Small networks are fastest on one.
+    seed : int
+        Of everything random: points, initial weights, order of batches, dropout.
+    """
+
+    epochs: int = 300
+    batch_size: int = 512
+    optimiser: str = "adam"
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    step_epochs: int = 100
+    step_factor: float = 0.1
+    gradient_clip: float | None = None
+    validate_every: int = 1
+    patience: int | None = None
+    checkpoint_every: int = 10
+    threads: int | None = None
+    seed: int = 1
+
+    #: Numbers that may be negative, or zero; all others are positive.
+    _UNBOUNDED: typing.ClassVar[tuple[str, ...]] = ()
+    _NOT_NEGATIVE: typing.ClassVar[tuple[str, ...]] = ("seed", "weight_decay")
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if isinstance(value, str) or value is None:
+                continue
+            if not math.isfinite(value):
+                raise ConfigError(f"{name} must be finite, got {value}.")
+            if name in self._UNBOUNDED:
+                continue
+            if name in self._NOT_NEGATIVE:
+                if value < 0:
+                    raise ConfigError(f"{name} must not be negative, got {value}.")
+            elif value <= 0:
+                raise ConfigError(f"{name} must be positive, got {value}.")
+        _check_choice("optimiser", self.optimiser, OPTIMISERS)
+        _check_choice("schedule", self.schedule, SCHEDULES)
+
+
+@dataclass(frozen=True)
+class FitSettings(TrainingSettings):
+    """How a FactorisedNet is trained on noise-free labels; the rest as in :class:`TrainingSettings`.
+
+    Attributes
+    ----------
+    n_train, n_validation : int
+        Labelled points; both sets are quasi-random in the support, from different seeds.
+    width, depth : int
+    muon_learning_rate : float
+        Of the matrices between hidden layers, with ``muon``.
+    activation : str
+        Of the network, see :class:`iaemu.networks.factorised.FactorisedNet`.
+    members : int
+        Networks to train, on the same labels from different seeds.
+    xi_weight : float
+        Of log(1 + xi) in the loss; that of the others is 1. It spans decades, so that a small part of its range is a
+        large part of xi.
+    """
+
+    n_train: int = 65536
+    n_validation: int = 4096
+    width: int = 256
+    depth: int = 3
+    activation: str = "gelu"
+    members: int = 4
+    xi_weight: float = 25.0
+    threads: int | None = 1
+    epochs: int = 300
+    optimiser: str = "muon"
+    learning_rate: float = 4e-3
+    muon_learning_rate: float = 0.02
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        if self.batch_size > self.n_train:
+            raise ConfigError(f"batch_size = {self.batch_size} exceeds n_train = {self.n_train}; lower it.")
+
+
+@dataclass(frozen=True)
+class IAEmuNetSettings(TrainingSettings):
+    """How an IAEmuNet is trained on mocks: the paper's recipe; the rest as in :class:`TrainingSettings`.
+
+    Attributes
+    ----------
+    n_realisations : int
+        Draws a point, where the data set has no mocks.
+    realisations : "all" or "one"
+        Whether an epoch shows all realisations of each point, or one, drawn at random.
+    dropout, variance_bias : float
+        See :class:`iaemu.networks.iaemunet.IAEmuNet`.
+    warmup_epochs : int
+        Epochs with beta = 1.
+    beta_xi, beta_omega, beta_eta : float
+        beta of the beta-NLL afterwards.
+    mse_weight : float
+        Of the MSE in the validation loss; the Gaussian NLL has the rest.
+    """
+
+    epochs: int = 500
+    batch_size: int = 128
+    optimiser: str = "adamw"
+    learning_rate: float = 0.01
+    weight_decay: float = 1e-4
+    schedule: str = "step"
+    step_epochs: int = 167
+    gradient_clip: float | None = 10.0
+    validate_every: int = 5
+    patience: int | None = 100
+    checkpoint_every: int = 5
+    n_realisations: int = 10
+    realisations: str = "all"
+    dropout: float = 0.2
+    variance_bias: float = 0.0
+    warmup_epochs: int = 100
+    beta_xi: float = 0.9
+    beta_omega: float = 0.5
+    beta_eta: float = 0.5
+    mse_weight: float = 0.7
+
+    _UNBOUNDED = ("variance_bias",)
+    _NOT_NEGATIVE = (
+        *TrainingSettings._NOT_NEGATIVE,
+        *("dropout", "warmup_epochs", "beta_xi", "beta_omega", "beta_eta", "mse_weight"),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_choice("realisations", self.realisations, ("all", "one"))
+        _check_choice("optimiser", self.optimiser, ("adam", "adamw"))
+        for name in ("beta_xi", "beta_omega", "beta_eta", "mse_weight"):
+            if getattr(self, name) > 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.dropout >= 1:
+            raise ConfigError(f"dropout must be less than 1, got {self.dropout}.")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size must be at least 2: batch normalisation needs a variance.")
+
+
+#: Of each network: its settings, and the keys of its sources.
+_NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
+    "factorised": (FitSettings, ("tables", "dataset")),
+    "iaemunet": (IAEmuNetSettings, ("dataset", "scatter")),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run.
+
+    Attributes
+    ----------
+    network : "factorised" or "iaemunet"
+    settings : FitSettings or IAEmuNetSettings
+    sources : dict of str to str or None
+        Files by key. factorised: ``tables`` (None: those shipped); ``dataset`` of mocks for the aleatoric part (None:
+        the shipped one, if the tables are). iaemunet: ``dataset``; ``scatter``, an emulator whose aleatoric part gives
+        draws where the data set has no mocks (None: the shipped one).
+    accelerator : "auto", "cpu" or "gpu"
+    devices : int
+    """
+
+    network: str = "factorised"
+    settings: TrainingSettings = field(default_factory=FitSettings)
+    sources: Mapping[str, str | None] = field(default_factory=dict)
+    accelerator: str = "auto"
+    devices: int = 1
+
+    def __post_init__(self):
+        _check_choice("accelerator", self.accelerator, ACCELERATORS)
+        if self.devices < 1:
+            raise ConfigError(f"devices must be at least 1, got {self.devices}.")
+
+    def to_dict(self) -> dict:
+        """The content of the YAML file that describes this run in full."""
+        _, keys = _NETWORKS[self.network]
+        return {
+            "network": self.network,
+            **{key: self.sources.get(key) for key in keys},
+            **asdict(self.settings),
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Config:
+        """A run from the content of a YAML file.
+
+        Raises
+        ------
+        ConfigError
+            ``network`` is missing or unknown; a key is unknown, in which case the message lists those known; or a value
+            has the wrong type or is out of range.
+        """
+        values = dict(values)
+        network = values.pop("network", None)
+        if network not in _NETWORKS:
+            raise ConfigError(f"network must be one of {', '.join(_NETWORKS)}, got {network!r}.")
+        settings_class, keys = _NETWORKS[network]
+        types_of = typing.get_type_hints(settings_class)
+        known = [field.name for field in fields(settings_class)]
+        allowed = dict.fromkeys(keys, str | None) | {"accelerator": str, "devices": int}
+        allowed |= {name: types_of[name] for name in known}
+        unknown = [str(name) for name in values if name not in allowed]
+        if unknown:
+            raise ConfigError(
+                f"Unknown key(s) {', '.join(unknown)} for network: {network}; known are "
+                f"{', '.join(['network', *allowed])}."
+            )
+        values = {name: _convert(name, value, allowed[name]) for name, value in values.items()}
+        return cls(
+            network,
+            settings_class(**{name: value for name, value in values.items() if name in known}),
+            {key: values.get(key) for key in keys},
+            **{name: values[name] for name in ("accelerator", "devices") if name in values},
+        )
+
+
+def checkpoint_paths(checkpoint, members: int) -> list[Path | None]:
+    """Checkpoint of each member: the path itself, with the member's number added if there are several."""
+    if checkpoint is None:
+        return [None] * members
+    path = Path(checkpoint)
+    return [path] if members == 1 else [path.with_name(f"{path.name}.{number}") for number in range(members)]
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = resources.files("iaemu_training.fitting.configs")
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_config(name, overrides: Mapping | None = None) -> Config:
+    """Read a configuration.
+
+    Parameters
+    ----------
+    name : str or path-like
+        A shipped one (see :func:`shipped_configs`), or a YAML file.
+    overrides : mapping, optional
+        Values that replace or complete those of the file.
+
+    Raises
+    ------
+    ConfigError
+        No such configuration, not YAML, or as in :meth:`Config.from_dict`.
+    """
+    path = Path(name)
+    if str(name) in shipped_configs():
+        path = Path(str(resources.files("iaemu_training.fitting.configs") / f"{name}.yaml"))
+    elif not path.is_file():
+        raise ConfigError(
+            f"There is no configuration {name}: give a YAML file, or one of {', '.join(shipped_configs())}."
+        )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} must hold keys and values, as the shipped configurations do.")
+    try:
+        return Config.from_dict({**values, **(overrides or {})})
+    except ConfigError as error:
+        raise ConfigError(f"Configuration {name}: {error}") from error
+
+
+def _convert(name: str, value, wanted):
+    """The value in the type wanted, where this loses nothing: YAML 1.1 takes 1e-3 for text, and 1 for an int."""
+    choices = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    if value is None and type(None) in choices:
+        return None
+    (kind,) = (choice for choice in choices if choice is not type(None))
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    elif kind is str and isinstance(value, Path):
+        return str(value)
+    nothing = ", or null" if type(None) in choices else ""
+    what = {int: "a whole number", float: "a number", str: "text"}[kind]
+    raise ConfigError(f"{name} must be {what}{nothing}, got {value!r}.")
+
+
+def _check_choice(name: str, value: str, choices) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")

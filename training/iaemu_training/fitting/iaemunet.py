@@ -1,0 +1,146 @@
+"""Training of IAEmuNet on mocks, by the paper's recipe (arXiv:2504.05235, section 3.2 and Appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+
+from iaemu import __version__
+from iaemu.models.iaemunet import IAEmuNetEmulator
+from iaemu.networks.iaemunet import N_BINS, IAEmuNet
+from iaemu.networks.standardise import Standardiser
+from iaemu.parameters import PARAMETERS, Support
+from iaemu.prediction import STATISTICS
+from iaemu_training.fitting.config import IAEmuNetSettings
+from iaemu_training.fitting.factorised import thinned
+from iaemu_training.fitting.harness import Task, digest, seeded, stream, train
+from iaemu_training.fitting.objective import BetaSchedule, beta_nll, criterion
+
+#: Validation points that go through the network at once.
+_CHUNK = 256
+
+
+def fit_iaemunet(
+    theta: np.ndarray,
+    y: np.ndarray,
+    validation_theta: np.ndarray,
+    validation_y: np.ndarray,
+    support: Support,
+    settings: IAEmuNetSettings | None = None,
+    metadata: Mapping | None = None,
+    checkpoint=None,
+    progress: bool = True,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> IAEmuNetEmulator:
+    """Train an IAEmuNet on mocks in the paper's 20 bins.
+
+    Parameters
+    ----------
+    theta : (n, 7)
+        Parameters, in the order of ``iaemu.parameters.PARAMETERS``.
+    y : (n, n_realisations, 3, 20)
+        xi, omega, eta of mocks at these points. NaN where a bin is empty: such an entry is left out of the loss, as is
+        log xi where xi <= 0, and nothing else with it.
+    validation_theta, validation_y : (m, 7), (m, m_realisations, 3, 20)
+        For the choice of the best weights and for early stopping.
+    support : Support
+        Region that the points fill.
+    settings : IAEmuNetSettings, optional
+    metadata : mapping, optional
+        What the artifact shall say of its origin: catalogues, cosmology, data set.
+    checkpoint : path-like, optional
+        Training goes on from it if it exists and has the same settings and data.
+    progress : bool
+    accelerator, devices
+        See :func:`iaemu_training.fitting.harness.train`.
+
+    Returns
+    -------
+    IAEmuNetEmulator
+
+    Raises
+    ------
+    ValueError
+        Arrays of the wrong shape, infinite values, fewer rows than a batch, a checkpoint of another run, or a loss that
+        is not finite.
+    """
+    settings = settings or IAEmuNetSettings()
+    theta, y = _check("", theta, y)
+    validation_theta, validation_y = _check("validation_", validation_theta, validation_y)
+    task = IAEmuNetTask(theta, y, validation_theta, validation_y, settings)
+    identity = {"data": digest(theta, y, validation_theta, validation_y)}
+    network = train(task, identity, checkpoint, progress, "fit", accelerator, devices)
+    metadata = {
+        "description": "IAEmuNet trained on mocks with the beta-NLL",
+        "units": "lengths Mpc/h, masses Msun/h",
+        **(metadata or {}),
+        "support": support.to_dict(),
+        "fit": asdict(settings),
+        "history": thinned([entry for entry in task.history if "validation" in entry]),
+        "training_set": {
+            "points": len(theta),
+            "realisations": y.shape[1],
+            "validation_points": len(validation_theta),
+            "sha256": identity["data"],
+        },
+        "made_by": f"iaemu-train fit {__version__}",
+    }
+    if task.best is not None:
+        metadata["best"] = {key: task.best[key] for key in ("epoch", "validation")}
+    return IAEmuNetEmulator(network, task.standardiser, metadata)
+
+
+class IAEmuNetTask(Task):
+    """An IAEmuNet and mocks: the beta-NLL of single realisations of standardised log xi, omega and eta."""
+
+    def __init__(self, theta, y, validation_theta, validation_y, settings: IAEmuNetSettings):
+        seed = stream(settings.seed, "member", 0)
+        with seeded(stream(seed, "weights")):
+            network = IAEmuNet(settings.dropout, settings.variance_bias)
+        standardiser = Standardiser.fit(theta, y)
+        data = {}
+        for name, points, values in (("train", theta, y), ("validation", validation_theta, validation_y)):
+            data[f"{name}_inputs"] = standardiser.inputs(torch.as_tensor(points)).float()
+            data[f"{name}_targets"] = standardiser.targets(torch.as_tensor(values)).float()
+        self.n_points, self.n_realisations = y.shape[:2]
+        one = settings.realisations == "one"
+        super().__init__(network, settings, seed, data, self.n_points * (1 if one else self.n_realisations))
+        # Not a submodule: it belongs to the emulator, and has nothing to train.
+        self.__dict__["standardiser"] = standardiser
+        self.schedule = BetaSchedule(settings.warmup_epochs, (settings.beta_xi, settings.beta_omega, settings.beta_eta))
+
+    def epoch_rows(self, generator):
+        """Numbers of (point, realisation); realisations of a point follow one another."""
+        n, k = self.n_points, self.n_realisations
+        if self.settings.realisations == "all":
+            return torch.randperm(n * k, generator=generator)
+        return torch.randperm(n, generator=generator) * k + torch.randint(k, (n,), generator=generator)
+
+    def batch_loss(self, rows):
+        point, realisation = rows // self.n_realisations, rows % self.n_realisations
+        mean, variance = self.network(self.data["train_inputs"][point])
+        return beta_nll(mean, variance, self.data["train_targets"][point, realisation], self.schedule(self.epoch))
+
+    def validation_loss(self):
+        inputs, targets = self.data["validation_inputs"], self.data["validation_targets"]
+        outputs = [self.network(part) for part in inputs.split(_CHUNK)]
+        # One prediction a point, (m, 1, 3, 20), beside all its realisations.
+        mean, variance = (torch.cat(parts).unsqueeze(1).expand_as(targets) for parts in zip(*outputs, strict=True))
+        return criterion(mean, variance, targets, self.settings.mse_weight)
+
+
+def _check(prefix: str, theta, y) -> tuple[np.ndarray, np.ndarray]:
+    theta, y = np.asarray(theta, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if theta.ndim != 2 or theta.shape[1] != len(PARAMETERS) or len(theta) == 0:
+        raise ValueError(f"{prefix}theta must have shape (n, {len(PARAMETERS)}), got {theta.shape}.")
+    if y.ndim != 4 or len(y) != len(theta) or y.shape[1] == 0 or y.shape[2:] != (len(STATISTICS), N_BINS):
+        raise ValueError(
+            f"{prefix}y must have shape ({len(theta)}, n_realisations, {len(STATISTICS)}, {N_BINS}), got {y.shape}."
+        )
+    if not np.isfinite(theta).all() or np.isinf(y).any():
+        raise ValueError(f"{prefix}theta has non-finite values or {prefix}y infinite ones (NaN marks empty bins).")
+    return theta, y

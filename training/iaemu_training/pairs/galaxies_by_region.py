@@ -1,0 +1,276 @@
+"""Pair sums of one galaxy catalogue by region: what a spatial jackknife of a periodic box is made of.
+
+One pass over all pairs fills the sums of all regions at once, beside :func:`iaemu_training.pairs.galaxies.count_pairs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from tqdm import tqdm
+
+from iaemu_training.pairs.cells import cell_gap
+from iaemu_training.pairs.galaxies import PairSums, checked_galaxies, choose_cells, pair_terms, sort_into_cells
+
+# Seconds before a progress bar appears.
+_BAR_AFTER = 2.0
+# Nodes of the integral over a shell. Their error is the same in all regions, and far below the scatter of galaxies.
+_RADII = 2
+_DIRECTIONS = 128
+
+
+class RandomSums(NamedTuple):
+    """Expected sums over pairs of a galaxy and a random point, (n, n_bins) each, in random points a shell holds.
+
+    Attributes
+    ----------
+    D : sum over galaxies of the share of the shell about them that is meant
+    S_omega : sum over galaxies of the integral of (e . rhat)^2 - 1/3 over that share
+    """
+
+    D: np.ndarray
+    S_omega: np.ndarray
+
+
+@dataclass(frozen=True)
+class RegionSums:
+    """Pair sums of the ``n_side^3`` equal cubes that a periodic box is cut into; n = n_side^3.
+
+    Attributes
+    ----------
+    Lbox : float
+        Side of the box [Mpc/h].
+    n_side : int
+        Regions along a side; region ``(ix * n_side + iy) * n_side + iz``.
+    r_edges : (n_bins + 1,)
+        [Mpc/h].
+    n_gal : (n,) int64
+        Galaxies in each region.
+    auto : PairSums of (n, n_bins)
+        Ordered pairs of which both members lie in the region.
+    cross : PairSums of (n, n_bins)
+        Ordered pairs of which exactly one member does: each pair appears in two regions.
+    random_auto, random_cross : RandomSums
+        The same for pairs of a galaxy and a random point. In the whole box D is the number of galaxies, S_omega 0.
+    """
+
+    Lbox: float
+    n_side: int
+    r_edges: np.ndarray
+    n_gal: np.ndarray
+    auto: PairSums
+    cross: PairSums
+    random_auto: RandomSums
+    random_cross: RandomSums
+
+    def __len__(self) -> int:
+        return self.n_side**3
+
+    @property
+    def total(self) -> PairSums:
+        """Sums of the whole box, (n_bins,) each: those of :func:`~iaemu_training.pairs.galaxies.count_pairs`."""
+        return PairSums(*(a.sum(axis=0) + 0.5 * c.sum(axis=0) for a, c in zip(self.auto, self.cross, strict=True)))
+
+    @property
+    def n_effective(self) -> np.ndarray:
+        """Regions that the pairs of a bin are spread over, (sum D)^2 / sum D^2, (n_bins,); 0 without pairs."""
+        pairs = self.auto.DD + 0.5 * self.cross.DD
+        return pairs.sum(axis=0) ** 2 / np.maximum((pairs**2).sum(axis=0), 1.0)
+
+    def remaining(self, cross_weight: float = 1.0) -> PairSums:
+        """Sums of the box without each region in turn, (n, n_bins) each.
+
+        Parameters
+        ----------
+        cross_weight : float
+            Share of the pairs across the region's border that goes with it: 1 leaves the pairs of the galaxies outside
+            of it; less keeps a share, see :mod:`iaemu_training.measuring.jackknife`.
+        """
+        sums = zip(self.total, self.auto, self.cross, strict=True)
+        return PairSums(*(total - auto - cross_weight * cross for total, auto, cross in sums))
+
+
+def count_pairs_by_region(positions, axes, Lbox: float, r_edges, n_side: int, progress: bool = False) -> RegionSums:
+    """Pair sums of galaxies in a periodic cube, by cubic region. The result does not depend on the number of threads.
+
+    Parameters
+    ----------
+    positions, axes : (n_gal, 3)
+        As of :func:`~iaemu_training.pairs.galaxies.count_pairs`.
+    Lbox : float
+        Side of the box [Mpc/h].
+    r_edges : (n_bins + 1,)
+        [Mpc/h]; not above the side of a region.
+    n_side : int
+        Regions along a side, at least 2.
+    progress : bool
+        Show a progress bar if it takes more than a few seconds.
+
+    Raises
+    ------
+    ValueError
+        As of :func:`~iaemu_training.pairs.galaxies.count_pairs`; fewer than two regions a side, or regions smaller than
+        the largest separation.
+    """
+    positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
+    if int(n_side) != n_side or n_side < 2:
+        raise ValueError(f"A jackknife takes at least 2 regions along each side of the box, got {n_side}.")
+    n_side = int(n_side)
+    if edges[-1] > Lbox / n_side:
+        fewer = int(Lbox / edges[-1])
+        raise ValueError(
+            f"{n_side} regions along a side of {Lbox:g} Mpc/h are {Lbox / n_side:.4g} Mpc/h wide, less than the "
+            f"largest separation, {edges[-1]:.4g} Mpc/h. Use at most {fewer} regions a side, or smaller separations."
+        )
+    # Whole cells in each region. One search radius spans at most a few of them.
+    n_cells = max(1, choose_cells(len(positions), Lbox, edges[-1]) // n_side) * n_side
+    points, first = sort_into_cells(positions, axes, Lbox, n_cells)
+    n_regions, n_bins = n_side**3, len(edges) - 1
+    sums = np.zeros((n_regions, 2, 3, n_bins))
+    # Parts of the regions in turn, for the bar; each large enough to occupy all threads.
+    n_parts = min(n_regions, 25)
+    parts = np.array_split(np.arange(n_regions), n_parts)
+    for part in tqdm(parts, desc="pairs", unit="part", delay=_BAR_AFTER, disable=not progress):
+        _count_regions(points, first, n_cells, n_side, Lbox, edges * edges, part, sums)
+    counts = np.diff(first).reshape((n_side, n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
+    auto, cross = sums[:, 0], sums[:, 1]
+    shells = _spread_shells(positions, axes, Lbox, edges, n_side)
+    return RegionSums(
+        Lbox, n_side, edges, counts, PairSums(*auto.swapaxes(0, 1)), PairSums(*cross.swapaxes(0, 1)), *shells
+    )
+
+
+def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, RandomSums]:
+    """``random_auto`` and ``random_cross`` of RegionSums."""
+    points, first = sort_into_cells(positions, axes, Lbox, n_side)
+    # Gauss-Legendre nodes in the volume of each shell.
+    node, weight = np.polynomial.legendre.leggauss(_RADII)
+    low, high = edges[:-1, None] ** 3, edges[1:, None] ** 3
+    radii = np.cbrt(0.5 * (low + high) + 0.5 * (high - low) * node)
+    # Directions on a golden spiral.
+    cos = 1.0 - (2.0 * np.arange(_DIRECTIONS) + 1.0) / _DIRECTIONS
+    angle = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(_DIRECTIONS)
+    sin = np.sqrt(1.0 - cos**2)
+    directions = np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
+    spread = np.zeros((n_side**3, 27, 2, len(edges) - 1))
+    _fill_spread(points, first, n_side, Lbox / n_side, radii, 0.5 * weight, directions, spread)
+    inside = spread[:, 13]
+    leaving = spread.sum(axis=1) - inside
+    grid = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
+    entering = np.zeros_like(grid[:, :, :, 0, 0, 0])
+    for step in np.ndindex(3, 3, 3):
+        if step != (1, 1, 1):
+            shift = tuple(np.subtract(step, 1))
+            entering += np.roll(grid[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
+    across = leaving + entering.reshape(inside.shape)
+    return RandomSums(*inside.swapaxes(0, 1)), RandomSums(*across.swapaxes(0, 1))
+
+
+@numba.njit(parallel=True, cache=True)
+def _fill_spread(points, first, n_side, side, radii, weights, directions, spread):
+    """:func:`_spread_region` of all regions."""
+    for region in numba.prange(len(spread)):
+        spread[region] = _spread_region(points, first, n_side, side, radii, weights, directions, region)
+
+
+@numba.njit(cache=True)
+def _spread_region(points, first, n_side, side, radii, weights, directions, region):
+    """D and S_omega of the shells about the galaxies of a region, by where they reach; (27, 2, n_bins).
+
+    Neighbour ``9 (sx + 1) + 3 (sy + 1) + sz + 1`` lies (sx, sy, sz) regions away; 13 is the region itself, which has
+    what the others leave of a whole shell: 1 and 0.
+    """
+    n_bins, n_radii = radii.shape
+    n_directions = len(directions)
+    x0 = region // (n_side * n_side) * side
+    y0 = region // n_side % n_side * side
+    z0 = region % n_side * side
+    own = np.zeros((27, 2, n_bins))
+    own[13, 0] = first[region + 1] - first[region]
+    for i in range(first[region], first[region + 1]):
+        x, y, z = points[i, 0] - x0, points[i, 1] - y0, points[i, 2] - z0
+        wall = min(x, y, z, side - x, side - y, side - z)
+        for b in range(n_bins):
+            for k in range(n_radii):
+                r = radii[b, k]
+                if r <= wall:
+                    continue
+                weight = weights[k] / n_directions
+                for d in range(n_directions):
+                    ux, uy, uz = directions[d, 0], directions[d, 1], directions[d, 2]
+                    tx, ty, tz = x + r * ux, y + r * uy, z + r * uz
+                    sx = 0 if tx < 0 else 2 if tx >= side else 1
+                    sy = 0 if ty < 0 else 2 if ty >= side else 1
+                    sz = 0 if tz < 0 else 2 if tz >= side else 1
+                    there = 9 * sx + 3 * sy + sz
+                    if there == 13:
+                        continue
+                    along = points[i, 3] * ux + points[i, 4] * uy + points[i, 5] * uz
+                    turned = weight * (along * along - 1.0 / 3.0)
+                    own[there, 0, b] += weight
+                    own[13, 0, b] -= weight
+                    own[there, 1, b] += turned
+                    own[13, 1, b] -= turned
+    return own
+
+
+@numba.njit(parallel=True, cache=True)
+def _count_regions(points, first, n_cells, n_side, Lbox, edges2, regions, sums):
+    """:func:`_count_region` of ``regions``; no two threads write to one place."""
+    for k in numba.prange(len(regions)):
+        sums[regions[k]] = _count_region(points, first, n_cells, n_side, Lbox, edges2, regions[k])
+
+
+@numba.njit(cache=True)
+def _count_region(points, first, n_cells, n_side, Lbox, edges2, region):
+    """Sums of pairs inside of a region, and across its border; (2, 3, n_bins).
+
+    Pairs inside are visited once and added for both of their orders. Pairs of two regions are visited from each.
+    """
+    n_bins = len(edges2) - 1
+    r2_max = edges2[n_bins]
+    side = Lbox / n_cells
+    span = int(np.ceil(np.sqrt(r2_max) / side))
+    low, n_span = -span, 2 * span + 1
+    if n_span > n_cells:
+        low, n_span = 0, n_cells
+    width = n_cells // n_side
+    own = np.zeros((2, 3, n_bins))
+    x0 = region // (n_side * n_side) * width
+    y0 = region // n_side % n_side * width
+    z0 = region % n_side * width
+    for ix in range(x0, x0 + width):
+        for iy in range(y0, y0 + width):
+            for iz in range(z0, z0 + width):
+                here = (ix * n_cells + iy) * n_cells + iz
+                if first[here] == first[here + 1]:
+                    continue
+                for ox in range(n_span):
+                    jx = (ix + low + ox) % n_cells
+                    gap_x = cell_gap(ix, jx, n_cells, side)
+                    for oy in range(n_span):
+                        jy = (iy + low + oy) % n_cells
+                        gap_xy = gap_x + cell_gap(iy, jy, n_cells, side)
+                        if gap_xy > r2_max:
+                            continue
+                        for oz in range(n_span):
+                            jz = (iz + low + oz) % n_cells
+                            if gap_xy + cell_gap(iz, jz, n_cells, side) > r2_max:
+                                continue
+                            there = (jx * n_cells + jy) * n_cells + jz
+                            inside = x0 <= jx < x0 + width and y0 <= jy < y0 + width and z0 <= jz < z0 + width
+                            if inside and there < here:
+                                continue
+                            kind = 0 if inside else 1
+                            for i in range(first[here], first[here + 1]):
+                                start = i + 1 if there == here else first[there]
+                                for j in range(start, first[there + 1]):
+                                    b, s_omega, s_eta = pair_terms(points, i, j, Lbox, edges2)
+                                    if b >= 0:
+                                        own[kind, 0, b] += 2.0
+                                        own[kind, 1, b] += s_omega
+                                        own[kind, 2, b] += s_eta
+    return own

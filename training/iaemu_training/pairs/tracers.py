@@ -1,0 +1,214 @@
+"""Pair sums over species of tracers, 1-halo and 2-halo apart: the numba kernels behind the tables.
+
+Sums are over ordered pairs (i, j), as halotools counts them: DD adds 1, S_omega adds (a_i . rhat)^2 - 1/3 and S_eta
+adds (a_i . a_j)^2 - 1/3, each times the two multiplicities. A tracer without an axis (a satellite at its host's very
+centre, to which halotools gives a random one) has a = 0 and adds nothing to either orientation sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from iaemu_training.pairs.cells import minimum_image, point_gap
+
+_LOOKUP = 8192
+
+
+@dataclass
+class CellGrid:
+    """Points sorted into the cells of a periodic grid.
+
+    ``first[c] : first[c + 1]`` are the points of cell ``c = (ix * n + iy) * n + iz``; ``order`` sorted the input.
+    """
+
+    Lbox: float
+    n_cells: int
+    first: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def build(cls, position: np.ndarray, Lbox: float, r_max: float) -> CellGrid:
+        n = int(np.clip(np.floor(3.0 * Lbox / r_max), 1, 64))
+        cell = np.minimum((position * (n / Lbox)).astype(np.int64), n - 1)
+        index = (cell[:, 0] * n + cell[:, 1]) * n + cell[:, 2]
+        order = np.argsort(index, kind="stable")
+        first = np.searchsorted(index[order], np.arange(n**3 + 1))
+        return cls(float(Lbox), n, first, order)
+
+
+def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared edges, and for equal steps in r^2 the highest bin that begins below the step's upper end."""
+    edges2 = np.asarray(r_edges, dtype=np.float64) ** 2
+    upper = (np.arange(_LOOKUP) + 1.0) * (edges2[-1] / _LOOKUP)
+    guess = np.searchsorted(edges2, upper, side="left") - 1
+    return edges2, np.clip(guess, 0, len(edges2) - 2).astype(np.int64)
+
+
+@numba.njit(parallel=True, fastmath=False, cache=True)
+def two_halo_rows(
+    rows, row_first, row_points, position, axis, multiplicity, species, host, first, n_cells, Lbox, edges2, guess, out
+):
+    """Pair sums of the points of some species with all points of other hosts.
+
+    ``out[k, s, b, :]`` gets (DD, S_omega, S_eta) of axis-bearing species ``rows[k]`` with species ``s`` in bin ``b``.
+    Points are in cell order; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
+    """
+    n_bins = len(edges2) - 1
+    r2_max = edges2[n_bins]
+    r2_min = edges2[0]
+    scale = len(guess) / r2_max
+    side = Lbox / n_cells
+    r_max = np.sqrt(r2_max)
+    span = int(np.ceil(r_max / side))
+    if 2 * span + 1 >= n_cells:  # every cell once
+        low, n_span = 0, n_cells
+    else:
+        low, n_span = -span, 2 * span + 1
+    third = 1.0 / 3.0
+    for k in numba.prange(len(rows)):
+        out[k] = 0.0
+        for p in range(row_first[rows[k]], row_first[rows[k] + 1]):
+            i = row_points[p]
+            xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
+            ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
+            third_i = third * (ax * ax + ay * ay + az * az)
+            weight_i = multiplicity[i]
+            host_i = host[i]
+            cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
+            for ox in range(n_span):
+                jx = (cx + low + ox) % n_cells if low != 0 else ox
+                gap_x = point_gap(xi, jx * side, side, Lbox)
+                for oy in range(n_span):
+                    jy = (cy + low + oy) % n_cells if low != 0 else oy
+                    gap_y = point_gap(yi, jy * side, side, Lbox)
+                    if gap_x + gap_y > r2_max:
+                        continue
+                    for oz in range(n_span):
+                        jz = (cz + low + oz) % n_cells if low != 0 else oz
+                        if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
+                            continue
+                        cell = (jx * n_cells + jy) * n_cells + jz
+                        for j in range(first[cell], first[cell + 1]):
+                            dx = minimum_image(position[j, 0] - xi, Lbox)
+                            dy = minimum_image(position[j, 1] - yi, Lbox)
+                            dz = minimum_image(position[j, 2] - zi, Lbox)
+                            r2 = dx * dx + dy * dy + dz * dz
+                            if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
+                                continue
+                            b = guess[min(int(r2 * scale), len(guess) - 1)]
+                            while r2 <= edges2[b]:
+                                b -= 1
+                            bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                            along = ax * dx + ay * dy + az * dz
+                            cosine = ax * bx + ay * by + az * bz
+                            weight = weight_i * multiplicity[j]
+                            s = species[j]
+                            out[k, s, b, 0] += weight
+                            out[k, s, b, 1] += weight * (along * along / r2 - third_i)
+                            out[k, s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
+
+
+@numba.njit(parallel=True, cache=True)
+def one_halo_sums(
+    bin_first,
+    host_first,
+    offset,
+    sat_axis,
+    central_axis,
+    multiplicity,
+    rank_bin,
+    virtual,
+    host_weight,
+    edges2,
+    species_of,
+    out,
+):
+    """Pair sums within hosts, by mass bin and rank bin.
+
+    Hosts are in order of mass, mass bin m holding hosts ``bin_first[m] : bin_first[m + 1]``; host h has satellites
+    ``host_first[h] : host_first[h + 1]``. ``out[species_of[m] + k, b, :]`` gets, for the satellite of rank bin k with
+    the central: DD, S_omega with the central's axis, S_eta; for pairs of satellites whose larger rank bin is k: DD,
+    S_omega, S_eta. (S_omega with the satellite's axis is DD / 3 for pairs with the central: that axis is the
+    separation.) Each host counts with ``host_weight``. Pairs of a borrowed satellite with the central or with another
+    borrowed one are left out: see :func:`donor_pair_sums`.
+    """
+    third = 1.0 / 3.0
+    n_bins = len(edges2) - 1
+    r2_max, r2_min = edges2[n_bins], edges2[0]
+    for m in numba.prange(len(bin_first) - 1):
+        base = species_of[m]
+        for h in range(bin_first[m], bin_first[m + 1]):
+            for i in range(host_first[h], host_first[h + 1]):
+                xi, yi, zi = offset[i, 0], offset[i, 1], offset[i, 2]
+                ax, ay, az = sat_axis[i, 0], sat_axis[i, 1], sat_axis[i, 2]
+                third_i = third * (ax * ax + ay * ay + az * az)
+                r2 = xi * xi + yi * yi + zi * zi
+                if r2_min < r2 <= r2_max and not virtual[i]:
+                    b = np.searchsorted(edges2, r2) - 1
+                    row = out[base + rank_bin[i], b]
+                    cx, cy, cz = central_axis[h, 0], central_axis[h, 1], central_axis[h, 2]
+                    along = cx * xi + cy * yi + cz * zi
+                    cosine = ax * cx + ay * cy + az * cz
+                    weight = host_weight[h] * multiplicity[i]
+                    row[0] += 2.0 * weight
+                    row[1] += weight * (along * along / r2 - third)
+                    row[2] += 2.0 * weight * (cosine * cosine - third_i)
+                for j in range(host_first[h], i):
+                    if virtual[i] and virtual[j]:
+                        continue
+                    dx, dy, dz = offset[j, 0] - xi, offset[j, 1] - yi, offset[j, 2] - zi
+                    r2 = dx * dx + dy * dy + dz * dz
+                    if r2 > r2_max or r2 <= r2_min:
+                        continue
+                    b = np.searchsorted(edges2, r2) - 1
+                    weight = host_weight[h] * multiplicity[i] * multiplicity[j]
+                    bx, by, bz = sat_axis[j, 0], sat_axis[j, 1], sat_axis[j, 2]
+                    third_j = third * (bx * bx + by * by + bz * bz)
+                    along_i = ax * dx + ay * dy + az * dz
+                    along_j = bx * dx + by * dy + bz * dz
+                    cosine = ax * bx + ay * by + az * bz
+                    row = out[base + max(rank_bin[i], rank_bin[j]), b]
+                    row[3] += 2.0 * weight
+                    row[4] += weight * ((along_i * along_i + along_j * along_j) / r2 - third_i - third_j)
+                    row[5] += 2.0 * weight * (cosine * cosine - 3.0 * third_i * third_j)
+
+
+@numba.njit(parallel=True, cache=True)
+def donor_pair_sums(offset, axis, edges2):
+    """DD, S_omega and S_eta over all ordered pairs of donors placed about one host, (n_blocks, n_bins, 3).
+
+    Borrowed satellites are drawn independently from the donors, so this over the number of donors squared is what any
+    two of one host contribute on average. Sum over the first axis (blocks of donors, one a thread).
+    """
+    n = len(offset)
+    n_blocks = min(n, 64)
+    third = 1.0 / 3.0
+    n_bins = len(edges2) - 1
+    out = np.zeros((n_blocks, n_bins, 3))
+    for block in numba.prange(n_blocks):
+        for i in range(block, n, n_blocks):
+            for j in range(n):
+                dx = offset[j, 0] - offset[i, 0]
+                dy = offset[j, 1] - offset[i, 1]
+                dz = offset[j, 2] - offset[i, 2]
+                r2 = dx * dx + dy * dy + dz * dz
+                if r2 <= edges2[0] or r2 > edges2[n_bins]:
+                    continue
+                b = np.searchsorted(edges2, r2) - 1
+                along = axis[i, 0] * dx + axis[i, 1] * dy + axis[i, 2] * dz
+                cosine = axis[i, 0] * axis[j, 0] + axis[i, 1] * axis[j, 1] + axis[i, 2] * axis[j, 2]
+                norm_i = axis[i, 0] ** 2 + axis[i, 1] ** 2 + axis[i, 2] ** 2
+                norm_j = axis[j, 0] ** 2 + axis[j, 1] ** 2 + axis[j, 2] ** 2
+                out[block, b, 0] += 1.0
+                out[block, b, 1] += along * along / r2 - third * norm_i
+                out[block, b, 2] += cosine * cosine - third * norm_i * norm_j
+    return out
+
+
+def radial(offset: np.ndarray) -> np.ndarray:
+    """Unit vectors along offsets (n, 3); zero for a zero offset."""
+    r = np.linalg.norm(offset, axis=1, keepdims=True)
+    return np.divide(offset, r, out=np.zeros_like(offset), where=r > 0)

@@ -1,0 +1,184 @@
+"""Pair sums by region of a box: what one sub-box contributes to the expected sums, for modes of the occupations.
+
+A pair is counted in the region of the host of its first member. So the regions share out every pair once, and the noise
+of an axis is in the region that its galaxy is in.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from iaemu.models.tables import ONE_HALO_COLUMNS
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.pairs.cells import minimum_image, point_gap
+from iaemu_training.pairs.tracers import CellGrid, bin_lookup, one_halo_sums, radial
+
+#: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
+_BATCH = 256
+
+
+def region_of_hosts(catalogue: HaloCatalogue, per_side: int) -> np.ndarray:
+    """Sub-box (n_hosts,) of each host, of ``per_side``^3 equal cubes."""
+    cell = np.minimum((catalogue.position * (per_side / catalogue.Lbox)).astype(np.int64), per_side - 1)
+    return (cell[:, 0] * per_side + cell[:, 1]) * per_side + cell[:, 2]
+
+
+class RegionCounter:
+    """Pair sums of one box, region by region.
+
+    Parameters
+    ----------
+    catalogue : HaloCatalogue
+    per_side : int
+        The box is cut in so many regions along each axis.
+    r_edges : (n_bins + 1,) [Mpc/h]
+    hosts, satellites : index arrays, ascending
+        Hosts whose centrals, and sub-halos that, take part; all by default. Nothing is borrowed.
+    """
+
+    def __init__(self, catalogue: HaloCatalogue, per_side: int, r_edges, hosts=None, satellites=None):
+        self.hosts = np.arange(len(catalogue.mass)) if hosts is None else np.asarray(hosts)
+        self.satellites = np.arange(len(catalogue.offset)) if satellites is None else np.asarray(satellites)
+        self._catalogue = catalogue
+        self._satellite_host = catalogue.subhalo_host[self.satellites]
+        self._satellite_axis = radial(catalogue.offset[self.satellites])
+        self._region = region_of_hosts(catalogue, per_side)
+        host = np.concatenate([self.hosts, self._satellite_host])
+        position = np.concatenate(
+            [
+                catalogue.position[self.hosts],
+                np.mod(catalogue.position[self._satellite_host] + catalogue.offset[self.satellites], catalogue.Lbox),
+            ]
+        )
+        self._grid = CellGrid.build(position, catalogue.Lbox, float(r_edges[-1]))
+        order = self._grid.order
+        axis = np.concatenate([catalogue.axis[self.hosts], self._satellite_axis])
+        kind = np.repeat([0, 1], [len(self.hosts), len(self.satellites)])
+        self._points = tuple(np.ascontiguousarray(values[order]) for values in (position, axis, host, kind))
+        self._region_of_points = self._region[host[order]]
+        self._edges2, self._guess = bin_lookup(r_edges)
+
+    def two_halo(self, region: int, host_weights: np.ndarray, satellite_weights: np.ndarray) -> np.ndarray:
+        """Sums (2, 2, n_bins, 3, n, n) over ordered pairs of different hosts whose first member is in the region.
+
+        By kind of the first and the second member (central, satellite); DD, S_omega (axis of the first) and S_eta;
+        weights of the first and the second.
+
+        Parameters
+        ----------
+        host_weights, satellite_weights : (n_hosts, n), (n_satellites, n)
+            Of ``hosts`` and ``satellites``; columns are different sets of weights.
+        """
+        weights = np.concatenate([host_weights, satellite_weights])[self._grid.order]
+        position, axis, host, kind = self._points
+        n, n_bins = weights.shape[1], len(self._edges2) - 1
+        out = np.zeros((2, n, 2 * n_bins * 3 * n))
+        around = np.empty((_BATCH, 2, n_bins, 3, n))
+        for first in range(2):
+            points = np.flatnonzero((self._region_of_points == region) & (kind == first))
+            for start in range(0, len(points), _BATCH):
+                part = points[start : start + _BATCH]
+                _sums_around(
+                    part, position, axis, host, kind, weights, self._grid.first, self._grid.n_cells, self._grid.Lbox,
+                    self._edges2, self._guess, around,
+                )  # fmt: skip
+                out[first] += weights[part].T @ around[: len(part)].reshape(len(part), -1)
+        return np.moveaxis(out.reshape(2, n, 2, n_bins, 3, n), 1, 4)
+
+    def one_halo(self, region: int) -> tuple[np.ndarray, np.ndarray]:
+        """Pair sums within the hosts of a region, by satellite.
+
+        Returns
+        -------
+        index : (n_used,) of satellites, in ``satellites``
+        sums : (n_used, n_bins, 6), columns as in ``iaemu.models.tables.ONE_HALO_COLUMNS``
+            With the host's central; and with the satellites of the host that rank before.
+        """
+        catalogue = self._catalogue
+        index = np.flatnonzero(self._region[self._satellite_host] == region)
+        hosts, n_satellites = np.unique(self._satellite_host[index], return_counts=True)
+        first = np.concatenate([[0], np.cumsum(n_satellites)])
+        sums = np.zeros((len(index), len(self._edges2) - 1, len(ONE_HALO_COLUMNS)))
+        # A satellite is a rank bin of its own here, and a host a mass bin.
+        one_halo_sums(
+            np.arange(len(hosts) + 1),
+            first,
+            catalogue.offset[self.satellites[index]],
+            self._satellite_axis[index],
+            catalogue.axis[hosts],
+            np.ones(len(index)),
+            np.arange(len(index)) - np.repeat(first[:-1], n_satellites),
+            np.zeros(len(index), dtype=bool),
+            np.ones(len(hosts)),
+            self._edges2,
+            first[:-1],
+            sums,
+        )
+        return index, sums
+
+    def numbers(self, region: int, host_weights: np.ndarray, satellite_weights: np.ndarray) -> np.ndarray:
+        """Sums of the weights (2, n) of the region's centrals and satellites."""
+        return np.stack(
+            [
+                host_weights[self._region[self.hosts] == region].sum(axis=0),
+                satellite_weights[self._region[self._satellite_host] == region].sum(axis=0),
+            ]
+        )
+
+
+@numba.njit(parallel=True, cache=True)
+def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lbox, edges2, guess, out):
+    """``out[p, k, b, :, m]``: DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
+    n_bins, n_weights = len(edges2) - 1, weights.shape[1]
+    r2_min, r2_max = edges2[0], edges2[n_bins]
+    scale = len(guess) / r2_max
+    side = Lbox / n_cells
+    span = int(np.ceil(np.sqrt(r2_max) / side))
+    if 2 * span + 1 >= n_cells:  # every cell once
+        low, n_span = 0, n_cells
+    else:
+        low, n_span = -span, 2 * span + 1
+    third = 1.0 / 3.0
+    for p in numba.prange(len(points)):
+        i = points[p]
+        xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
+        ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
+        third_i = third * (ax * ax + ay * ay + az * az)
+        host_i = host[i]
+        out[p] = 0.0
+        cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
+        for ox in range(n_span):
+            jx = (cx + low + ox) % n_cells if low != 0 else ox
+            gap_x = point_gap(xi, jx * side, side, Lbox)
+            for oy in range(n_span):
+                jy = (cy + low + oy) % n_cells if low != 0 else oy
+                gap_y = point_gap(yi, jy * side, side, Lbox)
+                if gap_x + gap_y > r2_max:
+                    continue
+                for oz in range(n_span):
+                    jz = (cz + low + oz) % n_cells if low != 0 else oz
+                    if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
+                        continue
+                    cell = (jx * n_cells + jy) * n_cells + jz
+                    for j in range(first[cell], first[cell + 1]):
+                        dx = minimum_image(position[j, 0] - xi, Lbox)
+                        dy = minimum_image(position[j, 1] - yi, Lbox)
+                        dz = minimum_image(position[j, 2] - zi, Lbox)
+                        r2 = dx * dx + dy * dy + dz * dz
+                        if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
+                            continue
+                        b = guess[min(int(r2 * scale), len(guess) - 1)]
+                        while r2 <= edges2[b]:
+                            b -= 1
+                        bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                        along = ax * dx + ay * dy + az * dz
+                        cosine = ax * bx + ay * by + az * bz
+                        omega = along * along / r2 - third_i
+                        eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
+                        sums = out[p, kind[j], b]
+                        for m in range(n_weights):
+                            weight = weights[j, m]
+                            sums[0, m] += weight
+                            sums[1, m] += omega * weight
+                            sums[2, m] += eta * weight

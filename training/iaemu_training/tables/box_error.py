@@ -1,0 +1,336 @@
+"""Making of :class:`iaemu.models.box_error.BoxError`: pair sums by region, for a few modes of the occupations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+
+from iaemu import __version__
+from iaemu.binning import pairs_inside_cube
+from iaemu.halomodel.modes import Occupations
+from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_probability
+from iaemu.models.base import combine
+from iaemu.models.box_error import TERMS, BoxError, jackknife
+from iaemu.models.tables import TabulatedModel
+from iaemu.parameters import PARAMETERS, Support
+from iaemu.prediction import STATISTICS
+from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
+from iaemu_training.pairs.tracers_by_region import RegionCounter
+from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
+from iaemu_training.work.cluster import workers
+from iaemu_training.work.parts import PartStore, Task
+
+#: Bins with fewer expected pairs at a held-out point are not compared.
+MIN_PAIRS = 30.0
+
+
+@dataclass(frozen=True)
+class BoxErrorSettings:
+    """How finely the error is resolved.
+
+    Attributes
+    ----------
+    per_side : int
+        Regions along each axis of a box; their number is the cube of it.
+    resolution : Resolution
+        Of the species that the modes are made of.
+    n_central, n_satellite, n_pair : int
+        Modes of centrals, of satellites, and of the pairs within a host.
+    n_products : int
+        Combinations of amplitudes, or of products of two of them, that are kept.
+    mode_samples : int
+        Quasi-random points of the support that modes and products are fitted to.
+    n_held_out : int
+        Points at which pairs are counted directly, to check.
+    min_weight : float
+        In these counts tracers are left out whose probability to be occupied is smaller.
+    seed : int
+        Of the points.
+    """
+
+    per_side: int = 3
+    resolution: Resolution = field(default_factory=lambda: Resolution(nodes_per_bin=1))
+    n_central: int = 16
+    n_satellite: int = 24
+    n_pair: int = 36
+    n_products: int = 16
+    mode_samples: int = 1024
+    n_held_out: int = 8
+    min_weight: float = 1e-4
+    seed: int = 1
+
+
+class _Weights:
+    """Modes of the occupations as weights of hosts and sub-halos, and the blocks that give their amplitudes."""
+
+    def __init__(self, catalogues: Sequence[HaloCatalogue], support: Support, settings: BoxErrorSettings):
+        self._species = species = Species(catalogues, support, settings.resolution)
+        samples = (settings.mode_samples, settings.seed)
+        central = central_modes(species, support, settings.n_central, *samples)
+        self.blocks, self._bases = {"central": central.occupation}, {"central": central.basis}
+        rows = [self._rows(catalogue, box)[1] for box, catalogue in enumerate(catalogues)]
+        # Only ranks that sub-halos have count: with the others, modes would be spent on satellites that are borrowed.
+        count = np.bincount(np.concatenate(rows), minlength=species.n_satellite).astype(np.float64)
+        for kind, n in (
+            ("satellite", settings.n_satellite),
+            ("central_satellite", settings.n_pair),
+            ("satellite_pair", settings.n_pair),
+        ):
+            found = sample_occupations(species, kind, support, *samples)
+            self._bases[kind], chosen, matrix = fit_modes(found, count, n)
+            self.blocks[kind] = species.occupation(kind, chosen, matrix)
+
+    def _rows(self, catalogue: HaloCatalogue, box: int) -> tuple[np.ndarray, np.ndarray]:
+        """Index of the sub-halos that matter, and the species of each."""
+        species, host = self._species, catalogue.subhalo_host
+        mass_bin = species.mass_bin[box][host]
+        rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1
+        rank_bin = np.searchsorted(species.rank_edges, rank, side="right") - 1
+        index = np.flatnonzero(rank_bin < species.n_rank_bins[mass_bin])
+        return index, species.first_satellite[mass_bin[index]] + rank_bin[index]
+
+    def of(self, catalogue: HaloCatalogue, box: int) -> dict[str, np.ndarray]:
+        """Weights in one of the catalogues: of hosts, and of the sub-halos that matter (their index is ``index``)."""
+        index, row = self._rows(catalogue, box)
+        weights = {kind: basis[row] for kind, basis in self._bases.items() if kind != "central"}
+        return {"index": index, "central": self._bases["central"][self._species.mass_bin[box]], **weights}
+
+
+def exact_weights(catalogue: HaloCatalogue, theta, min_weight: float) -> dict[str, np.ndarray]:
+    """Occupation probabilities at one point, of the hosts and sub-halos for which they exceed ``min_weight``.
+
+    ``theta`` are the five occupation parameters. Keys as of the weights of modes, and ``hosts``, index of the hosts.
+    """
+    logMmin, sigma_logM, logM0, logM1, alpha = torch.as_tensor(np.asarray(theta, dtype=np.float64))
+    log_mass = torch.as_tensor(catalogue.log_mass)
+    ncen = mean_ncen(log_mass, logMmin, sigma_logM).numpy()
+    nsat = mean_nsat(log_mass, logM0, logM1, alpha)
+    host = catalogue.subhalo_host
+    rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1.0
+    tail = rank_probability(nsat[torch.as_tensor(host)], torch.as_tensor(rank)).numpy()
+    hosts, index = np.flatnonzero(ncen > min_weight), np.flatnonzero(tail > min_weight)
+    return {
+        "hosts": hosts,
+        "index": index,
+        "central": ncen[hosts, None],
+        "satellite": tail[index, None],
+        "central_satellite": (ncen[host] * tail)[index, None],
+        "satellite_pair": tail[index, None],
+    }
+
+
+def count_region(counter: RegionCounter, weights: dict[str, np.ndarray], region: int) -> dict[str, np.ndarray]:
+    """Sums of one region by term and quantity, as :data:`iaemu.models.box_error.TERMS` names them, and numbers of
+    galaxies.
+
+    Returns
+    -------
+    dict of "cc", "cs", "ss" to (n, n, n_quantities, n_bins), "one_cs", "one_ss" to (m, n_quantities, n_bins), for n
+    columns of weights of tracers and m of pairs; "numbers" (2, n)
+    """
+    central, satellite = weights["central"], weights["satellite"]
+    n_c, n_s = central.shape[1], satellite.shape[1]
+    # The counter takes as many weights of either kind.
+    central, satellite = (np.pad(w, ((0, 0), (0, max(n_c, n_s) - w.shape[1]))) for w in (central, satellite))
+    (cc, cs), (sc, ss) = np.moveaxis(counter.two_halo(region, central, satellite), (2, 3), (5, 4))
+    cc, cs, sc, ss = cc[:n_c, :n_c], cs[:n_c, :n_s], sc[:n_s, :n_c].swapaxes(0, 1), ss[:n_s, :n_s]
+    index, one = counter.one_halo(region)
+    one_cs = np.einsum("im,ibs->msb", weights["central_satellite"][index], one[..., :3])
+    one_ss = np.einsum("im,ibs->msb", weights["satellite_pair"][index], one[..., 3:])
+    return {
+        "cc": cc,
+        # Omega's axis is the first member's; of E_cs, which counts one order, half is by either member.
+        "cs": np.stack(
+            [cs[:, :, 0] + sc[:, :, 0], cs[:, :, 1], sc[:, :, 1], 0.5 * (cs[:, :, 2] + sc[:, :, 2])], axis=2
+        ),
+        "ss": ss,
+        # A satellite's axis is its separation from the central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
+        "one_cs": np.stack([one_cs[:, 0], one_cs[:, 1], one_cs[:, 0] / 3.0, 0.5 * one_cs[:, 2]], axis=1),
+        "one_ss": one_ss,
+        "numbers": counter.numbers(region, central, satellite),
+    }
+
+
+def make_box_error(
+    catalogues: Sequence[HaloCatalogue],
+    tables: TabulatedModel,
+    folder,
+    settings: BoxErrorSettings | None = None,
+    progress: bool = True,
+) -> BoxError:
+    """The error that the sizes of the catalogues' boxes give to what was made from them.
+
+    Parameters
+    ----------
+    catalogues : sequence of HaloCatalogue
+        Those that the tables were made from; the same sub-box of all boxes is one region.
+    tables : TabulatedModel
+        Gives the support and the bins.
+    folder : path-like
+        For finished parts: with them the work goes on where it was interrupted. To be removed by the caller.
+    settings : BoxErrorSettings, optional
+    progress : bool
+
+    Raises
+    ------
+    CatalogueError
+        The catalogues are not the tables'.
+    ValueError
+        The regions are smaller than the largest edge.
+    iaemu_training.work.parts.PartsError
+        The folder holds parts of other work.
+    """
+    settings = settings or BoxErrorSettings()
+    hashes = [catalogue.sha256 for catalogue in catalogues]
+    if sorted(hashes) != sorted(tables.metadata["catalogue_sha256"]):
+        raise CatalogueError(
+            f"These tables were made from the catalogues {', '.join(tables.metadata['catalogues'])}, whose hashes "
+            f"differ from those of {', '.join(c.name for c in catalogues)}; give the same ones, all of them."
+        )
+    r_edges, support = tables.r_edges, tables.support
+    for catalogue in catalogues:
+        pairs_inside_cube(r_edges, catalogue.Lbox / settings.per_side)  # refuses regions that are too small
+    weights = _Weights(catalogues, support, settings)
+    identity = {
+        "catalogue_sha256": hashes,
+        "support": support.to_dict(),
+        "r_edges": r_edges.tolist(),
+        "settings": asdict(settings),
+        "code_version": __version__,
+    }
+    with PartStore(folder, identity) as store, workers(1) as found:
+        sums, numbers = _modes_by_region(catalogues, weights, settings, r_edges, store, found, progress)
+        tensors = {"r_edges": r_edges, **Occupations(weights.blocks).to_arrays()}
+        tensors.update(_compress(weights, support, settings, sums))
+        for kind, values, term in zip(("central", "satellite"), numbers, ("cc", "ss"), strict=True):
+            tensors[f"numbers.{kind}"] = values[: len(sums[term])].astype(np.float32)
+        metadata = {key: tables.metadata[key] for key in ("cosmology", "redshift", "support")}
+        metadata.update(
+            catalogues=[catalogue.name for catalogue in catalogues],
+            catalogue_sha256=hashes,
+            box_sizes=[catalogue.Lbox for catalogue in catalogues],
+            per_side=settings.per_side,
+            settings=asdict(settings),
+            units="lengths Mpc/h; deviations of dimensionless statistics",
+            made_by=f"iaemu-train box-error {__version__}",
+        )
+        box_error = BoxError(tensors, metadata)
+        rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(1,)))
+        points = support.sample(settings.n_held_out, rng)
+        if len(points):
+            metadata["held_out"] = _held_out(box_error, catalogues, points, settings, store, found, progress)
+    return box_error
+
+
+def _modes_by_region(catalogues, weights, settings, r_edges, store, found, progress):
+    """Sums by term, (..., n_quantities, n_regions, n_bins), boxes added; numbers (2, n_modes, n_regions, n_boxes)."""
+    regions = range(settings.per_side**3)
+    parts = []
+    for box, catalogue in enumerate(catalogues):
+        mine = weights.of(catalogue, box)
+        counter = RegionCounter(catalogue, settings.per_side, r_edges, satellites=mine["index"])
+        tasks = {f"{box}-{region}": Task(count_region, (counter, mine, region)) for region in regions}
+        store.run(tasks, found, f"{catalogue.name}: regions", progress)
+        parts.append([store.read(name) for name in tasks])
+    sums = {term: sum(np.stack([part[term] for part in box], axis=-2) for box in parts) for term in TERMS}
+    numbers = np.stack([np.stack([part["numbers"] for part in box], axis=-1) for box in parts], axis=-1)
+    return sums, numbers
+
+
+def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, sums) -> dict[str, np.ndarray]:
+    """Sums of each term for a few combinations of the (products of) amplitudes: principal ones over the support."""
+    unit = qmc.Sobol(len(PARAMETERS), seed=settings.seed).random(settings.mode_samples)
+    theta = torch.as_tensor(support.from_unit_cube(unit)[:, 2:])
+    occupations = Occupations(weights.blocks)
+    parts = [occupations.amplitudes(part) for part in theta.split(64)]
+    found = {name: np.concatenate([part[name].numpy() for part in parts]) for name in weights.blocks}
+    products = {
+        "cc": np.einsum("ni,nj->nij", found["central"], found["central"]),
+        "cs": np.einsum("ni,nj->nij", found["central"], found["satellite"]),
+        "ss": np.einsum("ni,nj->nij", found["satellite"], found["satellite"]),
+        "one_cs": found["central_satellite"],
+        "one_ss": found["satellite_pair"],
+    }
+    tensors = {}
+    for term, values in products.items():
+        factors, shape = values.shape[1:], sums[term].shape[values.ndim - 1 :]  # (n_quantities, n_regions, n_bins)
+        values = values.reshape(len(theta), -1)
+        values = values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-300)
+        table = sums[term].reshape(values.shape[1], -1)
+        values = values @ table
+        # All bins and quantities count alike.
+        size = np.sqrt(np.mean(values.reshape(-1, *shape) ** 2, axis=(0, 2)))[:, None]
+        size = np.broadcast_to(np.where(size > 0, size, 1.0), shape).reshape(-1)
+        _, _, directions = np.linalg.svd(values / size, full_matrices=False)
+        directions = directions[: settings.n_products]
+        tensors[f"products.{term}"] = ((table / size) @ directions.T).reshape(*factors, len(directions))
+        tensors[f"sums.{term}"] = (directions * size).reshape(len(directions), *shape)
+    return {name: value.astype(np.float32) for name, value in tensors.items()}
+
+
+def count_directly(catalogue: HaloCatalogue, theta, per_side: int, r_edges, min_weight: float = 0.0) -> dict:
+    """Expected pair sums of every region at one occupation, without modes.
+
+    Parameters
+    ----------
+    theta : (5,)
+        In the order of ``OCCUPATION_PARAMETERS``.
+    min_weight : float
+        Tracers that are less likely to be occupied are left out.
+
+    Returns
+    -------
+    dict of "DD", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to (n_regions, n_bins), and "N" to (n_regions,)
+    """
+    weights = exact_weights(catalogue, theta, min_weight)
+    counter = RegionCounter(catalogue, per_side, r_edges, weights["hosts"], weights["index"])
+    sums = {name: np.zeros((per_side**3, len(r_edges) - 1)) for names in TERMS.values() for name in names}
+    sums["N"] = np.zeros(per_side**3)
+    for region in range(per_side**3):
+        found = count_region(counter, weights, region)
+        for term, quantities in TERMS.items():
+            for name, values in zip(quantities, found[term].reshape(len(quantities), -1), strict=True):
+                sums[name][region] += values
+        sums["N"][region] = found["numbers"].sum()
+    return sums
+
+
+def direct_deviations(boxes: Sequence[dict], r_edges, box_sizes, per_side: int) -> dict[str, np.ndarray]:
+    """Deviations (n_regions, n_bins) of xi and the ingredients from :func:`count_directly` of each box."""
+    sums = {name: torch.as_tensor(sum(box[name] for box in boxes))[None] for name in boxes[0] if name != "N"}
+    sums["N"] = torch.as_tensor(np.stack([box["N"] for box in boxes], axis=-1))[None]
+    return {name: value[0].numpy() for name, value in jackknife(sums, r_edges, box_sizes, per_side).items()}
+
+
+def _held_out(box_error, catalogues, points, settings, store, found, progress) -> dict:
+    """Ratio of standard errors to those of direct counts: percentiles over points and bins with pairs enough."""
+    edges = box_error.r_edges
+    options = (settings.per_side, edges, settings.min_weight)
+    tasks = {
+        f"direct-{point}-{box}": Task(count_directly, (catalogue, theta[2:], *options))
+        for point, theta in enumerate(points)
+        for box, catalogue in enumerate(catalogues)
+    }
+    store.run(tasks, found, "held-out points", progress)
+    ratios: dict[str, list] = {name: [] for name in STATISTICS}
+    for point, theta in enumerate(torch.as_tensor(points)[:, None]):
+        boxes = [store.read(f"direct-{point}-{box}") for box in range(len(catalogues))]
+        used = sum(box["DD"].sum(axis=0) for box in boxes) > MIN_PAIRS
+        direct = direct_deviations(boxes, edges, [c.Lbox for c in catalogues], settings.per_side)
+        direct = combine(theta[:, :2], {name: torch.as_tensor(v)[None] for name, v in direct.items()}, STATISTICS)
+        guess = combine(theta[:, :2], box_error.deviations(theta[:, 2:], edges), STATISTICS)
+        for name in STATISTICS:
+            ratio = torch.linalg.norm(guess[name][0], dim=0) / torch.linalg.norm(direct[name][0], dim=0)
+            ratios[name].append(ratio.numpy()[used])
+    percentiles = {name: np.percentile(np.concatenate(values), [5, 50, 95]) for name, values in ratios.items()}
+    return {
+        "theta": points.tolist(),
+        "sigma_ratio": {
+            name: dict(zip(("p5", "median", "p95"), values.tolist(), strict=True))
+            for name, values in percentiles.items()
+        },
+    }

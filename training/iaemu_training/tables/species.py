@@ -1,0 +1,285 @@
+"""Species of tracers, (host-mass bin) and (host-mass bin, rank bin): their layout, and the modes that span them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import torch
+from scipy.stats import qmc
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.halomodel.modes import Block, Occupations
+from iaemu.halomodel.occupation import mean_nsat, rank_tail_sums
+from iaemu.parameters import PARAMETERS, ZHENG07_LINE, Support
+from iaemu_training.halos.catalogue import HaloCatalogue
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """How finely species are resolved.
+
+    Attributes
+    ----------
+    dlog_mass : float
+        Width of the host-mass bins [dex].
+    nodes_per_bin : int
+        Mass nodes per bin at which occupations are averaged.
+    rank_root, rank_ratio : float
+        Rank bins are ``max(1, rank_root * sqrt(k), rank_ratio * k)`` ranks wide at rank k: P(N >= k) falls from 1 to 0
+        over sqrt(<Nsat>).
+    rank_tail : float
+        Rank bins of a mass bin end where the share of satellites of higher rank, at the support's largest <Nsat>,
+        falls below this; the last bin stands for them.
+    """
+
+    dlog_mass: float = 0.02
+    nodes_per_bin: int = 2
+    rank_root: float = 0.4
+    rank_ratio: float = 0.2
+    rank_tail: float = 1e-3
+
+
+class Species:
+    """Mass bins, mass nodes and rank bins common to some catalogues.
+
+    Attributes
+    ----------
+    mass_bin : list of (n_hosts,) arrays
+        Mass bin of each host of each catalogue.
+    n_mass_bins, n_satellite : int
+        Numbers of species of centrals and of satellites.
+    satellite_bin, rank_first, rank_last : (n_satellite,)
+        Mass bin and ranks of each satellite species; the last of a mass bin also stands for all ranks beyond.
+    """
+
+    def __init__(self, catalogues: Sequence[HaloCatalogue], support: Support, resolution: Resolution):
+        step = resolution.dlog_mass / resolution.nodes_per_bin
+        log_masses = [catalogue.log_mass for catalogue in catalogues]
+        start = np.floor(min(masses[0] for masses in log_masses) / resolution.dlog_mass) * resolution.dlog_mass
+        raw_node = [np.floor((masses - start) / step + 1e-9).astype(np.int64) for masses in log_masses]
+        nodes = np.unique(np.concatenate(raw_node))
+        node = [np.searchsorted(nodes, raw) for raw in raw_node]
+        bins, node_bin = np.unique(nodes // resolution.nodes_per_bin, return_inverse=True)
+        self.node_count = np.stack([np.bincount(index, minlength=len(nodes)) for index in node])
+        pooled = self.node_count.sum(axis=0)
+        self.node_log_mass = np.bincount(np.concatenate(node), weights=np.concatenate(log_masses)) / pooled
+        self.node_bin = node_bin
+        self.n_mass_bins = len(bins)
+        self.bin_count = np.bincount(node_bin, weights=pooled)
+        self.node_share = pooled / self.bin_count[node_bin]
+        self.mass_bin = [node_bin[index] for index in node]
+        distance = self.node_log_mass - np.bincount(node_bin, weights=self.node_log_mass * self.node_share)[node_bin]
+        variance = np.bincount(node_bin, weights=self.node_share * distance**2)[node_bin]
+        slope = self.node_share * distance
+        self._node_slope = np.divide(slope, variance, out=np.zeros_like(slope), where=variance > 1e-12)
+
+        largest = np.maximum(largest_mean_nsat(start + (bins + 1) * resolution.dlog_mass, support), 1e-3)
+        edges = rank_bin_edges(float(largest.max()), resolution)
+        tail = rank_tail_sums(torch.as_tensor(largest)[:, None], torch.as_tensor(edges[1:].astype(np.float64)))[0]
+        n_ranks = np.argmax(tail.numpy() < resolution.rank_tail * largest[:, None], axis=1) + 1
+        self.satellite_bin = np.repeat(np.arange(len(bins)), n_ranks)
+        rank_index = np.arange(len(self.satellite_bin)) - np.repeat(np.cumsum(n_ranks) - n_ranks, n_ranks)
+        self.rank_first = edges[rank_index]
+        self.rank_last = edges[rank_index + 1] - 1
+        self.rank_edges = edges
+        self.n_rank_bins = n_ranks
+        self.first_satellite = np.cumsum(n_ranks) - n_ranks
+        self.n_satellite = len(self.satellite_bin)
+
+    def count(self, kind: str) -> np.ndarray:
+        """Number of tracers (pairs of ranks, for "satellite_pair") that each species' occupation multiplies."""
+        if kind == "central":
+            return self.bin_count
+        return self.bin_count[self.satellite_bin] * self._ranks(kind)
+
+    def log_mass(self, kind: str) -> np.ndarray:
+        """Mean log10 host mass of each species."""
+        mean = np.bincount(self.node_bin, weights=self.node_log_mass * self.node_share)
+        return mean if kind == "central" else mean[self.satellite_bin]
+
+    def total_ranks(self) -> np.ndarray:
+        """Number of ranks that the satellite species of each mass bin stand for, (n_mass_bins,)."""
+        return np.bincount(self.satellite_bin, weights=self._ranks("satellite"))
+
+    def occupation(self, kind: str, chosen=None, matrix=None, relative: bool = False, slope: bool = False) -> Block:
+        """Occupations of all species, or of those chosen (indices), as entries; ``matrix`` turns them to modes.
+
+        With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite". With
+        ``slope`` the slopes in log mass within the mass bins are given instead, from a line through the nodes.
+        """
+        n = self.n_mass_bins if kind == "central" else self.n_satellite
+        chosen = np.arange(n) if chosen is None else np.asarray(chosen)
+        bins = chosen if kind == "central" else self.satellite_bin[chosen]
+        first = np.searchsorted(self.node_bin, bins)
+        n_nodes = np.searchsorted(self.node_bin, bins, side="right") - first
+        index = np.repeat(np.arange(len(chosen)), n_nodes)
+        node = np.repeat(first, n_nodes) + np.arange(len(index)) - np.repeat(np.cumsum(n_nodes) - n_nodes, n_nodes)
+        share = (self._node_slope if slope else self.node_share)[node]
+        if kind == "central":
+            return Block(kind, self.node_log_mass[node], np.ones(len(node)), index, share, matrix)
+        species = chosen[index]
+        ranks = self._ranks(kind)[species]
+        share = np.divide(share, ranks, out=np.zeros_like(share), where=ranks > 0)
+        parts = []
+        if relative:
+            parts = [(node, np.ones(len(node)), index, -self.node_share[node] / self.total_ranks()[bins[index]])]
+        last = (species + 1 == self.n_satellite) | (self.satellite_bin[(species + 1) % self.n_satellite] != bins[index])
+        parts += [
+            (node, self.rank_first[species], index, share),
+            (node[~last], self.rank_last[species[~last]] + 1, index[~last], -share[~last]),
+        ]
+        node, rank, index, share = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Block(kind, self.node_log_mass[node], rank, index, share, matrix)
+
+    def _ranks(self, kind: str) -> np.ndarray:
+        width = self.rank_last - self.rank_first + 1.0
+        return 0.5 * (self.rank_first + self.rank_last - 2.0) * width if kind == "satellite_pair" else width
+
+
+def largest_mean_nsat(log_mass: np.ndarray, support: Support) -> np.ndarray:
+    """Largest <Nsat> that the support allows at each host mass [log10 Msun/h]."""
+    log_mass = torch.as_tensor(log_mass, dtype=torch.float64)
+    largest = torch.zeros_like(log_mass)
+    for logMmin in np.linspace(*support.logMmin, 101):
+        limits = {name: support.bounds(name, float(logMmin)) for name in ZHENG07_LINE}
+        for alpha in limits["alpha"]:
+            values = [torch.as_tensor(x, dtype=torch.float64) for x in (limits["logM0"][0], limits["logM1"][0], alpha)]
+            largest = torch.maximum(largest, mean_nsat(log_mass, *values))
+    return largest.numpy()
+
+
+def rank_bin_edges(largest_mean: float, resolution: Resolution) -> np.ndarray:
+    """First rank of each bin, and one beyond the last, to well beyond the largest mean."""
+    edges = [1]
+    while edges[-1] <= largest_mean + 10.0 * np.sqrt(largest_mean) + 20.0:
+        k = edges[-1]
+        edges.append(k + max(1, int(resolution.rank_root * np.sqrt(k)), int(resolution.rank_ratio * k)))
+    return np.asarray(edges)
+
+
+def sample_occupations(species: Species, kind: str, support: Support, n: int, seed: int) -> np.ndarray:
+    """Occupations (n, n_species) at quasi-random points of the support.
+
+    Every second sample has its ``sigma_logM`` drawn evenly in the logarithm: steep steps are the hardest to span. A
+    quarter of the samples carry a mass-dependent alignment strength on top, so that models with one are spanned too.
+    """
+    unit = qmc.Sobol(len(PARAMETERS), seed=seed).random(n)
+    theta = support.from_unit_cube(unit)
+    column = PARAMETERS.index("sigma_logM")
+    low, high = support.bounds("sigma_logM", theta[:, PARAMETERS.index("logMmin")])
+    theta[::2, column] = (low * (high / low) ** unit[:, column])[::2]
+    theta = torch.as_tensor(theta[:, 2:])
+    occupations = Occupations({kind: species.occupation(kind)})
+    samples = np.concatenate([occupations.amplitudes(part)[kind].numpy() for part in theta.split(64)])
+    sloped = np.arange(n) % 4 == 3
+    slope = unit[sloped, 1:2] - 0.5
+    mu = np.clip(2.0 * unit[sloped, :1] - 1.0 + slope * (species.log_mass(kind) - 12.5), -1.0, 1.0)
+    samples[sloped] *= mean_p2(torch.as_tensor(mu)).numpy()
+    return samples
+
+
+@dataclass
+class ModeBasis:
+    """Modes of occupations, and how to get their amplitudes.
+
+    Attributes
+    ----------
+    basis : (n_species, n_modes)
+        An occupation is ``basis @ amplitudes``, within the truncation.
+    occupation : Block
+        Gives the amplitudes.
+    """
+
+    basis: np.ndarray
+    occupation: Block
+
+
+def central_modes(species: Species, support: Support, n_modes: int, n_samples: int, seed: int) -> ModeBasis:
+    """Modes of <Ncen>."""
+    samples = sample_occupations(species, "central", support, n_samples, seed)
+    basis, matrix = exact_modes(samples, species.count("central"), species.log_mass("central"), n_modes)
+    return ModeBasis(basis, species.occupation("central", matrix=matrix))
+
+
+def satellite_modes(
+    species: Species, support: Support, n_total: int, n_rank: int, n_samples: int, seed: int
+) -> tuple[ModeBasis, ModeBasis]:
+    """Modes of <Nsat>, spread over ranks evenly, and of what the rank dependence adds to that.
+
+    Two-halo pairs depend on how many satellites a host has far more than on which; so the first are kept to high
+    accuracy, and the second, whose P(N >= k) is a front that moves with mass, need few.
+    """
+    samples = sample_occupations(species, "satellite", support, n_samples, seed)
+    count, ranks = species.count("satellite"), species.total_ranks()
+    totals = np.add.reduceat(samples * (count / species.bin_count[species.satellite_bin]), species.first_satellite, 1)
+    mean = totals / ranks
+    basis, matrix = exact_modes(mean, species.bin_count * ranks, species.log_mass("central"), n_total)
+    # <Nsat> = the sum of P(N >= l) over all l: one species for each mass bin, of all its ranks.
+    total = ModeBasis(
+        basis[species.satellite_bin],
+        Block(
+            "satellite",
+            species.node_log_mass,
+            np.ones(len(species.node_bin)),
+            species.node_bin,
+            species.node_share / ranks[species.node_bin],
+            matrix,
+        ),
+    )
+    norm = np.linalg.norm(samples * np.sqrt(count), axis=1)
+    basis, chosen, matrix = fit_modes(samples - mean[:, species.satellite_bin], count, n_rank, norm)
+    return total, ModeBasis(basis, species.occupation("satellite", chosen, matrix, relative=True))
+
+
+def exact_modes(samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_modes: int):
+    """Modes with amplitudes from the occupations of all species, led by a constant and a straight line in log mass.
+
+    So the expected number of galaxies, and its first moment in log mass, survive the truncation exactly.
+
+    Returns
+    -------
+    basis : (n_species, n_modes)
+    matrix : (n_species, n_modes) from occupations to amplitudes
+    """
+    root = np.sqrt(count)
+    first = np.linalg.qr(np.stack([root, root * (log_mass - log_mass.mean())], axis=1))[0]
+    scaled = samples * root
+    norm = np.linalg.norm(scaled, axis=1)
+    scaled = scaled[norm > 0] / norm[norm > 0, None]
+    scaled = scaled - (scaled @ first) @ first.T
+    _, vectors = np.linalg.eigh(scaled.T @ scaled)
+    directions = np.concatenate([first, vectors[:, ::-1][:, : max(n_modes - 2, 0)]], axis=1)
+    directions = np.linalg.qr(directions)[0]
+    return directions / root[:, None], directions * root[:, None]
+
+
+def fit_modes(samples: np.ndarray, count: np.ndarray, n_modes: int, norm: np.ndarray | None = None):
+    """Principal modes of samples (n_samples, n_species), each divided by ``norm`` (its own by default).
+
+    Singular vectors in the inner product sum_hosts f g, so that what a truncation leaves out is orthogonal, over the
+    hosts, to every mode kept. Three species a mode are evaluated, chosen by pivoted QR of the leading modes.
+
+    Returns
+    -------
+    basis : (n_species, n_modes)
+    chosen : (n_points,) species to evaluate
+    matrix : (n_points, n_modes) from their occupations to amplitudes
+    """
+    root = np.sqrt(np.maximum(count, 0.0))
+    scaled = samples * root
+    norm = np.linalg.norm(scaled, axis=1) if norm is None else norm
+    scaled = scaled[norm > 0] / norm[norm > 0, None]
+    n_points = min(3 * n_modes, scaled.shape[1])
+    n_modes = min(n_modes, n_points)
+    values, vectors = np.linalg.eigh(scaled @ scaled.T)
+    order = np.argsort(values)[::-1][:n_points]
+    directions = scaled.T @ (vectors[:, order] / np.sqrt(np.maximum(values[order], 1e-28)))
+    _, _, pivots = scipy.linalg.qr(directions.T, mode="economic", pivoting=True)
+    chosen = np.sort(pivots[:n_points])
+    directions = directions[:, :n_modes]
+    matrix, *_ = np.linalg.lstsq(scaled[:, chosen], scaled @ directions, rcond=1e-12)
+    basis = np.divide(directions, root[:, None], out=np.zeros_like(directions), where=root[:, None] > 0)
+    return basis, chosen, matrix * root[chosen, None]
