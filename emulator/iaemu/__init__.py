@@ -1,16 +1,74 @@
-"""Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): exact tables, emulators, samplers."""
+"""Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): exact tables, emulators, samplers.
+
+model = iaemu.load()                  # the shipped emulator; a path or a name loads any other model
+prediction = model.predict(theta)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from iaemu._version import __version__
-from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
-from iaemu.prediction import STATISTICS, ForwardModel, Prediction
+
+if TYPE_CHECKING:
+    from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError
+    from iaemu.models import (
+        BoxError,
+        Emulator,
+        ForwardModel,
+        IAEmuNetEmulator,
+        MassDependentModel,
+        TabulatedModel,
+        load,
+    )
+    from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
+    from iaemu.prediction import STATISTICS, Prediction
+
+#: Where public names live. They are imported on first use, so that ``import iaemu`` does not import torch.
+_HOMES = {
+    "measurement": ("Bins", "Covariance", "Measurement", "MeasurementError"),
+    "models": (
+        "BoxError",
+        "Emulator",
+        "ForwardModel",
+        "IAEmuNetEmulator",
+        "MassDependentModel",
+        "TabulatedModel",
+        "load",
+    ),
+    "parameters": ("PARAMETERS", "Support", "SupportError", "SupportWarning"),
+    "prediction": ("STATISTICS", "Prediction"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "PARAMETERS",
     "STATISTICS",
+    "Bins",
+    "BoxError",
+    "Covariance",
+    "Emulator",
     "ForwardModel",
+    "IAEmuNetEmulator",
+    "MassDependentModel",
+    "Measurement",
+    "MeasurementError",
     "Prediction",
     "Support",
     "SupportError",
     "SupportWarning",
+    "TabulatedModel",
     "__version__",
+    "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'iaemu' has no attribute {name!r}")
+    value = getattr(import_module(f"iaemu.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

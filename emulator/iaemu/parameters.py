@@ -233,7 +233,7 @@ class Support:
             sentences.append(f"and {len(outside) - 1} more of {len(theta)} points are outside")
         return sentences
 
-    def enforce(self, theta, policy: str = "raise") -> torch.Tensor:
+    def enforce(self, theta, policy: str = "raise", stacklevel: int = 3) -> torch.Tensor:
         """Apply a policy to points outside: ``raise``, ``reject`` or ``warn``.
 
         Returns
@@ -255,7 +255,7 @@ class Support:
                 raise SupportError(message)
             import warnings
 
-            warnings.warn(message + " The prediction is an extrapolation.", SupportWarning, stacklevel=3)
+            warnings.warn(message + " The prediction is an extrapolation.", SupportWarning, stacklevel=stacklevel)
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,20 +1,36 @@
-"""What every forward model gives: the emulator, the tables and the halotools mocks share this contract."""
+"""What every forward model gives: correlation functions at one or more parameter points."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 
-from iaemu.parameters import Support
-
 STATISTICS = ("xi", "omega", "eta")
 
+#: Fields of a prediction that hold standard deviations.
+SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
 
-def check_statistics(statistics) -> tuple[str, ...]:
-    """The statistics asked for (one name or several) in the order of ``STATISTICS``; ValueError for an unknown one."""
+
+def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
+    """The statistics asked for, each once, in the order of ``STATISTICS``.
+
+    Parameters
+    ----------
+    statistics : str or iterable of str
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+    """
     names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     unknown = [str(name) for name in names if name not in STATISTICS]
     if unknown:
@@ -47,13 +63,34 @@ class Prediction:
     """
 
     r_edges: np.ndarray
-    xi: np.ndarray | torch.Tensor | None = None
-    omega: np.ndarray | torch.Tensor | None = None
-    eta: np.ndarray | torch.Tensor | None = None
+    xi: Any = None
+    omega: Any = None
+    eta: Any = None
     sigma_aleatoric: dict | None = None
     sigma_epistemic: dict | None = None
-    n_gal: np.ndarray | torch.Tensor | None = None
-    f_sat: np.ndarray | torch.Tensor | None = None
+    n_gal: Any = None
+    f_sat: Any = None
+
+    @classmethod
+    def of(cls, r_edges: np.ndarray, values: Mapping[str, Any]) -> Prediction:
+        """A prediction from values by name.
+
+        Parameters
+        ----------
+        r_edges : array (n_bins + 1,)
+            [Mpc/h]
+        values : mapping
+            Of fields; and of names such as ``sigma_aleatoric.xi``, which are put where they belong.
+
+        Returns
+        -------
+        Prediction
+        """
+        sigmas = {
+            field: {name: values[f"{field}.{name}"] for name in STATISTICS if f"{field}.{name}" in values} or None
+            for field in SIGMAS
+        }
+        return cls(r_edges, **{name: value for name, value in values.items() if "." not in name}, **sigmas)
 
     @property
     def r(self) -> np.ndarray:
@@ -61,7 +98,12 @@ class Prediction:
         return 0.5 * (self.r_edges[1:] + self.r_edges[:-1])
 
     def numpy(self) -> Prediction:
-        """The same prediction as numpy arrays, detached from any gradient."""
+        """The same prediction as arrays, detached from any gradient.
+
+        Returns
+        -------
+        Prediction
+        """
 
         def convert(value):
             if isinstance(value, dict):
@@ -72,25 +114,20 @@ class Prediction:
 
 
 def reject(values: dict[str, torch.Tensor], inside: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The values (n, ...) with NaN for the points that are not ``inside``, a bool tensor of n entries in any shape."""
+    """The values with NaN for some points.
+
+    Parameters
+    ----------
+    values : dict of str to tensor (n, ...)
+    inside : tensor of bool, n entries in any shape
+        Points that keep theirs.
+
+    Returns
+    -------
+    dict of str to tensor (n, ...)
+    """
     outside = ~inside.reshape(-1)
     return {
         name: torch.where(outside.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value)
         for name, value in values.items()
     }
-
-
-@runtime_checkable
-class ForwardModel(Protocol):
-    """Protocol of everything that maps parameters to correlation functions.
-
-    ``predict(theta, r_edges=None, statistics=STATISTICS)``: ``theta`` a mapping of names, an array or a tensor
-    (..., 7) in the order of ``parameters``; numbers in, arrays out; tensors in, tensors out, differentiable. ``None``
-    edges are the model's own; others must nest in them, or :class:`iaemu.binning.BinningError` is raised.
-    """
-
-    parameters: tuple[str, ...]
-    support: Support
-    r_edges: np.ndarray
-
-    def predict(self, theta, r_edges=None, statistics=STATISTICS) -> Prediction: ...

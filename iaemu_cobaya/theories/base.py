@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from cobaya.log import LoggedError
 from cobaya.theory import Theory
 
 from iaemu import __version__
-from iaemu.binning import BinningError, check_edges, find_edges
+from iaemu.models.base import ForwardModel
+from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES, SupportError
-from iaemu.prediction import STATISTICS, ForwardModel, Prediction
+from iaemu.prediction import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
 from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampled_cosmology
@@ -40,7 +42,7 @@ EdgesKey = tuple[float, ...] | None
 
 
 class ForwardModelTheory(MapsParameters, Theory):
-    """Base of the theories: everything but the loading of the forward model.
+    """Base of the theories: everything but the loading of the forward model, and gradients.
 
     Attributes
     ----------
@@ -153,7 +155,7 @@ class ForwardModelTheory(MapsParameters, Theory):
                 self._requests.setdefault(self._check_request(product, options), set()).add(self._products[product])
             elif product in self._deviations:
                 key = self._check_request(product, options)
-                if not getattr(self.model, "n_deviations", 0):
+                if not self.model.n_deviations:
                     raise LoggedError(
                         self.log,
                         "%s was requested, but this model does not know the error of its predictions. Set "
@@ -165,7 +167,7 @@ class ForwardModelTheory(MapsParameters, Theory):
                 self._warn_without_box_error()
 
     def _warn_without_box_error(self) -> None:
-        if not self._warned_box_error and getattr(self.model, "box_error", True) is None:
+        if not self._warned_box_error and self.model.box_error is None:
             self._warned_box_error = True
             self.mpi_warning(
                 "The error of the prediction is that of the network alone: the variance of the halo catalogues that "
@@ -182,23 +184,19 @@ class ForwardModelTheory(MapsParameters, Theory):
             )
         if key is None:
             return None
-        errors = []
-        # An emulator can have several binnings that do not nest in one another; tables have one, the finest.
-        for available in getattr(self.model, "binnings", None) or (self.model.r_edges,):
-            try:
-                find_edges(available, check_edges(key))
-                return key
-            except BinningError as error:
-                errors.append(error)
-        raise LoggedError(
-            self.log,
-            "%s was requested in bins that this model cannot give: %s It covers %.5g to %.5g Mpc/h: cut the data "
-            "(options r_min and r_max of the IA likelihoods), or use a model with these edges.",
-            product,
-            " Nor: ".join(map(str, errors)),
-            self.model.r_edges[0],
-            self.model.r_edges[-1],
-        )
+        try:
+            self.model.check_bins(key)
+        except ValueError as error:
+            raise LoggedError(
+                self.log,
+                "%s was requested in bins that this model cannot give: %s It covers %.5g to %.5g Mpc/h: cut the data "
+                "(options r_min and r_max of the IA likelihoods), or use a model with these edges.",
+                product,
+                error,
+                self.model.r_edges[0],
+                self.model.r_edges[-1],
+            ) from error
+        return key
 
     def initialize_with_provider(self, provider):
         """Compare, once, the run's priors and parameters with what the model was made for."""
@@ -236,87 +234,121 @@ class ForwardModelTheory(MapsParameters, Theory):
             )
 
     def _describe_cosmology(self) -> str:
-        cosmology = (getattr(self.model, "metadata", None) or {}).get("cosmology")
+        cosmology = self.model.metadata.get("cosmology")
         return f" ({cosmology})" if cosmology else ""
 
     # ------------------------------------------------------------------ evaluation
 
-    def calculate(self, state, want_derived=True, **params_values_dict):
-        """Fill ``state`` with the requested statistics; False (zero likelihood) outside the support."""
-        theta = np.array([params_values_dict[name] for name in self.names], dtype=np.float64)
-        with torch.no_grad():
-            return self._calculate(state, theta, want_derived)
+    def calculate(self, state: dict, want_derived: bool = True, **params_values_dict: float) -> bool:
+        """Fill ``state`` with what was requested, by evaluating a batch of one point.
 
-    def _calculate(self, state, theta, want_derived) -> bool:
-        products = {product: {} for product in (*self._products, *self._deviations)}
-        prediction = None
-        for key, statistics in self._requests.items():
-            prediction = self._predict_point(theta, key, statistics)
-            if prediction is None:
-                return False
-            for statistic in statistics:
-                value = np.asarray(getattr(prediction, statistic), dtype=np.float64)
-                products[product_name(statistic, self.tag)][key] = value
-        for key, statistics in self._deviation_requests.items():
-            deviations = self._deviations_point(theta, key, statistics)
-            if deviations is None:
-                return False
-            for statistic in statistics:
-                value = np.asarray(deviations[statistic], dtype=np.float64)
-                products[product_name(statistic, self.tag, deviations=True)][key] = value
-        state.update(products)
+        Parameters
+        ----------
+        state : dict
+        want_derived : bool
+        **params_values_dict
+            The model's parameters, under their names in this run.
+
+        Returns
+        -------
+        bool
+            False (zero likelihood) outside the support, with the option ``support: reject``.
+        """
+        varies = {self.names[column] for column in self._occupation} if self._constant_occupation else set()
+        params = {
+            name: value if name in varies else torch.tensor([value], dtype=torch.float64)
+            for name, value in params_values_dict.items()
+            if name in self.names
+        }
+        derived = dict.fromkeys([*self.output_params, *self._required_params]) if want_derived else ()
+        try:
+            with torch.no_grad():
+                found = self._evaluate(params, derived)
+        except RejectedRows:
+            return False
+        state.update(
+            {
+                product: {key: value[0].double().numpy() for key, value in found[product].items()}
+                for product in (*self._products, *self._deviations)
+            }
+        )
         if want_derived:
-            derived = [*self.output_params, *(name for name in self._required_params if name not in self.output_params)]
-            if prediction is None and derived:
-                prediction = self._predict_point(theta, None, set())
-                if prediction is None:
-                    return False
-            state["derived"] = {name: self._derive(name, prediction) for name in derived}
+            state["derived"] = {name: float(found[name]) for name in derived}
         return True
 
-    def _predict_point(self, theta, key: EdgesKey, statistics):
-        """A prediction at an array (n_parameters,); None if the point is to be rejected."""
-        fixed, mu = self._at_point(theta, key)
-        if fixed is not None:
-            values = {name: value[0].numpy() for name, value in fixed(mu).items()}
-            return Prediction(fixed.r_edges, n_gal=fixed.n_gal, f_sat=fixed.f_sat, **values)
-        return self._predict(theta, key, statistics)
+    def _evaluate(self, params: Mapping, derived: Iterable[str]) -> dict[str, Any]:
+        """What was requested at a batch of points; ``params`` and result as of ``forward_torch``.
 
-    def _deviations_point(self, theta, key: EdgesKey, statistics):
-        """Deviations (K, n_bins) by name at an array (n_parameters,); None if the point is to be rejected."""
-        fixed, mu = self._at_point(theta, key)
-        if fixed is not None:
-            return {name: value[0].numpy() for name, value in fixed.deviations(mu).items()}
-        return self._deviate(theta, key, statistics)
+        ``derived`` are names of derived parameters, (n,) in the result.
+        """
+        values = [params[name] for name in self.names]
+        n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
+        found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
+        prediction = None
+        for key, statistics in self._requests.items():
+            prediction = self._rows(values, n, key, statistics)
+            for statistic in statistics:
+                found[product_name(statistic, self.tag)][key] = prediction[statistic]
+        for key, statistics in self._deviation_requests.items():
+            deviations = self._rows(values, n, key, statistics, deviations=True)
+            for statistic in statistics:
+                found[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
+        if derived and prediction is None:
+            prediction = self._rows(values, n, None, set())
+        for name in derived:
+            found[name] = prediction[self._derived[name]]
+            if found[name] is None:
+                raise LoggedError(
+                    self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
+                )
+        return found
 
-    def _at_point(self, theta, key: EdgesKey):
-        """The model at the constant occupation of the run, or None, and the strengths (1, n_strengths)."""
-        mu = torch.from_numpy(theta[None, self._strengths])
-        if not self._constant_occupation or not self._are_strengths(mu):
-            return None, mu
-        return self._at_occupation(tuple(theta[self._occupation].tolist()), key), mu
+    def _rows(self, values: list, n: int, key: EdgesKey, statistics: set[str], deviations: bool = False) -> Mapping:
+        """Statistics (n, n_bins), with n_gal and f_sat (n,) or None; or deviations (n, K, n_bins); by name.
+
+        ``values`` are tensors (n,), or numbers if constant, in the order of ``names``.
+        """
+        fixed = self._at_occupation(tuple(values[column] for column in self._occupation), key)
+        if fixed is not None:
+            mu = _columns([values[column] for column in self._strengths], n)
+            if self._are_strengths(mu.detach()):
+                if deviations:
+                    return fixed.deviations(mu)
+                counts = {name: getattr(fixed, name) for name in DERIVED.values()}
+                return fixed(mu) | {
+                    name: None if count is None else mu.new_full((n,), count) for name, count in counts.items()
+                }
+        theta = _columns(values, n)
+        call = self.model.deviations if deviations else self.model.predict
+        edges = None if key is None else np.array(key)
+        found = self._guarded(lambda **policy: call(theta, edges, statistics=_ordered(statistics), **policy), theta)
+        return found if deviations else vars(found)
+
+    def _at_occupation(self, occupation: tuple, key: EdgesKey) -> AtOccupation | None:
+        """The model at a constant occupation; None if it varies, or nothing is gained: strengths are no factors."""
+        if not self.model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
+            return None
+        statistics = self._requests.get(key, set()) | self._deviation_requests.get(key, set())
+        held = self._fixed.get(key)
+        if held is not None and held[0] == (occupation, statistics):
+            return held[1]
+        edges = None if key is None else np.array(key)
+        theta = torch.zeros(1, len(self.names), dtype=torch.float64)
+        theta[0, self._occupation] = torch.tensor(occupation, dtype=torch.float64)
+        fixed = self._guarded(
+            lambda **policy: self.model.at_occupation(occupation, edges, statistics=_ordered(statistics), **policy),
+            theta,
+        )
+        self._fixed[key] = ((occupation, statistics), fixed)
+        return fixed
 
     def _are_strengths(self, mu: torch.Tensor) -> bool:
         """Whether all strengths are within their limits; others are for the policy on unsupported points."""
         low, high = self._strength_limits
         return bool(((mu >= low) & (mu <= high)).all())
 
-    def _predict(self, theta, key: EdgesKey, statistics):
-        """A prediction at an array (n_parameters,) or a tensor (n, n_parameters); None if a point is to be rejected."""
-        edges = None if key is None else np.array(key)
-        return self._guarded(
-            lambda **policy: self.model.predict(theta, edges, statistics=_ordered(statistics), **policy), theta
-        )
-
-    def _deviate(self, theta, key: EdgesKey, statistics):
-        """Deviations (..., K, n_bins) at parameters as of :meth:`_predict`; None if a point is to be rejected."""
-        edges = None if key is None else np.array(key)
-        return self._guarded(
-            lambda **policy: self.model.deviations(theta, edges, statistics=_ordered(statistics), **policy), theta
-        )
-
-    def _guarded(self, predict, theta):
-        """``predict()`` under the policy of the option ``support``; None if a point is to be rejected."""
+    def _guarded(self, predict: Callable, theta: torch.Tensor) -> Any:
+        """``predict()`` under the policy of the option ``support``; RejectedRows for points to be rejected."""
         try:
             try:
                 return predict()
@@ -325,13 +357,13 @@ class ForwardModelTheory(MapsParameters, Theory):
                     raise LoggedError(self.log, "%s", error) from error
                 if self.support == "reject":
                     self.log.debug("Rejected: %s", error)
-                    return None
+                    raise RejectedRows(~self.model.support.contains(theta)) from error
                 self._warn_outside(error)
                 with warnings.catch_warnings():
                     # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
                     warnings.simplefilter("ignore")
                     return predict(support="warn")
-        except (LoggedError, NotImplementedError):
+        except (LoggedError, RejectedRows):
             raise
         except Exception as error:
             # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
@@ -344,7 +376,7 @@ class ForwardModelTheory(MapsParameters, Theory):
             ) from error
 
     def _describe_point(self, theta) -> str:
-        rows = np.atleast_2d(torch.as_tensor(theta).detach().numpy())
+        rows = theta.detach().numpy()
         point = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, rows[0], strict=True))
         return point if len(rows) == 1 else f"one of {len(rows)} points, of which the first is {point}"
 
@@ -354,120 +386,6 @@ class ForwardModelTheory(MapsParameters, Theory):
             return
         self._warned_outside = True
         self.log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
-
-    def _derive(self, name: str, prediction) -> float:
-        value = getattr(prediction, self._derived[name])
-        if value is None:
-            raise LoggedError(
-                self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
-            )
-        return float(value)
-
-    # ------------------------------------------------------------------ gradients
-
-    def forward_torch(self, params, products=None) -> dict:
-        """The requested statistics at a batch of points, differentiable; see
-        :mod:`iaemu_cobaya.gradients.log_posterior`.
-
-        With all five occupation parameters constant, the forward model is evaluated at the first call only.
-
-        Parameters
-        ----------
-        params : mapping of name in the run to tensor (n,), or to float if it is constant
-        products : mapping, optional
-            Of other theories; not used.
-
-        Returns
-        -------
-        dict of product to {edges: tensor (n, n_bins)}
-            Edges as the tuple of numbers that was requested, or None for the model's own; n = 1 if all parameters are
-            constant. Derived parameters that other components require, (n,), are there under their names.
-
-        Raises
-        ------
-        RejectedRows
-            Points outside the support, with the option ``support: reject``.
-        LoggedError
-            The same with ``support: raise``; or the prediction failed.
-        """
-        values = [params[name] for name in self.names]
-        n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
-        result = {product: {} for product in (*self._products, *self._deviations)}
-        for key, statistics in self._requests.items():
-            predicted = self._predict_rows(values, n, key, statistics)
-            for statistic in statistics:
-                result[product_name(statistic, self.tag)][key] = predicted[statistic]
-        for key, statistics in self._deviation_requests.items():
-            deviations = self._deviations_rows(values, n, key, statistics)
-            for statistic in statistics:
-                result[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
-        if self._required_params:
-            counts = self._predict_rows(values, n, *next(iter(self._requests.items()), (None, set())))
-            for name in self._required_params:
-                if counts[self._derived[name]] is None:
-                    self._derive(name, Prediction(self.model.r_edges))
-                result[name] = counts[self._derived[name]]
-        return result
-
-    def _predict_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
-        """Statistics (n, n_bins), ``n_gal`` and ``f_sat`` (n,) or None, by name."""
-        fixed, mu = self._at_rows(values, n, key)
-        if fixed is not None:
-            predicted = fixed(mu)
-            if self._required_params:
-                for name in DERIVED.values():
-                    count = getattr(fixed, name)
-                    predicted[name] = None if count is None else mu.new_full((n,), count)
-            return predicted
-        theta = _columns(values, n)
-        prediction = self._predict(theta, key, statistics)
-        if prediction is None:
-            raise RejectedRows(~self.model.support.contains(theta))
-        return vars(prediction)
-
-    def _deviations_rows(self, values, n: int, key: EdgesKey, statistics) -> Mapping:
-        """Deviations (n, K, n_bins) by name."""
-        fixed, mu = self._at_rows(values, n, key)
-        if fixed is not None:
-            return fixed.deviations(mu)
-        theta = _columns(values, n)
-        deviations = self._deviate(theta, key, statistics)
-        if deviations is None:
-            raise RejectedRows(~self.model.support.contains(theta))
-        return deviations
-
-    def _at_rows(self, values, n: int, key: EdgesKey):
-        """The model at the occupation of a batch, or None if that varies, and the strengths (n, n_strengths)."""
-        fixed = self._at_occupation(tuple(values[column] for column in self._occupation), key)
-        mu = None if fixed is None else _columns([values[column] for column in self._strengths], n)
-        if fixed is not None and not self._are_strengths(mu.detach()):
-            return None, mu
-        return fixed, mu
-
-    def _at_occupation(self, occupation, key: EdgesKey):
-        """The model at a constant occupation; None if it is not constant, not supported, or the model has no such."""
-        at_occupation = getattr(self.model, "at_occupation", None)
-        if at_occupation is None:
-            return None
-        if tuple(self.model.parameters[column] for column in self._occupation) != OCCUPATION_PARAMETERS:
-            return None
-        if any(isinstance(value, torch.Tensor) for value in occupation):
-            return None
-        statistics = self._requests.get(key, set()) | self._deviation_requests.get(key, set())
-        held = self._fixed.get(key)
-        if held is not None and held[0] == (occupation, statistics):
-            return held[1]
-        edges = None if key is None else np.array(key)
-        theta = np.zeros(len(self.names))
-        theta[self._occupation] = occupation
-        try:
-            fixed = self._guarded(
-                lambda **policy: at_occupation(occupation, edges, statistics=_ordered(statistics), **policy), theta
-            )
-        except NotImplementedError:
-            fixed = None
-        self._fixed[key] = ((occupation, statistics), fixed)
-        return fixed
 
     # ------------------------------------------------------------------ products
 
@@ -511,6 +429,37 @@ class ForwardModelTheory(MapsParameters, Theory):
             product,
             "; ".join(_describe_key(entry) for entry in available) or "none",
         )
+
+
+class DifferentiableTheory(ForwardModelTheory):
+    """Base of the theories whose forward model has gradients."""
+
+    def forward_torch(self, params: Mapping, products: Mapping | None = None) -> dict[str, Any]:
+        """The requested statistics at a batch of points, differentiable; see
+        :mod:`iaemu_cobaya.gradients.log_posterior`.
+
+        With all five occupation parameters constant, the forward model is evaluated at the first call only.
+
+        Parameters
+        ----------
+        params : mapping of name in the run to tensor (n,), or to float if it is constant
+        products : mapping, optional
+            Of other theories; not used.
+
+        Returns
+        -------
+        dict of product to {edges: tensor (n, n_bins)}
+            Edges as the tuple of numbers that was requested, or None for the model's own; n = 1 if all parameters are
+            constant. Derived parameters that other components require, (n,), are there under their names.
+
+        Raises
+        ------
+        RejectedRows
+            Points outside the support, with the option ``support: reject``.
+        LoggedError
+            The same with ``support: raise``; or the prediction failed.
+        """
+        return self._evaluate(params, self._required_params)
 
 
 def edges_key(r_edges) -> EdgesKey:

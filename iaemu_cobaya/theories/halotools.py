@@ -7,8 +7,8 @@ import time
 
 from cobaya.log import LoggedError
 
-from iaemu.prediction import ForwardModel
-from iaemu_cobaya.theories.base import EdgesKey, ForwardModelTheory, edges_key
+from iaemu.models.base import ForwardModel
+from iaemu_cobaya.theories.base import ForwardModelTheory
 
 #: Points between two lines in the log.
 _REPORT_EVERY = 50
@@ -35,11 +35,6 @@ class HalotoolsIA(ForwardModelTheory):
     # More cores make the same mocks.
     _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
 
-    @property
-    def forward_torch(self):
-        """Mocks have no gradient, and HMC's message should say so. (As None, Cobaya would take it for an option.)"""
-        raise AttributeError("HalotoolsIA has no forward_torch.")
-
     def _load_model(self) -> ForwardModel:
         catalogues = [self.catalogue] if isinstance(self.catalogue, str | os.PathLike) else list(self.catalogue)
         try:
@@ -65,25 +60,21 @@ class HalotoolsIA(ForwardModelTheory):
         )
         return model
 
-    def _check_request(self, product: str, options) -> EdgesKey:
-        """Pairs can be counted in any bins."""
-        options = dict(options or {})
-        key = edges_key(options.pop("r_edges", None))
-        if options:
-            raise LoggedError(
-                self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
-            )
-        if key is not None:
-            try:
-                self.model.count_in(key)
-            except ValueError as error:
-                raise LoggedError(
-                    self.log, "%s: %s Cut the data (options r_min and r_max of the IA likelihoods).", product, error
-                ) from error
-        return key
+    def _warn_without_box_error(self) -> None:
+        """Mocks are at given boxes: their error is that of few mocks, and no more is meant."""
 
-    def calculate(self, state, want_derived=True, **params_values_dict):
-        """Populate mocks and fill ``state``, see :meth:`ForwardModelTheory.calculate`."""
+    def calculate(self, state: dict, want_derived: bool = True, **params_values_dict: float) -> bool:
+        """Populate mocks and fill ``state``.
+
+        Parameters
+        ----------
+        state, want_derived, **params_values_dict
+            As of :meth:`ForwardModelTheory.calculate`.
+
+        Returns
+        -------
+        bool
+        """
         before = self.model.n_points
         if self._began is None:
             self._began = time.monotonic()

@@ -6,11 +6,11 @@ import os
 
 from cobaya.log import LoggedError
 
-from iaemu.prediction import ForwardModel
-from iaemu_cobaya.theories.base import ForwardModelTheory
+from iaemu.models.base import ForwardModel
+from iaemu_cobaya.theories.base import DifferentiableTheory
 
 
-class IAEmu(ForwardModelTheory):
+class IAEmu(DifferentiableTheory):
     """Emulator of galaxy alignment correlation functions (after IAEmu, arXiv:2504.05235)."""
 
     box_error: str | os.PathLike | None
@@ -21,7 +21,7 @@ class IAEmu(ForwardModelTheory):
         return _with_box_error(Emulator.load(path), self.box_error)
 
 
-class TabulatedIA(ForwardModelTheory):
+class TabulatedIA(DifferentiableTheory):
     """Exact expectation of galaxy alignment correlation functions, from pair sums tabulated over a halo catalogue."""
 
     box_error: str | os.PathLike | None

@@ -1,32 +1,262 @@
-"""The error of a prediction as scaled deviations: vectors d_k such that the sum of d_k d_k^T is its covariance.
+"""The contract of forward models, and what they have in common: batches, support, files, the error of a prediction.
 
-Two parts follow each other in k: the epistemic part of an emulator, whose members are the deviations, and the error
-that the size of the simulated boxes gives, whose regions are (:mod:`iaemu.models.box_error`). k means the same in all
-statistics and bins, so deviations of several binnings joined along the bins have the cross-covariance too.
+Emulators, tables and mocks map the same parameters to xi, omega and eta. Callers use what :class:`ForwardModel`
+promises, and need not know which of them they have. A model fills in a few hooks, listed at the end of the class.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any, ClassVar, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
-from iaemu.artifact import ArtifactError
+from iaemu.artifact import ArtifactError, read_artifact, shipped_artifact
+from iaemu.binning import check_edges, find_edges, shell_volumes
 from iaemu.halomodel.alignment import orientation_statistics
 from iaemu.models.box_error import BoxError
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, check_statistics, reject
+from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
+from iaemu.prediction import STATISTICS, Prediction, check_statistics, reject
 
-#: Largest batch whose deviations are computed at once.
-_CHUNK = 512
+#: What evaluates a part of a batch: points (n, n_parameters) to tensors (n, ...) by name.
+Evaluate = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 
-_NOT_LOOKED_FOR = object()
+#: Points at which deviations are computed together.
+_DEVIATIONS_AT_ONCE = 512
 
 
-class Deviations:
-    """What a forward model needs for :meth:`deviations`; it gives ``support``, ``metadata`` and the hooks below."""
+class ForwardModel(ABC):
+    """Maps parameters to correlation functions; ``predict``, ``deviations`` and ``at_occupation`` are differentiable.
 
-    _box_error = _NOT_LOOKED_FOR
+    Numbers or arrays in, arrays out; tensors in, tensors out, with gradients. A file holds one model:
+    ``ForwardModel.load(path)``, or ``iaemu.load(path)``, gives whichever it is.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+        Names, in the order of the last axis of ``theta``.
+    statistics : tuple of str
+        What it predicts.
+    support : Support
+        Where it may be used.
+    binnings : sequence of arrays (n_bins + 1,)
+        Bins that it gives natively [Mpc/h]; any that nest in one of them can be asked for.
+    metadata : dict
+        Halo catalogues, their hashes, cosmology, and how the model was made; empty if nothing is known.
+    factorises : bool
+        Whether :meth:`at_occupation` pays for the occupation once: the strengths are factors, see
+        :mod:`iaemu.halomodel.alignment`.
+    """
+
+    parameters: tuple[str, ...] = PARAMETERS
+    statistics: tuple[str, ...] = STATISTICS
+    support: Support
+    binnings: Sequence[np.ndarray]
+    metadata: dict[str, Any]
+    factorises: bool = False
+
+    #: Of a model with a file of its own: its kind, and the one that comes with the package.
+    kind: ClassVar[str]
+    shipped: ClassVar[str]
+    _kinds: ClassVar[dict[str, type[ForwardModel]]] = {}
+
+    #: Points that are evaluated together: more would leave the cache.
+    _at_once: ClassVar[int] = 4096
+    #: Whether everything is computed on the CPU in double precision, whatever the parameters are.
+    _in_double: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in vars(cls):
+            ForwardModel._kinds[cls.kind] = cls
+
+    @classmethod
+    def load(cls, path: Any = None) -> Self:
+        """The model in a file, which says of which kind it is.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            A file, or the name of a shipped one, such as ``tables-pm160``; by default the shipped one of this class.
+
+        Returns
+        -------
+        ForwardModel
+            Of this class, or of a subclass.
+
+        Raises
+        ------
+        ArtifactError
+            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
+        """
+        kinds = {kind: known for kind, known in ForwardModel._kinds.items() if issubclass(known, cls)}
+        path = shipped_artifact(cls.shipped) if path is None else path
+        tensors, metadata = read_artifact(path, tuple(kinds))
+        try:
+            model = kinds[metadata["kind"]]._restore(tensors, metadata, path)
+            model._check_golden(metadata["golden"], path)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
+        return cast(Self, model)
+
+    @property
+    def r_edges(self) -> np.ndarray:
+        """Edges of its default bins, the first of ``binnings``, (n_bins + 1,) [Mpc/h]."""
+        return self.binnings[0]
+
+    @property
+    def box_volumes(self) -> np.ndarray:
+        """Volumes of the boxes of its halo catalogues, (n_boxes,) [(Mpc/h)^3]; ValueError if they are not known."""
+        if "box_volumes" not in self.metadata:
+            raise ValueError("This model does not state the volumes of its halo catalogues (metadata['box_volumes']).")
+        return np.asarray(self.metadata["box_volumes"], dtype=np.float64)
+
+    @property
+    def has_uncertainties(self) -> bool:
+        """Whether ``predict`` takes ``uncertainties=True``."""
+        return False
+
+    def check_bins(self, r_edges: ArrayLike) -> None:
+        """Whether bins can be asked for.
+
+        Parameters
+        ----------
+        r_edges : array (n_bins + 1,)
+            [Mpc/h]
+
+        Raises
+        ------
+        iaemu.binning.BinningError
+            They are malformed, or nest in none of ``binnings``.
+        """
+        edges, errors = check_edges(r_edges), []
+        for available in self.binnings:
+            try:
+                find_edges(available, edges)
+                return
+            except ValueError as error:
+                errors.append(error)
+        raise type(errors[0])(" Nor: ".join(map(str, errors)))
+
+    # ------------------------------------------------------------------ predictions
+
+    def predict(
+        self,
+        theta: Any,
+        r_edges: ArrayLike | None = None,
+        statistics: str | Iterable[str] = STATISTICS,
+        support: str = "raise",
+        uncertainties: bool = False,
+        volume: float | None = None,
+    ) -> Prediction:
+        """Correlation functions at one or more points.
+
+        Parameters
+        ----------
+        theta : mapping of names, array or tensor (..., n_parameters)
+            Arrays and numbers are computed in float64; tensors in their own precision, by tables in float64.
+        r_edges : array (n_bins + 1,), optional
+            Edges that nest in one of ``binnings``, of which the first is the default [Mpc/h].
+        statistics : subset of ("xi", "omega", "eta")
+        support : "raise", "reject" (NaN outside) or "warn"
+        uncertainties : bool
+            Also give ``sigma_epistemic``, the standard error of the prediction as an expectation, and
+            ``sigma_aleatoric``, the standard deviation of one measurement about it, as far as the model has them.
+        volume : float, optional
+            Of the measurement [(Mpc/h)^3], which ``sigma_aleatoric`` belongs to; by default that of the catalogue.
+
+        Returns
+        -------
+        Prediction
+            Statistics (..., n_bins); ``n_gal`` (in one box of the catalogue) and ``f_sat`` (...), where the model
+            predicts them; NaN where no pair is expected.
+
+        Raises
+        ------
+        SupportError, iaemu.binning.BinningError, ValueError
+        """
+        sigmas = self._sigmas if uncertainties else None
+        return self._predict_batch(theta, r_edges, statistics, support, sigmas, volume)
+
+    def at_occupation(
+        self,
+        occupation: Any,
+        r_edges: ArrayLike | None = None,
+        statistics: str | Iterable[str] = STATISTICS,
+        support: str = "raise",
+    ) -> AtOccupation:
+        """The predictions at one occupation, as functions of the alignment strengths.
+
+        What does not depend on them is evaluated once, where the model knows it apart; else at each call.
+
+        Parameters
+        ----------
+        occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+        r_edges, statistics
+            As in :meth:`predict`.
+        support : "raise" or "warn"
+
+        Returns
+        -------
+        AtOccupation
+
+        Raises
+        ------
+        SupportError, iaemu.binning.BinningError, KeyError, ValueError
+        """
+        names, bins = check_statistics(statistics), self._bins(r_edges)
+        theta = without_alignment(occupation)
+        self.support.enforce(theta, support)
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False), torch.no_grad():
+            found = self._ingredients_at(theta, bins, names)
+            if found is None:
+                return EvaluatedOccupation(self, theta, r_edges, names)
+            ingredients = {name: value[0].clone() for name, value in found.items()}
+        counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
+
+        def deviations() -> dict[str, torch.Tensor] | None:
+            if not self.n_deviations:
+                return None
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._ingredient_deviations(theta, r_edges, names)
+                return {name: value[0].clone() for name, value in found.items()}
+
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        return FixedOccupation(edges, ingredients, **counts, deviations=deviations)
+
+    def expected_pairs(self, prediction: Prediction) -> Any:
+        """Expected number of ordered pairs in all boxes of the catalogue together.
+
+        Parameters
+        ----------
+        prediction : Prediction
+            With xi and ``n_gal``.
+
+        Returns
+        -------
+        array or tensor (..., n_bins)
+
+        Raises
+        ------
+        ValueError
+            The model does not predict the number of galaxies.
+        """
+        if prediction.n_gal is None or prediction.xi is None:
+            raise ValueError("Numbers of pairs follow from xi and n_gal, and this prediction does not hold both.")
+        volumes = self.box_volumes
+        density = prediction.n_gal[..., None] / float(np.mean(volumes))
+        shells: Any = shell_volumes(prediction.r_edges)
+        if isinstance(density, torch.Tensor):
+            shells = torch.as_tensor(shells).to(density)
+        return (1.0 + prediction.xi) * density**2 * float(np.sum(volumes)) * shells
+
+    # ------------------------------------------------------------------ the error of a prediction
 
     @property
     def box_error(self) -> BoxError | None:
@@ -34,7 +264,7 @@ class Deviations:
 
         Setting raises ArtifactError if it belongs to other catalogues or covers less than the model's support.
         """
-        if self._box_error is _NOT_LOOKED_FOR:
+        if "_box_error" not in vars(self):
             shipped = _shipped_box_error()
             self._box_error = shipped if shipped.why_not(self.metadata) is None else None
         return self._box_error
@@ -47,19 +277,35 @@ class Deviations:
         self._box_error = box_error
 
     @property
+    def knows_box_error(self) -> bool:
+        """Whether its deviations hold the error from the size of the boxes."""
+        return self.box_error is not None
+
+    @property
     def n_deviations(self) -> int:
         """Number of deviations; 0: the model does not know its error."""
         return self._n_epistemic + (0 if self.box_error is None else self.box_error.n_regions)
 
-    def deviations(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> dict:
-        """Scaled deviations of the prediction; the sum over k of d_k d_k^T is the covariance of its error.
+    def deviations(
+        self,
+        theta: Any,
+        r_edges: ArrayLike | None = None,
+        statistics: str | Iterable[str] = STATISTICS,
+        support: str = "raise",
+    ) -> dict[str, Any]:
+        """Scaled deviations: vectors d_k such that the sum of d_k d_k^T is the covariance of the prediction's error.
+
+        Two parts follow each other in k: the epistemic part of an emulator, whose members are the deviations, and the
+        error that the size of the simulated boxes gives, whose regions are (:mod:`iaemu.models.box_error`). k means the
+        same in all statistics and bins, so deviations of several binnings joined along the bins have the
+        cross-covariance too.
 
         Parameters
         ----------
-        theta : mapping of names, array or tensor (..., 7)
+        theta : mapping of names, array or tensor (..., n_parameters)
             Computed in float64, whatever its dtype.
         r_edges, statistics
-            As in ``predict``.
+            As in :meth:`predict`.
         support : "raise", "reject" (NaN outside) or "warn"
 
         Returns
@@ -73,68 +319,6 @@ class Deviations:
             The model has none (``n_deviations`` is 0); or an unknown statistic.
         SupportError, iaemu.binning.BinningError
         """
-        self._require_deviations()
-        statistics = check_statistics(statistics)
-        points = as_theta(theta)
-        device, points = points.device, points.double()
-        inside = self.support.enforce(points, support)
-        shape, flat = points.shape[:-1], points.reshape(-1, len(PARAMETERS))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-            parts = [self._deviations(part, r_edges, statistics) for part in flat.split(_CHUNK)]
-            values = {name: torch.cat([part[name] for part in parts]) for name in statistics}
-            if support == "reject":
-                values = reject(values, inside)
-            values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
-        return values if has_tensor(theta) else {name: value.cpu().numpy() for name, value in values.items()}
-
-    # ------------------------------------------------------------------ hooks
-
-    @property
-    def _n_epistemic(self) -> int:
-        """Deviations that are the model's own, before those of the boxes."""
-        return 0
-
-    def _epistemic_deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
-        """Those of xi and the ingredients (n, n_epistemic, n_bins) by name, at ``theta`` (n, 7)."""
-        return {}
-
-    def _deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
-        ingredients = self._ingredient_deviations(theta, r_edges, statistics)
-        return combine(theta[:, : len(ALIGNMENT_PARAMETERS)], ingredients, statistics)
-
-    # ------------------------------------------------------------------
-
-    def _ingredient_deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
-        """All deviations of xi and the ingredients (n, n_deviations, n_bins), which do not depend on alignment."""
-        parts = []
-        if self._n_epistemic:
-            parts.append(self._epistemic_deviations(theta, r_edges, statistics))
-        if self.box_error is not None:
-            parts.append(self._box_deviations(theta, r_edges, statistics))
-        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-
-    def _fixed_deviations(self, theta, r_edges, statistics):
-        """A function without arguments that gives those of one point (1, 7) as (n_deviations, n_bins), or None."""
-
-        def compute():
-            if not self.n_deviations:
-                return None
-            # Tensors made under inference mode could not take part in a later gradient.
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._ingredient_deviations(theta.double(), r_edges, statistics)
-                return {name: value[0].clone() for name, value in found.items()}
-
-        return compute
-
-    def _box_deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
-        occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
-        edges = self.r_edges if r_edges is None else r_edges
-        return {
-            name: value.to(theta.device)
-            for name, value in self.box_error.deviations(occupation, edges, statistics).items()
-        }
-
-    def _require_deviations(self) -> None:
         if not self.n_deviations:
             catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown catalogues"]))
             raise ValueError(
@@ -142,6 +326,117 @@ class Deviations:
                 "belongs to other catalogues. Make one with `iaemu-train box-error`, and set "
                 "model.box_error = BoxError.load(path)."
             )
+        names = check_statistics(statistics)
+        points = as_theta(theta, self.parameters)
+        inside = self.support.enforce(points.double(), support)
+        values = self._in_parts(
+            points.double(),
+            lambda part: self._deviations(part, r_edges, names),
+            inside if support == "reject" else None,
+            _DEVIATIONS_AT_ONCE,
+        )
+        return values if has_tensor(theta) else {name: value.cpu().numpy() for name, value in values.items()}
+
+    # ------------------------------------------------------------------ batches
+
+    def _predict_batch(
+        self, theta, r_edges, statistics, support: str, sigmas: Callable | None, volume, at_once: int | None = None
+    ) -> Prediction:
+        """:meth:`predict`; ``sigmas`` is the hook :meth:`_sigmas`, or None."""
+        names, bins = check_statistics(statistics), self._bins(r_edges)
+        if sigmas is not None and not self.has_uncertainties:
+            raise ValueError("This model has no uncertainties: set uncertainties=False, or load another.")
+        if volume is not None and not volume > 0:
+            raise ValueError(f"volume must be positive [(Mpc/h)^3], got {volume}.")
+        points = as_theta(theta, self.parameters)
+        inside = self.support.enforce(points.double() if self._in_double else points, support, stacklevel=4)
+
+        def evaluate(part):
+            values = self._predict(part, bins, names)
+            return values if sigmas is None else values | sigmas(part, values, bins, names, volume)
+
+        values = self._in_parts(points, evaluate, inside if support == "reject" else None, at_once or self._at_once)
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        prediction = Prediction.of(edges, values)
+        return prediction if has_tensor(theta) else prediction.numpy()
+
+    def _in_parts(
+        self, theta: torch.Tensor, evaluate: Evaluate, inside: torch.Tensor | None, at_once: int
+    ) -> dict[str, torch.Tensor]:
+        """``evaluate`` at points of any batch shape (..., n_parameters): tensors (..., ...) by name.
+
+        Points that are not ``inside`` (...,) get NaN.
+        """
+        shape, device = theta.shape[:-1], theta.device
+        if self._in_double:
+            theta = theta.to(device="cpu", dtype=torch.float64)
+        flat = theta.reshape(-1, theta.shape[-1])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
+            parts = [evaluate(part) for part in flat.split(at_once)]
+            values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            if inside is not None:
+                values = reject(values, inside)
+            return {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
+
+    # ------------------------------------------------------------------ hooks
+
+    @classmethod
+    def _restore(cls, tensors: dict[str, np.ndarray], metadata: dict, path: Any) -> ForwardModel:
+        """The model of the tensors and metadata of a file; KeyError, RuntimeError or TypeError if they do not do."""
+        raise NotImplementedError
+
+    def _check_golden(self, golden: Mapping[str, Any], path: Any) -> None:
+        """ArtifactError if what the file says of itself is not reproduced, see :func:`check_golden`."""
+        raise NotImplementedError
+
+    def _bins(self, r_edges: ArrayLike | None) -> Any:
+        """What the model needs to know of the bins asked for, handed on to the hooks; BinningError if it has none."""
+        return r_edges
+
+    @abstractmethod
+    def _predict(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """Statistics (n, n_bins), and n_gal and f_sat (n,) where known, at points (n, n_parameters)."""
+
+    def _sigmas(
+        self, theta: torch.Tensor, values: dict, bins: Any, names: tuple[str, ...], volume: float | None
+    ) -> dict[str, torch.Tensor]:
+        """Standard deviations (n, n_bins) by names such as ``sigma_aleatoric.xi``; ``values`` are the predictions."""
+        return {}
+
+    def _ingredients_at(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor] | None:
+        """xi and the ingredients of omega and eta (1, n_bins), n_gal and f_sat (1,); None: strengths are no factors."""
+        return None
+
+    @property
+    def _n_epistemic(self) -> int:
+        """Deviations that are the model's own, before those of the boxes."""
+        return 0
+
+    def _epistemic_deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
+        """Those of xi and the ingredients (n, n_epistemic, n_bins) by name, at points (n, 7)."""
+        return {}
+
+    def _deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
+        ingredients = self._ingredient_deviations(theta, r_edges, names)
+        return combine(theta[:, : len(ALIGNMENT_PARAMETERS)], ingredients, names)
+
+    # ------------------------------------------------------------------
+
+    def _ingredient_deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
+        """All deviations of xi and the ingredients (n, n_deviations, n_bins), which do not depend on alignment."""
+        parts = []
+        if self._n_epistemic:
+            parts.append(self._epistemic_deviations(theta, r_edges, names))
+        if self.box_error is not None:
+            parts.append(self._box_deviations(theta, r_edges, names))
+        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
+
+    def _box_deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
+        assert self.box_error is not None
+        occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
+        edges = self.r_edges if r_edges is None else r_edges
+        found = self.box_error.deviations(occupation, edges, names)
+        return {name: value.to(theta.device) for name, value in found.items()}
 
 
 @lru_cache(maxsize=1)
@@ -149,8 +444,43 @@ def _shipped_box_error() -> BoxError:
     return BoxError.load()
 
 
-def combine(mu: torch.Tensor, ingredients: dict[str, torch.Tensor], statistics) -> dict[str, torch.Tensor]:
-    """Deviations (n, K, n_bins) of the statistics from those of the ingredients, at strengths ``mu`` (n, 2)."""
+def check_golden(stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float):
+    """Compare what a file says that its model predicts with what it predicts.
+
+    Parameters
+    ----------
+    stored, found : mapping of names to arrays
+    path : path-like
+        For messages.
+    rtol, atol : float
+
+    Raises
+    ------
+    ArtifactError
+        A name of ``found`` is not in ``stored``, or values differ.
+    """
+    missing = sorted(set(found) - set(stored))
+    if missing:
+        raise ArtifactError(f"{path} is incomplete: it lacks golden predictions of {', '.join(missing)}.")
+    for name, value in found.items():
+        if not np.allclose(value, np.asarray(stored[name]), rtol=rtol, atol=atol):
+            raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
+
+
+def combine(mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics) -> dict[str, torch.Tensor]:
+    """Deviations of the statistics from those of the ingredients.
+
+    Parameters
+    ----------
+    mu : tensor (n, 2)
+        Alignment strengths.
+    ingredients : mapping of "xi", "A_c", ... to tensors (n, K, n_bins)
+    statistics : sequence of str
+
+    Returns
+    -------
+    dict of statistic to tensor (n, K, n_bins)
+    """
     flat = {name: value.flatten(start_dim=1) for name, value in ingredients.items()}
     found = orientation_statistics(mu, flat, statistics)
     shape = next(iter(ingredients.values())).shape
@@ -161,5 +491,16 @@ def combine(mu: torch.Tensor, ingredients: dict[str, torch.Tensor], statistics) 
 
 
 def scaled(values: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """``scale`` (x_m - mean) / sqrt(M - 1) along dimension 1: the sum of squares is (scale times their std)^2."""
+    """Deviations whose sum of squares is (scale times the standard deviation)^2.
+
+    Parameters
+    ----------
+    values : tensor (n, M, ...)
+    scale : float
+
+    Returns
+    -------
+    tensor (n, M, ...)
+        scale (x_m - mean) / sqrt(M - 1), along the second axis.
+    """
     return (values - values.mean(dim=1, keepdim=True)) * (scale / (values.shape[1] - 1.0) ** 0.5)

@@ -25,9 +25,11 @@ these sums.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
 from iaemu.binning import check_edges, nesting_matrix, pairs_inside_cube, shell_volumes
@@ -35,9 +37,6 @@ from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
 from iaemu.parameters import OCCUPATION_PARAMETERS, Support
 from iaemu.prediction import STATISTICS
-
-KIND = "box-error"
-SHIPPED = "box-error-pm160.safetensors"
 
 #: Blocks of occupations and their kinds, as in :mod:`iaemu.models.tables`.
 OCCUPATIONS = {
@@ -83,7 +82,10 @@ class BoxError:
         Catalogues and their hashes, settings, and how well the standard errors follow direct counts.
     """
 
-    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path="box error"):
+    kind = "box-error"
+    shipped = "box-error-pm160.safetensors"
+
+    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path: Any = "box error"):
         names = [f"{kind}.{term}" for kind in ("sums", "products") for term in TERMS]
         require(tensors, ["r_edges", "numbers.central", "numbers.satellite", *names], path)
         self.metadata, self._tensors = metadata, tensors
@@ -107,28 +109,53 @@ class BoxError:
     # ------------------------------------------------------------------ files
 
     @classmethod
-    def load(cls, path=None) -> BoxError:
-        """Load from a file, by default the one shipped with the package.
+    def load(cls, path: Any = None) -> BoxError:
+        """Load from a file.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            By default the one shipped with the package.
+
+        Returns
+        -------
+        BoxError
 
         Raises
         ------
         ArtifactError
             The file is missing, corrupt, foreign or of another kind.
         """
-        path = shipped_artifact(SHIPPED) if path is None else path
-        tensors, metadata = read_artifact(path, KIND)
+        path = shipped_artifact(cls.shipped) if path is None else path
+        tensors, metadata = read_artifact(path, cls.kind)
         try:
             metadata["catalogue_sha256"], metadata["box_sizes"], metadata["support"]
             return cls(tensors, metadata, path)
         except (KeyError, TypeError) as error:
             raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
 
-    def save(self, path) -> None:
-        """Write the tables and their metadata."""
-        write_artifact(path, KIND, self._tensors, self.metadata)
+    def save(self, path: Any) -> None:
+        """Write the tables and their metadata.
+
+        Parameters
+        ----------
+        path : path-like
+        """
+        write_artifact(path, self.kind, self._tensors, self.metadata)
 
     def why_not(self, metadata: dict) -> str | None:
-        """Why it does not hold for a model with these metadata: other catalogues, a wider support. None: it does."""
+        """Why it does not hold for a model: other catalogues, a wider support.
+
+        Parameters
+        ----------
+        metadata : dict
+            The model's.
+
+        Returns
+        -------
+        str or None
+            The reason; None: it holds.
+        """
         if sorted(metadata.get("catalogue_sha256") or []) != sorted(self.metadata["catalogue_sha256"]):
             mine, other = (", ".join(map(str, m.get("catalogues") or ["unknown"])) for m in (self.metadata, metadata))
             return f"it was made from the catalogues {mine}, the model from {other} (their hashes differ)"
@@ -142,7 +169,9 @@ class BoxError:
 
     # ------------------------------------------------------------------ deviations
 
-    def deviations(self, theta: torch.Tensor, r_edges=None, statistics: Sequence[str] = STATISTICS) -> dict:
+    def deviations(
+        self, theta: torch.Tensor, r_edges: ArrayLike | None = None, statistics: Sequence[str] = STATISTICS
+    ) -> dict[str, torch.Tensor]:
         """Scaled deviations of the ingredients of the statistics asked for.
 
         Parameters
@@ -201,7 +230,9 @@ class BoxError:
         return self._binned[key]
 
 
-def jackknife(sums: dict[str, torch.Tensor], r_edges, box_sizes, per_side: int) -> dict[str, torch.Tensor]:
+def jackknife(
+    sums: dict[str, torch.Tensor], r_edges: ArrayLike, box_sizes: Sequence[float], per_side: int
+) -> dict[str, torch.Tensor]:
     """Scaled deviations from the sums of the regions, see the head of this module.
 
     Parameters

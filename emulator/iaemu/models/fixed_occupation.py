@@ -6,8 +6,10 @@ whatever the forward model costs is paid once, and a batch of strengths takes on
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +18,74 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, as_theta
 
 
-class FixedOccupation:
-    """xi, omega and eta at strengths mu; float64 or the precision of mu, differentiable.
+class AtOccupation(ABC):
+    """A forward model at one occupation; float64 or the precision of mu, differentiable.
 
-    Made by ``at_occupation`` of the forward models.
+    Made by :meth:`iaemu.models.base.ForwardModel.at_occupation`.
+
+    Attributes
+    ----------
+    statistics : tuple of str
+        What it predicts.
+    r_edges : array (n_bins + 1,)
+        [Mpc/h]
+    n_gal, f_sat : float or None
+        As in :class:`iaemu.prediction.Prediction`.
+    """
+
+    statistics: tuple[str, ...]
+    r_edges: np.ndarray
+    n_gal: float | None
+    f_sat: float | None
+
+    @abstractmethod
+    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Statistics at a batch of strengths.
+
+        Parameters
+        ----------
+        mu : tensor (n, n_strengths)
+            ``mu_cen, mu_sat`` in [-1, 1], and what else the model has beside the occupation.
+
+        Returns
+        -------
+        dict of statistic to tensor (n, n_bins)
+
+        Raises
+        ------
+        ValueError
+            A value outside, or NaN.
+        """
+
+    @property
+    def n_deviations(self) -> int:
+        """Number of deviations; 0: the model has none."""
+        return 0
+
+    def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Scaled deviations: the sum of d_k d_k^T is the covariance of the error.
+
+        Parameters
+        ----------
+        mu : tensor (n, n_strengths)
+
+        Returns
+        -------
+        dict of statistic to tensor (n, n_deviations, n_bins)
+
+        Raises
+        ------
+        ValueError
+            The model has no deviations (``n_deviations`` is 0); or as for the statistics.
+        """
+        raise ValueError(
+            "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
+            "has no box error for its catalogues. Make one with `iaemu-train box-error`."
+        )
+
+
+class FixedOccupation(AtOccupation):
+    """From what does not depend on alignment: whatever the forward model costs is paid once.
 
     Parameters
     ----------
@@ -31,13 +97,6 @@ class FixedOccupation:
     deviations : function without arguments, optional
         Gives the scaled deviations (K, n_bins) of the ingredients by name, or None if there are none; called once, when
         they are asked for.
-
-    Attributes
-    ----------
-    statistics : tuple of str
-        What it predicts.
-    r_edges, n_gal, f_sat
-        As in :class:`iaemu.prediction.Prediction`.
     """
 
     def __init__(
@@ -57,18 +116,6 @@ class FixedOccupation:
         self.statistics = tuple(name for name, value in held.items() if value is not None)
 
     def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Statistics (n, n_bins) by name.
-
-        Parameters
-        ----------
-        mu : tensor (n, 2)
-            ``mu_cen, mu_sat`` in [-1, 1].
-
-        Raises
-        ------
-        ValueError
-            A value outside [-1, 1], or NaN.
-        """
         values = {}
         if self._xi is not None:
             values["xi"] = self._xi.to(mu).expand(len(mu), -1)
@@ -76,27 +123,12 @@ class FixedOccupation:
 
     @property
     def n_deviations(self) -> int:
-        """Number of deviations; 0: the model has none."""
         return 0 if self._held_deviations is None else len(next(iter(self._held_deviations.values())))
 
     def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Scaled deviations (n, n_deviations, n_bins) by statistic: sum_k d_k d_k^T is the covariance of the error.
-
-        Parameters
-        ----------
-        mu : tensor (n, 2)
-
-        Raises
-        ------
-        ValueError
-            The model has no deviations (``n_deviations`` is 0); or as for the statistics.
-        """
         held = self._held_deviations
         if held is None:
-            raise ValueError(
-                "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
-                "has no box error for its catalogues. Make one with `iaemu-train box-error`."
-            )
+            return super().deviations(mu)
         values = {}
         if "xi" in held:
             values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
@@ -125,6 +157,48 @@ class FixedOccupation:
             q_cen, q_sat = q.unbind(dim=1)
             values["eta"] = torch.stack([q_cen**2, q_cen * q_sat, q_sat**2], dim=1) @ eta.to(mu)
         return values
+
+
+class EvaluatedOccupation(AtOccupation):
+    """Of a model whose strengths are no factors: it is evaluated at each call.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    theta : tensor (1, n_parameters)
+        The occupation, with any strengths, which are its first columns.
+    r_edges : array (n_bins + 1,) or None
+        [Mpc/h]; None: the model's own.
+    statistics : tuple of str
+    """
+
+    def __init__(self, model: Any, theta: torch.Tensor, r_edges: Any, statistics: tuple[str, ...]):
+        self._model, self._r_edges, self.statistics = model, r_edges, statistics
+        self._occupation = theta[:, -len(OCCUPATION_PARAMETERS) :]
+        counts = model.predict(theta, r_edges, (), support="warn")
+        self.r_edges = counts.r_edges
+        self.n_gal, self.f_sat = (None if value is None else float(value) for value in (counts.n_gal, counts.f_sat))
+
+    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = self._model.predict(self._theta(mu), self._r_edges, self.statistics, support="warn")
+        return {name: getattr(values, name) for name in self.statistics}
+
+    @property
+    def n_deviations(self) -> int:
+        return self._model.n_deviations
+
+    def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not self.n_deviations:
+            return super().deviations(mu)
+        return self._model.deviations(self._theta(mu), self._r_edges, self.statistics, support="warn")
+
+    def _theta(self, mu: torch.Tensor) -> torch.Tensor:
+        """Parameters (n, n_parameters) of the strengths (n, n_strengths); ValueError beyond [-1, 1]."""
+        if mu.numel() and not float(mu.detach().abs().amax()) <= 1.0:  # NaN is not
+            raise ValueError(
+                f"Alignment strengths must lie in [-1, 1], got up to {float(mu.detach().abs().amax()):.6g}."
+            )
+        return torch.cat([mu, self._occupation.to(mu).expand(len(mu), -1)], dim=1)
 
 
 def omega_rows(ingredients) -> torch.Tensor | None:

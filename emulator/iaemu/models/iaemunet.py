@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
-from iaemu.binning import PAPER_EDGES, BinningError, check_edges, rebin
+from iaemu.binning import PAPER_EDGES, BinningError, rebin
 from iaemu.models.base import combine, scaled
-from iaemu.models.factorised import Emulator, as_prediction, coarser, with_prefix
+from iaemu.models.network import NativeBins, NetworkModel, coarser, with_prefix
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser, check_xi_estimate
 from iaemu.parameters import ALIGNMENT_PARAMETERS, as_theta, has_tensor
 from iaemu.prediction import STATISTICS, Prediction, check_statistics
 
-KIND = "iaemunet-emulator"
-
 #: Monte Carlo passes whose spread is the epistemic part: the paper's number.
 _N_PASSES = 50
 
-#: Monte Carlo passes of the golden predictions: enough to check masks and scaling.
-_GOLDEN_PASSES = 4
 
-
-class IAEmuNetEmulator(Emulator):
+class IAEmuNetEmulator(NetworkModel):
     """An IAEmuNet as a forward model; differentiable, in the precision of the parameters given.
 
     Load with ``Emulator.load(path)``; made by ``iaemu-train fit --config iaemunet``. Single precision is twice as fast
@@ -41,20 +40,24 @@ class IAEmuNetEmulator(Emulator):
         that is predicted 0.38 dex too high, as the paper finds, the mean comes out 24 % too high, the median 4 % too
         low.
 
-    The other attributes are those of :class:`iaemu.models.factorised.Emulator`.
+    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
     """
 
-    kind = KIND
-    _chunk = 64
+    kind = "iaemunet-emulator"
+    _at_once = 64
+    # Enough passes to check masks and scaling.
+    _golden_options = {"n_passes": 4}
 
-    def __init__(self, network: IAEmuNet, standardiser: Standardiser, metadata: dict, r_edges=PAPER_EDGES):
-        super().__init__(network, [r_edges], dict(metadata))
-        self._trained = nn.ModuleDict({"network": network, "standardiser": standardiser}).eval().requires_grad_(False)
+    def __init__(self, network: IAEmuNet, standardiser: Standardiser, metadata: dict, r_edges: ArrayLike = PAPER_EDGES):
+        trained = nn.ModuleDict({"network": network, "standardiser": standardiser})
+        super().__init__(trained, [r_edges], dict(metadata))
+        self.network = network
         self._masks: tuple | None = None
         self.xi_estimate = metadata.get("xi_estimate", "median")
 
     @property
     def xi_estimate(self) -> str:
+        """``median`` or ``mean``, see the class; settable."""
         return self.metadata["xi_estimate"]
 
     @xi_estimate.setter
@@ -69,48 +72,39 @@ class IAEmuNetEmulator(Emulator):
     # ------------------------------------------------------------------ files
 
     def _contents(self):
-        tensors = {
-            f"network.{name}": value.cpu().numpy() for name, value in self._trained["network"].state_dict().items()
-        }
-        tensors.update({f"scaler.{name}": v for name, v in self._trained["standardiser"].to_arrays().items()})
-        return tensors, self._trained["network"].config
+        tensors = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
+        tensors |= {f"scaler.{name}": value for name, value in self._trained["standardiser"].to_arrays().items()}
+        return tensors, self.network.config
 
     @classmethod
-    def _restore(cls, tensors, metadata) -> IAEmuNetEmulator:
+    def _restore(cls, tensors, metadata, path) -> IAEmuNetEmulator:
         network = IAEmuNet(**metadata["network"])
         network.load_state_dict(with_prefix(tensors, "network."))
         return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["binning.0"])
-
-    def _golden(self, theta) -> dict[str, np.ndarray]:
-        return super()._golden(theta, n_passes=_GOLDEN_PASSES)
 
     # ------------------------------------------------------------------ predictions
 
     def predict(
         self,
-        theta,
-        r_edges=None,
-        statistics=STATISTICS,
+        theta: Any,
+        r_edges: ArrayLike | None = None,
+        statistics: str | Iterable[str] = STATISTICS,
         support: str = "raise",
         uncertainties: bool = False,
+        volume: float | None = None,
         n_passes: int = _N_PASSES,
         seed: int = 0,
     ) -> Prediction:
-        """Correlation functions at one or more points.
+        """As :meth:`iaemu.models.base.ForwardModel.predict`, without ``n_gal`` and ``f_sat``.
 
         Parameters
         ----------
-        theta : mapping of names, array or tensor (..., 7)
-            Computed in its floating dtype; arrays and numbers in float64.
-        r_edges : array (n_bins + 1,), optional
-            The paper's 20 bins by default, or edges that nest in them: 1 + xi is then averaged over volume, omega and
-            eta over pairs.
-        statistics : subset of ("xi", "omega", "eta")
-        support : "raise", "reject" (NaN outside) or "warn"
+        theta, r_edges, statistics, support, volume
+            As there. The network's bins are the paper's 20.
         uncertainties : bool
-            Also give ``sigma_aleatoric``, the scatter of one mock about the prediction as the network learned it, and
-            ``sigma_epistemic``, the standard deviation over Monte Carlo passes. Only for bins of the network itself:
-            that of a sum of bins depends on their correlation, which the network does not predict.
+            Only for bins of the network itself: the sigma of a sum of bins depends on their correlation, which the
+            network does not predict. ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
+            ``sigma_epistemic`` the standard deviation over Monte Carlo passes.
         n_passes : int
             Passes with dropout, at the cost of as many predictions.
         seed : int
@@ -119,7 +113,6 @@ class IAEmuNetEmulator(Emulator):
         Returns
         -------
         Prediction
-            Statistics (..., n_bins); no ``n_gal`` and ``f_sat``, which this network does not predict.
 
         Raises
         ------
@@ -127,115 +120,121 @@ class IAEmuNetEmulator(Emulator):
         iaemu.binning.BinningError
             Bins do not nest; or uncertainties were asked for in bins that join several of the network's.
         """
-        statistics = check_statistics(statistics)
-        binning, nesting = self._plan(r_edges)
-        if uncertainties:
-            self._check_passes(n_passes)
-            if nesting is not None and bool((nesting[0].sum(dim=1) > 1).any()):
-                raise BinningError(
-                    "This emulator has uncertainties in its own bins only: the sigma of bins that join several of them "
-                    "depends on their correlation. Leave out r_edges or take neighbouring edges of its r_edges, or set "
-                    "uncertainties=False."
-                )
-        edges = self.binnings[binning] if r_edges is None else check_edges(r_edges)
-        points = as_theta(theta)
-        inside = self.support.enforce(points, support)
-        masks = self._draw_masks(n_passes, seed, points.device) if uncertainties else None
-        values = self._evaluate(
-            points,
-            lambda part: self._predict_part(part, nesting, statistics, masks),
-            inside if support == "reject" else None,
-            chunk=max(1, self._chunk // n_passes) if uncertainties else None,
+        if not uncertainties:
+            return self._predict_batch(theta, r_edges, statistics, support, None, volume)
+        self._check_passes(n_passes)
+        sigmas = partial(self._sigmas, n_passes=n_passes, seed=seed)
+        return self._predict_batch(
+            theta, r_edges, statistics, support, sigmas, volume, at_once=max(1, self._at_once // n_passes)
         )
-        prediction = as_prediction(edges, values)
-        return prediction if has_tensor(theta) else prediction.numpy()
 
     def passes(
-        self, theta, statistics=STATISTICS, support: str = "raise", n_passes: int = _N_PASSES, seed: int = 0
-    ) -> dict:
+        self,
+        theta: Any,
+        statistics: str | Iterable[str] = STATISTICS,
+        support: str = "raise",
+        n_passes: int = _N_PASSES,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         """Each of the Monte Carlo passes: for the paper's mean over them, or their covariance between bins.
+
+        Parameters
+        ----------
+        theta, statistics, support, n_passes, seed
+            As of :meth:`predict`.
 
         Returns
         -------
         dict of statistic to array or tensor (n_passes, ..., 20)
         """
-        statistics = check_statistics(statistics)
+        names = check_statistics(statistics)
         self._check_passes(n_passes)
         points = as_theta(theta)
         inside = self.support.enforce(points, support)
-        masks = self._draw_masks(n_passes, seed, points.device)
 
-        def predict(part):
+        def evaluate(part):
             trained = self._network(part)
-            mean, variance = trained["network"](trained["standardiser"].inputs(part), masks)
-            values, _ = trained["standardiser"].physical(mean, variance, self.xi_estimate)
-            return {name: values[:, :, STATISTICS.index(name)].transpose(0, 1) for name in statistics}
+            outputs = trained["network"](trained["standardiser"].inputs(part), self._draw_masks(n_passes, seed, part))
+            values, _ = trained["standardiser"].physical(*outputs, self.xi_estimate)
+            return {name: values[:, :, STATISTICS.index(name)].transpose(0, 1) for name in names}
 
-        values = self._evaluate(
-            points, predict, inside if support == "reject" else None, chunk=max(1, self._chunk // n_passes)
-        )
+        at_once = max(1, self._at_once // n_passes)
+        values = self._in_parts(points, evaluate, inside if support == "reject" else None, at_once)
         values = {name: value.movedim(-2, 0) for name, value in values.items()}
         return values if has_tensor(theta) else {name: value.numpy() for name, value in values.items()}
 
-    def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise"):
-        """Not for this network, whose inputs the alignment strengths are: NotImplementedError. Use :meth:`predict`."""
-        raise NotImplementedError(
-            "The alignment strengths are inputs of this network: its prediction cannot be reduced to one occupation. "
-            "Use predict."
-        )
-
-    def _predict_part(self, theta, nesting, statistics, masks) -> dict[str, torch.Tensor]:
-        trained = self._network(theta)
-        network, standardiser = trained["network"], trained["standardiser"]
-        inputs = standardiser.inputs(theta)
-        outputs, sigma = standardiser.physical(*network(inputs), self.xi_estimate)
+    def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
+        outputs, _ = self._outputs(theta)
         columns = dict(zip(STATISTICS, outputs.unbind(dim=1), strict=True))
-        values = {name: columns[name] for name in statistics}
-        if nesting is not None:
-            pairs, others = coarser(1.0 + columns["xi"], {k: v for k, v in values.items() if k != "xi"}, *nesting)
-            values = {name: pairs - 1.0 if name == "xi" else others[name] for name in statistics}
-        if masks is not None:
-            spread = network(inputs, masks)[0].std(dim=0)
-            sigmas = {"sigma_aleatoric": sigma, "sigma_epistemic": standardiser.physical_epistemic(spread, outputs)}
-            for field, value in sigmas.items():
-                if nesting is not None:  # it selects bins, and joins none
-                    value = value @ nesting[0].to(value).T
-                values.update({f"{field}.{name}": value[:, STATISTICS.index(name)] for name in statistics})
-        return values
+        pairs, others = coarser(1.0 + columns["xi"], {name: columns[name] for name in names if name != "xi"}, bins)
+        if bins.nesting is None:
+            return {name: columns[name] for name in names}
+        return {name: pairs - 1.0 if name == "xi" else others[name] for name in names}
+
+    def _outputs(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Statistics and their aleatoric sigmas, (n, 3, 20), of the whole network, dropout off."""
+        trained = self._network(theta)
+        outputs = trained["network"](trained["standardiser"].inputs(theta))
+        return trained["standardiser"].physical(*outputs, self.xi_estimate)
+
+    # ------------------------------------------------------------------ uncertainties
+
+    def _sigmas(
+        self, theta, values, bins: NativeBins, names, volume, n_passes: int = _N_PASSES, seed: int = 0
+    ) -> dict[str, torch.Tensor]:
+        if bins.nesting is not None and bool((bins.nesting.sum(dim=1) > 1).any()):
+            raise BinningError(
+                "This emulator has uncertainties in its own bins only: the sigma of bins that join several of them "
+                "depends on their correlation. Leave out r_edges or take neighbouring edges of its r_edges, or set "
+                "uncertainties=False."
+            )
+        outputs, sigma = self._outputs(theta)
+        if volume is not None:  # it learned the scatter of mocks in all boxes together
+            sigma = sigma * (float(self.box_volumes.sum()) / volume) ** 0.5
+        spread = self._passes(theta, n_passes, seed).std(dim=0)
+        trained = self._network(theta)
+        sigmas = {"aleatoric": sigma, "epistemic": trained["standardiser"].physical_epistemic(spread, outputs)}
+        if bins.nesting is not None:  # it selects bins, and joins none
+            sigmas = {kind: value @ bins.nesting.to(value).T for kind, value in sigmas.items()}
+        return {
+            f"sigma_{kind}.{name}": value[:, STATISTICS.index(name)] for kind, value in sigmas.items() for name in names
+        }
 
     @property
     def _n_epistemic(self) -> int:
         return _N_PASSES
 
-    def _deviations(self, theta, r_edges, statistics) -> dict[str, torch.Tensor]:
+    def _deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
         """Those of the Monte Carlo passes, scaled as ``sigma_epistemic``; and those of the boxes.
 
         In bins that join several of the network's they are carried through the averages to first order.
         """
-        _, nesting = self._plan(r_edges)
-        masks = self._draw_masks(_N_PASSES, 0, theta.device)
-        trained = self._network(theta)
-        parts = []
+        bins, trained, parts = self._bins(r_edges), self._network(theta), []
         for part in theta.split(1):  # points times passes go through the network at once
-            inputs = trained["standardiser"].inputs(part)
-            outputs, _ = trained["standardiser"].physical(*trained["network"](inputs), self.xi_estimate)
-            spread = scaled(trained["network"](inputs, masks)[0].transpose(0, 1))
-            spread = trained["standardiser"].physical_epistemic(spread, outputs.unsqueeze(1))
-            parts.append(_coarser_deviations(outputs.unsqueeze(1), spread, *nesting) if nesting else spread)
+            outputs = self._outputs(part)[0].unsqueeze(1)
+            spread = scaled(self._passes(part, _N_PASSES, 0).transpose(0, 1))
+            spread = trained["standardiser"].physical_epistemic(spread, outputs)
+            parts.append(spread if bins.nesting is None else _coarser_deviations(outputs, spread, bins))
         found = torch.cat(parts)
-        values = {name: found[:, :, STATISTICS.index(name)] for name in statistics}
+        values = {name: found[:, :, STATISTICS.index(name)] for name in names}
         if self.box_error is not None:
-            boxes = self._box_deviations(theta, r_edges, statistics)
-            boxes = combine(theta[:, : len(ALIGNMENT_PARAMETERS)], boxes, statistics)
+            boxes = self._box_deviations(theta, r_edges, names)
+            boxes = combine(theta[:, : len(ALIGNMENT_PARAMETERS)], boxes, names)
             values = {name: torch.cat([value, boxes[name]], dim=1) for name, value in values.items()}
         return values
 
-    def _draw_masks(self, n_passes, seed, device) -> list[torch.Tensor]:
-        key = (n_passes, seed, device)
+    def _passes(self, theta: torch.Tensor, n_passes: int, seed: int) -> torch.Tensor:
+        """Standardised outputs (n_passes, n, 3, 20) with dropout."""
+        trained = self._network(theta)
+        inputs = trained["standardiser"].inputs(theta)
+        return trained["network"](inputs, self._draw_masks(n_passes, seed, theta))[0]
+
+    def _draw_masks(self, n_passes: int, seed: int, theta: torch.Tensor) -> list[torch.Tensor]:
+        key = (n_passes, seed, theta.device)
         if self._masks is None or self._masks[0] != key:
             # Masks made under inference mode could not take part in a later gradient.
             with torch.inference_mode(False):
-                masks = [mask.to(device) for mask in self._trained["network"].draw_masks(n_passes, seed)]
+                masks = [mask.to(theta.device) for mask in self.network.draw_masks(n_passes, seed)]
             self._masks = (key, masks)
         return self._masks[1]
 
@@ -245,9 +244,10 @@ class IAEmuNetEmulator(Emulator):
             raise ValueError(f"n_passes must be at least 2 for a standard deviation, got {n_passes}.")
 
 
-def _coarser_deviations(values, deviations, nesting, volumes):
-    """Deviations (..., 3, n_bins) of xi, omega and eta in coarser bins, see :func:`iaemu.models.factorised.coarser`."""
-    nesting, volumes = nesting.to(values), volumes.to(values)
+def _coarser_deviations(values, deviations, bins: NativeBins) -> torch.Tensor:
+    """Deviations (..., 3, n_bins) of xi, omega and eta in coarser bins, see :func:`iaemu.models.network.coarser`."""
+    assert bins.nesting is not None and bins.volumes is not None
+    nesting, volumes = bins.nesting.to(values), bins.volumes.to(values)
     pairs = 1.0 + values[..., :1, :]
     shift = deviations[..., :1, :]
     oriented, weight = values[..., 1:, :], pairs * volumes

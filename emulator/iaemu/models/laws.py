@@ -16,17 +16,21 @@ That lowers the strength by at most ``CLIP_WIDTH * slope / 8``, of centrals so c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges
 from iaemu.halomodel.alignment import mean_p2, orientation_statistics
-from iaemu.models.fixed_occupation import without_alignment
-from iaemu.models.tables import CentralResponse, TabulatedModel, correlations, predict_in_parts
+from iaemu.models.base import ForwardModel
+from iaemu.models.fixed_occupation import AtOccupation, without_alignment
+from iaemu.models.tables import CentralResponse, TabulatedModel, correlations
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS, Prediction, check_statistics
+from iaemu.prediction import STATISTICS, check_statistics
 
 SLOPE = "mu_cen_slope"
 
@@ -53,7 +57,16 @@ class MassDependentSupport(Support):
 
     @classmethod
     def of(cls, support: Support) -> MassDependentSupport:
-        """The support of a model in the seven parameters, with the default range of the slope."""
+        """The support of a model in the seven parameters, with the default range of the slope.
+
+        Parameters
+        ----------
+        support : Support
+
+        Returns
+        -------
+        MassDependentSupport
+        """
         return cls(**asdict(support))
 
     def bounds(self, name: str, logMmin) -> tuple:
@@ -95,7 +108,7 @@ def _mean_excess(x: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
     return torch.where(reach < 2.0 * half, reach.square() / (4.0 * half), reach - half)
 
 
-class MassDependentModel:
+class MassDependentModel(ForwardModel):
     """Expected xi, omega and eta of mocks whose centrals align with a strength that is linear in log host mass.
 
     Its ``predict`` and ``at_occupation`` are those of :class:`iaemu.models.tables.TabulatedModel` with one parameter
@@ -109,18 +122,20 @@ class MassDependentModel:
 
     Attributes
     ----------
-    parameters : tuple of str
-        ``PARAMETERS`` and ``mu_cen_slope``.
     support : MassDependentSupport
     pivot : float
-    r_edges, box_volumes, metadata
-        Of the tables.
+
+    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
 
     Raises
     ------
     ValueError
         ``pivot`` is not a mass between 8 and 17.
     """
+
+    _at_once = TabulatedModel._at_once
+    _in_double = True
+    factorises = True
 
     def __init__(self, tables: TabulatedModel, pivot: float = PIVOT):
         if not 8.0 <= pivot <= 17.0:
@@ -131,34 +146,64 @@ class MassDependentModel:
         self.pivot = float(pivot)
         self.support = MassDependentSupport.of(tables.support)
         self.parameters = self.support.parameters
-        self.r_edges, self.box_volumes, self.metadata = tables.r_edges, tables.box_volumes, tables.metadata
+        self.binnings, self.metadata = tables.binnings, tables.metadata
 
     @classmethod
-    def load(cls, path=None, pivot: float = PIVOT) -> MassDependentModel:
-        """From a file of tables, by default those shipped; errors as of :meth:`TabulatedModel.load`."""
+    def load(cls, path: Any = None, pivot: float = PIVOT) -> MassDependentModel:
+        """From a file of tables.
+
+        Parameters
+        ----------
+        path : path-like, optional
+            By default the shipped tables.
+        pivot : float
+            See the class.
+
+        Returns
+        -------
+        MassDependentModel
+
+        Raises
+        ------
+        ArtifactError
+            As of :meth:`TabulatedModel.load`.
+        """
         return cls(TabulatedModel.load(path), pivot)
 
-    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
-        """As :meth:`iaemu.models.tables.TabulatedModel.predict`, with ``theta`` (..., 8)."""
-        names = check_statistics(statistics)
+    @property
+    def box_error(self) -> None:
+        """None: the regions of the boxes are not known by host mass."""
+        return None
 
-        def evaluate(part):
-            mu_cen, mu_sat, slope = part[:, 0], part[:, 1], part[:, -1]
-            sums = self.tables.sums(
-                part[:, : len(PARAMETERS)],
-                r_edges,
-                lambda log_mass: mean_p2(central_strengths(mu_cen, slope, log_mass, self.pivot, CLIP_WIDTH)),
-            )
-            # The sums hold the factors q of the centrals: what is left of them is 1, that of full alignment.
-            rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
-            return correlations(sums, rest, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
-
-        return predict_in_parts(self, evaluate, theta, r_edges, support)
+    def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
+        mu_cen, mu_sat, slope = theta[:, 0], theta[:, 1], theta[:, -1]
+        sums = self.tables.sums(
+            theta[:, : len(PARAMETERS)],
+            bins,
+            lambda log_mass: mean_p2(central_strengths(mu_cen, slope, log_mass, self.pivot, CLIP_WIDTH)),
+        )
+        # The sums hold the factors q of the centrals: what is left of them is 1, that of full alignment.
+        rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
+        return correlations(sums, rest, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
 
     def at_occupation(
-        self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise"
+        self,
+        occupation: Any,
+        r_edges: ArrayLike | None = None,
+        statistics: str | Iterable[str] = STATISTICS,
+        support: str = "raise",
     ) -> MassDependentFixedOccupation:
-        """As :meth:`iaemu.models.tables.TabulatedModel.at_occupation`; strengths are (mu_cen, mu_sat, mu_cen_slope)."""
+        """As :meth:`iaemu.models.base.ForwardModel.at_occupation`; strengths are (mu_cen, mu_sat, mu_cen_slope).
+
+        Parameters
+        ----------
+        occupation, r_edges, statistics, support
+            As there.
+
+        Returns
+        -------
+        MassDependentFixedOccupation
+        """
         statistics = check_statistics(statistics)
         theta = without_alignment(occupation)
         self.tables.support.enforce(theta, support)
@@ -166,8 +211,17 @@ class MassDependentModel:
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         return MassDependentFixedOccupation(edges, response, statistics, self.pivot, self.support.mu_cen_slope)
 
-    def clipped_share(self, theta) -> np.ndarray:
-        """Expected share of the centrals whose strength is clipped, shape (...), of points ``theta`` (..., 8)."""
+    def clipped_share(self, theta: Any) -> np.ndarray:
+        """Expected share of the centrals whose strength is clipped.
+
+        Parameters
+        ----------
+        theta : as of :meth:`predict`, (..., 8)
+
+        Returns
+        -------
+        array (...)
+        """
         theta = as_theta(theta, self.parameters).detach().double()
         flat = theta.reshape(-1, len(self.parameters))
         log_mass, centrals = self.tables.expected_centrals(flat[:, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)])
@@ -176,18 +230,10 @@ class MassDependentModel:
         return share.reshape(theta.shape[:-1]).numpy()
 
 
-class MassDependentFixedOccupation:
-    """xi, omega and eta at one occupation, as functions of mu_cen, mu_sat and mu_cen_slope; differentiable.
+class MassDependentFixedOccupation(AtOccupation):
+    """xi, omega and eta at one occupation, as functions of mu_cen, mu_sat and mu_cen_slope.
 
-    Made by :meth:`MassDependentModel.at_occupation`. omega is linear in q(mu_cen(M)) at the host masses of the tables,
-    and eta quadratic.
-
-    Attributes
-    ----------
-    statistics : tuple of str
-        What it predicts.
-    r_edges, n_gal, f_sat
-        As in :class:`iaemu.prediction.Prediction`.
+    omega is linear in q(mu_cen(M)) at the host masses of the tables, and eta quadratic.
     """
 
     def __init__(self, r_edges, response: CentralResponse, statistics, pivot: float, slopes: tuple[float, float]):
@@ -205,18 +251,6 @@ class MassDependentFixedOccupation:
         self._A_s, self._E_ss = sums.A_s / DD, sums.E_ss / DD
 
     def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Statistics (n, n_bins) by name, float64.
-
-        Parameters
-        ----------
-        mu : tensor (n, 3)
-            ``mu_cen, mu_sat, mu_cen_slope``: the first two in [-1, 1], the third in the range of the support.
-
-        Raises
-        ------
-        ValueError
-            A value outside, or NaN.
-        """
         mu = mu.double()
         values = {}
         if "xi" in self.statistics:

@@ -19,23 +19,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from iaemu.artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
+from iaemu.artifact import ArtifactError, require, write_artifact
 from iaemu.binning import check_edges, nesting_matrix, shell_volumes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from iaemu.halomodel.modes import ExpectedCounts, Occupations
-from iaemu.models.base import Deviations
-from iaemu.models.fixed_occupation import FixedOccupation, without_alignment
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics, reject
-
-KIND = "tables"
-SHIPPED = "tables-pm160.safetensors"
+from iaemu.models.base import ForwardModel, check_golden
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.prediction import STATISTICS
 
 #: Binnings whose summed tables are kept.
 _MAX_BINNINGS = 8
-
-#: Points whose occupations are evaluated together: more would leave the cache.
-_CHUNK = 16
 
 #: Columns of the one-halo table: pairs of central and satellite, and pairs of satellites.
 ONE_HALO_COLUMNS = (
@@ -83,32 +76,32 @@ class PairSums:
     f_sat: torch.Tensor
 
 
-class TabulatedModel(Deviations):
+class TabulatedModel(ForwardModel):
     """Expected xi, omega and eta of halotools-IA mocks, from tables; float64, differentiable, any nested bins.
 
     Load with :meth:`load`; made by ``iaemu-train tabulate``.
 
     Attributes
     ----------
-    parameters : tuple of str
-    support : Support
-        Where the tables' stated accuracy holds.
-    r_edges : array (n_bins + 1,)
-        Finest edges [Mpc/h]; any binning whose edges are among them can be asked for.
-    box_volumes : array (n_boxes,)
-        [(Mpc/h)^3]; ``n_gal`` counts galaxies in the mean of the boxes.
-    metadata : dict
+    binnings : list of one array
+        The finest edges; any binning whose edges are among them can be asked for.
+
+    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
     """
 
-    parameters = PARAMETERS
+    kind = "tables"
+    shipped = "tables-pm160.safetensors"
+    _at_once = 16
+    _in_double = True
+    factorises = True
 
     def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path="tables"):
         tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo.values", "one_halo.n_bins")
         require(tensors, ("r_edges", "node_log_mass", "node_count", *tables), path)
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
-        self.r_edges = check_edges(tensors["r_edges"])
-        self.box_volumes = np.asarray(metadata["box_volumes"], dtype=np.float64)
+        self.binnings = [check_edges(tensors["r_edges"])]
+        metadata["box_volumes"]  # KeyError here, rather than at the first prediction
         self._tensors = tensors
         self._counts = ExpectedCounts(tensors["node_log_mass"], tensors["node_count"])
         self._occupations = Occupations.from_arrays(_BLOCKS, tensors)
@@ -137,26 +130,13 @@ class TabulatedModel(Deviations):
     # ------------------------------------------------------------------ files
 
     @classmethod
-    def load(cls, path=None) -> TabulatedModel:
-        """Load tables from a file, by default those shipped with the package.
+    def _restore(cls, tensors, metadata, path) -> TabulatedModel:
+        return cls(tensors, metadata, path)
 
-        Raises
-        ------
-        ArtifactError
-            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
-        """
-        path = shipped_artifact(SHIPPED) if path is None else path
-        tensors, metadata = read_artifact(path, KIND)
-        try:
-            model = cls(tensors, metadata, path)
-            theta, golden = np.asarray(metadata["golden"]["theta"]), dict(metadata["golden"]["sums"])
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
-        sums = model.sums(theta)
-        for name, values in golden.items():
-            if not np.allclose(getattr(sums, name).numpy(), np.asarray(values), rtol=1e-8, atol=1e-6):
-                raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
-        return model
+    def _check_golden(self, golden, path) -> None:
+        sums = self.sums(np.asarray(golden["theta"]))
+        found = {name: getattr(sums, name).numpy() for name in golden["sums"]}
+        check_golden(golden["sums"], found, path, rtol=1e-8, atol=1e-6)
 
     def save(self, path) -> None:
         """Write the tables with golden predictions that :meth:`load` checks."""
@@ -166,7 +146,7 @@ class TabulatedModel(Deviations):
             "theta": theta.tolist(),
             "sums": {name: getattr(sums, name).numpy().tolist() for name in ("DD", "A_c", "A_s", "E_cs", "n_gal")},
         }
-        write_artifact(path, KIND, self._tensors, {**self.metadata, "golden": golden})
+        write_artifact(path, self.kind, self._tensors, {**self.metadata, "golden": golden})
 
     # ------------------------------------------------------------------ predictions
 
@@ -280,65 +260,17 @@ class TabulatedModel(Deviations):
         binned = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
         return replace(sums, **{name: getattr(sums, name) @ nesting.T for name in binned})
 
-    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
-        """Correlation functions at one or more points.
+    def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
+        sums = self.sums(theta, bins)
+        return correlations(sums, theta, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
 
-        Parameters
-        ----------
-        theta : mapping of names, array or tensor (..., 7)
-            Computed on the CPU in float64, whatever its device and dtype.
-        r_edges : array (n_bins + 1,), optional
-            Must nest in ``self.r_edges``, which is the default.
-        statistics : subset of ("xi", "omega", "eta")
-        support : "raise", "reject" (NaN outside) or "warn"
-
-        Returns
-        -------
-        Prediction
-            Statistics (..., n_bins), ``n_gal`` and ``f_sat`` (...); NaN where no pair is expected.
-
-        Raises
-        ------
-        SupportError, iaemu.binning.BinningError, ValueError
-        """
-
-        def evaluate(part):
-            sums = self.sums(part, r_edges)
-            return correlations(sums, part, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
-
-        names = check_statistics(statistics)
-        return predict_in_parts(self, evaluate, theta, r_edges, support)
-
-    def at_occupation(self, occupation, r_edges=None, statistics=STATISTICS, support: str = "raise") -> FixedOccupation:
-        """The predictions at one occupation as functions of the alignment strengths: the sums are evaluated once.
-
-        Parameters
-        ----------
-        occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
-        r_edges, statistics
-            As in :meth:`predict`.
-        support : "raise" or "warn"
-
-        Raises
-        ------
-        SupportError, iaemu.binning.BinningError, KeyError, ValueError
-        """
-        statistics = check_statistics(statistics)
-        theta = without_alignment(occupation)
-        self.support.enforce(theta, support)
-        # Tensors made under inference mode could not take part in a later gradient.
-        with torch.inference_mode(False), torch.no_grad():
-            sums = self.sums(theta, r_edges)
-            ingredients = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
-            for statistic, names in ORIENTATION_INGREDIENTS.items():
-                if statistic in statistics:
-                    ingredients.update({name: getattr(sums, name) / sums.DD for name in names})
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        ingredients = {name: value[0] for name, value in ingredients.items()}
-        counts = dict(n_gal=float(sums.n_gal), f_sat=float(sums.f_sat))
-        return FixedOccupation(
-            edges, ingredients, **counts, deviations=self._fixed_deviations(theta, edges, statistics)
-        )
+    def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
+        sums = self.sums(theta, bins)
+        ingredients = {"xi": sums.DD / sums.RR - 1.0} if "xi" in names else {}
+        for statistic, parts in ORIENTATION_INGREDIENTS.items():
+            if statistic in names:
+                ingredients |= {name: getattr(sums, name) / sums.DD for name in parts}
+        return ingredients | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
 
     def _for_bins(self, r_edges):
         """Tables summed to the bins asked for, kept for the next call."""
@@ -381,35 +313,6 @@ class CentralResponse:
     modes: torch.Tensor
     E_cc: torch.Tensor
     sums: PairSums
-
-
-def predict_in_parts(model, evaluate, theta, r_edges, support: str) -> Prediction:
-    """The body of ``predict`` of models of tables: shapes, kinds, support, and points in parts that stay in the cache.
-
-    Parameters
-    ----------
-    model : has ``parameters``, ``support``, ``r_edges``
-    evaluate : callable
-        From points (n, n_parameters), float64, to the prediction's fields, each (n, ...), by name.
-    theta, r_edges, support
-        As in :meth:`TabulatedModel.predict`.
-    """
-    is_tensor = has_tensor(theta)
-    theta = as_theta(theta, model.parameters)
-    device = theta.device
-    theta = theta.to(device="cpu", dtype=torch.float64)  # the tables are there, and in double precision
-    inside = model.support.enforce(theta, support)
-    shape = theta.shape[:-1]
-    flat = theta.reshape(-1, theta.shape[-1])
-    with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-        parts = [evaluate(part) for part in flat.split(_CHUNK)]
-        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        if support == "reject":
-            values = reject(values, inside)
-        values = {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
-    edges = model.r_edges if r_edges is None else check_edges(r_edges)
-    prediction = Prediction(r_edges=edges, **values)
-    return prediction if is_tensor else prediction.numpy()
 
 
 def correlations(sums: PairSums, theta: torch.Tensor, statistics=STATISTICS) -> dict[str, torch.Tensor]:

@@ -8,10 +8,10 @@ import torch
 
 from iaemu.artifact import ArtifactError, shipped_artifact
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, shell_volumes
-from iaemu.models.factorised import SHIPPED, Emulator
+from iaemu.models.base import ForwardModel
+from iaemu.models.factorised import Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import SupportError, SupportWarning
-from iaemu.prediction import ForwardModel
 
 SAMPLE1 = dict(mu_cen=0.8, mu_sat=0.3, logMmin=12.54, sigma_logM=0.26, logM0=12.68, logM1=13.48, alpha=1.0)
 
@@ -173,17 +173,17 @@ def test_support_policies(request, model):
 
 def test_a_truncated_or_foreign_artifact_is_refused(tmp_path):
     path = tmp_path / "cut.safetensors"
-    data = shipped_artifact(SHIPPED).read_bytes()
+    data = shipped_artifact(Emulator.shipped).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(ArtifactError, match="truncated, corrupt"):
         Emulator.load(path)
-    shutil.copy(shipped_artifact(SHIPPED), path)
+    shutil.copy(shipped_artifact(Emulator.shipped), path)
     with pytest.raises(ArtifactError, match="'emulator', but 'tables'"):
         TabulatedModel.load(path)
 
 
 def test_sizes_of_what_is_shipped():
-    for path in shipped_artifact(SHIPPED).parent.glob("*.safetensors"):
+    for path in shipped_artifact(Emulator.shipped).parent.glob("*.safetensors"):
         assert path.stat().st_size <= 15_000_000, path.name
 
 

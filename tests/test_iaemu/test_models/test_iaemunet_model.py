@@ -6,12 +6,13 @@ import torch
 
 from iaemu.artifact import ArtifactError, read_artifact, write_artifact
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, shell_volumes
+from iaemu.models.base import ForwardModel
 from iaemu.models.factorised import Emulator
 from iaemu.models.iaemunet import IAEmuNetEmulator
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser
 from iaemu.parameters import SupportError, SupportWarning
-from iaemu.prediction import STATISTICS, ForwardModel
+from iaemu.prediction import STATISTICS
 
 
 @pytest.fixture(scope="module")

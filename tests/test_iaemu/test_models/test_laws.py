@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.models.base import ForwardModel
 from iaemu.models.laws import SLOPE, MassDependentModel, MassDependentSupport, central_strengths
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support, SupportError, as_theta
-from iaemu.prediction import ForwardModel
 
 SAMPLE3 = dict(logMmin=11.61, sigma_logM=0.26, logM0=11.8, logM1=12.6, alpha=1.0)
 

@@ -10,8 +10,9 @@ from cobaya.log import LoggedError
 from cobaya.model import get_model
 from cobaya.theory import Theory
 
+from iaemu import load
+from iaemu.models.base import ForwardModel
 from iaemu.models.factorised import Emulator
-from iaemu.models.iaemunet import IAEmuNetEmulator
 from iaemu.models.tables import TabulatedModel
 from iaemu_cobaya.gradients.log_posterior import LogPosterior, RejectedRows
 from iaemu_cobaya.gradients.torch_functions import differences
@@ -68,6 +69,9 @@ class Shared:
     @property
     def r_edges(self):
         return self._model.r_edges
+
+
+ForwardModel.register(Shared)
 
 
 class Offset(Likelihood):
@@ -153,9 +157,18 @@ def test_at_occupation_equals_predict(kind, edges, request):
         model.at_occupation([9.0, *occupation[1:]])
 
 
-def test_a_network_of_all_seven_parameters_has_no_fixed_occupation():
-    with pytest.raises(NotImplementedError, match=r"inputs of this network.*Use predict"):
-        IAEmuNetEmulator.at_occupation(None, {})
+def test_a_network_of_all_seven_parameters_is_evaluated_at_each_call():
+    model = load("iaemunet-pm160")
+    occupation = [12.54, 0.26, 12.68, 13.48, 1.0]
+    mu = torch.tensor([[0.8, 0.3], [-0.5, 1.0]], dtype=torch.float64, requires_grad=True)
+    theta = torch.cat([mu, torch.tensor(occupation, dtype=torch.float64).expand(2, -1)], dim=1)
+    fixed, expected = model.at_occupation(occupation, statistics="omega"), model.predict(theta)
+    assert not model.factorises and fixed.statistics == ("omega",) and fixed.n_gal is None
+    torch.testing.assert_close(fixed(mu)["omega"], expected.omega, rtol=1e-9, atol=1e-14)
+    (slope,) = torch.autograd.grad(fixed(mu)["omega"].sum(), mu)
+    assert bool((slope != 0).all())
+    with pytest.raises(ValueError, match=r"strengths must lie in \[-1, 1\]"):
+        fixed(torch.tensor([[1.5, 0.0]], dtype=torch.float64))
 
 
 # ---------------------------------------------------------------- the shipped theories and likelihoods

@@ -104,7 +104,7 @@ def test_bins_that_the_model_cannot_give_are_named(make_info, edges, message):
 
 
 def test_bins_may_nest_in_any_of_a_models_binnings(make_info, analytic):
-    analytic.r_edges, analytic.binnings = PAPER_EDGES, (PAPER_EDGES, TNG_EDGES)
+    analytic.binnings = (PAPER_EDGES, TNG_EDGES)
     likelihood = {"a": wants(ia_omega={"r_edges": TNG_EDGES}), "b": wants(ia_omega={"r_edges": PAPER_EDGES[::2]})}
     get_model(make_info(likelihood=likelihood, params=SAMPLE1))
     with pytest.raises(LoggedError, match=r"cannot give.*edge 0\.7 .*Nor: .*edge 0\.7 "):

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
+from iaemu import load
 from iaemu.artifact import ArtifactError, shipped_artifact
 from iaemu.binning import PAPER_EDGES, bin_centers
-from iaemu.models.factorised import SHIPPED as SHIPPED_EMULATOR
 from iaemu.models.factorised import Emulator
-from iaemu.models.tables import SHIPPED as SHIPPED_TABLES
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import Support
 from iaemu.prediction import STATISTICS, Prediction
 from iaemu_training.commands.train import main
-from iaemu_training.evaluation.evaluate import evaluate, hold_out, load_model
+from iaemu_training.evaluation.evaluate import evaluate, hold_out
 from iaemu_training.evaluation.figures import draw_figures
 
 SUPPORT = Support(logMmin=(11.6, 13.5))
@@ -80,6 +79,7 @@ class FakeEmulator:
     def __init__(self, error=0.0, factor=1.0, epistemic=True, support=SUPPORT):
         self.error, self.factor, self.epistemic, self.support = error, factor, epistemic, support
         self.metadata = {"catalogue_sha256": ["def", "abc"]}
+        self.has_uncertainties = True
 
     def predict(self, theta, r_edges=None, statistics=STATISTICS, uncertainties=False):
         values, sigma = truth(theta, r_edges), scatter(theta, r_edges)
@@ -96,10 +96,11 @@ class FakeEmulator:
 
 
 class PlainModel(FakeEmulator):
-    """A model without the keyword, as the tables."""
+    """A model without uncertainties, as the tables."""
 
-    def predict(self, theta, r_edges=None, statistics=STATISTICS):
-        return super().predict(theta, r_edges)
+    def __init__(self):
+        super().__init__()
+        self.has_uncertainties = False
 
 
 @pytest.fixture(scope="module")
@@ -342,15 +343,15 @@ class TestWritten:
 
 class TestModels:
     def test_artifacts_of_any_kind_are_loaded(self):
-        assert isinstance(load_model(shipped_artifact(SHIPPED_EMULATOR)), Emulator)
-        assert isinstance(load_model(shipped_artifact(SHIPPED_TABLES)), TabulatedModel)
+        assert isinstance(load(shipped_artifact(Emulator.shipped)), Emulator)
+        assert isinstance(load(shipped_artifact(TabulatedModel.shipped)), TabulatedModel)
 
     def test_what_is_no_artifact_is_refused(self, tmp_path):
         (tmp_path / "x.safetensors").write_bytes(b"nothing")
         with pytest.raises(ArtifactError, match="corrupt"):
-            load_model(tmp_path / "x.safetensors")
+            load(tmp_path / "x.safetensors")
         with pytest.raises(ArtifactError, match="no artifact file"):
-            load_model(tmp_path / "none.safetensors")
+            load(tmp_path / "none.safetensors")
 
 
 class TestCommandLine:
@@ -359,7 +360,7 @@ class TestCommandLine:
         """A module in place of the one that reads data sets."""
         module = types.ModuleType("iaemu_training.dataset.make")
         module.Dataset = lambda path: FakeDataset(n=80)
-        monkeypatch.setitem(sys.modules, "iaemu_training.dataset.make", module)
+        monkeypatch.setitem(sys.modules, "iaemu_training.dataset.file", module)
 
     def test_writes_a_report(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("iaemu_training.evaluation.figures._N_EXAMPLES", 2)
@@ -370,7 +371,7 @@ class TestCommandLine:
         written = {path.name for path in folder.iterdir()}
         assert {"report.json", "report.md", "figure3.png", "figureD3.png"} <= written
         text = (folder / "report.md").read_text()
-        assert text.startswith(f"# {SHIPPED_EMULATOR} on dataset.hdf5")
+        assert text.startswith(f"# {Emulator.shipped} on dataset.hdf5")
         assert str(tmp_path) not in text + (folder / "report.json").read_text()
         assert main(["evaluate", "shipped", "dataset.hdf5", *options]) == 0  # over an older report
 
@@ -383,10 +384,10 @@ class TestCommandLine:
 def test_an_emulator_without_uncertainties_is_reported_without_them():
     """One network and no mocks for the scatter, as `fit --members 1` on tables of one's own makes it."""
     from iaemu.models.factorised import Emulator
-    from iaemu_training.evaluation.evaluate import predict_with_uncertainties
 
     shipped = Emulator.load()
     bare = Emulator(shipped.network, shipped.binnings, dict(shipped.metadata))
     theta = shipped.support.sample(3, np.random.default_rng(1))
-    assert predict_with_uncertainties(bare, theta, PAPER_EDGES).sigma_aleatoric is None
-    assert predict_with_uncertainties(shipped, theta, PAPER_EDGES).sigma_aleatoric is not None
+    for emulator, known in ((bare, False), (shipped, True)):
+        found = emulator.predict(theta, PAPER_EDGES, uncertainties=emulator.has_uncertainties)
+        assert (found.sigma_aleatoric is not None) == known

@@ -13,8 +13,8 @@ from scipy.stats import kstest, poisson
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
+from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support, SupportError
-from iaemu.prediction import ForwardModel
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks, mass_bins_for, subhalo_mass_bins
 from iaemu_training.mocks.realisations import MockRealisations

@@ -353,19 +353,19 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(arguments) -> int:
-    from iaemu.models.factorised import SHIPPED, Emulator
+    from iaemu import Emulator, load
     from iaemu_training.dataset.file import Dataset
-    from iaemu_training.evaluation.evaluate import evaluate, load_model
+    from iaemu_training.evaluation.evaluate import evaluate
     from iaemu_training.evaluation.figures import draw_figures
 
     shipped = arguments.artifact == "shipped"
     report = evaluate(
-        Emulator.load() if shipped else load_model(arguments.artifact),
+        Emulator.load() if shipped else load(arguments.artifact),
         Dataset(arguments.dataset),
         cleaned=arguments.cleaned,
         n_bootstrap=arguments.bootstrap,
         seed=arguments.seed,
-        names=(SHIPPED if shipped else Path(arguments.artifact).name, arguments.dataset.name),
+        names=(Emulator.shipped if shipped else Path(arguments.artifact).name, arguments.dataset.name),
     )
     arguments.output.mkdir(exist_ok=True)
     figures = draw_figures(report, arguments.output, arguments.seed)

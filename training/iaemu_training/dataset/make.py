@@ -22,7 +22,7 @@ import torch
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
 from iaemu.files import write_whole
-from iaemu.models.tables import SHIPPED, TabulatedModel, correlations
+from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUMS, Dataset, DatasetError
@@ -142,7 +142,9 @@ class Source:
 def _load_tables(source: Source) -> TabulatedModel:
     found = _file_sha256(source.path)
     if found != source.sha256:
-        raise DatasetError(f"The tables {source.path or SHIPPED} on a worker differ from those of the run.")
+        raise DatasetError(
+            f"The tables {source.path or TabulatedModel.shipped} on a worker differ from those of the run."
+        )
     return TabulatedModel.load(source.path)
 
 
@@ -158,7 +160,7 @@ def _load_mocks(boxes: tuple[Source, ...]) -> list[HalotoolsMocks]:
 
 
 def _file_sha256(path) -> str:
-    with open(shipped_artifact(SHIPPED) if path is None else path, "rb") as file:
+    with open(shipped_artifact(TabulatedModel.shipped) if path is None else path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,21 +7,16 @@ those of arXiv:2504.05235.
 
 from __future__ import annotations
 
-import inspect
-import json
 import math
-from collections.abc import Callable
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, bin_centers, check_edges
-from iaemu.models.factorised import Emulator
-from iaemu.models.tables import TabulatedModel
+from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
-from iaemu.prediction import STATISTICS, Prediction
+from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import SPLITS
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
@@ -30,44 +25,15 @@ from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, cov
 #: Parameters in whose terciles coverage is reported.
 REGION_PARAMETERS = ("logMmin", "mu_cen")
 
-#: What loads an artifact, by its kind.
-LOADERS: dict[str, Callable] = {"emulator": Emulator.load, "tables": TabulatedModel.load}
 
-
-def load_model(path):
-    """The model in an artifact of any kind that can predict, see ``LOADERS``.
-
-    Raises
-    ------
-    iaemu.artifact.ArtifactError
-        The file is missing, damaged, foreign, or of a kind that does not predict.
-    """
-    return LOADERS.get(_kind(path), Emulator.load)(path)
-
-
-def _kind(path) -> str | None:
-    """Kind that an artifact states; None if it cannot be read: the loader says why."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads(file.metadata()["iaemu"])["kind"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None
-
-
-def predict_with_uncertainties(model, theta: np.ndarray, r_edges) -> Prediction:
-    """Prediction at points (n, 7) as arrays, with standard deviations if the model has them."""
-    takes_them = "uncertainties" in inspect.signature(model.predict).parameters
-    has_them = takes_them and getattr(model, "has_uncertainties", True)
-    keywords = {"uncertainties": True} if has_them else {}
-    return model.predict(theta, r_edges=r_edges, **keywords).numpy()
-
-
-def hold_out(emulator, dataset, r_edges=PAPER_EDGES, cleaned: bool = False, progress: bool = True) -> HeldOut:
+def hold_out(
+    emulator: ForwardModel, dataset, r_edges=PAPER_EDGES, cleaned: bool = False, progress: bool = True
+) -> HeldOut:
     """Collect predictions, mocks and labels at the test points of a data set that have mocks.
 
     Parameters
     ----------
-    emulator : iaemu.prediction.ForwardModel
+    emulator : iaemu.models.base.ForwardModel
     dataset : Dataset
     r_edges : (n_bins + 1,)
         [Mpc/h]
@@ -106,7 +72,7 @@ def hold_out(emulator, dataset, r_edges=PAPER_EDGES, cleaned: bool = False, prog
     theta = np.asarray(dataset.theta)[points]
     mocks = [dataset.realisations(int(row), edges) for row in tqdm(rows, "mocks", delay=2, disable=not progress)]
     labels = dataset.labels(points, edges)
-    prediction = predict_with_uncertainties(emulator, theta, edges)
+    prediction = emulator.predict(theta, edges, uncertainties=emulator.has_uncertainties)
     cases = {
         name: Case(
             statistic=name,
@@ -132,7 +98,7 @@ def _sigma(sigmas, statistic: str, kind: str) -> np.ndarray | None:
 
 
 def evaluate(
-    emulator,
+    emulator: ForwardModel,
     dataset,
     r_edges=PAPER_EDGES,
     cleaned: bool = False,
@@ -145,9 +111,9 @@ def evaluate(
 
     Parameters
     ----------
-    emulator : iaemu.prediction.ForwardModel
-        If its ``predict`` has a keyword ``uncertainties``, it is asked for standard deviations. The aleatoric ones
-        must be those of one mock of all boxes added as one volume, as the data set's realisations are.
+    emulator : iaemu.models.base.ForwardModel
+        If it has uncertainties, the aleatoric ones must be those of one mock of all boxes added as one volume, as the
+        data set's realisations are.
     dataset : Dataset
     r_edges : (n_bins + 1,)
         The paper's by default, which its figures belong to [Mpc/h].
@@ -185,7 +151,7 @@ def evaluate(
         by_bin={name: _by_bin(used, case, ceilings[name]) for name, case in cases.items()},
         regions=_regions(held_out) if held_out.has_sigmas else [],
         held_out=held_out,
-        history=(getattr(emulator, "metadata", None) or {}).get("history") or [],
+        history=emulator.metadata.get("history") or [],
     )
 
 
@@ -327,7 +293,7 @@ def _notes(held_out: HeldOut, cleaned: bool, emulator, dataset) -> list[str]:
     )
     if unpredicted:
         notes.append(f"{unpredicted} entries with a label have no finite prediction; they are left out.")
-    here = getattr(emulator, "metadata", {}).get("catalogue_sha256")
+    here = emulator.metadata.get("catalogue_sha256")
     there = dataset.attributes.get("catalogue_sha256")
     if here is not None and there is not None and sorted(here) != sorted(there):
         notes.append(

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from iaemu.binning import PAPER_EDGES, check_edges, nesting_matrix, union_edges
-from iaemu.parameters import PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS, Prediction, check_statistics
+from iaemu.models.base import ForwardModel
+from iaemu.parameters import Support, as_theta
+from iaemu.prediction import STATISTICS, check_statistics
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.mocks.realisations import MockRealisations, concatenate, sum_boxes
@@ -20,7 +22,7 @@ from iaemu_training.work.cluster import one_thread, workers
 SEED_POLICIES = ("fixed", "fresh")
 
 
-class MockEnsemble:
+class MockEnsemble(ForwardModel):
     """halotools-IA mocks, populated anew at each point.
 
     The i-th realisation is one mock in each box, their pair sums added. Statistics are ratios of sums over all
@@ -59,8 +61,6 @@ class MockEnsemble:
         As :class:`HalotoolsMocks`; or an option is not valid.
     """
 
-    parameters = PARAMETERS
-
     def __init__(
         self,
         catalogues: Sequence,
@@ -83,7 +83,8 @@ class MockEnsemble:
         self.catalogues = tuple(str(catalogue) for catalogue in catalogues)
         self.n_realisations, self.seed, self.seeds, self.processes = n_realisations, seed, seeds, processes
         self.support = Support() if support is None else support
-        self.r_edges = PAPER_EDGES
+        self.binnings = [PAPER_EDGES]
+        self.metadata = {"catalogues": list(self.catalogues)}
         self.n_mocks = self.n_points = 0
         self._edges = None  # the union of what was asked for
         self._last: tuple[bytes, MockRealisations] | None = None
@@ -94,8 +95,17 @@ class MockEnsemble:
         self._workers = None
 
     @property
+    def box_error(self) -> None:
+        """None: the mocks are those of given boxes."""
+        return None
+
+    @property
     def n_deviations(self) -> int:
         return self.n_realisations
+
+    def check_bins(self, r_edges) -> None:
+        """Any bins up to half of the smallest box, see :meth:`count_in`."""
+        self.count_in(r_edges)
 
     def count_in(self, r_edges) -> None:
         """Count pairs in bins in which ``r_edges`` nest from now on, so that one count serves all binnings in use.
@@ -141,46 +151,29 @@ class MockEnsemble:
             self._last = point.tobytes(), mocks
             return mocks
 
-    def predict(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> Prediction:
-        """Pooled statistics at one point.
+    def _bins(self, r_edges) -> np.ndarray:
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        self.count_in(edges)
+        return edges
 
-        Parameters
-        ----------
-        theta : mapping or array (7,)
-        r_edges : (n_bins + 1,), optional
-            Any up to ``r_max`` [Mpc/h]; new ones are counted from then on, see :meth:`count_in`.
-        statistics : subset of ("xi", "omega", "eta")
-        support : "raise" or "warn"
+    def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
+        """Pooled statistics, and the mean numbers of the mocks."""
+        found: dict[str, list] = {name: [] for name in (*names, "n_gal", "f_sat")}
+        for point in theta:
+            mocks = self._rebinned(point, bins)
+            pooled = mocks.pooled()
+            pooled["n_gal"] = mocks.n_gal.mean() / len(self.catalogues)
+            pooled["f_sat"] = mocks.n_sat.sum() / max(mocks.n_gal.sum(), 1)
+            for name, values in found.items():
+                values.append(torch.as_tensor(pooled[name]))
+        return {name: torch.stack(values) for name, values in found.items()}
 
-        Raises
-        ------
-        SupportError, ValueError
-            Outside the support; a batch of points, bins beyond half of the box, or sigma_logM <= 0.
-        """
-        self.support.enforce(as_theta(theta), support)
-        mocks = self._rebinned(theta, r_edges)
-        pooled = mocks.pooled()
-        return Prediction(
-            r_edges=mocks.r_edges,
-            **{name: pooled[name] for name in check_statistics(statistics)},
-            n_gal=mocks.n_gal.mean() / len(self.catalogues),
-            f_sat=mocks.n_sat.sum() / max(mocks.n_gal.sum(), 1),
-        )
-
-    def deviations(self, theta, r_edges=None, statistics=STATISTICS, support: str = "raise") -> dict[str, np.ndarray]:
-        """Scaled deviations (n_realisations, n_bins), whose products sum to the covariance of :meth:`predict`'s error.
-
-        Delete-one estimates over the realisations, times sqrt((n - 1) / n), minus their mean: the jackknife.
-
-        Parameters and errors as for :meth:`predict`.
-        """
-        self.support.enforce(as_theta(theta), support)
-        without_one = self._rebinned(theta, r_edges).delete_one()
-        n = self.n_realisations
-        return {
-            name: np.sqrt((n - 1) / n) * (without_one[name] - without_one[name].mean(axis=0))
-            for name in check_statistics(statistics)
-        }
+    def _deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
+        """Delete-one estimates over the realisations, times sqrt((n - 1) / n), minus their mean: the jackknife."""
+        scale = ((self.n_realisations - 1) / self.n_realisations) ** 0.5
+        without_one = [self._rebinned(point, r_edges).delete_one() for point in theta]
+        estimates = {name: torch.as_tensor(np.stack([one[name] for one in without_one])) for name in names}
+        return {name: scale * (values - values.mean(dim=1, keepdim=True)) for name, values in estimates.items()}
 
     def single(self, theta, r_edges=None, statistics=STATISTICS) -> dict[str, np.ndarray]:
         """Statistics of each realisation alone (n_realisations, n_bins), NaN in bins that are empty in it."""
@@ -193,8 +186,7 @@ class MockEnsemble:
         self._exit.close()
 
     def _rebinned(self, theta, r_edges) -> MockRealisations:
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        self.count_in(edges)
+        edges = self._bins(r_edges)
         mocks = self.realisations(theta)
         return mocks.rebinned(nesting_matrix(mocks.r_edges, edges), edges)
 

@@ -1,0 +1,175 @@
+"""What emulators have in common, whatever network they hold: native binnings, precision and device, files."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import nn
+
+from iaemu.artifact import write_artifact
+from iaemu.binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
+from iaemu.models.base import ForwardModel, check_golden
+from iaemu.parameters import Support
+from iaemu.prediction import SIGMAS, STATISTICS
+
+
+class NativeBins(NamedTuple):
+    """Which of its binnings an emulator is evaluated in, and how these bins are joined.
+
+    Attributes
+    ----------
+    binning : int
+    nesting : tensor (n_coarse, n_fine), or None
+        Ones where a bin takes part, see :func:`iaemu.binning.nesting_matrix`; None: the bins as they are.
+    volumes : tensor (n_fine,), or None
+        Of the native shells [(Mpc/h)^3].
+    """
+
+    binning: int
+    nesting: torch.Tensor | None = None
+    volumes: torch.Tensor | None = None
+
+
+class NetworkModel(ForwardModel):
+    """A trained network as a forward model, in the precision and on the device of the parameters given.
+
+    Parameters
+    ----------
+    trained : nn.Module
+        All that is evaluated.
+    binnings : sequence of arrays (n_bins + 1,)
+        Bins that it predicts natively [Mpc/h].
+    metadata : dict
+        With ``support``.
+    """
+
+    shipped = "factorised-pm160.safetensors"
+
+    #: Options of ``predict`` for the golden predictions.
+    _golden_options: dict[str, Any] = {}
+
+    def __init__(self, trained: nn.Module, binnings: Sequence[ArrayLike], metadata: dict):
+        self.binnings = [check_edges(edges) for edges in binnings]
+        self.metadata = metadata
+        self.support = Support.from_dict(metadata["support"])
+        self._trained = trained.eval().requires_grad_(False)
+        self._copies: dict[tuple, nn.Module] = {}
+        self._plans: dict[bytes, NativeBins] = {}
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, path: Any) -> None:
+        """Write the emulator with golden predictions that :meth:`load` checks.
+
+        Parameters
+        ----------
+        path : path-like
+        """
+        tensors, network = self._contents()
+        tensors |= {f"binning.{index}": edges for index, edges in enumerate(self.binnings)}
+        theta = self.support.sample(4, np.random.default_rng(20250407))
+        golden = {name: value.tolist() for name, value in {"theta": theta, **self._golden(theta)}.items()}
+        write_artifact(path, self.kind, tensors, {**self.metadata, "network": network, "golden": golden})
+
+    @abstractmethod
+    def _contents(self) -> tuple[dict[str, np.ndarray], dict]:
+        """Tensors to write, and the arguments of the network's constructor."""
+
+    def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """What must come out the same after loading."""
+        values = self.predict(theta, uncertainties=self.has_uncertainties, **self._golden_options)
+        golden = {name: getattr(values, name) for name in STATISTICS}
+        for field in SIGMAS:
+            golden |= {f"{field}.{name}": value for name, value in (getattr(values, field) or {}).items()}
+        return golden
+
+    def _check_golden(self, golden, path) -> None:
+        check_golden(golden, self._golden(np.asarray(golden["theta"])), path, rtol=1e-4, atol=1e-7)
+
+    # ------------------------------------------------------------------ bins, precision, device
+
+    def _bins(self, r_edges: ArrayLike | None) -> NativeBins:
+        if r_edges is None:
+            return NativeBins(0)
+        edges = check_edges(r_edges)
+        key = edges.tobytes()
+        if key not in self._plans:
+            self._plans[key] = self._plan(edges)
+        return self._plans[key]
+
+    def _plan(self, edges: np.ndarray) -> NativeBins:
+        for index, native in enumerate(self.binnings):
+            try:
+                nesting = nesting_matrix(native, edges)
+            except BinningError:
+                continue
+            if len(edges) == len(native):
+                return NativeBins(index)
+            # Tensors made under inference mode could not take part in a later gradient.
+            with torch.inference_mode(False):
+                return NativeBins(index, torch.as_tensor(nesting), torch.as_tensor(shell_volumes(native)))
+        available = "; ".join(np.array2string(native, precision=4, max_line_width=10**6) for native in self.binnings)
+        raise BinningError(
+            f"The bins do not nest in any binning of this emulator. Asked for edges "
+            f"{np.array2string(edges, precision=4, max_line_width=10**6)} Mpc/h; use subsets of one of {available}."
+        )
+
+    def _copy(self, module: nn.Module, name: str, theta: torch.Tensor) -> Any:
+        """A module in the precision and on the device of ``theta``, kept under its name."""
+        key = (name, theta.dtype, theta.device)
+        if key not in self._copies:
+            # A copy made under inference mode could not take part in a later gradient.
+            with torch.inference_mode(False):
+                self._copies[key] = copy.deepcopy(module).to(dtype=theta.dtype, device=theta.device)
+        return self._copies[key]
+
+    def _network(self, theta: torch.Tensor) -> Any:
+        return self._copy(self._trained, "trained", theta)
+
+
+def coarser(
+    pairs: torch.Tensor, columns: dict[str, torch.Tensor], bins: NativeBins
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Join native bins: 1 + xi averages over volume, the others over pairs, volume * (1 + xi).
+
+    Parameters
+    ----------
+    pairs : tensor (..., n_fine)
+        1 + xi.
+    columns : dict of str to tensor (..., n_fine)
+        Means over pairs, such as omega.
+    bins : NativeBins
+
+    Returns
+    -------
+    pairs, columns
+        In the bins asked for, (..., n_coarse).
+    """
+    if bins.nesting is None or bins.volumes is None:
+        return pairs, columns
+    nesting, volumes = bins.nesting.to(pairs), bins.volumes.to(pairs)
+    columns = {name: rebin(value, pairs * volumes, nesting) for name, value in columns.items()}
+    return rebin(pairs, volumes, nesting), columns
+
+
+def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
+    """Tensors of one part of an artifact, under the names that they have in it.
+
+    Parameters
+    ----------
+    tensors : dict of str to array
+    prefix : str
+
+    Returns
+    -------
+    dict of str to tensor
+    """
+    return {
+        name.removeprefix(prefix): torch.as_tensor(value) for name, value in tensors.items() if name.startswith(prefix)
+    }
