@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iaemu.binning import TNG_EDGES
-from iaemu.models.base import combine
+from iaemu.models.deviations import combine
 from iaemu.models.factorised import Emulator
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -113,21 +113,43 @@ class Prediction:
         return Prediction(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
 
 
-def reject(values: dict[str, torch.Tensor], inside: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The values with NaN for some points.
+def in_parts(
+    theta: torch.Tensor,
+    evaluate: Callable[[torch.Tensor], dict[str, torch.Tensor]],
+    inside: torch.Tensor | None,
+    at_once: int,
+    in_double: bool = False,
+) -> dict[str, torch.Tensor]:
+    """A function of points, for points of any batch shape; gradients only if they are asked for.
 
     Parameters
     ----------
-    values : dict of str to tensor (n, ...)
-    inside : tensor of bool, n entries in any shape
-        Points that keep theirs.
+    theta : tensor (..., n_parameters)
+    evaluate : callable
+        From points (n, n_parameters) to tensors (n, ...) by name.
+    inside : tensor of bool (...), or None
+        The other points get NaN.
+    at_once : int
+        Points that are evaluated together.
+    in_double : bool
+        Evaluate on the CPU in double precision.
 
     Returns
     -------
-    dict of str to tensor (n, ...)
+    dict of str to tensor (..., ...)
+        On the device of ``theta``.
     """
-    outside = ~inside.reshape(-1)
-    return {
-        name: torch.where(outside.reshape(-1, *[1] * (value.ndim - 1)), torch.full_like(value, torch.nan), value)
-        for name, value in values.items()
-    }
+    shape, device = theta.shape[:-1], theta.device
+    if in_double:
+        theta = theta.to(device="cpu", dtype=torch.float64)
+    flat = theta.reshape(-1, theta.shape[-1])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
+        parts = [evaluate(part) for part in flat.split(at_once)]
+        values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if inside is not None:
+            outside = ~inside.reshape(-1)
+            values = {
+                name: torch.where(outside.reshape(-1, *[1] * (value.ndim - 1)), torch.nan, value)
+                for name, value in values.items()
+            }
+        return {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}

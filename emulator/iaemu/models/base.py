@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -17,20 +16,13 @@ from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError, read_artifact, shipped_artifact
 from iaemu.binning import check_edges, find_edges, shell_volumes
-from iaemu.halomodel.alignment import orientation_statistics
-from iaemu.models.box_error import BoxError
+from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics, reject
-
-#: What evaluates a part of a batch: points (n, n_parameters) to tensors (n, ...) by name.
-Evaluate = Callable[[torch.Tensor], dict[str, torch.Tensor]]
-
-#: Points at which deviations are computed together.
-_DEVIATIONS_AT_ONCE = 512
+from iaemu.parameters import PARAMETERS, Support, as_theta, has_tensor
+from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
 
 
-class ForwardModel(ABC):
+class ForwardModel(Deviations, ABC):
     """Maps parameters to correlation functions; ``predict``, ``deviations`` and ``at_occupation`` are differentiable.
 
     Numbers or arrays in, arrays out; tensors in, tensors out, with gradients. A file holds one model:
@@ -256,87 +248,6 @@ class ForwardModel(ABC):
             shells = torch.as_tensor(shells).to(density)
         return (1.0 + prediction.xi) * density**2 * float(np.sum(volumes)) * shells
 
-    # ------------------------------------------------------------------ the error of a prediction
-
-    @property
-    def box_error(self) -> BoxError | None:
-        """The error from the size of the boxes: the shipped one if the model is of its catalogues, or None; settable.
-
-        Setting raises ArtifactError if it belongs to other catalogues or covers less than the model's support.
-        """
-        if "_box_error" not in vars(self):
-            shipped = _shipped_box_error()
-            self._box_error = shipped if shipped.why_not(self.metadata) is None else None
-        return self._box_error
-
-    @box_error.setter
-    def box_error(self, box_error: BoxError | None) -> None:
-        reason = None if box_error is None else box_error.why_not(self.metadata)
-        if reason is not None:
-            raise ArtifactError(f"This box error does not belong to the model: {reason}.")
-        self._box_error = box_error
-
-    @property
-    def knows_box_error(self) -> bool:
-        """Whether its deviations hold the error from the size of the boxes."""
-        return self.box_error is not None
-
-    @property
-    def n_deviations(self) -> int:
-        """Number of deviations; 0: the model does not know its error."""
-        return self._n_epistemic + (0 if self.box_error is None else self.box_error.n_regions)
-
-    def deviations(
-        self,
-        theta: Any,
-        r_edges: ArrayLike | None = None,
-        statistics: str | Iterable[str] = STATISTICS,
-        support: str = "raise",
-    ) -> dict[str, Any]:
-        """Scaled deviations: vectors d_k such that the sum of d_k d_k^T is the covariance of the prediction's error.
-
-        Two parts follow each other in k: the epistemic part of an emulator, whose members are the deviations, and the
-        error that the size of the simulated boxes gives, whose regions are (:mod:`iaemu.models.box_error`). k means the
-        same in all statistics and bins, so deviations of several binnings joined along the bins have the
-        cross-covariance too.
-
-        Parameters
-        ----------
-        theta : mapping of names, array or tensor (..., n_parameters)
-            Computed in float64, whatever its dtype.
-        r_edges, statistics
-            As in :meth:`predict`.
-        support : "raise", "reject" (NaN outside) or "warn"
-
-        Returns
-        -------
-        dict of statistic to array or tensor (..., n_deviations, n_bins)
-            Tensors, differentiable, if the parameters came as tensors.
-
-        Raises
-        ------
-        ValueError
-            The model has none (``n_deviations`` is 0); or an unknown statistic.
-        SupportError, iaemu.binning.BinningError
-        """
-        if not self.n_deviations:
-            catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown catalogues"]))
-            raise ValueError(
-                f"This model ({catalogues}) does not know its error: it is no ensemble, and the shipped box error "
-                "belongs to other catalogues. Make one with `iaemu-train box-error`, and set "
-                "model.box_error = BoxError.load(path)."
-            )
-        names = check_statistics(statistics)
-        points = as_theta(theta, self.parameters)
-        inside = self.support.enforce(points.double(), support)
-        values = self._in_parts(
-            points.double(),
-            lambda part: self._deviations(part, r_edges, names),
-            inside if support == "reject" else None,
-            _DEVIATIONS_AT_ONCE,
-        )
-        return values if has_tensor(theta) else {name: value.cpu().numpy() for name, value in values.items()}
-
     # ------------------------------------------------------------------ batches
 
     def _predict_batch(
@@ -355,28 +266,11 @@ class ForwardModel(ABC):
             values = self._predict(part, bins, names)
             return values if sigmas is None else values | sigmas(part, values, bins, names, volume)
 
-        values = self._in_parts(points, evaluate, inside if support == "reject" else None, at_once or self._at_once)
+        keep = inside if support == "reject" else None
+        values = in_parts(points, evaluate, keep, at_once or self._at_once, self._in_double)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         prediction = Prediction.of(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
-
-    def _in_parts(
-        self, theta: torch.Tensor, evaluate: Evaluate, inside: torch.Tensor | None, at_once: int
-    ) -> dict[str, torch.Tensor]:
-        """``evaluate`` at points of any batch shape (..., n_parameters): tensors (..., ...) by name.
-
-        Points that are not ``inside`` (...,) get NaN.
-        """
-        shape, device = theta.shape[:-1], theta.device
-        if self._in_double:
-            theta = theta.to(device="cpu", dtype=torch.float64)
-        flat = theta.reshape(-1, theta.shape[-1])
-        with torch.set_grad_enabled(torch.is_grad_enabled() and flat.requires_grad):
-            parts = [evaluate(part) for part in flat.split(at_once)]
-            values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-            if inside is not None:
-                values = reject(values, inside)
-            return {name: value.reshape(shape + value.shape[1:]).to(device) for name, value in values.items()}
 
     # ------------------------------------------------------------------ hooks
 
@@ -407,42 +301,6 @@ class ForwardModel(ABC):
         """xi and the ingredients of omega and eta (1, n_bins), n_gal and f_sat (1,); None: strengths are no factors."""
         return None
 
-    @property
-    def _n_epistemic(self) -> int:
-        """Deviations that are the model's own, before those of the boxes."""
-        return 0
-
-    def _epistemic_deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
-        """Those of xi and the ingredients (n, n_epistemic, n_bins) by name, at points (n, 7)."""
-        return {}
-
-    def _deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
-        ingredients = self._ingredient_deviations(theta, r_edges, names)
-        return combine(theta[:, : len(ALIGNMENT_PARAMETERS)], ingredients, names)
-
-    # ------------------------------------------------------------------
-
-    def _ingredient_deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
-        """All deviations of xi and the ingredients (n, n_deviations, n_bins), which do not depend on alignment."""
-        parts = []
-        if self._n_epistemic:
-            parts.append(self._epistemic_deviations(theta, r_edges, names))
-        if self.box_error is not None:
-            parts.append(self._box_deviations(theta, r_edges, names))
-        return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
-
-    def _box_deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
-        assert self.box_error is not None
-        occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
-        edges = self.r_edges if r_edges is None else r_edges
-        found = self.box_error.deviations(occupation, edges, names)
-        return {name: value.to(theta.device) for name, value in found.items()}
-
-
-@lru_cache(maxsize=1)
-def _shipped_box_error() -> BoxError:
-    return BoxError.load()
-
 
 def check_golden(stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float):
     """Compare what a file says that its model predicts with what it predicts.
@@ -465,42 +323,3 @@ def check_golden(stored: Mapping[str, Any], found: Mapping[str, np.ndarray], pat
     for name, value in found.items():
         if not np.allclose(value, np.asarray(stored[name]), rtol=rtol, atol=atol):
             raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
-
-
-def combine(mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics) -> dict[str, torch.Tensor]:
-    """Deviations of the statistics from those of the ingredients.
-
-    Parameters
-    ----------
-    mu : tensor (n, 2)
-        Alignment strengths.
-    ingredients : mapping of "xi", "A_c", ... to tensors (n, K, n_bins)
-    statistics : sequence of str
-
-    Returns
-    -------
-    dict of statistic to tensor (n, K, n_bins)
-    """
-    flat = {name: value.flatten(start_dim=1) for name, value in ingredients.items()}
-    found = orientation_statistics(mu, flat, statistics)
-    shape = next(iter(ingredients.values())).shape
-    values = {name: value.reshape(shape) for name, value in found.items()}
-    if "xi" in statistics:
-        values["xi"] = ingredients["xi"]
-    return values
-
-
-def scaled(values: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Deviations whose sum of squares is (scale times the standard deviation)^2.
-
-    Parameters
-    ----------
-    values : tensor (n, M, ...)
-    scale : float
-
-    Returns
-    -------
-    tensor (n, M, ...)
-        scale (x_m - mean) / sqrt(M - 1), along the second axis.
-    """
-    return (values - values.mean(dim=1, keepdim=True)) * (scale / (values.shape[1] - 1.0) ** 0.5)

@@ -10,7 +10,7 @@ from torch import nn
 
 from iaemu.artifact import ArtifactError
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
-from iaemu.models.base import scaled
+from iaemu.models.deviations import scaled
 from iaemu.models.network import NativeBins, NetworkModel, coarser, with_prefix
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet

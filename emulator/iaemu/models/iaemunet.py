@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.binning import PAPER_EDGES, BinningError, rebin
-from iaemu.models.base import combine, scaled
+from iaemu.models.deviations import combine, scaled
 from iaemu.models.network import NativeBins, NetworkModel, coarser, with_prefix
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser, check_xi_estimate
 from iaemu.parameters import ALIGNMENT_PARAMETERS, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics
+from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
 
 #: Monte Carlo passes whose spread is the epistemic part: the paper's number.
 _N_PASSES = 50
@@ -159,7 +159,7 @@ class IAEmuNetEmulator(NetworkModel):
             return {name: values[:, :, STATISTICS.index(name)].transpose(0, 1) for name in names}
 
         at_once = max(1, self._at_once // n_passes)
-        values = self._in_parts(points, evaluate, inside if support == "reject" else None, at_once)
+        values = in_parts(points, evaluate, inside if support == "reject" else None, at_once)
         values = {name: value.movedim(-2, 0) for name, value in values.items()}
         return values if has_tensor(theta) else {name: value.numpy() for name, value in values.items()}
 

@@ -13,8 +13,8 @@ from iaemu import __version__
 from iaemu.binning import pairs_inside_cube
 from iaemu.halomodel.modes import Occupations
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_probability
-from iaemu.models.base import combine
 from iaemu.models.box_error import TERMS, BoxError, jackknife
+from iaemu.models.deviations import combine
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
