@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from logging import Logger
 
 from cobaya.log import LoggedError
 
@@ -27,6 +28,36 @@ def check_tag(tag: str | None, log) -> str:
     if not _TAG.fullmatch(tag):
         raise LoggedError(log, "tag: use letters, digits and underscores; got '%s'.", tag)
     return tag
+
+
+def mapped_names(parameters: Sequence[str], param_map: Mapping, log: Logger) -> tuple[str, ...]:
+    """Names in a run of a model's parameters.
+
+    Parameters
+    ----------
+    parameters : sequence of str
+    param_map : mapping of parameter to name
+    log : logging.Logger
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    LoggedError
+        An unknown parameter, or two of the same name.
+    """
+    unknown = [name for name in param_map if name not in parameters]
+    if unknown:
+        raise LoggedError(
+            log, "param_map: unknown parameter(s) %s; known are %s.", ", ".join(unknown), ", ".join(parameters)
+        )
+    names = tuple(str(param_map.get(name, name)) for name in parameters)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LoggedError(log, "param_map: more than one parameter is called %s.", ", ".join(twice))
+    return names
 
 
 class MapsParameters:

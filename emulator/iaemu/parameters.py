@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ class Support:
 
     logM0_max: float | None = None
 
-    parameters = PARAMETERS
+    parameters: ClassVar[tuple[str, ...]] = PARAMETERS
 
     def __post_init__(self):
         object.__setattr__(self, "logMmin", tuple(float(value) for value in self.logMmin))

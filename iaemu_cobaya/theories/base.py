@@ -16,29 +16,26 @@ in it (``ia_omega_sample1``), so that one run can hold a theory for each of seve
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from cobaya.log import LoggedError
 from cobaya.theory import Theory
+from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.models.base import ForwardModel
-from iaemu.models.fixed_occupation import AtOccupation
-from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES, SupportError
+from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
-from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
+from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
+from iaemu_cobaya.theories.evaluation import COUNTS, EdgesKey, Evaluation, edges_key
 from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampled_cosmology
 
 #: Derived parameters, as {name in Cobaya: attribute of the prediction}.
-DERIVED = {"n_gal_ia": "n_gal", "f_sat_ia": "f_sat"}
-
-#: A binning as a dictionary key; None stands for the model's own edges.
-EdgesKey = tuple[float, ...] | None
+DERIVED = {f"{name}_ia": name for name in COUNTS}
 
 
 class ForwardModelTheory(MapsParameters, Theory):
@@ -66,7 +63,8 @@ class ForwardModelTheory(MapsParameters, Theory):
 
     # ------------------------------------------------------------------ set-up
 
-    def initialize(self):
+    def initialize(self) -> None:
+        """Load the forward model."""
         if self.support not in POLICIES:
             raise LoggedError(self.log, "support: must be one of %s, got '%s'.", ", ".join(POLICIES), self.support)
         self.param_map = dict(self.param_map or {})
@@ -75,19 +73,11 @@ class ForwardModelTheory(MapsParameters, Theory):
         self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in STATISTICS}
         self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
         self.model = self._load_model()
-        self.names = self._map_names()
-        # Where the strengths and the occupation are among the model's parameters.
-        occupies = [name in OCCUPATION_PARAMETERS for name in self.model.parameters]
-        self._strengths, self._occupation = np.flatnonzero(np.logical_not(occupies)), np.flatnonzero(occupies)
-        limits = [self.model.support.bounds(self.model.parameters[column], None) for column in self._strengths]
-        self._strength_limits = torch.tensor(limits, dtype=torch.float64).T
-        self._requests: dict[EdgesKey, set[str]] = {}
-        self._deviation_requests: dict[EdgesKey, set[str]] = {}
-        self._fixed: dict[EdgesKey, tuple] = {}
+        self.names = mapped_names(self.model.parameters, self.param_map, self.log)
+        self._evaluation = Evaluation(self.model, self.names, self.support, self.log, lambda: self.stop_at_error)
         self._required_params: list[str] = []
-        self._constant_occupation = False
+        self._constants: set[str] = set()
         self._checked = False
-        self._warned_outside = False
         self._warned_box_error = False
 
     def _load_model(self) -> ForwardModel:
@@ -102,40 +92,52 @@ class ForwardModelTheory(MapsParameters, Theory):
     def _load_artifact(self, path) -> ForwardModel:
         raise NotImplementedError
 
-    def _map_names(self) -> tuple[str, ...]:
-        known = tuple(self.model.parameters)
-        unknown = [name for name in self.param_map if name not in known]
-        if unknown:
-            raise LoggedError(
-                self.log, "param_map: unknown parameter(s) %s; known are %s.", ", ".join(unknown), ", ".join(known)
-            )
-        names = tuple(str(self.param_map.get(name, name)) for name in known)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise LoggedError(self.log, "param_map: more than one parameter is called %s.", ", ".join(twice))
-        return names
-
     def get_version(self) -> str:
-        """Version of the package that made the prediction."""
+        """Version of the package that made the prediction.
+
+        Returns
+        -------
+        str
+        """
         return __version__
 
-    def get_requirements(self):
-        """The model's parameters, under their names in this run."""
+    def get_requirements(self) -> dict[str, None]:
+        """The model's parameters, under their names in this run.
+
+        Returns
+        -------
+        dict
+        """
         return {name: None for name in self.names}
 
-    def get_can_provide_params(self):
-        """Names of the derived parameters that this theory can give."""
+    def get_can_provide_params(self) -> list[str]:
+        """Names of the derived parameters that this theory can give.
+
+        Returns
+        -------
+        list of str
+        """
         return list(self._derived)
 
-    def get_can_provide(self):
-        """Names of the products."""
+    def get_can_provide(self) -> list[str]:
+        """Names of the products.
+
+        Returns
+        -------
+        list of str
+        """
         return [*self._products, *self._deviations]
 
-    def get_can_provide_methods(self):
-        """The ``get_ia_...`` methods, which are of the names without a tag."""
+    def get_can_provide_methods(self) -> dict:
+        """The ``get_ia_...`` methods, which are of the names without a tag.
+
+        Returns
+        -------
+        dict
+        """
         return {} if self.tag else super().get_can_provide_methods()
 
-    def must_provide(self, **requirements):
+    def must_provide(self, **requirements: Mapping | None) -> None:
         """Register what a likelihood needs; can be called any number of times.
 
         Parameters
@@ -152,7 +154,8 @@ class ForwardModelTheory(MapsParameters, Theory):
         super().must_provide(**requirements)
         for product, options in requirements.items():
             if product in self._products:
-                self._requests.setdefault(self._check_request(product, options), set()).add(self._products[product])
+                key = self._check_request(product, options)
+                self._evaluation.requests.setdefault(key, set()).add(self._products[product])
             elif product in self._deviations:
                 key = self._check_request(product, options)
                 if not self.model.n_deviations:
@@ -163,7 +166,7 @@ class ForwardModelTheory(MapsParameters, Theory):
                         "tables, your own with the option 'box_error' (made by iaemu-train box-error), or HalotoolsIA.",
                         product,
                     )
-                self._deviation_requests.setdefault(key, set()).add(self._deviations[product])
+                self._evaluation.deviation_requests.setdefault(key, set()).add(self._deviations[product])
                 self._warn_without_box_error()
 
     def _warn_without_box_error(self) -> None:
@@ -198,12 +201,28 @@ class ForwardModelTheory(MapsParameters, Theory):
             ) from error
         return key
 
-    def initialize_with_provider(self, provider):
-        """Compare, once, the run's priors and parameters with what the model was made for."""
+    def initialize_with_provider(self, provider: Any) -> None:
+        """Compare, once, the run's priors and parameters with what the model was made for.
+
+        Parameters
+        ----------
+        provider : cobaya.theory.Provider
+
+        Raises
+        ------
+        LoggedError
+            No point of the run is supported by the model.
+        """
         super().initialize_with_provider(provider)
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
+        # Numbers, and no tensors: so the model knows that it can keep what it makes of an occupation.
         constants = provider.model.parameterization.constant_params()
-        self._constant_occupation = all(self.names[column] in constants for column in self._occupation)
+        occupation = {
+            name
+            for name, known in zip(self.names, self.model.parameters, strict=True)
+            if known in OCCUPATION_PARAMETERS
+        }
+        self._constants = occupation if occupation <= set(constants) else set()
         if self._checked:
             return
         self._checked = True
@@ -226,16 +245,13 @@ class ForwardModelTheory(MapsParameters, Theory):
             self.mpi_warning("%s; %s (option 'support: %s').", sentence, consequence, self.support)
         cosmology = sampled_cosmology(provider.model)
         if cosmology:
+            own = self.model.metadata.get("cosmology")
             self.mpi_warning(
                 "This run samples cosmological parameters (%s), but the alignment model is at one fixed cosmology%s: "
                 "its prediction does not depend on them.",
                 ", ".join(cosmology),
-                self._describe_cosmology(),
+                f" ({own})" if own else "",
             )
-
-    def _describe_cosmology(self) -> str:
-        cosmology = self.model.metadata.get("cosmology")
-        return f" ({cosmology})" if cosmology else ""
 
     # ------------------------------------------------------------------ evaluation
 
@@ -254,9 +270,8 @@ class ForwardModelTheory(MapsParameters, Theory):
         bool
             False (zero likelihood) outside the support, with the option ``support: reject``.
         """
-        varies = {self.names[column] for column in self._occupation} if self._constant_occupation else set()
         params = {
-            name: value if name in varies else torch.tensor([value], dtype=torch.float64)
+            name: value if name in self._constants else torch.tensor([value], dtype=torch.float64)
             for name, value in params_values_dict.items()
             if name in self.names
         }
@@ -276,25 +291,24 @@ class ForwardModelTheory(MapsParameters, Theory):
             state["derived"] = {name: float(found[name]) for name in derived}
         return True
 
-    def _evaluate(self, params: Mapping, derived: Iterable[str]) -> dict[str, Any]:
+    def _evaluate(self, params: Mapping, derived: Collection[str]) -> dict[str, Any]:
         """What was requested at a batch of points; ``params`` and result as of ``forward_torch``.
 
         ``derived`` are names of derived parameters, (n,) in the result.
         """
         values = [params[name] for name in self.names]
-        n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
         found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
-        prediction = None
-        for key, statistics in self._requests.items():
-            prediction = self._rows(values, n, key, statistics)
+        prediction: Mapping[str, Any] = {}
+        for key, statistics in self._evaluation.requests.items():
+            prediction = self._evaluation.predict(values, key, statistics, bool(derived))
             for statistic in statistics:
                 found[product_name(statistic, self.tag)][key] = prediction[statistic]
-        for key, statistics in self._deviation_requests.items():
-            deviations = self._rows(values, n, key, statistics, deviations=True)
+        for key, statistics in self._evaluation.deviation_requests.items():
+            deviations = self._evaluation.deviations(values, key, statistics)
             for statistic in statistics:
                 found[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
-        if derived and prediction is None:
-            prediction = self._rows(values, n, None, set())
+        if derived and not prediction:
+            prediction = self._evaluation.predict(values, None, set(), True)
         for name in derived:
             found[name] = prediction[self._derived[name]]
             if found[name] is None:
@@ -303,116 +317,75 @@ class ForwardModelTheory(MapsParameters, Theory):
                 )
         return found
 
-    def _rows(self, values: list, n: int, key: EdgesKey, statistics: set[str], deviations: bool = False) -> Mapping:
-        """Statistics (n, n_bins), with n_gal and f_sat (n,) or None; or deviations (n, K, n_bins); by name.
-
-        ``values`` are tensors (n,), or numbers if constant, in the order of ``names``.
-        """
-        fixed = self._at_occupation(tuple(values[column] for column in self._occupation), key)
-        if fixed is not None:
-            mu = _columns([values[column] for column in self._strengths], n)
-            if self._are_strengths(mu.detach()):
-                if deviations:
-                    return fixed.deviations(mu)
-                counts = {name: getattr(fixed, name) for name in DERIVED.values()}
-                return fixed(mu) | {
-                    name: None if count is None else mu.new_full((n,), count) for name, count in counts.items()
-                }
-        theta = _columns(values, n)
-        call = self.model.deviations if deviations else self.model.predict
-        edges = None if key is None else np.array(key)
-        found = self._guarded(lambda **policy: call(theta, edges, statistics=_ordered(statistics), **policy), theta)
-        return found if deviations else vars(found)
-
-    def _at_occupation(self, occupation: tuple, key: EdgesKey) -> AtOccupation | None:
-        """The model at a constant occupation; None if it varies, or nothing is gained: strengths are no factors."""
-        if not self.model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
-            return None
-        statistics = self._requests.get(key, set()) | self._deviation_requests.get(key, set())
-        held = self._fixed.get(key)
-        if held is not None and held[0] == (occupation, statistics):
-            return held[1]
-        edges = None if key is None else np.array(key)
-        theta = torch.zeros(1, len(self.names), dtype=torch.float64)
-        theta[0, self._occupation] = torch.tensor(occupation, dtype=torch.float64)
-        fixed = self._guarded(
-            lambda **policy: self.model.at_occupation(occupation, edges, statistics=_ordered(statistics), **policy),
-            theta,
-        )
-        self._fixed[key] = ((occupation, statistics), fixed)
-        return fixed
-
-    def _are_strengths(self, mu: torch.Tensor) -> bool:
-        """Whether all strengths are within their limits; others are for the policy on unsupported points."""
-        low, high = self._strength_limits
-        return bool(((mu >= low) & (mu <= high)).all())
-
-    def _guarded(self, predict: Callable, theta: torch.Tensor) -> Any:
-        """``predict()`` under the policy of the option ``support``; RejectedRows for points to be rejected."""
-        try:
-            try:
-                return predict()
-            except SupportError as error:
-                if self.support == "raise" or (self.support == "reject" and self.stop_at_error):
-                    raise LoggedError(self.log, "%s", error) from error
-                if self.support == "reject":
-                    self.log.debug("Rejected: %s", error)
-                    raise RejectedRows(~self.model.support.contains(theta)) from error
-                self._warn_outside(error)
-                with warnings.catch_warnings():
-                    # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
-                    warnings.simplefilter("ignore")
-                    return predict(support="warn")
-        except (LoggedError, RejectedRows):
-            raise
-        except Exception as error:
-            # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
-            raise LoggedError(
-                self.log,
-                "The prediction failed at %s: %s: %s",
-                self._describe_point(theta),
-                type(error).__name__,
-                error,
-            ) from error
-
-    def _describe_point(self, theta) -> str:
-        rows = theta.detach().numpy()
-        point = ", ".join(f"{name} = {value:.6g}" for name, value in zip(self.names, rows[0], strict=True))
-        return point if len(rows) == 1 else f"one of {len(rows)} points, of which the first is {point}"
-
-    def _warn_outside(self, error: SupportError) -> None:
-        if self._warned_outside:
-            self.log.debug("%s", error)
-            return
-        self._warned_outside = True
-        self.log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
-
     # ------------------------------------------------------------------ products
 
-    def get_ia_xi(self, r_edges=None) -> np.ndarray:
-        """Position-position correlation xi in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+    def get_ia_xi(self, r_edges: ArrayLike | None = None) -> np.ndarray:
+        """Position-position correlation xi.
+
+        Parameters
+        ----------
+        r_edges : array (n_bins + 1,), optional
+            As requested [Mpc/h].
+
+        Returns
+        -------
+        array (n_bins,)
+            Dimensionless.
+        """
         return self._product(product_name("xi", self.tag), r_edges)
 
-    def get_ia_omega(self, r_edges=None) -> np.ndarray:
-        """Position-orientation correlation <|e.r|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; dimensionless, (n_bins,)."""
+    def get_ia_omega(self, r_edges: ArrayLike | None = None) -> np.ndarray:
+        """Position-orientation correlation <|e.r|^2> - 1/3.
+
+        Parameters
+        ----------
+        r_edges : array (n_bins + 1,), optional
+            As requested [Mpc/h].
+
+        Returns
+        -------
+        array (n_bins,)
+            Dimensionless.
+        """
         return self._product(product_name("omega", self.tag), r_edges)
 
-    def get_ia_eta(self, r_edges=None) -> np.ndarray:
-        """Orientation-orientation correlation <|e1.e2|^2> - 1/3 in bins ``r_edges`` [Mpc/h]; (n_bins,)."""
+    def get_ia_eta(self, r_edges: ArrayLike | None = None) -> np.ndarray:
+        """Orientation-orientation correlation <|e1.e2|^2> - 1/3.
+
+        Parameters
+        ----------
+        r_edges : array (n_bins + 1,), optional
+            As requested [Mpc/h].
+
+        Returns
+        -------
+        array (n_bins,)
+            Dimensionless.
+        """
         return self._product(product_name("eta", self.tag), r_edges)
 
-    def get_result(self, result_name, **kwargs):
+    def get_result(self, result_name: str, **kwargs: Any) -> Any:
         """As the ``get_ia_...`` methods, by name; and by name only: deviations, and all products with a tag.
 
         ``ia_omega_deviations``, ... are (K, n_bins): scaled deviations d_k of the prediction such that sum_k d_k d_k^T
         is the covariance of its error. The k-th row belongs together over statistics and bins, so that rows laid side
         by side give cross-covariances.
+
+        Parameters
+        ----------
+        result_name : str
+        **kwargs
+            ``r_edges``.
+
+        Returns
+        -------
+        array
         """
         if result_name in self._products or result_name in self._deviations:
             return self._product(result_name, **kwargs)
         return super().get_result(result_name, **kwargs)
 
-    def _product(self, product: str, r_edges=None) -> np.ndarray:
+    def _product(self, product: str, r_edges: ArrayLike | None = None) -> np.ndarray:
         available = self.current_state[product]
         key = edges_key(r_edges)
         if key in available:
@@ -435,8 +408,7 @@ class DifferentiableTheory(ForwardModelTheory):
     """Base of the theories whose forward model has gradients."""
 
     def forward_torch(self, params: Mapping, products: Mapping | None = None) -> dict[str, Any]:
-        """The requested statistics at a batch of points, differentiable; see
-        :mod:`iaemu_cobaya.gradients.log_posterior`.
+        """The requested statistics at a batch of points, differentiable; see :mod:`iaemu_cobaya.gradients`.
 
         With all five occupation parameters constant, the forward model is evaluated at the first call only.
 
@@ -460,27 +432,6 @@ class DifferentiableTheory(ForwardModelTheory):
             The same with ``support: raise``; or the prediction failed.
         """
         return self._evaluate(params, self._required_params)
-
-
-def edges_key(r_edges) -> EdgesKey:
-    if r_edges is None or isinstance(r_edges, tuple):
-        return r_edges
-    return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
-
-
-def _ordered(statistics) -> tuple[str, ...]:
-    return tuple(statistic for statistic in STATISTICS if statistic in statistics)
-
-
-def _columns(values, n: int) -> torch.Tensor:
-    """Numbers and tensors (n,) as the columns of one float64 tensor."""
-    return torch.stack(
-        [
-            value if isinstance(value, torch.Tensor) else torch.full((n,), float(value), dtype=torch.float64)
-            for value in values
-        ],
-        dim=1,
-    )
 
 
 def _describe_key(key: EdgesKey) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 from cobaya.log import LoggedError
 
@@ -32,6 +33,8 @@ class HalotoolsIA(ForwardModelTheory):
     seed: int
     processes: int
 
+    model: Any  # a MockEnsemble: its package is imported when it is needed
+
     # More cores make the same mocks.
     _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
 
@@ -50,7 +53,7 @@ class HalotoolsIA(ForwardModelTheory):
             ) from error
         except (ValueError, OSError) as error:
             raise LoggedError(self.log, "%s", error) from error
-        self._began = None
+        self._began: float | None = None
         self.mpi_info(
             "Mocks of %s, %d of each at a point, %s seeds from %d.",
             ", ".join(model.catalogues),
@@ -84,7 +87,7 @@ class HalotoolsIA(ForwardModelTheory):
         return done
 
     def _report(self) -> None:
-        elapsed = time.monotonic() - self._began
+        elapsed = time.monotonic() - (self._began or time.monotonic())
         self.log.info(
             "%d mocks populated at %d points, %.3g s a point.",
             self.model.n_mocks,

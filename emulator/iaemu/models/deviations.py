@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ class Deviations:
     metadata: dict[str, Any]
     _box_error: BoxError | None
 
+    #: Whether regions of the boxes say something of its error.
+    _takes_box_error: ClassVar[bool] = True
+
     @property
     def r_edges(self) -> np.ndarray:
         """Edges of its default bins, (n_bins + 1,) [Mpc/h]."""
@@ -45,13 +48,15 @@ class Deviations:
         Setting raises ArtifactError if it belongs to other catalogues or covers less than the model's support.
         """
         if "_box_error" not in vars(self):
-            shipped = _shipped_box_error()
-            self._box_error = shipped if shipped.why_not(self.metadata) is None else None
+            shipped = _shipped_box_error() if self._takes_box_error else None
+            self._box_error = None if shipped is None or shipped.why_not(self.metadata) else shipped
         return self._box_error
 
     @box_error.setter
     def box_error(self, box_error: BoxError | None) -> None:
         reason = None if box_error is None else box_error.why_not(self.metadata)
+        if box_error is not None and not self._takes_box_error:
+            reason = "its predictions are of other sums over the boxes"
         if reason is not None:
             raise ArtifactError(f"This box error does not belong to the model: {reason}.")
         self._box_error = box_error

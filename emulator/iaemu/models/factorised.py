@@ -46,7 +46,7 @@ class Emulator(NetworkModel):
     factorises = True
 
     # Emulators of other networks are loaded by this name too: a file says of which it is.
-    load = NetworkModel.load
+    load = NetworkModel.load  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class MassDependentSupport(Support):
 
     mu_cen_slope: tuple[float, float] = (-2.0, 2.0)
 
-    parameters = (*PARAMETERS, SLOPE)
+    parameters: ClassVar[tuple[str, ...]] = (*PARAMETERS, SLOPE)
 
     @classmethod
     def of(cls, support: Support) -> MassDependentSupport:
@@ -133,8 +133,11 @@ class MassDependentModel(ForwardModel):
         ``pivot`` is not a mass between 8 and 17.
     """
 
+    support: MassDependentSupport
     _at_once = TabulatedModel._at_once
     _in_double = True
+    # The sums of the regions are not known by host mass.
+    _takes_box_error = False
     factorises = True
 
     def __init__(self, tables: TabulatedModel, pivot: float = PIVOT):
@@ -169,11 +172,6 @@ class MassDependentModel(ForwardModel):
             As of :meth:`TabulatedModel.load`.
         """
         return cls(TabulatedModel.load(path), pivot)
-
-    @property
-    def box_error(self) -> None:
-        """None: the regions of the boxes are not known by host mass."""
-        return None
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
         mu_cen, mu_sat, slope = theta[:, 0], theta[:, 1], theta[:, -1]

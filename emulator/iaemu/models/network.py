@@ -58,7 +58,7 @@ class NetworkModel(ForwardModel):
         self.binnings = [check_edges(edges) for edges in binnings]
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
-        self._trained = trained.eval().requires_grad_(False)
+        self._trained: Any = trained.eval().requires_grad_(False)
         self._copies: dict[tuple, nn.Module] = {}
         self._plans: dict[bytes, NativeBins] = {}
 

@@ -17,7 +17,7 @@ from iaemu.prediction import STATISTICS, check_statistics
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.mocks.realisations import MockRealisations, concatenate, sum_boxes
-from iaemu_training.work.cluster import one_thread, workers
+from iaemu_training.work.cluster import Workers, one_thread, workers
 
 SEED_POLICIES = ("fixed", "fresh")
 
@@ -61,6 +61,9 @@ class MockEnsemble(ForwardModel):
         As :class:`HalotoolsMocks`; or an option is not valid.
     """
 
+    # The mocks are those of given boxes.
+    _takes_box_error = False
+
     def __init__(
         self,
         catalogues: Sequence,
@@ -86,18 +89,13 @@ class MockEnsemble(ForwardModel):
         self.binnings = [PAPER_EDGES]
         self.metadata = {"catalogues": list(self.catalogues)}
         self.n_mocks = self.n_points = 0
-        self._edges = None  # the union of what was asked for
+        self._edges: np.ndarray | None = None  # the union of what was asked for
         self._last: tuple[bytes, MockRealisations] | None = None
         self._lock = threading.RLock()
         boxes = [_load_box(catalogue) for catalogue in self.catalogues]
         self.r_max = 0.5 * min(box.Lbox for box in boxes)
         self._exit = ExitStack()
-        self._workers = None
-
-    @property
-    def box_error(self) -> None:
-        """None: the mocks are those of given boxes."""
-        return None
+        self._workers: Workers | None = None
 
     @property
     def n_deviations(self) -> int:

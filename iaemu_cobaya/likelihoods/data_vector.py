@@ -1,0 +1,291 @@
+"""From a measurement to what a likelihood needs: used bins, one data vector, and its whitened covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from iaemu.binning import EDGE_TOLERANCE
+from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
+from iaemu.prediction import STATISTICS
+from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
+
+COVARIANCES = ("auto", "full", "diagonal", "correlation")
+
+
+@dataclass
+class Options:
+    """The options of :class:`iaemu_cobaya.IACorrelations` that choose bins and covariance; see IACorrelations.yaml.
+
+    Each may also be a mapping of statistic to value.
+    """
+
+    r_min: float | Mapping | None = None
+    r_max: float | Mapping | None = None
+    covariance: str | Mapping = "auto"
+    correlation_from: Any = None
+    hartlap: bool = True
+
+    def of(self, name: str, statistic: str) -> Any:
+        """Value of an option for one statistic.
+
+        Parameters
+        ----------
+        name, statistic : str
+
+        Returns
+        -------
+        object
+            None where a mapping does not name the statistic.
+
+        Raises
+        ------
+        MeasurementError
+            A mapping names an unknown statistic.
+        """
+        value = getattr(self, name)
+        if not isinstance(value, Mapping):
+            return value
+        unknown = [key for key in value if key not in STATISTICS]
+        if unknown:
+            raise MeasurementError(f"{name}: unknown statistic(s) {', '.join(map(str, unknown))}.")
+        return value.get(statistic)
+
+
+class DataVector:
+    """The used bins of each of ``statistics``, in that order, in increasing r; n in all.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    statistics : sequence of str
+    options : Options
+
+    Attributes
+    ----------
+    used : dict of statistic to bool array (n_measured,)
+        Which bins of the measurement are used.
+    bins : dict of statistic to Bins
+        The used bins.
+    slices : dict of statistic to slice
+        Where they are in the vector.
+    values : array (n,)
+        Dimensionless.
+    covariance : array (n, n)
+        Without Hartlap factors.
+    whitening : array (n, n)
+        W with W^T W = inverse covariance, Hartlap factors included: chi^2 = |W (data - prediction)|^2.
+    hartlap_factors : dict of statistic to float
+        1 where it does not apply.
+    n_regions : dict of statistic to int or None
+        Jackknife regions behind the covariance, where it was estimated from some.
+
+    Raises
+    ------
+    MeasurementError, FileNotFoundError
+        No bin is left; a covariance is missing, malformed or from too few regions; an option is not valid.
+    """
+
+    def __init__(self, measurement: Measurement, statistics: Sequence[str], options: Options):
+        self.measurement, self.statistics, self._options = measurement, tuple(statistics), options
+        self.used = {statistic: self._used(statistic) for statistic in self.statistics}
+        self.bins = {name: measurement.bins[name].select(used) for name, used in self.used.items()}
+        stops = np.cumsum([len(bins) for bins in self.bins.values()])
+        self.slices = {
+            name: slice(int(stop) - len(bins), int(stop))
+            for (name, bins), stop in zip(self.bins.items(), stops, strict=True)
+        }
+        self.values = np.concatenate([bins.value for bins in self.bins.values()])
+        self.covariance = np.zeros((len(self.values), len(self.values)))
+        self.whitening = np.zeros_like(self.covariance)
+        self.hartlap_factors: dict[str, float] = {}
+        self.n_regions: dict[str, int | None] = {}
+        for names, matrix, n_regions in self._blocks():
+            self._add_block(names, matrix, n_regions)
+        self._values_torch = torch.as_tensor(self.values)
+        self._whitening_torch = torch.as_tensor(self.whitening.T.copy())
+
+    def log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | None = None) -> torch.Tensor:
+        """Log-likelihoods of predictions, differentiable; without the normalisation of the data's Gaussian.
+
+        Parameters
+        ----------
+        vectors : tensor (m, n)
+        deviations : tensor (m, K, n), optional
+            The error of each prediction: C_emu = sum_k d_k d_k^T is added to the covariance, and half of the change of
+            its log-determinant to the result. Hartlap factors apply to the covariance of the data only.
+
+        Returns
+        -------
+        tensor (m,)
+            -chi^2 / 2, or -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2; NaN where it has no value.
+        """
+        whitened = (self._values_torch - vectors) @ self._whitening_torch
+        if deviations is None:
+            return -0.5 * whitened.square().sum(dim=1)
+        # Where C_data is the unit matrix, C_data + C_emu = 1 + sum of products of the whitened deviations.
+        rows = deviations @ self._whitening_torch
+        total = torch.eye(whitened.shape[1], dtype=rows.dtype) + rows.mT @ rows
+        cholesky, failed = torch.linalg.cholesky_ex(total)
+        solved = torch.linalg.solve_triangular(cholesky, whitened[:, :, None], upper=False)[:, :, 0]
+        log_det = 2.0 * cholesky.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        logp = -0.5 * (solved.square().sum(dim=1) + log_det)
+        return torch.where(failed == 0, logp, torch.nan)
+
+    def describe(self) -> str:
+        """What is used, in one line per statistic.
+
+        Returns
+        -------
+        str
+        """
+        lines = [f"Data: {self.measurement.name}"]
+        for statistic, bins in self.bins.items():
+            rows = self.covariance[self.slices[statistic]]
+            errors = "errors only" if np.count_nonzero(rows) == len(rows) else "covariance"
+            if self.n_regions[statistic] is not None:
+                errors += f" from {self.n_regions[statistic]} regions"
+            factor = self.hartlap_factors[statistic]
+            hartlap = "" if factor == 1.0 else f", Hartlap factor {factor:.4g}"
+            lines.append(
+                f"  {statistic}: {len(bins)} of {len(self.used[statistic])} bins, {bins.r_low[0]:.4g} to "
+                f"{bins.r_high[-1]:.4g} Mpc/h, {errors}{hartlap}"
+            )
+        return "\n".join(lines)
+
+    def describe_not_finite(self, vector: np.ndarray) -> str:
+        """Where a prediction is not finite, as a sentence.
+
+        Parameters
+        ----------
+        vector : array (n,)
+
+        Returns
+        -------
+        str
+        """
+        for statistic, part in self.slices.items():
+            bad = np.flatnonzero(~np.isfinite(vector[part]))
+            if len(bad):
+                bins = self.bins[statistic]
+                return (
+                    f"The predicted {statistic} is {vector[part][bad[0]]} in {len(bad)} of {len(bins)} bins, first at "
+                    f"r = {bins.r_low[bad[0]]:.5g} .. {bins.r_high[bad[0]]:.5g} Mpc/h (no pairs expected there?)."
+                )
+        return "chi^2 is not finite: the prediction is too large."
+
+    # ------------------------------------------------------------------ bins and covariance
+
+    def _used(self, statistic: str) -> np.ndarray:
+        bins = self.measurement.bins[statistic]
+        r_min, r_max = (self._options.of(name, statistic) for name in ("r_min", "r_max"))
+        used = np.ones(len(bins), dtype=bool)
+        if r_min is not None:
+            used &= bins.r_low >= r_min * (1.0 - EDGE_TOLERANCE)
+        if r_max is not None:
+            used &= bins.r_high <= r_max * (1.0 + EDGE_TOLERANCE)
+        if not used.any():
+            raise MeasurementError(
+                f"No bin of {statistic} lies between r_min = {r_min} and r_max = {r_max} Mpc/h; "
+                f"{self.measurement.name} holds bins from {bins.r_low[0]:.5g} to {bins.r_high[-1]:.5g}."
+            )
+        return used
+
+    def _add_block(self, names: Sequence[str], matrix: np.ndarray, n_regions: int | None) -> None:
+        check_covariance(matrix, f"{self.measurement.name}, used bins of {', '.join(names)}")
+        factor = 1.0
+        if self._options.hartlap and n_regions is not None:
+            factor = _hartlap_factor(names, len(matrix), n_regions)
+        where = np.concatenate([np.arange(len(self.values))[self.slices[name]] for name in names])
+        block = np.ix_(where, where)
+        self.covariance[block] = matrix
+        # Correlations, not covariances, are factorised: bins of xi differ by many orders of magnitude.
+        error = np.sqrt(np.diag(matrix))
+        cholesky = np.linalg.cholesky(matrix / np.outer(error, error))
+        self.whitening[block] = np.sqrt(factor) * np.linalg.solve(cholesky, np.diag(1.0 / error))
+        self.hartlap_factors.update(dict.fromkeys(names, factor))
+        self.n_regions.update(dict.fromkeys(names, n_regions))
+
+    def _blocks(self) -> Iterator[tuple[list[str], np.ndarray, int | None]]:
+        """Independent parts of the covariance: (statistics, matrix over their used bins, n_regions or None)."""
+        joint: dict[int, tuple[Covariance, list[str]]] = {}
+        for statistic in self.statistics:
+            kind = self._options.of("covariance", statistic) or "auto"
+            if kind not in COVARIANCES:
+                raise MeasurementError(
+                    f"covariance: must be one of {', '.join(COVARIANCES)} ({statistic}), got '{kind}'."
+                )
+            own, error = self.measurement.covariance_of(statistic), self.bins[statistic].error
+            if kind == "correlation":
+                correlation, n_regions = self._borrowed_correlation(statistic)
+                yield [statistic], correlation * np.outer(error, error), n_regions
+            elif kind == "diagonal" or (kind == "auto" and own is None):
+                yield [statistic], np.diag(error**2), None
+            elif own is None:
+                held = [name for name in self.measurement.statistics if self.measurement.covariance_of(name)]
+                raise MeasurementError(
+                    f"covariance: {self.measurement.name} has no covariance of {statistic} (only of: "
+                    f"{', '.join(held) or 'none'}). Use 'diagonal', 'auto' or 'correlation'."
+                )
+            else:
+                joint.setdefault(id(own), (own, []))[1].append(statistic)
+        for covariance, names in joint.values():
+            starts = _starts(covariance, self.measurement)
+            rows = np.concatenate([starts[name] + np.flatnonzero(self.used[name]) for name in names])
+            yield names, covariance.matrix[np.ix_(rows, rows)], covariance.n_regions
+
+    def _borrowed_correlation(self, statistic: str) -> tuple[np.ndarray, int | None]:
+        """Correlation matrix of the used bins, and its number of regions, from another measurement."""
+        if self._options.correlation_from is None:
+            raise MeasurementError("covariance: 'correlation' needs the option correlation_from, e.g. tng300/sample3.")
+        source = MeasurementByName.read(self._options.correlation_from)
+        covariance = source.covariance_of(statistic)
+        if covariance is None:
+            raise MeasurementError(
+                f"correlation_from: {source.name} has no covariance of {statistic}; use 'covariance: {{{statistic}: "
+                "diagonal}'."
+            )
+        rows = _starts(covariance, source)[statistic] + _match_bins(
+            self.bins[statistic], source.bins[statistic], source.name, statistic
+        )
+        matrix = covariance.matrix[np.ix_(rows, rows)]
+        error = np.sqrt(np.diag(matrix))
+        return matrix / np.outer(error, error), covariance.n_regions
+
+
+def _hartlap_factor(statistics: Sequence[str], n_bins: int, n_regions: int) -> float:
+    """Of the inverse of an estimated covariance: Hartlap et al. 2007, A&A 464, 399, equation 17."""
+    factor = (n_regions - n_bins - 2) / (n_regions - 1)
+    if factor <= 0:
+        raise MeasurementError(
+            f"The covariance of {', '.join(statistics)} comes from {n_regions} regions, too few for {n_bins} bins: the "
+            f"Hartlap factor (n_regions - n_bins - 2) / (n_regions - 1) is {factor:.3g}. Use at most {n_regions - 3} "
+            "bins (r_min, r_max, statistics), 'covariance: diagonal', or 'hartlap: False' if you accept a biased "
+            "inverse."
+        )
+    return factor
+
+
+def _starts(covariance: Covariance, measurement: Measurement) -> dict[str, int]:
+    """First row of each statistic in a covariance."""
+    sizes = [len(measurement.bins[name]) for name in covariance.statistics]
+    return dict(zip(covariance.statistics, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+
+
+def _match_bins(wanted: Bins, available: Bins, name: str, statistic: str) -> np.ndarray:
+    """Index in ``available`` of each bin of ``wanted``; MeasurementError naming the first that is not there."""
+    low = np.abs(available.r_low[None, :] / wanted.r_low[:, None] - 1.0) < EDGE_TOLERANCE
+    high = np.abs(available.r_high[None, :] / wanted.r_high[:, None] - 1.0) < EDGE_TOLERANCE
+    same = low & high
+    absent = ~same.any(axis=1)
+    if absent.any():
+        bad = int(np.argmax(absent))
+        raise MeasurementError(
+            f"correlation_from: {name} has no bin of {statistic} from {wanted.r_low[bad]:.6g} to "
+            f"{wanted.r_high[bad]:.6g} Mpc/h; the correlation matrix can be used in the same bins only."
+        )
+    return same.argmax(axis=1)

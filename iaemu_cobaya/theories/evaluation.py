@@ -1,0 +1,212 @@
+"""A forward model at batches of points of a run, under the policy of the option ``support``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from logging import Logger
+from typing import Any
+
+import numpy as np
+import torch
+from cobaya.log import LoggedError
+from numpy.typing import ArrayLike
+
+from iaemu.models.base import ForwardModel
+from iaemu.models.fixed_occupation import AtOccupation
+from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
+from iaemu.prediction import STATISTICS
+from iaemu_cobaya.gradients.torch_functions import RejectedRows
+
+#: Numbers that come with a prediction.
+COUNTS = ("n_gal", "f_sat")
+
+#: A binning as a dictionary key; None stands for the model's own edges.
+EdgesKey = tuple[float, ...] | None
+
+
+class Evaluation:
+    """What was requested of a model, and how it is computed.
+
+    Points are given as one entry a parameter of the model: tensors (n,), or numbers where they are constant.
+
+    Parameters
+    ----------
+    model : ForwardModel
+    names : sequence of str
+        Of the parameters in the run, for messages.
+    policy : "raise", "reject" or "warn"
+        What is done with points outside the support.
+    log : logging.Logger
+    stop_at_error : callable
+        Whether ``reject`` means to stop.
+
+    Attributes
+    ----------
+    requests, deviation_requests : dict of EdgesKey to set of str
+        Statistics by binning.
+    """
+
+    def __init__(
+        self,
+        model: ForwardModel,
+        names: Sequence[str],
+        policy: str,
+        log: Logger,
+        stop_at_error: Callable[[], bool],
+    ):
+        self._model, self._names, self._policy = model, names, policy
+        self._log, self._stop_at_error = log, stop_at_error
+        self.requests: dict[EdgesKey, set[str]] = {}
+        self.deviation_requests: dict[EdgesKey, set[str]] = {}
+        # Where the strengths and the occupation are among the parameters.
+        self._occupation = [model.parameters.index(name) for name in OCCUPATION_PARAMETERS]
+        self._strengths = [i for i, name in enumerate(model.parameters) if name not in OCCUPATION_PARAMETERS]
+        limits = [model.support.bounds(model.parameters[column], None) for column in self._strengths]
+        self._low, self._high = torch.tensor(limits, dtype=torch.float64).T
+        self._fixed: dict[EdgesKey, tuple[Any, AtOccupation]] = {}
+        self._warned = False
+
+    def predict(self, values: Sequence, key: EdgesKey, statistics: set[str], counts: bool) -> Mapping[str, Any]:
+        """Statistics at a batch of points.
+
+        Parameters
+        ----------
+        values : sequence of tensors (n,) or numbers
+        key : EdgesKey
+        statistics : set of str
+        counts : bool
+            Also n_gal and f_sat.
+
+        Returns
+        -------
+        mapping of str to tensor (n, n_bins)
+            ``n_gal`` and ``f_sat`` are (n,), or None.
+
+        Raises
+        ------
+        RejectedRows
+            Points outside the support, with the policy ``reject``.
+        LoggedError
+            The same with ``raise``; or the prediction failed.
+        """
+        fixed, mu = self._at_occupation(values, key)
+        if fixed is None:
+            return vars(self._guarded(self._model.predict, _columns(values), key, statistics))
+        found: dict[str, Any] = fixed(mu)
+        if counts:
+            for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
+                found[name] = None if count is None else mu.new_full((len(mu),), count)
+        return found
+
+    def deviations(self, values: Sequence, key: EdgesKey, statistics: set[str]) -> Mapping[str, torch.Tensor]:
+        """Scaled deviations of the predictions, see :meth:`iaemu.models.base.ForwardModel.deviations`.
+
+        Parameters
+        ----------
+        values, key, statistics
+            As of :meth:`predict`.
+
+        Returns
+        -------
+        mapping of str to tensor (n, K, n_bins)
+
+        Raises
+        ------
+        RejectedRows, LoggedError
+        """
+        fixed, mu = self._at_occupation(values, key)
+        if fixed is None:
+            return self._guarded(self._model.deviations, _columns(values), key, statistics)
+        return fixed.deviations(mu)
+
+    def _at_occupation(self, values: Sequence, key: EdgesKey) -> tuple[AtOccupation | None, Any]:
+        """The model at a constant occupation, and the strengths (n, n_strengths).
+
+        None if the occupation varies; if nothing is gained, since strengths are no factors; or if strengths are beyond
+        their limits, which is for the policy.
+        """
+        occupation = tuple(values[column] for column in self._occupation)
+        if not self._model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
+            return None, None
+        mu = _columns([values[column] for column in self._strengths])
+        if not bool(((mu.detach() >= self._low) & (mu.detach() <= self._high)).all()):
+            return None, None
+        statistics = self.requests.get(key, set()) | self.deviation_requests.get(key, set())
+        held = self._fixed.get(key)
+        if held is None or held[0] != (occupation, statistics):
+            theta = torch.zeros(1, len(self._names), dtype=torch.float64)
+            theta[0, self._occupation] = torch.tensor(occupation, dtype=torch.float64)
+
+            def at_occupation(theta, *arguments, **options):
+                return self._model.at_occupation(occupation, *arguments, **options)
+
+            held = (occupation, statistics), self._guarded(at_occupation, theta, key, statistics)
+            self._fixed[key] = held
+        return held[1], mu
+
+    def _guarded(self, call: Callable, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> Any:
+        """``call(theta, edges, statistics)`` under the policy; RejectedRows for points to be rejected."""
+        edges = None if key is None else np.array(key)
+        names = tuple(name for name in STATISTICS if name in statistics)
+        try:
+            try:
+                return call(theta, edges, statistics=names)
+            except SupportError as error:
+                if self._policy == "raise" or (self._policy == "reject" and self._stop_at_error()):
+                    raise LoggedError(self._log, "%s", error) from error
+                if self._policy == "reject":
+                    self._log.debug("Rejected: %s", error)
+                    raise RejectedRows(~self._model.support.contains(theta)) from error
+                self._warn(error)
+                with warnings.catch_warnings():
+                    # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
+                    warnings.simplefilter("ignore")
+                    return call(theta, edges, statistics=names, support="warn")
+        except (LoggedError, RejectedRows):
+            raise
+        except Exception as error:
+            # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
+            point = ", ".join(
+                f"{name} = {value:.6g}" for name, value in zip(self._names, theta[0].tolist(), strict=True)
+            )
+            where = point if len(theta) == 1 else f"one of {len(theta)} points, of which the first is {point}"
+            raise LoggedError(
+                self._log, "The prediction failed at %s: %s: %s", where, type(error).__name__, error
+            ) from error
+
+    def _warn(self, error: SupportError) -> None:
+        if self._warned:
+            self._log.debug("%s", error)
+            return
+        self._warned = True
+        self._log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
+
+
+def edges_key(r_edges: ArrayLike | None) -> EdgesKey:
+    """Edges as a dictionary key.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,), or None
+        [Mpc/h]
+
+    Returns
+    -------
+    EdgesKey
+    """
+    if r_edges is None or isinstance(r_edges, tuple):
+        return r_edges
+    return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
+
+
+def _columns(values: Sequence) -> torch.Tensor:
+    """Numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are numbers alone."""
+    n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
+    return torch.stack(
+        [
+            value if isinstance(value, torch.Tensor) else torch.full((n,), float(value), dtype=torch.float64)
+            for value in values
+        ],
+        dim=1,
+    )
