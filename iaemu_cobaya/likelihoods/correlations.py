@@ -11,7 +11,8 @@ of its log-determinant too: -(chi^2 + log det (C_data + C_emu) - log det C_data)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -339,7 +340,14 @@ class IACorrelations(MapsParameters, Likelihood):
         """
         return self._data.describe()
 
-    def plot(self, theory_vector=None, band=None, axes=None, label="prediction", color="C0"):
+    def plot(
+        self,
+        theory_vector: ArrayLike | None = None,
+        band: Sequence | None = None,
+        axes: Any = None,
+        label: str = "prediction",
+        color: str = "C0",
+    ) -> list:
         """Data with error bars, bins that are not used in grey, and a prediction; one panel per statistic.
 
         Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any, cast
 
 from iaemu import measurement
 from iaemu.measurement import SUFFIX
@@ -13,7 +14,7 @@ class Measurement(measurement.Measurement):
     """:class:`iaemu.measurement.Measurement` that also finds the packaged ones, such as ``tng300/sample1``."""
 
     @classmethod
-    def read(cls, source, name: str | None = None) -> Measurement:
+    def read(cls, source: Any, name: str | None = None) -> Measurement:
         """Read and check a measurement.
 
         Parameters
@@ -23,6 +24,10 @@ class Measurement(measurement.Measurement):
         name : str, optional
             What error messages call it; by default the packaged name, or the path.
 
+        Returns
+        -------
+        Measurement
+
         Raises
         ------
         MeasurementError
@@ -31,20 +36,39 @@ class Measurement(measurement.Measurement):
             Neither a packaged name nor a file; the message lists the packaged names.
         """
         path = resolve(source)
-        return super().read(path, name or (str(source) if path == _packaged(source) else None))
+        found = super().read(path, name or (str(source) if path == _packaged(source) else None))
+        return cast(Measurement, found)
 
 
 def packaged_names() -> list[str]:
-    """Names of the measurements that come with this package, such as ``tng300/sample1``."""
+    """Names of the measurements that come with this package, such as ``tng300/sample1``.
+
+    Returns
+    -------
+    list of str
+    """
     root = _data_folder()
     files = sorted(root.glob(f"*/*{SUFFIX}"))
     return [str(file.relative_to(root).with_suffix("").as_posix()) for file in files if "_covariance" not in file.stem]
 
 
-def resolve(source) -> Path:
+def resolve(source: Any) -> Path:
     """Path of a packaged measurement or covariance given by name, or of a user's file.
 
     Packaged names win, so that a run does not depend on the folder in which it is started.
+
+    Parameters
+    ----------
+    source : str or path-like
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        There is neither.
     """
     packaged = _packaged(source)
     if packaged.is_file():

@@ -19,9 +19,12 @@ COVARIANCES = ("auto", "full", "diagonal", "correlation")
 
 @dataclass
 class Options:
-    """The options of :class:`iaemu_cobaya.IACorrelations` that choose bins and covariance; see IACorrelations.yaml.
+    """Options of :class:`iaemu_cobaya.IACorrelations`, described in IACorrelations.yaml.
 
-    Each may also be a mapping of statistic to value.
+    Attributes
+    ----------
+    r_min, r_max, covariance, correlation_from, hartlap
+        The first three may differ between statistics: as mappings of statistic to value.
     """
 
     r_min: float | Mapping | None = None

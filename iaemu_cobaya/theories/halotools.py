@@ -95,8 +95,14 @@ class HalotoolsIA(ForwardModelTheory):
             elapsed / self.model.n_points,
         )
 
-    def close(self, *args):
-        """End worker processes; say how many mocks there were."""
+    def close(self, *args: Any) -> None:
+        """End worker processes; say how many mocks there were.
+
+        Parameters
+        ----------
+        *args
+            Of Cobaya.
+        """
         if self.model.n_points:
             self._report()
         self.model.close()

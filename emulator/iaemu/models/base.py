@@ -302,7 +302,9 @@ class ForwardModel(Deviations, ABC):
         return None
 
 
-def check_golden(stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float):
+def check_golden(
+    stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float
+) -> None:
     """Compare what a file says that its model predicts with what it predicts.
 
     Parameters

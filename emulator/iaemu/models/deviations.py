@@ -7,7 +7,7 @@ statistics and bins, so deviations of several binnings joined along the bins hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -161,7 +161,9 @@ def _shipped_box_error() -> BoxError:
     return BoxError.load()
 
 
-def combine(mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics) -> dict[str, torch.Tensor]:
+def combine(
+    mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics: Sequence[str]
+) -> dict[str, torch.Tensor]:
     """Deviations of the statistics from those of the ingredients.
 
     Parameters

@@ -111,7 +111,7 @@ class FixedOccupation(AtOccupation):
         self._find_deviations = deviations
         self.n_gal, self.f_sat = n_gal, f_sat
         self._xi = ingredients.get("xi")
-        self._omega, self._eta = omega_rows(ingredients), eta_rows(ingredients)
+        self._omega, self._eta = _omega_rows(ingredients), _eta_rows(ingredients)
         held = {"xi": self._xi, "omega": self._omega, "eta": self._eta}
         self.statistics = tuple(name for name, value in held.items() if value is not None)
 
@@ -143,7 +143,7 @@ class FixedOccupation(AtOccupation):
     @cached_property
     def _deviation_rows(self):
         flat = {name: value.flatten() for name, value in self._held_deviations.items()}
-        return omega_rows(flat), eta_rows(flat)
+        return _omega_rows(flat), _eta_rows(flat)
 
     @staticmethod
     def _oriented(mu, omega, eta) -> dict[str, torch.Tensor]:
@@ -201,24 +201,28 @@ class EvaluatedOccupation(AtOccupation):
         return torch.cat([mu, self._occupation.to(mu).expand(len(mu), -1)], dim=1)
 
 
-def omega_rows(ingredients) -> torch.Tensor | None:
+def _omega_rows(ingredients) -> torch.Tensor | None:
     """Rows (2, n) that q_cen and q_sat multiply, or None if the ingredients are not there."""
     return torch.stack([ingredients["A_c"], ingredients["A_s"]]) if "A_c" in ingredients else None
 
 
-def eta_rows(ingredients) -> torch.Tensor | None:
+def _eta_rows(ingredients) -> torch.Tensor | None:
     """Rows (3, n) that q_cen^2, q_cen q_sat and q_sat^2 multiply, or None if the ingredients are not there."""
     if "E_cc" not in ingredients:
         return None
     return torch.stack([ingredients["E_cc"], 2.0 * ingredients["E_cs"], ingredients["E_ss"]])
 
 
-def without_alignment(occupation) -> torch.Tensor:
-    """Parameters (1, 7) in float64 at one occupation, with strengths of zero.
+def without_alignment(occupation: Any) -> torch.Tensor:
+    """Parameters at one occupation, with strengths of zero.
 
     Parameters
     ----------
     occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+
+    Returns
+    -------
+    tensor (1, 7), float64
 
     Raises
     ------

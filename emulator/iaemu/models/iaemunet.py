@@ -99,12 +99,14 @@ class IAEmuNetEmulator(NetworkModel):
 
         Parameters
         ----------
-        theta, r_edges, statistics, support, volume
+        theta, r_edges, statistics, support
             As there. The network's bins are the paper's 20.
         uncertainties : bool
             Only for bins of the network itself: the sigma of a sum of bins depends on their correlation, which the
             network does not predict. ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
             ``sigma_epistemic`` the standard deviation over Monte Carlo passes.
+        volume : float, optional
+            As there.
         n_passes : int
             Passes with dropout, at the cost of as many predictions.
         seed : int

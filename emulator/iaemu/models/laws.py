@@ -69,11 +69,13 @@ class MassDependentSupport(Support):
         """
         return cls(**asdict(support))
 
-    def bounds(self, name: str, logMmin) -> tuple:
+    def bounds(self, name: str, logMmin: Any) -> tuple:
         return self.mu_cen_slope if name == SLOPE else super().bounds(name, logMmin)
 
 
-def central_strengths(mu_cen, slope, log_mass: torch.Tensor, pivot: float, clip_width: float = 0.0) -> torch.Tensor:
+def central_strengths(
+    mu_cen: torch.Tensor, slope: torch.Tensor, log_mass: torch.Tensor, pivot: float, clip_width: float = 0.0
+) -> torch.Tensor:
     """mu_cen(M), clipped to [-1, 1].
 
     Parameters
@@ -232,6 +234,17 @@ class MassDependentFixedOccupation(AtOccupation):
     """xi, omega and eta at one occupation, as functions of mu_cen, mu_sat and mu_cen_slope.
 
     omega is linear in q(mu_cen(M)) at the host masses of the tables, and eta quadratic.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,)
+        [Mpc/h]
+    response : CentralResponse
+    statistics : sequence of str
+    pivot : float
+        As of :class:`MassDependentModel`.
+    slopes : (float, float)
+        Range of ``mu_cen_slope``.
     """
 
     def __init__(self, r_edges, response: CentralResponse, statistics, pivot: float, slopes: tuple[float, float]):

@@ -13,11 +13,13 @@ noise; the catalogues' own sample variance remains.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError, require, write_artifact
 from iaemu.binning import check_edges, nesting_matrix, shell_volumes
@@ -58,11 +60,20 @@ _BLOCKS = {
 
 @dataclass
 class PairSums:
-    """Expected pair sums at n parameter points, each (n, n_bins); ordered pairs, all boxes together.
+    """Expected pair sums at n parameter points; ordered pairs, all boxes together.
 
-    ``A_c, A_s`` are the sums of (a.r)^2 - 1/3 over pairs whose first member is a central or a satellite, a its
-    reference axis; ``E_cc, E_cs, E_ss`` those of (a1.a2)^2 - 1/3 (``E_cs`` counts one order). Divided by ``DD`` they
-    are the ingredients of omega and eta; 1 + xi = DD / RR.
+    Divided by ``DD``, ``A`` and ``E`` are the ingredients of omega and eta; 1 + xi = DD / RR.
+
+    Attributes
+    ----------
+    DD, RR : tensor (n, n_bins)
+        Pairs, and pairs of unclustered galaxies.
+    A_c, A_s : tensor (n, n_bins)
+        Sums of (a.r)^2 - 1/3 over pairs whose first member is a central or a satellite, a its reference axis.
+    E_cc, E_cs, E_ss : tensor (n, n_bins)
+        Sums of (a1.a2)^2 - 1/3; ``E_cs`` counts one order.
+    n_gal, f_sat : tensor (n,)
+        Galaxies in the mean of the boxes, and the share of satellites.
     """
 
     DD: torch.Tensor
@@ -79,7 +90,7 @@ class PairSums:
 class TabulatedModel(ForwardModel):
     """Expected xi, omega and eta of halotools-IA mocks, from tables; float64, differentiable, any nested bins.
 
-    Load with :meth:`load`; made by ``iaemu-train tabulate``.
+    Made by ``iaemu-train tabulate``.
 
     Attributes
     ----------
@@ -95,7 +106,7 @@ class TabulatedModel(ForwardModel):
     _in_double = True
     factorises = True
 
-    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path="tables"):
+    def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path: Any = "tables"):
         tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo.values", "one_halo.n_bins")
         require(tensors, ("r_edges", "node_log_mass", "node_count", *tables), path)
         self.metadata = metadata
@@ -138,8 +149,13 @@ class TabulatedModel(ForwardModel):
         found = {name: getattr(sums, name).numpy() for name in golden["sums"]}
         check_golden(golden["sums"], found, path, rtol=1e-8, atol=1e-6)
 
-    def save(self, path) -> None:
-        """Write the tables with golden predictions that :meth:`load` checks."""
+    def save(self, path: Any) -> None:
+        """Write the tables with golden predictions that :meth:`load` checks.
+
+        Parameters
+        ----------
+        path : path-like
+        """
         theta = self.support.sample(3, np.random.default_rng(20250407))
         sums = self.sums(theta)
         golden = {
@@ -150,7 +166,7 @@ class TabulatedModel(ForwardModel):
 
     # ------------------------------------------------------------------ predictions
 
-    def sums(self, theta, r_edges=None, central_weight=None) -> PairSums:
+    def sums(self, theta: Any, r_edges: ArrayLike | None = None, central_weight: Callable | None = None) -> PairSums:
         """Expected pair sums at a batch of points.
 
         Parameters
@@ -163,6 +179,10 @@ class TabulatedModel(ForwardModel):
         central_weight : callable, optional
             From host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
             ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. See :mod:`iaemu.models.laws`.
+
+        Returns
+        -------
+        PairSums
         """
         if not isinstance(theta, Mapping) and np.shape(theta)[-1:] == (len(PARAMETERS) - len(ALIGNMENT_PARAMETERS),):
             theta = torch.as_tensor(theta, dtype=torch.float64)
@@ -172,11 +192,10 @@ class TabulatedModel(ForwardModel):
         occupation_theta = occupation_theta.reshape(-1, occupation_theta.shape[-1])
         two_halo, one_halo, volumes = self._for_bins(r_edges)
 
-        if central_weight is not None:
-            central_weight = central_weight(self._occupations.log_mass)
-        amplitudes = self._occupations.amplitudes(occupation_theta, central_weight)
+        weight = None if central_weight is None else central_weight(self._occupations.log_mass)
+        amplitudes = self._occupations.amplitudes(occupation_theta, weight)
         # What orientations of centrals count with; in DD, and as the other member of a pair, they count with <Ncen>.
-        oriented = "" if central_weight is None else "weighted_"
+        oriented = "" if weight is None else "weighted_"
         central, oriented_central = amplitudes["central"], amplitudes[f"{oriented}central"]
         satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)
         n_c = central.shape[1]
@@ -217,7 +236,7 @@ class TabulatedModel(ForwardModel):
             f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),
         )
 
-    def central_response(self, theta, r_edges=None) -> CentralResponse:
+    def central_response(self, theta: torch.Tensor, r_edges: ArrayLike | None = None) -> CentralResponse:
         """The sums at one occupation as functions of a weight of the orientation of centrals by host mass.
 
         Parameters
@@ -226,6 +245,10 @@ class TabulatedModel(ForwardModel):
             Float64, in the order of ``OCCUPATION_PARAMETERS``.
         r_edges
             As in :meth:`sums`.
+
+        Returns
+        -------
+        CentralResponse
         """
         # Tensors made under inference mode could not take part in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
@@ -238,7 +261,9 @@ class TabulatedModel(ForwardModel):
             mass, species, value = entries["central"]
             log_mass = self._occupations.log_mass
             modes = torch.zeros(len(log_mass), n_c, dtype=torch.float64)
-            modes.index_add_(0, mass, value[:, None] * self._occupations.matrix("central")[species])
+            to_modes = self._occupations.matrix("central")
+            assert to_modes is not None
+            modes.index_add_(0, mass, value[:, None] * to_modes[species])
             everything = torch.cat([amplitudes["central"][0], satellite])
             A_c = modes @ torch.einsum("bij,j->ib", two_halo[1, :, :n_c], everything)
             E_cs = modes @ torch.einsum("bij,j->ib", two_halo[2, :, :n_c, n_c:], satellite)
@@ -251,11 +276,33 @@ class TabulatedModel(ForwardModel):
             return CentralResponse(log_mass, A_c, E_cs, modes, E_cc, self.sums(theta[None], r_edges))
 
     def expected_centrals(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Host masses (n_m,) [log10 Msun/h] and the centrals there (n, n_m), at ``theta`` (n, 5) in float64."""
+        """Expected centrals by the mass of their hosts.
+
+        Parameters
+        ----------
+        theta : tensor (n, 5), float64
+
+        Returns
+        -------
+        log_mass : tensor (n_m,) [log10 Msun/h]
+        centrals : tensor (n, n_m)
+        """
         return self._counts.log_mass, self._counts.centrals(theta)
 
-    def rebin(self, sums: PairSums, r_edges) -> PairSums:
-        """Pair sums on ``self.r_edges`` summed to coarser bins that nest in them."""
+    def rebin(self, sums: PairSums, r_edges: ArrayLike) -> PairSums:
+        """Sums in coarser bins.
+
+        Parameters
+        ----------
+        sums : PairSums
+            In the bins ``self.r_edges``.
+        r_edges : array (n_bins + 1,)
+            That nest in them [Mpc/h].
+
+        Returns
+        -------
+        PairSums
+        """
         nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
         binned = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
         return replace(sums, **{name: getattr(sums, name) @ nesting.T for name in binned})
@@ -315,15 +362,38 @@ class CentralResponse:
     sums: PairSums
 
 
-def correlations(sums: PairSums, theta: torch.Tensor, statistics=STATISTICS) -> dict[str, torch.Tensor]:
-    """xi, omega and eta (n, n_bins) from pair sums and the strengths at the points ``theta`` (n, 7)."""
+def correlations(
+    sums: PairSums, theta: torch.Tensor, statistics: Sequence[str] = STATISTICS
+) -> dict[str, torch.Tensor]:
+    """xi, omega and eta from pair sums and alignment strengths.
+
+    Parameters
+    ----------
+    sums : PairSums
+    theta : tensor (n, 2 or more)
+        ``mu_cen, mu_sat`` in the first columns.
+    statistics : sequence of str
+
+    Returns
+    -------
+    dict of statistic to tensor (n, n_bins)
+    """
     values = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
     oriented = orientation_statistics(theta[:, :2], vars(sums), statistics)
     return values | {name: value / sums.DD for name, value in oriented.items()}
 
 
 def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """One-halo sums (2, n_species, n_bins, n_columns) without the empty bins beyond each species' largest pair."""
+    """One-halo sums without the empty bins beyond each species' largest pair.
+
+    Parameters
+    ----------
+    sums : array (2, n_species, n_bins, n_columns)
+
+    Returns
+    -------
+    dict of str to array
+    """
     filled = np.any(sums != 0, axis=(0, 3))
     n_bins = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
     used = np.arange(filled.shape[1]) < n_bins[:, None]
@@ -332,7 +402,17 @@ def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
-    """The inverse of :func:`pack_one_halo`, in float64."""
+    """The inverse of :func:`pack_one_halo`.
+
+    Parameters
+    ----------
+    tensors : dict of str to array
+    n_bins : int
+
+    Returns
+    -------
+    array (2, n_species, n_bins, n_columns), float64
+    """
     values, n_used = tensors["one_halo.values"], tensors["one_halo.n_bins"]
     if n_used.sum() != len(values) or n_used.max(initial=0) > n_bins:
         raise ArtifactError(f"The one-halo table has {len(values)} rows, {n_used.sum()} are expected.")
@@ -342,7 +422,16 @@ def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
-    """Upper triangles (..., n (n + 1) / 2) of symmetric (..., n, n)."""
+    """Upper triangles of symmetric matrices.
+
+    Parameters
+    ----------
+    matrices : array (..., n, n)
+
+    Returns
+    -------
+    array (..., n (n + 1) / 2)
+    """
     rows, columns = np.triu_indices(matrices.shape[-1])
     return 0.5 * (matrices[..., rows, columns] + matrices[..., columns, rows])
 
