@@ -111,5 +111,5 @@ def _digest(text: str, tensors: dict[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = tensors[name]
         digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        digest.update(array.tobytes())
+        digest.update(np.ascontiguousarray(array))  # its bytes, without a copy of them
     return digest.hexdigest()

@@ -209,7 +209,7 @@ class Support:
             theta[..., column] = torch.minimum(torch.maximum(theta[..., column], low), high)
         return theta
 
-    def describe_violations(self, theta) -> list[str]:
+    def _violations(self, theta) -> list[str]:
         """One sentence per violating parameter of the first point outside; an empty list if all are inside."""
         theta = as_theta(theta, self.parameters).detach().reshape(-1, len(self.parameters))
         excess = self._excess(theta)
@@ -250,7 +250,7 @@ class Support:
             raise ValueError(f"support policy must be one of {', '.join(POLICIES)}, got {policy!r}.")
         inside = self.contains(theta)
         if policy != "reject" and not bool(inside.all()):
-            message = "Outside the supported parameter region: " + "; ".join(self.describe_violations(theta)) + "."
+            message = "Outside the supported parameter region: " + "; ".join(self._violations(theta)) + "."
             if policy == "raise":
                 raise SupportError(message)
             import warnings

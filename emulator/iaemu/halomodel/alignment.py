@@ -36,13 +36,6 @@ _MAX_ORDER = 3  # derivatives that are tabulated: beyond, the polynomials have l
 _FEW = 256  # strengths for which few operations matter more than the size of what they work on
 
 
-def concentration(mu: torch.Tensor) -> torch.Tensor:
-    """kappa = tan(pi mu / 2) of the Dimroth-Watson distribution; infinite at mu = -1, 1."""
-    mu = torch.as_tensor(mu)
-    kappa = 1.0 / torch.tan(0.5 * math.pi * (1.0 - mu.abs()))
-    return torch.where(mu == 0, torch.zeros_like(kappa), torch.copysign(kappa, mu))
-
-
 def mean_p2(mu: torch.Tensor) -> torch.Tensor:
     """q(mu) = <P2(cos t)>: the fraction of an alignment signal that survives misalignment of strength mu.
 
@@ -213,7 +206,7 @@ def _mean_p2_aligned(inverse):
     """kappa = 1 / inverse > 0: <cos^2> = 1 / (2 x D(x)) - 1 / (2 x^2), x = sqrt(kappa), D Dawson's integral."""
     asymptotic = inverse < 1.0 / _ASYMPTOTIC_LIMIT
     x = torch.rsqrt(torch.where(asymptotic, torch.ones_like(inverse), inverse))
-    two_x_dawson = 2.0 * x * dawson(x)
+    two_x_dawson = 2.0 * x * _dawson(x)
     # 2 x D(x) -> 1 + sum (2n-1)!! / (2 kappa)^n
     series = torch.zeros_like(inverse)
     tiny = torch.where(asymptotic, inverse, torch.zeros_like(inverse))
@@ -223,7 +216,7 @@ def _mean_p2_aligned(inverse):
     return 1.5 * cos2 - 0.5
 
 
-def dawson(x: torch.Tensor) -> torch.Tensor:
+def _dawson(x: torch.Tensor) -> torch.Tensor:
     """Dawson's integral exp(-x^2) int_0^x exp(t^2) dt for x >= 0.2, by Rybicki's method.
 
     G. B. Rybicki, Computers in Physics 3, 85 (1989): a sum of Gaussians that converges exponentially in its step.

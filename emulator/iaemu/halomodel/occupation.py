@@ -47,11 +47,11 @@ class _PoissonTail(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         lam, k = ctx.saved_tensors
-        slope = poisson_pmf(lam, k - 1.0)
+        slope = _poisson_pmf(lam, k - 1.0)
         return (grad * slope).sum_to_size(lam.shape), None
 
 
-def poisson_pmf(lam, k):
+def _poisson_pmf(lam, k):
     """P(N = k), N ~ Poisson(lam); 0 for k < 0."""
     safe = k.clamp(min=0.0)
     log_lam = torch.log(lam.clamp(min=torch.finfo(lam.dtype).tiny))

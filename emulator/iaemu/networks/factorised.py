@@ -73,17 +73,12 @@ class FactorisedNet(nn.Module):
         line = self.line_slope * theta[..., :1] + self.line_intercept
         return (theta - line) / self.half_width
 
-    def standardised(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Standardised outputs (..., n_outputs), or only the ``rows`` asked for."""
-        hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
-        if rows is None:
-            return self.output(hidden)
-        return nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
-
     def forward(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Outputs in physical units."""
+        """Outputs (..., n_outputs) in physical units at occupation parameters (..., 5), or only the ``rows`` of them."""
         rows = slice(None) if rows is None else rows
-        return self.standardised(theta, rows) * self.output_std[rows] + self.output_mean[rows]
+        hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
+        standardised = nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
+        return standardised * self.output_std[rows] + self.output_mean[rows]
 
     def rows(self, binning: int, ingredients: Sequence[str]) -> torch.Tensor:
         """Indices of the outputs that hold the given ingredients of a binning, one ingredient after the other."""

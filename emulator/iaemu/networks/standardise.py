@@ -59,7 +59,7 @@ class Standardiser(nn.Module):
             raise ValueError(f"theta must have shape (n, {len(PARAMETERS)}), got {theta.shape}.")
         if y.ndim < 3 or len(y) != len(theta) or y.shape[-2] != len(STATISTICS):
             raise ValueError(f"y must have shape ({len(theta)}, ..., {len(STATISTICS)}, n_bins), got {y.shape}.")
-        log_xi = log_positive(y[..., 0, :])
+        log_xi = _log_positive(y[..., 0, :])
         means, stds = [], []
         for name, values in zip(STATISTICS, (log_xi, y[..., 1, :], y[..., 2, :]), strict=True):
             values = values[np.isfinite(values)]
@@ -81,7 +81,7 @@ class Standardiser(nn.Module):
         learns the distribution of xi given xi > 0.)
         """
         y = torch.as_tensor(y)
-        y = torch.cat([log_positive(y[..., :1, :]), y[..., 1:, :]], dim=-2)
+        y = torch.cat([_log_positive(y[..., :1, :]), y[..., 1:, :]], dim=-2)
         return (y - self.target_mean[:, None]) / self.target_std[:, None]
 
     def physical(
@@ -135,7 +135,7 @@ class Standardiser(nn.Module):
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
 
 
-def log_positive(xi):
+def _log_positive(xi):
     """log(xi), NaN where xi is not positive; array or tensor."""
     if isinstance(xi, torch.Tensor):
         return torch.log(torch.where(xi > 0, xi, torch.full_like(xi, torch.nan)))

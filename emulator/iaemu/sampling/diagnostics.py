@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: Quantiles of which the smaller effective sample size is the tail's.
-TAIL = (0.05, 0.95)
+_TAIL = (0.05, 0.95)
 #: E-BFMI below which the momenta's energies do not explore the density's.
 LOW_BFMI = 0.3
 
@@ -29,7 +29,7 @@ def rhat(draws) -> np.ndarray:
 
 def ess(draws, method: str = "bulk") -> np.ndarray:
     """Effective sample size (d,) of draws (n_chains, n_draws, d), of the "bulk", the "tail" or the "mean"."""
-    options = dict(prob=TAIL) if method == "tail" else {}
+    options = dict(prob=_TAIL) if method == "tail" else {}
     return np.asarray(_array_stats().ess(_array(draws), chain_axis=0, draw_axis=1, method=method, **options))
 
 

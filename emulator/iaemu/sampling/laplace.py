@@ -58,7 +58,7 @@ class Laplace(NamedTuple):
         return self.log_density + float(self.metric.factor.diagonal().log().sum())
 
 
-def maximise(density: Density, start: torch.Tensor, max_iterations: int = 50) -> Laplace:
+def _maximise(density: Density, start: torch.Tensor, max_iterations: int = 50) -> Laplace:
     """Newton's method from ``start`` (d,), where the density is finite.
 
     Returns
@@ -116,7 +116,7 @@ def approximate(density: Density, starts: torch.Tensor) -> list[Laplace]:
         )
     found: list[Laplace] = []
     for start in starts[finite]:
-        new = maximise(density, start)
+        new = _maximise(density, start)
         if not any(_alike(new, old) for old in found):
             found.append(new)
     found.sort(key=lambda one: one.log_mass, reverse=True)

@@ -39,10 +39,6 @@ class Metric(NamedTuple):
         identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         return cls(mean, factor, torch.linalg.solve_triangular(factor, identity, upper=False))
 
-    @property
-    def covariance(self) -> torch.Tensor:
-        return self.factor @ self.factor.T
-
     def colour(self, whitened: torch.Tensor) -> torch.Tensor:
         """x (n, d) of z (n, d)."""
         return torch.addmm(self.mean, whitened, self.factor.T)

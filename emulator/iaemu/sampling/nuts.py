@@ -17,10 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from iaemu.sampling.hmc import DIVERGENCE, State, init
+from iaemu.sampling.hmc import DIVERGENCE, State
 from iaemu.sampling.integrators import Density, integrate
-
-__all__ = ["NUTSInfo", "init", "step"]
 
 
 class NUTSInfo(NamedTuple):

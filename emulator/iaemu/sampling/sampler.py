@@ -224,14 +224,6 @@ class Sampler:
             if callback is not None:
                 callback(self, info)
 
-    def warm_up_steps(self, n: int) -> None:
-        """At most ``n`` transitions of the warm-up, after :meth:`begin`."""
-        self._check_begun()
-        for _ in range(n):
-            if self.is_warm:
-                return
-            self._warm_up_step()
-
     def _warm_up_step(self):
         first = window_begin(self.settings.n_warmup)
         early = self.n_steps < first
@@ -462,11 +454,6 @@ class SamplingResult:
     @property
     def n_divergences(self) -> int:
         return int(self.info.divergent.sum())
-
-    @property
-    def flat(self) -> torch.Tensor:
-        """Draws of all chains (n_chains * n_draws, d)."""
-        return self.draws.reshape(-1, self.draws.shape[-1])
 
     def summary(self) -> diagnostics.Summary:
         """Moments, quantiles and convergence of each parameter; prints as a table."""

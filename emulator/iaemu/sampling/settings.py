@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from iaemu.sampling.integrators import INTEGRATORS
 
-METHODS = ("hmc", "nuts")
+_METHODS = ("hmc", "nuts")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
     chunk: int = 256
 
     def __post_init__(self):
-        self._choice("method", METHODS)
+        self._choice("method", _METHODS)
         self._choice("integrator", ("auto", *INTEGRATORS))
         self._number("n_chains", 2, math.inf, whole=True, optional=True)
         self._number("n_warmup", 20, math.inf, whole=True)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 #: Points on a bound are moved inside by this fraction of the width (or of max(1, |bound|)): u would be infinite there.
-EDGE = 1e-9
+_EDGE = 1e-9
 
 
 class Transform:
@@ -119,7 +119,7 @@ class Transform:
         return physical, slope, log_jacobian, torch.where(self._two, curvature, self._sign)
 
     def inverse(self, physical: torch.Tensor) -> torch.Tensor:
-        """Unbounded coordinates (..., d) of physical points; points on a bound are moved inside by :data:`EDGE`.
+        """Unbounded coordinates (..., d) of physical points; points on a bound are moved inside by :data:`_EDGE`.
 
         Raises
         ------
@@ -136,15 +136,15 @@ class Transform:
             )
         if self._only_free:
             return physical.clone()
-        fraction = ((physical - self._start_two) / self._width).clamp(EDGE, 1.0 - EDGE)
-        rest = ((self._end_two - physical) / self._width).clamp(EDGE, 1.0 - EDGE)
+        fraction = ((physical - self._start_two) / self._width).clamp(_EDGE, 1.0 - _EDGE)
+        rest = ((self._end_two - physical) / self._width).clamp(_EDGE, 1.0 - _EDGE)
         above = (physical - self._start) / torch.clamp(self._start.abs(), min=1.0)
         below = (self._end - physical) / torch.clamp(self._end.abs(), min=1.0)
         result = torch.where(self._two, torch.log(fraction) - torch.log(rest), physical)
         result = torch.where(
-            self._low, torch.log(above.clamp(min=EDGE)) + self._start.abs().clamp(min=1.0).log(), result
+            self._low, torch.log(above.clamp(min=_EDGE)) + self._start.abs().clamp(min=1.0).log(), result
         )
-        return torch.where(self._high, -torch.log(below.clamp(min=EDGE)) - self._end.abs().clamp(min=1.0).log(), result)
+        return torch.where(self._high, -torch.log(below.clamp(min=_EDGE)) - self._end.abs().clamp(min=1.0).log(), result)
 
     def _logit(self, points, reduce=True):
         fraction = torch.sigmoid(points)
