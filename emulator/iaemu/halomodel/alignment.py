@@ -13,6 +13,7 @@ E[(e1.e2)^2] - 1/3 = q1 q2 [(a1.a2)^2 - 1/3]. q(-1) = -1/2, q(0) = 0, q(1) = 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -157,7 +158,9 @@ def _mean_p2_exact(mu: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def orientation_statistics(mu: torch.Tensor, ingredients, statistics=("omega", "eta")) -> dict[str, torch.Tensor]:
+def orientation_statistics(
+    mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics: Collection[str] = ("omega", "eta")
+) -> dict[str, torch.Tensor]:
     """omega and eta from what does not depend on alignment, at strengths ``mu`` (n, 2) of centrals and satellites.
 
     The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss.
@@ -168,7 +171,12 @@ def orientation_statistics(mu: torch.Tensor, ingredients, statistics=("omega", "
         Clamped to [-1, 1].
     ingredients : mapping of A_c, A_s, E_cc, E_cs, E_ss to tensors (n, n_bins)
         Means over pairs, or sums: then sums are returned. Only those of the statistics asked for are needed.
-    statistics : names, of which others than omega and eta are passed over
+    statistics : collection of str
+        Others than omega and eta are passed over.
+
+    Returns
+    -------
+    dict of str to tensor (n, n_bins)
     """
     values = {}
     if "omega" in statistics or "eta" in statistics:

@@ -7,14 +7,7 @@ import torch
 from targets import correlated_normal
 
 from iaemu.sampling import SamplingError, Transform
-from iaemu.sampling.adaptation import (
-    Moments,
-    dual_averaging_init,
-    dual_averaging_update,
-    initial_step_size,
-    pooled_acceptance,
-    window_ends,
-)
+from iaemu.sampling.adaptation import DualAveraging, Moments, initial_step_size, pooled_acceptance, window_ends
 from iaemu.sampling.density import Density
 from iaemu.sampling.laplace import _maximise, approximate, scatter
 from iaemu.sampling.metric import Metric
@@ -33,19 +26,19 @@ def density_of(function, dimension, bounds=(None, None), **options):
 def test_dual_averaging_finds_the_step_of_the_target(start, target):
     """For an acceptance exp(-step^2) with noise, of which the answer is known."""
     generator = torch.Generator().manual_seed(1)
-    state = dual_averaging_init(start)
+    state = DualAveraging.begin(start)
     for _ in range(300):
         noise = 0.05 * float(torch.randn((), generator=generator))
         acceptance = min(1.0, max(0.0, math.exp(-math.exp(2 * state.log_step)) + noise))
-        state = dual_averaging_update(state, acceptance, target)
+        state = state.update(acceptance, target)
     step = math.exp(state.log_step_average)
     assert math.exp(-(step**2)) == pytest.approx(target, abs=0.03)
 
 
 def test_dual_averaging_keeps_below_the_largest():
-    state = dual_averaging_init(0.1)
+    state = DualAveraging.begin(0.1)
     for _ in range(100):
-        state = dual_averaging_update(state, 1.0, 0.8, largest=2.0)
+        state = state.update(1.0, 0.8, largest=2.0)
         assert math.exp(state.log_step) <= 2.0 * (1 + 1e-12)
     assert math.exp(state.log_step_average) == pytest.approx(2.0, rel=1e-3)
 
@@ -88,7 +81,10 @@ def test_moments_and_the_metric_they_make():
     torch.testing.assert_close(new.mean, points.mean(dim=0))
     size = covariance.diagonal().sqrt()
     torch.testing.assert_close(
-        covariance_of(new) / torch.outer(size, size), torch.cov(points.T) / torch.outer(size, size), rtol=1e-3, atol=1e-3
+        covariance_of(new) / torch.outer(size, size),
+        torch.cov(points.T) / torch.outer(size, size),
+        rtol=1e-3,
+        atol=1e-3,
     )
     torch.testing.assert_close(new.factor @ new.inverse_factor, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(new.colour(new.whiten(points)), points)

@@ -162,7 +162,7 @@ def test_start_outside_the_support_is_replaced_and_never_finite_is_an_error():
         return torch.where(x[:, 0] > 3.0, -0.5 * (x[:, 0] - 5.0) ** 2, torch.nan)
 
     result = sample(far, [2.0], n_draws=100, n_chains=16, progress=False)
-    assert float(result.flat.mean()) == pytest.approx(5.0, abs=0.3)
+    assert float(result.draws.mean()) == pytest.approx(5.0, abs=0.3)
     with pytest.raises(SamplingError, match=r"not finite at any of 1001 points.*Start where"):
         sample(lambda x: x[:, 0] * torch.nan, [2.0], progress=False)
 
