@@ -177,7 +177,7 @@ def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     array (n_coarse, n_fine)
     """
     index = find_edges(fine, coarse)
-    matrix = np.zeros((len(index) - 1, len(fine) - 1))
+    matrix = np.zeros((len(index) - 1, np.size(fine) - 1))
     for row, (start, stop) in enumerate(pairwise(index)):
         matrix[row, start:stop] = 1.0
     return matrix

@@ -64,7 +64,7 @@ class _Decoder(nn.Module):
         )
         self.output = nn.Conv1d(_CHANNELS[-1], 2, kernel_size=5, stride=5, padding=1)
         with torch.no_grad():
-            self.output.bias[1] = variance_bias
+            self.output.get_parameter("bias")[1] = variance_bias
 
     def forward(self, latent: torch.Tensor, masks: Iterator) -> torch.Tensor:
         signal = self.expand(latent, next(masks)).unflatten(1, (_CHANNELS[0], _LENGTH))
@@ -141,10 +141,19 @@ class IAEmuNet(nn.Module):
         return outputs[:, :, 0], nn.functional.softplus(outputs[:, :, 1])
 
     def draw_masks(self, n_passes: int, seed: int) -> list[torch.Tensor]:
-        """What each of ``n_passes`` keeps: a bool tensor (n_passes, *features) a layer, from a generator of its own.
+        """What each pass keeps, from a generator of its own.
 
         One mask serves all points of a pass, so that each pass is a function of the parameters: the same in any batch,
         and smooth between points.
+
+        Parameters
+        ----------
+        n_passes, seed : int
+
+        Returns
+        -------
+        list of bool tensors (n_passes, *features)
+            One a layer.
         """
         generator = torch.Generator().manual_seed(seed)
         # The order in which they were registered is that in which forward() uses them.
