@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -25,16 +26,16 @@ class ArtifactError(ValueError):
     """A file that is missing, foreign, incomplete, corrupt, or of another kind than asked for."""
 
 
-def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: dict) -> None:
+def write_artifact(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
     """Write an artifact, whole or not at all.
 
     Parameters
     ----------
-    path : path-like
+    path : str or Path
     kind : str
         What it is, e.g. ``"tables"``; :func:`read_artifact` refuses another.
-    tensors : dict of str to array
-    metadata : dict
+    tensors : mapping of str to array
+    metadata : mapping
         Anything JSON can hold. ``code_version`` is added.
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
@@ -43,10 +44,20 @@ def write_artifact(path, kind: str, tensors: dict[str, np.ndarray], metadata: di
     write_whole(path, lambda file: file.write(content))
 
 
-def read_artifact(path, kind: str | Collection[str]) -> tuple[dict[str, np.ndarray], dict]:
-    """Tensors and metadata of an artifact of the given kind, or of one of several; ``metadata["kind"]`` says which.
+def read_artifact(path: str | Path, kind: str | Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read an artifact.
 
-    ``path`` may also be the name of a shipped one, see :func:`shipped_artifacts`.
+    Parameters
+    ----------
+    path : str or Path
+        Or the name of a shipped one, see :func:`shipped_artifacts`.
+    kind : str or collection of str
+        The kinds that will do; ``metadata["kind"]`` says which it is.
+
+    Returns
+    -------
+    tensors : dict of str to array
+    metadata : dict
 
     Raises
     ------
@@ -88,28 +99,57 @@ def read_artifact(path, kind: str | Collection[str]) -> tuple[dict[str, np.ndarr
     return tensors, metadata
 
 
-def require(tensors: dict, names, path) -> None:
-    """ArtifactError naming the tensors that a file lacks."""
+def require(tensors: Collection[str], names: Iterable[str], path: str | Path) -> None:
+    """Check that a file has what is needed.
+
+    Parameters
+    ----------
+    tensors, names : collections of str
+        What it has, and what is needed.
+    path : str or Path
+        Of the file.
+
+    Raises
+    ------
+    ArtifactError
+        Names the tensors that are missing.
+    """
     missing = [name for name in names if name not in tensors]
     if missing:
         raise ArtifactError(f"{Path(path).name} lacks the tensor(s) {', '.join(missing)}.")
 
 
 def shipped_artifact(name: str) -> Path:
-    """Path of an artifact that is part of the package."""
+    """Path of an artifact that is part of the package.
+
+    Parameters
+    ----------
+    name : str
+        Of the file.
+
+    Returns
+    -------
+    Path
+    """
     return Path(str(resources.files("iaemu.artifacts") / name))
 
 
 def shipped_artifacts() -> list[str]:
-    """Names of the artifacts that are part of the package."""
+    """Names of the artifacts that are part of the package.
+
+    Returns
+    -------
+    list of str
+    """
     folder = resources.files("iaemu.artifacts")
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".safetensors"))
 
 
-def _digest(text: str, tensors: dict[str, np.ndarray]) -> str:
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         array = tensors[name]
         digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        digest.update(array.tobytes())
+        # Its bytes without a copy. The buffers of arrays are known to the type checker from Python 3.12.
+        digest.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     return digest.hexdigest()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: Edges of the 20 bins of IAEmu (arXiv:2504.05235, section 2.1) [Mpc/h].
 PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
@@ -20,8 +22,23 @@ class BinningError(ValueError):
     """Bins that are malformed, or that do not nest."""
 
 
-def check_edges(r_edges) -> np.ndarray:
-    """Edges as float64 array (n_bins + 1,) [Mpc/h]; increasing, positive and finite, or a BinningError."""
+def check_edges(r_edges: ArrayLike) -> np.ndarray:
+    """Edges as float64 array, checked.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,)
+        [Mpc/h].
+
+    Returns
+    -------
+    array (n_bins + 1,)
+
+    Raises
+    ------
+    BinningError
+        They are not increasing, positive and finite.
+    """
     edges = np.asarray(r_edges, dtype=np.float64)
     if edges.ndim != 1 or len(edges) < 2:
         raise BinningError(f"r_edges must be one-dimensional with at least 2 edges, got shape {edges.shape}.")
@@ -32,19 +49,41 @@ def check_edges(r_edges) -> np.ndarray:
     return edges
 
 
-def bin_centers(r_edges) -> np.ndarray:
-    """Arithmetic means of the edges, as the paper and the TNG300 files use them [Mpc/h]."""
+def bin_centers(r_edges: ArrayLike) -> np.ndarray:
+    """Arithmetic means of the edges, as the paper and the TNG300 files use them.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,)
+        [Mpc/h].
+
+    Returns
+    -------
+    array (n_bins,)
+        [Mpc/h].
+    """
     edges = check_edges(r_edges)
     return 0.5 * (edges[1:] + edges[:-1])
 
 
-def shell_volumes(r_edges) -> np.ndarray:
-    """Volumes of the spherical shells [(Mpc/h)^3]."""
+def shell_volumes(r_edges: ArrayLike) -> np.ndarray:
+    """Volumes of the spherical shells.
+
+    Parameters
+    ----------
+    r_edges : array (n_bins + 1,)
+        [Mpc/h].
+
+    Returns
+    -------
+    array (n_bins,)
+        [(Mpc/h)^3].
+    """
     return 4.0 / 3.0 * np.pi * np.diff(check_edges(r_edges) ** 3)
 
 
-def pairs_inside_cube(r_edges, side: float) -> np.ndarray:
-    """Probability that an unclustered pair lies in a cube if its first member does; float64 (n_bins,).
+def pairs_inside_cube(r_edges: ArrayLike, side: float) -> np.ndarray:
+    """Probability that an unclustered pair lies in a cube if its first member does.
 
     The overlap of a cube with itself, shifted by r, is the product of ``1 - |r_x| / side`` over the axes. Averaged over
     directions: 1 - 3/2 t + 2/pi t^2 - 1/(4 pi) t^3 with t = r / side, exact up to t = 1; averaged over each shell
@@ -52,10 +91,14 @@ def pairs_inside_cube(r_edges, side: float) -> np.ndarray:
 
     Parameters
     ----------
-    r_edges : (n_bins + 1,)
+    r_edges : array (n_bins + 1,)
         [Mpc/h]; not above ``side``.
     side : float
         Of the cube [Mpc/h].
+
+    Returns
+    -------
+    array (n_bins,)
 
     Raises
     ------
@@ -72,18 +115,33 @@ def pairs_inside_cube(r_edges, side: float) -> np.ndarray:
     return np.diff(integral) / np.diff(t**3 / 3)
 
 
-def union_edges(*binnings) -> np.ndarray:
+def union_edges(*binnings: ArrayLike) -> np.ndarray:
     """Sorted edges of all binnings; edges equal within ``EDGE_TOLERANCE`` are merged.
 
-    Every binning given nests in the result over the range where it has edges.
+    Parameters
+    ----------
+    *binnings : arrays
+        Edges; each nests in the result over the range where it has any.
+
+    Returns
+    -------
+    array (n_bins + 1,)
     """
     edges = np.sort(np.concatenate([check_edges(binning) for binning in binnings]))
     keep = np.concatenate([[True], np.diff(edges) > EDGE_TOLERANCE * edges[1:]])
     return edges[keep]
 
 
-def find_edges(fine, coarse) -> np.ndarray:
+def find_edges(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     """Index in ``fine`` of each edge of ``coarse``.
+
+    Parameters
+    ----------
+    fine, coarse : arrays (n_fine + 1,) and (n_coarse + 1,)
+
+    Returns
+    -------
+    array of int (n_coarse + 1,)
 
     Raises
     ------
@@ -107,16 +165,25 @@ def find_edges(fine, coarse) -> np.ndarray:
     return index
 
 
-def nesting_matrix(fine, coarse) -> np.ndarray:
-    """Matrix (n_coarse, n_fine) of 0 and 1 that sums fine bins into coarse bins; BinningError if they do not nest."""
+def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
+    """Matrix of 0 and 1 that sums fine bins into coarse bins; BinningError if they do not nest.
+
+    Parameters
+    ----------
+    fine, coarse : arrays (n_fine + 1,) and (n_coarse + 1,)
+
+    Returns
+    -------
+    array (n_coarse, n_fine)
+    """
     index = find_edges(fine, coarse)
-    matrix = np.zeros((len(index) - 1, len(fine) - 1))
+    matrix = np.zeros((len(index) - 1, np.size(fine) - 1))
     for row, (start, stop) in enumerate(pairwise(index)):
         matrix[row, start:stop] = 1.0
     return matrix
 
 
-def rebin(values, pairs, nesting):
+def rebin(values: Any, pairs: Any, nesting: Any) -> Any:
     """Mean over pairs of a per-bin mean: ``sum(pairs * values) / sum(pairs)`` in each coarse bin.
 
     Exact for omega and eta, and for 1 + xi when ``pairs`` are the random pairs (the shell volumes).

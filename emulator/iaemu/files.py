@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 
-def write_whole(path, write: Callable) -> None:
+def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file under a temporary name, then rename it: an older one is replaced at once, or stays as it was.
 
-    ``write`` is called with the open binary file, which can be read and sought too (HDF5 needs it).
+    Parameters
+    ----------
+    path : str or Path
+    write : callable
+        Called with the open binary file, which can be read and sought too (HDF5 needs it).
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -25,6 +30,12 @@ def write_whole(path, write: Callable) -> None:
         raise
 
 
-def write_text(path, text: str) -> None:
-    """:func:`write_whole` of text, in UTF-8."""
+def write_text(path: str | Path, text: str) -> None:
+    """:func:`write_whole` of text, in UTF-8.
+
+    Parameters
+    ----------
+    path : str or Path
+    text : str
+    """
     write_whole(path, lambda file: file.write(text.encode()))

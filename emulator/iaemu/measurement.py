@@ -30,21 +30,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import yaml
+from numpy.typing import ArrayLike
 
 from iaemu.binning import EDGE_TOLERANCE, union_edges
 from iaemu.files import write_text
 from iaemu.prediction import STATISTICS
 
-FORMAT = "iaemu measurement 1"
-COVARIANCE_FORMAT = "iaemu covariance 1"
-COLUMNS = ("statistic", "r_low", "r_high", "value", "error")
+_FORMAT = "iaemu measurement 1"
+_COVARIANCE_FORMAT = "iaemu covariance 1"
+_COLUMNS = ("statistic", "r_low", "r_high", "value", "error")
 SUFFIX = ".txt"
 
 #: A covariance's diagonal and the squared errors of its bins may differ by this fraction (figures are rounded).
-DIAGONAL_TOLERANCE = 0.01
+_DIAGONAL_TOLERANCE = 0.01
 
 
 class MeasurementError(ValueError):
@@ -73,17 +75,38 @@ class Bins:
 
     @property
     def r(self) -> np.ndarray:
-        """Bin centres: arithmetic means of the limits, shape (n_bins,) [Mpc/h]."""
+        """Bin centres: arithmetic means of the limits.
+
+        Returns
+        -------
+        array (n_bins,)
+            [Mpc/h].
+        """
         return 0.5 * (self.r_low + self.r_high)
 
-    def select(self, mask) -> Bins:
-        """The bins at which ``mask`` (bool or indices) is true."""
-        return Bins(self.r_low[mask], self.r_high[mask], self.value[mask], self.error[mask])
+    def select(self, mask: ArrayLike) -> Bins:
+        """Some of the bins.
+
+        Parameters
+        ----------
+        mask : array of bool (n_bins,), or of indices
+
+        Returns
+        -------
+        Bins
+        """
+        chosen = np.asarray(mask)
+        return Bins(self.r_low[chosen], self.r_high[chosen], self.value[chosen], self.error[chosen])
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Contiguous edges (n + 1,) [Mpc/h] that hold all bins, and the index (n_bins,) of each bin in them.
+        """Contiguous edges that hold all bins.
 
-        Where the bins leave gaps, n is larger than n_bins.
+        Returns
+        -------
+        edges : array (n + 1,)
+            [Mpc/h]; where the bins leave gaps, n is larger than n_bins.
+        index : array of int (n_bins,)
+            Of each bin in them.
         """
         edges = union_edges(*np.stack([self.r_low, self.r_high], axis=1))
         index = np.searchsorted(edges, self.r_low * (1.0 + EDGE_TOLERANCE), side="right") - 1
@@ -109,11 +132,19 @@ class Covariance:
     statistics: tuple[str, ...]
     matrix: np.ndarray
     n_regions: int | None = None
-    metadata: dict = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path) -> Covariance:
+    def read(cls, path: str | Path) -> Covariance:
         """Read and check a covariance file.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Covariance
 
         Raises
         ------
@@ -123,8 +154,7 @@ class Covariance:
             No such file.
         """
         path = Path(path)
-        header, rows = _read_text(path)
-        _check_format(path, header, COVARIANCE_FORMAT)
+        header, rows = _read_text(path, _COVARIANCE_FORMAT)
         statistics = header.pop("statistics", None)
         if isinstance(statistics, str):
             statistics = [statistics]
@@ -144,13 +174,22 @@ class Covariance:
         check_covariance(matrix, str(path))
         return cls(tuple(statistics), matrix, n_regions, header)
 
-    def write(self, path) -> Path:
-        """Write to a temporary name, then rename: a reader never sees half a file."""
-        header = {"format": COVARIANCE_FORMAT, "statistics": list(self.statistics), **self.metadata}
+    def write(self, path: str | Path) -> Path:
+        """Write to a temporary name, then rename: a reader never sees half a file.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Path
+        """
+        header = {"format": _COVARIANCE_FORMAT, "statistics": list(self.statistics), **self.metadata}
         if self.n_regions is not None:
             header["n_regions"] = self.n_regions
         rows = [" ".join(f"{value:.12g}" for value in row) for row in self.matrix]
-        return _write_text(path, header, rows)
+        return _write_text(Path(path), header, rows)
 
 
 @dataclass(frozen=True)
@@ -170,7 +209,7 @@ class Measurement:
 
     bins: Mapping[str, Bins]
     covariances: Sequence[Covariance] = ()
-    metadata: Mapping = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     name: str = "measurement"
 
     def __post_init__(self):
@@ -182,7 +221,7 @@ class Measurement:
                     f"{self.name}: unknown statistic {statistic!r}; known are {', '.join(STATISTICS)}."
                 )
             _check_bins(f"{self.name}: {statistic}", bins)
-        seen = set()
+        seen: set[str] = set()
         for covariance in self.covariances:
             label = f"{self.name}: the covariance of {', '.join(covariance.statistics)}"
             for statistic in covariance.statistics:
@@ -192,37 +231,45 @@ class Measurement:
                     raise MeasurementError(f"{self.name}: more than one covariance holds {statistic}.")
                 seen.add(statistic)
             error = np.concatenate([self.bins[statistic].error for statistic in covariance.statistics])
-            if covariance.matrix.shape != (len(error), len(error)):
-                raise MeasurementError(
-                    f"{label} has shape {covariance.matrix.shape}, but the table holds {len(error)} bins of it."
-                )
-            check_covariance(covariance.matrix, label)
-            apart = np.abs(np.diag(covariance.matrix) / error**2 - 1.0) > DIAGONAL_TOLERANCE
-            if np.any(apart):
-                bad = int(np.argmax(apart))
-                raise MeasurementError(
-                    f"{label} and the errors in the table disagree: bin {bad} has variance "
-                    f"{covariance.matrix[bad, bad]:.6g} and error {error[bad]:.6g} (squared: {error[bad] ** 2:.6g})."
-                )
+            _check_against_errors(covariance.matrix, error, label)
 
     @property
     def statistics(self) -> tuple[str, ...]:
+        """Those that were measured.
+
+        Returns
+        -------
+        tuple of str
+        """
         return tuple(self.bins)
 
     def covariance_of(self, statistic: str) -> Covariance | None:
-        """The covariance that holds a statistic, or None."""
+        """The covariance that holds a statistic.
+
+        Parameters
+        ----------
+        statistic : str
+
+        Returns
+        -------
+        Covariance, or None
+        """
         return next((entry for entry in self.covariances if statistic in entry.statistics), None)
 
     @classmethod
-    def read(cls, path, name: str | None = None) -> Measurement:
+    def read(cls, path: str | Path, name: str | None = None) -> Self:
         """Read and check a measurement.
 
         Parameters
         ----------
-        path : str or path
+        path : str or Path
             The file; its covariances lie beside it.
         name : str, optional
             What error messages call it; by default the path.
+
+        Returns
+        -------
+        Measurement
 
         Raises
         ------
@@ -232,40 +279,32 @@ class Measurement:
             No such file.
         """
         path = Path(path)
-        header, rows = _read_text(path)
-        _check_format(path, header, FORMAT)
-        if header.get("r_unit") != "Mpc/h":
-            raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h', got {header.get('r_unit')!r}.")
-        columns = str(header.pop("columns", "")).replace(",", " ").split()
-        missing = [column for column in COLUMNS if column not in columns]
-        if missing:
-            raise MeasurementError(
-                f"{path}: missing column(s) {', '.join(missing)}; the header must hold a line "
-                f"'# columns: {' '.join(COLUMNS)}' (any order)."
-            )
-        table: dict[str, list] = {}
-        for line, row in rows:
-            if len(row) != len(columns):
-                raise MeasurementError(f"{path}, line {line}: {len(row)} entries in {len(columns)} columns.")
-            entry = dict(zip(columns, row, strict=True))
-            numbers = [_number(path, line, entry[column], column) for column in COLUMNS[1:]]
-            table.setdefault(entry["statistic"], []).append(numbers)
-        bins = {statistic: Bins(*np.array(numbers).T) for statistic, numbers in table.items()}
+        header, rows = _read_text(path, _FORMAT)
+        unit = header.pop("r_unit", None)
+        if unit != "Mpc/h":
+            raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h', got {unit!r}.")
+        bins = _read_bins(path, str(header.pop("columns", "")).replace(",", " ").split(), rows)
         files = header.pop("covariances", None) or []
         if isinstance(files, str):
             files = [files]
         for file in files:
             if not (path.parent / file).is_file():
                 raise MeasurementError(f"{path}: its header names the covariance {file!r}, which is not beside it.")
-        covariances = [Covariance.read(path.parent / file) for file in files]
-        metadata = {key: value for key, value in header.items() if key not in ("format", "r_unit")}
-        return cls(bins, covariances, metadata, name or str(path))
+        return cls(bins, [Covariance.read(path.parent / file) for file in files], header, name or str(path))
 
-    def write(self, path) -> Path:
+    def write(self, path: str | Path) -> Path:
         """Write the table, and its covariances beside it as ``<stem>_<statistics>_covariance.txt``.
 
         Each file is written under a temporary name and renamed, covariances first: a table never refers to a file
         that is not there.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Path
         """
         path = Path(path)
         names = []
@@ -273,10 +312,10 @@ class Measurement:
             name = f"{path.stem}_{'_'.join(covariance.statistics)}_covariance{SUFFIX}"
             covariance.write(path.parent / name)
             names.append(name)
-        header = {"format": FORMAT, **self.metadata, "r_unit": "Mpc/h"}
+        header = {"format": _FORMAT, **self.metadata, "r_unit": "Mpc/h"}
         if names:
             header["covariances"] = names
-        header["columns"] = " ".join(COLUMNS)
+        header["columns"] = " ".join(_COLUMNS)
         rows = [
             f"{statistic:<5s} {low:<14.12g} {high:<14.12g} {value:<19.12g} {error:.12g}"
             for statistic, bins in self.bins.items()
@@ -286,7 +325,14 @@ class Measurement:
 
 
 def check_covariance(matrix: np.ndarray, label: str) -> None:
-    """Raise a MeasurementError unless ``matrix`` (n, n) is finite, symmetric and positive definite."""
+    """Raise a MeasurementError unless a matrix is finite, symmetric and positive definite.
+
+    Parameters
+    ----------
+    matrix : array (n, n)
+    label : str
+        What the message calls it.
+    """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise MeasurementError(f"{label}: the covariance must be a square matrix, got shape {matrix.shape}.")
     if not np.all(np.isfinite(matrix)):
@@ -314,6 +360,19 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
         )
 
 
+def _check_against_errors(matrix: np.ndarray, error: np.ndarray, label: str) -> None:
+    if matrix.shape != (len(error), len(error)):
+        raise MeasurementError(f"{label} has shape {matrix.shape}, but the table holds {len(error)} bins of it.")
+    check_covariance(matrix, label)
+    apart = np.abs(np.diag(matrix) / error**2 - 1.0) > _DIAGONAL_TOLERANCE
+    if np.any(apart):
+        bad = int(np.argmax(apart))
+        raise MeasurementError(
+            f"{label} and the errors in the table disagree: bin {bad} has variance {matrix[bad, bad]:.6g} and error "
+            f"{error[bad]:.6g} (squared: {error[bad] ** 2:.6g})."
+        )
+
+
 def _check_bins(label: str, bins: Bins) -> None:
     for name in ("r_low", "r_high", "value", "error"):
         values = getattr(bins, name)
@@ -325,33 +384,42 @@ def _check_bins(label: str, bins: Bins) -> None:
                 f"{label}: {name} is {values[bad]} in bin {bad} (r = {bins.r_low[bad]:.5g} .. {bins.r_high[bad]:.5g} "
                 f"Mpc/h); leave out bins without a measurement."
             )
-    for bad in np.flatnonzero(bins.error <= 0):
+    for bad in np.flatnonzero(bins.error <= 0).tolist():
         raise MeasurementError(
             f"{label}: the error of bin {bad} (r = {bins.r_low[bad]:.5g} .. {bins.r_high[bad]:.5g} Mpc/h) is "
             f"{bins.error[bad]:.6g}; errors must be positive."
         )
-    for bad in np.flatnonzero((bins.r_low <= 0) | (bins.r_high <= bins.r_low)):
+    for bad in np.flatnonzero((bins.r_low <= 0) | (bins.r_high <= bins.r_low)).tolist():
         raise MeasurementError(
             f"{label}: bin {bad} goes from {bins.r_low[bad]:.6g} to {bins.r_high[bad]:.6g} Mpc/h; "
             f"it needs 0 < r_low < r_high."
         )
-    for bad in np.flatnonzero(bins.r_low[1:] < bins.r_high[:-1] * (1.0 - EDGE_TOLERANCE)):
+    for bad in np.flatnonzero(bins.r_low[1:] < bins.r_high[:-1] * (1.0 - EDGE_TOLERANCE)).tolist():
         raise MeasurementError(
             f"{label}: bins {bad} and {bad + 1} overlap or are not sorted: {bins.r_low[bad]:.6g} .. "
             f"{bins.r_high[bad]:.6g} and {bins.r_low[bad + 1]:.6g} .. {bins.r_high[bad + 1]:.6g} Mpc/h."
         )
 
 
-def _check_format(path: Path, header: dict, expected: str) -> None:
-    found = header.pop("format", None) if expected != FORMAT else header.get("format")
-    if found != expected:
+def _read_bins(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]) -> dict[str, Bins]:
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
         raise MeasurementError(
-            f"{path}: the header must hold '# format: {expected}', got {found!r}. Is it the right file?"
+            f"{path}: missing column(s) {', '.join(missing)}; the header must hold a line "
+            f"'# columns: {' '.join(_COLUMNS)}' (any order)."
         )
+    table: dict[str, list] = {}
+    for line, row in rows:
+        if len(row) != len(columns):
+            raise MeasurementError(f"{path}, line {line}: {len(row)} entries in {len(columns)} columns.")
+        entry = dict(zip(columns, row, strict=True))
+        numbers = [_number(path, line, entry[column], column) for column in _COLUMNS[1:]]
+        table.setdefault(entry["statistic"], []).append(numbers)
+    return {statistic: Bins(*np.array(numbers).T) for statistic, numbers in table.items()}
 
 
-def _read_text(path: Path) -> tuple[dict, list[tuple[int, list[str]]]]:
-    """Header, and (line number, words) of each row of the body."""
+def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
+    """Header of a file of the format expected, and (line number, words) of each row of the body."""
     header, rows = [], []
     try:
         text = path.read_text(encoding="utf-8")
@@ -359,22 +427,25 @@ def _read_text(path: Path) -> tuple[dict, list[tuple[int, list[str]]]]:
         raise MeasurementError(f"{path}: not a text file in UTF-8 ({error}).") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith("#"):
-            header.append(line[1:])
+            # "# key" and "#key" are both fine, mixed or not; indentation beyond that belongs to YAML.
+            header.append(line[1:].removeprefix(" "))
         elif line.strip():
             rows.append((number, line.split()))
-    # "# key" and "#key" are both fine, mixed or not; indentation beyond that belongs to YAML.
-    header = [line.removeprefix(" ") for line in header]
     try:
         parsed = yaml.safe_load("\n".join(header)) or {}
     except yaml.YAMLError as error:
         raise MeasurementError(f"{path}: the lines behind '#' are not valid YAML: {error}") from error
     if not isinstance(parsed, dict):
         raise MeasurementError(f"{path}: the lines behind '#' must be 'key: value' pairs.")
+    found = parsed.pop("format", None)
+    if found != expected:
+        raise MeasurementError(
+            f"{path}: the header must hold '# format: {expected}', got {found!r}. Is it the right file?"
+        )
     return parsed, rows
 
 
-def _write_text(path, header: Mapping, rows: Sequence[str]) -> Path:
-    path = Path(path)
+def _write_text(path: Path, header: Mapping[str, Any], rows: Sequence[str]) -> Path:
     text = yaml.safe_dump(dict(header), sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
     lines = [f"# {line}" for line in text.splitlines()] + list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,17 +8,22 @@ Table 1 of Zheng et al. 2007 (ApJ 667, 760), as in IAEmu (arXiv:2504.05235, sect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 ALIGNMENT_PARAMETERS = ("mu_cen", "mu_sat")
 OCCUPATION_PARAMETERS = ("logMmin", "sigma_logM", "logM0", "logM1", "alpha")
 PARAMETERS = ALIGNMENT_PARAMETERS + OCCUPATION_PARAMETERS
+
+#: Parameters as they may be given: by name, or (..., n_parameters) in the order of the model's ``parameters``.
+Theta = Mapping[str, Any] | ArrayLike | torch.Tensor
 
 
 class LinearFit(NamedTuple):
@@ -28,7 +33,7 @@ class LinearFit(NamedTuple):
     intercept: float
     rmse: float
 
-    def __call__(self, logMmin):
+    def __call__(self, logMmin: Any) -> Any:
         return self.slope * logMmin + self.intercept
 
 
@@ -50,8 +55,8 @@ class SupportWarning(UserWarning):
     """Parameters outside the region that a model supports; the prediction is an extrapolation."""
 
 
-def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
-    """Parameters as one float64 (or floating input dtype) tensor of shape (..., n_parameters).
+def as_theta(theta: Theta, parameters: Sequence[str] = PARAMETERS) -> torch.Tensor:
+    """Parameters as one tensor.
 
     Parameters
     ----------
@@ -59,6 +64,11 @@ def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
         With names, order does not matter and every parameter must be there.
     parameters : sequence of str
         Names, in the order of the last axis.
+
+    Returns
+    -------
+    tensor (..., n_parameters)
+        In double precision, or in that of the tensors given.
 
     Raises
     ------
@@ -75,8 +85,8 @@ def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
         if unknown:
             raise ValueError(f"Unknown parameter(s) {', '.join(map(str, unknown))}; known are {', '.join(parameters)}.")
         tensor = _stack([theta[name] for name in parameters])
-    elif not isinstance(theta, torch.Tensor) and has_tensor(theta):
-        tensor = _stack(list(theta))
+    elif isinstance(theta, list | tuple) and has_tensor(theta):
+        tensor = _stack(theta)
     else:
         tensor = _as_floating(theta)
     if tensor.ndim == 0 or tensor.shape[-1] != len(parameters):
@@ -93,16 +103,22 @@ def as_theta(theta, parameters=PARAMETERS) -> torch.Tensor:
     return tensor
 
 
-def has_tensor(theta) -> bool:
-    """Whether parameters were given as a tensor, or as a mapping or sequence with one: tensors are then returned."""
-    if isinstance(theta, Mapping):
-        return any(isinstance(value, torch.Tensor) for value in theta.values())
-    if isinstance(theta, list | tuple):
-        return any(isinstance(value, torch.Tensor) for value in theta)
-    return isinstance(theta, torch.Tensor)
+def has_tensor(theta: Theta) -> bool:
+    """Whether parameters were given as a tensor, or as a mapping or sequence with one: tensors are then returned.
+
+    Parameters
+    ----------
+    theta : see :func:`as_theta`
+
+    Returns
+    -------
+    bool
+    """
+    values = theta.values() if isinstance(theta, Mapping) else theta if isinstance(theta, list | tuple) else (theta,)
+    return any(isinstance(value, torch.Tensor) for value in values)
 
 
-def _as_floating(value) -> torch.Tensor:
+def _as_floating(value: Any) -> torch.Tensor:
     """A tensor in its own floating dtype (single precision at least), anything else in float64."""
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
@@ -111,7 +127,7 @@ def _as_floating(value) -> torch.Tensor:
     return torch.from_numpy(np.array(value, dtype=np.float64))
 
 
-def _stack(values) -> torch.Tensor:
+def _stack(values: Sequence[Any]) -> torch.Tensor:
     """Columns, broadcast, in the widest of their dtypes and on the device of the tensors among them."""
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     columns = [_as_floating(value) for value in values]
@@ -150,7 +166,6 @@ class Support:
     sigma_logM_min: float = 0.01
     log_mass_complete: float | None = None
     n_sigma_complete: float = 1.75
-
     logM0_max: float | None = None
 
     parameters: ClassVar[tuple[str, ...]] = PARAMETERS
@@ -170,15 +185,42 @@ class Support:
                         f"({self.log_mass_complete}), or raise logM0_max ({self.logM0_max})."
                     )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
+        """The region in plain values, for a file.
+
+        Returns
+        -------
+        dict
+        """
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Support:
+    def from_dict(cls, values: Mapping[str, Any]) -> Support:
+        """The inverse of :meth:`to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+
+        Returns
+        -------
+        Support
+        """
         return cls(**{**values, "logMmin": tuple(values["logMmin"])})
 
-    def bounds(self, name: str, logMmin) -> tuple:
-        """Range of one parameter at the given ``logMmin`` (scalar, array or tensor)."""
+    def bounds(self, name: str, logMmin: Any) -> tuple[Any, Any]:
+        """Range of one parameter.
+
+        Parameters
+        ----------
+        name : str
+        logMmin : float, array or tensor
+            Where the range depends on it.
+
+        Returns
+        -------
+        low, high : floats, or arrays or tensors like ``logMmin``
+        """
         if name in ALIGNMENT_PARAMETERS:
             return -1.0, 1.0
         if name == "logMmin":
@@ -194,12 +236,30 @@ class Support:
             high = _at_most(high, self.logM0_max)
         return low, high
 
-    def contains(self, theta) -> torch.Tensor:
-        """Whether each point lies inside, shape (...,) bool; ``theta`` as in :func:`as_theta`."""
+    def contains(self, theta: Theta) -> torch.Tensor:
+        """Whether each point lies inside.
+
+        Parameters
+        ----------
+        theta : see :func:`as_theta`
+
+        Returns
+        -------
+        tensor of bool (...,)
+        """
         return self._excess(as_theta(theta, self.parameters).detach()).amax(dim=-1) <= 0
 
-    def nearest(self, theta) -> torch.Tensor:
-        """The point with every parameter moved to its range, in the order of ``parameters``: inside the support."""
+    def nearest(self, theta: Theta) -> torch.Tensor:
+        """The points with every parameter moved to its range: inside the support.
+
+        Parameters
+        ----------
+        theta : see :func:`as_theta`
+
+        Returns
+        -------
+        tensor (..., n_parameters)
+        """
         theta = as_theta(theta, self.parameters).detach().clone()
         index = self.parameters.index("logMmin")
         theta[..., index] = theta[..., index].clamp(*self.logMmin)
@@ -209,7 +269,7 @@ class Support:
             theta[..., column] = torch.minimum(torch.maximum(theta[..., column], low), high)
         return theta
 
-    def describe_violations(self, theta) -> list[str]:
+    def _violations(self, theta: Theta) -> list[str]:
         """One sentence per violating parameter of the first point outside; an empty list if all are inside."""
         theta = as_theta(theta, self.parameters).detach().reshape(-1, len(self.parameters))
         excess = self._excess(theta)
@@ -233,8 +293,15 @@ class Support:
             sentences.append(f"and {len(outside) - 1} more of {len(theta)} points are outside")
         return sentences
 
-    def enforce(self, theta, policy: str = "raise", stacklevel: int = 3) -> torch.Tensor:
-        """Apply a policy to points outside: ``raise``, ``reject`` or ``warn``.
+    def enforce(self, theta: Theta, policy: str = "raise", stacklevel: int = 3) -> torch.Tensor:
+        """Apply a policy to points outside.
+
+        Parameters
+        ----------
+        theta : see :func:`as_theta`
+        policy : "raise", "reject" or "warn"
+        stacklevel : int
+            Of the warning, see :func:`warnings.warn`.
 
         Returns
         -------
@@ -250,22 +317,36 @@ class Support:
             raise ValueError(f"support policy must be one of {', '.join(POLICIES)}, got {policy!r}.")
         inside = self.contains(theta)
         if policy != "reject" and not bool(inside.all()):
-            message = "Outside the supported parameter region: " + "; ".join(self.describe_violations(theta)) + "."
+            message = "Outside the supported parameter region: " + "; ".join(self._violations(theta)) + "."
             if policy == "raise":
                 raise SupportError(message)
-            import warnings
-
             warnings.warn(message + " The prediction is an extrapolation.", SupportWarning, stacklevel=stacklevel)
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu; shape (n, n_parameters)."""
+        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu.
+
+        Parameters
+        ----------
+        n : int
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        array (n, n_parameters)
+        """
         return self.from_unit_cube(rng.uniform(size=(n, len(self.parameters))))
 
     def from_unit_cube(self, unit: np.ndarray) -> np.ndarray:
         """Map points of the unit cube to the support: one-to-one, for random or quasi-random draws.
 
-        Points, before and after, have shape (n, n_parameters): seven, or more in a subclass with more ``parameters``.
+        Parameters
+        ----------
+        unit : array (n, n_parameters)
+
+        Returns
+        -------
+        array (n, n_parameters)
         """
         unit = np.asarray(unit, dtype=np.float64)
         theta = np.empty_like(unit)
@@ -317,11 +398,11 @@ def _linear_bounds(support: Support, dtype: torch.dtype, device: torch.device) -
     return tuple(torch.tensor(value, dtype=dtype, device=device) for value in values)
 
 
-def _at_most(values, limit):
+def _at_most(values: Any, limit: Any) -> Any:
     if isinstance(values, torch.Tensor):
         return torch.minimum(values, torch.as_tensor(limit, dtype=values.dtype, device=values.device))
     return np.minimum(values, limit)
 
 
-def _at_least(values, limit):
+def _at_least(values: Any, limit: Any) -> Any:
     return -_at_most(-values, -limit)

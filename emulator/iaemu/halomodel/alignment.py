@@ -13,6 +13,7 @@ E[(e1.e2)^2] - 1/3 = q1 q2 [(a1.a2)^2 - 1/3]. q(-1) = -1/2, q(0) = 0, q(1) = 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -34,13 +35,6 @@ _N_NODES = 512
 _DEGREE = 10
 _MAX_ORDER = 3  # derivatives that are tabulated: beyond, the polynomials have lost their precision
 _FEW = 256  # strengths for which few operations matter more than the size of what they work on
-
-
-def concentration(mu: torch.Tensor) -> torch.Tensor:
-    """kappa = tan(pi mu / 2) of the Dimroth-Watson distribution; infinite at mu = -1, 1."""
-    mu = torch.as_tensor(mu)
-    kappa = 1.0 / torch.tan(0.5 * math.pi * (1.0 - mu.abs()))
-    return torch.where(mu == 0, torch.zeros_like(kappa), torch.copysign(kappa, mu))
 
 
 def mean_p2(mu: torch.Tensor) -> torch.Tensor:
@@ -164,7 +158,9 @@ def _mean_p2_exact(mu: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def orientation_statistics(mu: torch.Tensor, ingredients, statistics=("omega", "eta")) -> dict[str, torch.Tensor]:
+def orientation_statistics(
+    mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics: Collection[str] = ("omega", "eta")
+) -> dict[str, torch.Tensor]:
     """omega and eta from what does not depend on alignment, at strengths ``mu`` (n, 2) of centrals and satellites.
 
     The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss.
@@ -175,7 +171,12 @@ def orientation_statistics(mu: torch.Tensor, ingredients, statistics=("omega", "
         Clamped to [-1, 1].
     ingredients : mapping of A_c, A_s, E_cc, E_cs, E_ss to tensors (n, n_bins)
         Means over pairs, or sums: then sums are returned. Only those of the statistics asked for are needed.
-    statistics : names, of which others than omega and eta are passed over
+    statistics : collection of str
+        Others than omega and eta are passed over.
+
+    Returns
+    -------
+    dict of str to tensor (n, n_bins)
     """
     values = {}
     if "omega" in statistics or "eta" in statistics:
@@ -213,7 +214,7 @@ def _mean_p2_aligned(inverse):
     """kappa = 1 / inverse > 0: <cos^2> = 1 / (2 x D(x)) - 1 / (2 x^2), x = sqrt(kappa), D Dawson's integral."""
     asymptotic = inverse < 1.0 / _ASYMPTOTIC_LIMIT
     x = torch.rsqrt(torch.where(asymptotic, torch.ones_like(inverse), inverse))
-    two_x_dawson = 2.0 * x * dawson(x)
+    two_x_dawson = 2.0 * x * _dawson(x)
     # 2 x D(x) -> 1 + sum (2n-1)!! / (2 kappa)^n
     series = torch.zeros_like(inverse)
     tiny = torch.where(asymptotic, inverse, torch.zeros_like(inverse))
@@ -223,7 +224,7 @@ def _mean_p2_aligned(inverse):
     return 1.5 * cos2 - 0.5
 
 
-def dawson(x: torch.Tensor) -> torch.Tensor:
+def _dawson(x: torch.Tensor) -> torch.Tensor:
     """Dawson's integral exp(-x^2) int_0^x exp(t^2) dt for x >= 0.2, by Rybicki's method.
 
     G. B. Rybicki, Computers in Physics 3, 85 (1989): a sum of Gaussians that converges exponentially in its step.

@@ -9,9 +9,11 @@ dependence from a few well-chosen ones (empirical interpolation, Barrault et al.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_tail_sums
@@ -50,6 +52,12 @@ class Block:
 
     @property
     def n_amplitudes(self) -> int:
+        """Mode amplitudes, or species where there is no linear map.
+
+        Returns
+        -------
+        int
+        """
         return int(self.species.max()) + 1 if self.matrix is None else self.matrix.shape[1]
 
 
@@ -80,7 +88,7 @@ class Occupations:
         self.log_mass = torch.as_tensor(mass_nodes)
         self._point_mass = torch.as_tensor(self.point_mass)
         self._point_rank = torch.as_tensor(self.point_rank.astype(np.float64))
-        self._terms = {}
+        self._terms: dict[str, tuple] = {}
         start = 0
         for name, block in blocks.items():
             part = slice(start, start + len(block.log_mass))
@@ -94,21 +102,30 @@ class Occupations:
             )
 
     def amplitudes(self, theta: torch.Tensor, central_weight: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Amplitudes (n, n_amplitudes) of each block at ``theta``, (n, 5) float64, ``OCCUPATION_PARAMETERS``.
+        """Amplitudes of each block.
 
-        With ``central_weight``, (n, n_masses) at the masses ``log_mass``, those of the blocks of centrals come once
-        more, as ``weighted_...``: with <Ncen> times the weight in place of <Ncen>.
+        Parameters
+        ----------
+        theta : tensor (n, 5), float64
+            The ``OCCUPATION_PARAMETERS``.
+        central_weight : tensor (n, n_masses), optional
+            At the masses ``log_mass``. The blocks of centrals come once more, as ``weighted_...``: with <Ncen> times
+            the weight in place of <Ncen>.
+
+        Returns
+        -------
+        dict of str to tensor (n, n_amplitudes)
         """
         logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
         kinds = {block.kind for block in self.blocks.values()}
-        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM) if kinds & {"central", "central_satellite"} else None
-        single = pair = None
+        centrals: dict[str, torch.Tensor] = {}
+        if kinds & {"central", "central_satellite"}:
+            centrals[""] = mean_ncen(self.log_mass, logMmin, sigma_logM)
+            if central_weight is not None:
+                centrals["weighted_"] = centrals[""] * central_weight
         if kinds != {"central"}:
             nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
             single, pair = rank_tail_sums(nsat[:, self._point_mass], self._point_rank)
-        centrals = {"": ncen}
-        if central_weight is not None:
-            centrals["weighted_"] = ncen * central_weight
         result = {}
         for name, (mass, point, _, _, _) in self._terms.items():
             kind = self.blocks[name].kind
@@ -130,10 +147,19 @@ class Occupations:
         return total if matrix is None else total @ matrix
 
     def central_entries(self, theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """What the blocks of centrals add up at one occupation ``theta``, (5,): mass, species and value of each entry.
+        """What the blocks of centrals add up at one occupation.
 
-        The mass is an index of ``log_mass``. The occupation of a species is the sum of the values of its entries; each
-        is proportional to <Ncen> at its mass, so a weight by mass multiplies it.
+        The occupation of a species is the sum of the values of its entries; each is proportional to <Ncen> at its
+        mass, so a weight by mass multiplies it.
+
+        Parameters
+        ----------
+        theta : tensor (5,)
+
+        Returns
+        -------
+        dict of str to mass, species and value
+            Of each entry; the mass is an index of ``log_mass``.
         """
         logMmin, sigma_logM, logM0, logM1, alpha = theta.unbind()
         ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
@@ -148,11 +174,25 @@ class Occupations:
         return entries
 
     def matrix(self, name: str) -> torch.Tensor | None:
-        """The linear map (n_species, n_modes) of a block from occupations to amplitudes."""
+        """The linear map of a block from occupations to amplitudes.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        tensor (n_species, n_modes), or None
+        """
         return self._terms[name][4]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file; what blocks have in common is stored once."""
+        """Arrays for a file; what blocks have in common is stored once.
+
+        Returns
+        -------
+        dict of str to array
+        """
         arrays = {
             "occupations.log_mass": self.log_mass.numpy(),
             "occupations.point_mass": self.point_mass.astype(np.int32),
@@ -163,7 +203,7 @@ class Occupations:
             index = mass if self.blocks[name].kind == "central" else point
             entries = {"index": index.numpy().astype(np.int32), "species": species.numpy().astype(np.int32)}
             for field, values in entries.items():
-                if not np.array_equal(values, before.get(field)):
+                if field not in before or not np.array_equal(values, before[field]):
                     arrays[f"{name}.{field}"] = values
             before = entries
             arrays[f"{name}.coefficient"] = coefficient.numpy()
@@ -173,12 +213,30 @@ class Occupations:
 
     @classmethod
     def from_arrays(cls, kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> Occupations:
-        """The inverse of :meth:`to_arrays`; ``kinds`` maps the blocks' names to their kinds."""
+        """The inverse of :meth:`to_arrays`.
+
+        Parameters
+        ----------
+        kinds : dict of str to str
+            Of each block, by name.
+        arrays : dict of str to array
+
+        Returns
+        -------
+        Occupations
+
+        Raises
+        ------
+        ArtifactError
+            An array is missing.
+        """
         try:
             log_mass, point_mass, point_rank = (
                 arrays[f"occupations.{name}"] for name in ("log_mass", "point_mass", "point_rank")
             )
-            blocks, index, species = {}, None, None
+            blocks = {}
+            index: Any = None
+            species: Any = None
             for name, kind in kinds.items():
                 index = arrays.get(f"{name}.index", index)
                 species = arrays.get(f"{name}.species", species)
@@ -196,15 +254,13 @@ class ExpectedCounts:
 
     Parameters
     ----------
-    log_mass : (n_nodes,) [log10 Msun/h]
-    count : (n_boxes, n_nodes) hosts
-
-    Attributes
-    ----------
-    log_mass : tensor (n_nodes,)
+    log_mass : array (n_nodes,)
+        [log10 Msun/h]; an attribute too, as a tensor.
+    count : array (n_boxes, n_nodes)
+        Hosts.
     """
 
-    def __init__(self, log_mass, count):
+    def __init__(self, log_mass: ArrayLike, count: ArrayLike):
         self.log_mass = torch.as_tensor(np.asarray(log_mass, dtype=np.float64))
         self._count = torch.as_tensor(np.atleast_2d(np.asarray(count, dtype=np.float64)))
 
@@ -216,6 +272,15 @@ class ExpectedCounts:
         return ncen @ self._count.T, nsat @ self._count.T, (ncen * (1.0 - ncen) + nsat) @ self._count.T
 
     def centrals(self, theta: torch.Tensor) -> torch.Tensor:
-        """Centrals of all boxes together at each mass node, (n, n_nodes), at ``theta`` (n, 5)."""
+        """Centrals of all boxes together at each mass node.
+
+        Parameters
+        ----------
+        theta : tensor (n, 5)
+
+        Returns
+        -------
+        tensor (n, n_nodes)
+        """
         logMmin, sigma_logM = theta[:, 0, None], theta[:, 1, None]
         return mean_ncen(self.log_mass, logMmin, sigma_logM) * self._count.sum(dim=0)

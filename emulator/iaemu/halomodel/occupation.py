@@ -9,30 +9,44 @@ P(N >= k), N ~ Poisson(<Nsat>). Sums of these over ranges of k have closed forms
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 
-def mean_ncen(log_mass, logMmin, sigma_logM):
+def mean_ncen(log_mass: torch.Tensor, logMmin: torch.Tensor, sigma_logM: torch.Tensor) -> torch.Tensor:
     """Mean number of centrals, equation 2 of Zheng et al. 2007 (ApJ 667, 760).
 
-    All arguments are tensors that broadcast; ``log_mass`` and ``logMmin`` in log10 Msun/h.
+    Parameters
+    ----------
+    log_mass, logMmin, sigma_logM : tensors that broadcast
+        Masses [log10 Msun/h].
+
+    Returns
+    -------
+    tensor
     """
     return 0.5 * (1.0 + torch.erf((log_mass - logMmin) / sigma_logM))
 
 
-def mean_nsat(log_mass, logM0, logM1, alpha):
+def mean_nsat(log_mass: torch.Tensor, logM0: torch.Tensor, logM1: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
     """Mean number of satellites ((M - M0) / M1)^alpha, 0 below M0: equation 5 of Zheng et al. 2007.
 
-    All arguments are tensors that broadcast; masses in log10 Msun/h. Gradients are finite at and below M0
-    (above it, for alpha < 1, they grow without limit towards it).
+    Gradients are finite at and below M0 (above it, for alpha < 1, they grow without limit towards it).
+
+    Parameters
+    ----------
+    log_mass, logM0, logM1, alpha : tensors that broadcast
+        Masses [log10 Msun/h].
+
+    Returns
+    -------
+    tensor
     """
     fraction = 1.0 - 10.0 ** (logM0 - log_mass)
     above = fraction > 0
-    log_ratio = torch.log(torch.where(above, fraction, torch.ones_like(fraction))) + (log_mass - logM1) * _LN10
+    log_ratio = torch.log(torch.where(above, fraction, torch.ones_like(fraction))) + (log_mass - logM1) * math.log(10.0)
     return torch.where(above, torch.exp(alpha * log_ratio), torch.zeros_like(log_ratio))
-
-
-_LN10 = 2.302585092994046
 
 
 class _PoissonTail(torch.autograd.Function):
@@ -47,11 +61,11 @@ class _PoissonTail(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         lam, k = ctx.saved_tensors
-        slope = poisson_pmf(lam, k - 1.0)
+        slope = _poisson_pmf(lam, k - 1.0)
         return (grad * slope).sum_to_size(lam.shape), None
 
 
-def poisson_pmf(lam, k):
+def _poisson_pmf(lam, k):
     """P(N = k), N ~ Poisson(lam); 0 for k < 0."""
     safe = k.clamp(min=0.0)
     log_lam = torch.log(lam.clamp(min=torch.finfo(lam.dtype).tiny))
@@ -59,13 +73,20 @@ def poisson_pmf(lam, k):
     return torch.where(k < 0, torch.zeros_like(pmf), pmf)
 
 
-def rank_probability(lam, k):
+def rank_probability(lam: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """P(N >= k) that the k-th ranked sub-halo is occupied, N ~ Poisson(lam).
 
     Parameters
     ----------
-    lam : tensor, mean number of satellites
-    k : tensor of the same floating dtype, broadcasting with ``lam``; whole numbers. 1 for k <= 0.
+    lam : tensor
+        Mean number of satellites.
+    k : tensor of the same dtype, broadcasting with ``lam``
+        Whole numbers.
+
+    Returns
+    -------
+    tensor
+        1 for k <= 0.
     """
     return _PoissonTail.apply(lam, k)
 
@@ -98,17 +119,21 @@ class _RankTailSums(torch.autograd.Function):
         return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(lam.shape), None
 
 
-def rank_tail_sums(lam, k):
+def rank_tail_sums(lam: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Expected satellites, and pairs of them, of rank k and beyond; N ~ Poisson(lam).
 
     Parameters
     ----------
-    lam : tensor, mean number of satellites
-    k : tensor of the same floating dtype, broadcasting with ``lam``; whole numbers >= 1
+    lam : tensor
+        Mean number of satellites.
+    k : tensor of the same dtype, broadcasting with ``lam``
+        Whole numbers, at least 1.
 
     Returns
     -------
-    single : sum over l >= k of P(N >= l) = E[(N - k + 1)+]
-    pair : sum over l >= k of (l - 1) P(N >= l): pairs of ranks whose larger is l; E[N (N - 1) / 2] at k = 1
+    single : tensor
+        Sum over l >= k of P(N >= l) = E[(N - k + 1)+].
+    pair : tensor
+        Sum over l >= k of (l - 1) P(N >= l): pairs of ranks whose larger is l; E[N (N - 1) / 2] at k = 1.
     """
     return _RankTailSums.apply(lam, k)

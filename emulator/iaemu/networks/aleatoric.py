@@ -39,6 +39,8 @@ class AleatoricNet(nn.Module):
         Networks whose outputs are averaged: few mocks determine each.
     """
 
+    output_mean: torch.Tensor
+
     def __init__(self, n_bins: Sequence[int], width: int = 64, depth: int = 2, n_members: int = 4):
         super().__init__()
         self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "n_members": int(n_members)}
@@ -47,7 +49,7 @@ class AleatoricNet(nn.Module):
         sizes = [_N_INPUTS] + [width] * depth
         self.members = nn.ModuleList()
         for _ in range(n_members):
-            layers = []
+            layers: list[nn.Module] = []
             for n_in, n_out in pairwise(sizes):
                 layers += [nn.Linear(n_in, n_out), nn.SiLU()]
             self.members.append(nn.Sequential(*layers, nn.Linear(width, self.n_outputs)))
@@ -55,16 +57,36 @@ class AleatoricNet(nn.Module):
 
     @staticmethod
     def inputs(network: FactorisedNet, theta: torch.Tensor) -> torch.Tensor:
-        """Inputs (..., 7) from parameters (..., 7)."""
+        """Inputs from parameters.
+
+        Parameters
+        ----------
+        network : FactorisedNet
+        theta : tensor (..., 7)
+
+        Returns
+        -------
+        tensor (..., 7)
+        """
         n = len(ALIGNMENT_PARAMETERS)
         return torch.cat([network.inputs(theta[..., n:]), mean_p2(theta[..., :n].clamp(-1.0, 1.0))], dim=-1)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        inputs = inputs.to(self.members[0][0].weight.dtype)
+        inputs = inputs.to(next(self.parameters()).dtype)
         return torch.stack([member(inputs) for member in self.members]).mean(dim=0) + self.output_mean
 
     def columns(self, binning: int, statistic: str) -> slice:
-        """Outputs of one statistic in one binning."""
+        """Outputs of one statistic in one binning.
+
+        Parameters
+        ----------
+        binning : int
+        statistic : str
+
+        Returns
+        -------
+        slice
+        """
         n = self.n_bins[binning]
         start = len(STATISTICS) * sum(self.n_bins[:binning]) + n * STATISTICS.index(statistic)
         return slice(start, start + n)
@@ -73,7 +95,7 @@ class AleatoricNet(nn.Module):
 class Aleatoric:
     """The network with the bin-bin correlations of the scatter.
 
-    Attributes
+    Parameters
     ----------
     network : AleatoricNet
     correlations : list (one per binning) of dict of statistic to (n_bins, n_bins) array
@@ -88,22 +110,42 @@ class Aleatoric:
         self.volume = float(volume)
 
     @staticmethod
-    def variance(network: AleatoricNet, inputs, binning: int, statistic: str, xi, pairs) -> torch.Tensor:
-        """Variance (n, n_bins) of one statistic in the volume, in the bins of one binning.
+    def variance(
+        network: AleatoricNet,
+        inputs: torch.Tensor,
+        binning: int,
+        statistic: str,
+        xi: torch.Tensor,
+        pairs: torch.Tensor,
+    ) -> torch.Tensor:
+        """Variance of one statistic in the volume, in the bins of one binning.
 
         Parameters
         ----------
         network : AleatoricNet
             In the precision and on the device of the inputs.
-        inputs : (n, 7) of :meth:`AleatoricNet.inputs`
-        xi, pairs : (n, n_bins)
+        inputs : tensor (n, 7)
+            Of :meth:`AleatoricNet.inputs`.
+        binning : int
+        statistic : str
+        xi, pairs : tensors (n, n_bins)
             Prediction, and expected number of ordered pairs in the volume.
+
+        Returns
+        -------
+        tensor (n, n_bins)
         """
         factor = torch.exp(network(inputs)[:, network.columns(binning, statistic)])
         amplitude = (1.0 + xi) ** 2 if statistic == "xi" else 1.0
         return factor * amplitude / pairs
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """Weights and correlations, for a file.
+
+        Returns
+        -------
+        dict of str to array
+        """
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         for binning, matrices in enumerate(self.correlations):
             arrays |= {f"correlation.{binning}.{name}": np.asarray(matrix) for name, matrix in matrices.items()}
@@ -111,7 +153,20 @@ class Aleatoric:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], config: dict, volume: float) -> Aleatoric:
-        """The inverse of :meth:`to_arrays`; KeyError or RuntimeError if something is missing."""
+        """The inverse of :meth:`to_arrays`; KeyError or RuntimeError if something is missing.
+
+        Parameters
+        ----------
+        arrays : dict of str to array
+        config : dict
+            Of the network.
+        volume : float
+            [(Mpc/h)^3].
+
+        Returns
+        -------
+        Aleatoric
+        """
         network = AleatoricNet(**config)
         prefix = "network."
         state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

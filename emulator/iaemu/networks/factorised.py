@@ -44,6 +44,12 @@ class FactorisedNet(nn.Module):
         Name in ``ACTIVATIONS``.
     """
 
+    line_slope: torch.Tensor
+    line_intercept: torch.Tensor
+    half_width: torch.Tensor
+    output_mean: torch.Tensor
+    output_std: torch.Tensor
+
     def __init__(
         self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3, activation: str = "silu"
     ):
@@ -59,42 +65,67 @@ class FactorisedNet(nn.Module):
         self.output = nn.Linear(width, n_outputs)
         low, high = support.logMmin
         fits = [ZHENG07_LINE[name] for name in OCCUPATION_PARAMETERS[1:]]
-        self.register_buffer("line_slope", torch.tensor([0.0] + [fit.slope for fit in fits], dtype=torch.float64))
-        self.register_buffer(
-            "line_intercept", torch.tensor([0.5 * (low + high)] + [fit.intercept for fit in fits], dtype=torch.float64)
-        )
-        half = [0.5 * (high - low)] + [support.n_rmse * fit.rmse for fit in fits]
-        self.register_buffer("half_width", torch.tensor(half, dtype=torch.float64))
-        self.register_buffer("output_mean", torch.zeros(n_outputs, dtype=torch.float64))
-        self.register_buffer("output_std", torch.ones(n_outputs, dtype=torch.float64))
+        for name, values in (
+            ("line_slope", [0.0] + [fit.slope for fit in fits]),
+            ("line_intercept", [0.5 * (low + high)] + [fit.intercept for fit in fits]),
+            ("half_width", [0.5 * (high - low)] + [support.n_rmse * fit.rmse for fit in fits]),
+            ("output_mean", [0.0] * n_outputs),
+            ("output_std", [1.0] * n_outputs),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
 
     def inputs(self, theta: torch.Tensor) -> torch.Tensor:
-        """Network inputs (..., 5) from occupation parameters (..., 5)."""
+        """Network inputs from occupation parameters.
+
+        Parameters
+        ----------
+        theta : tensor (..., 5)
+
+        Returns
+        -------
+        tensor (..., 5)
+        """
         line = self.line_slope * theta[..., :1] + self.line_intercept
         return (theta - line) / self.half_width
 
-    def standardised(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Standardised outputs (..., n_outputs), or only the ``rows`` asked for."""
-        hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
-        if rows is None:
-            return self.output(hidden)
-        return nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
-
     def forward(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Outputs in physical units."""
+        """Outputs (..., n_outputs), or only the ``rows`` of them, in physical units; ``theta`` as for the inputs."""
         rows = slice(None) if rows is None else rows
-        return self.standardised(theta, rows) * self.output_std[rows] + self.output_mean[rows]
+        hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
+        standardised = nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
+        return standardised * self.output_std[rows] + self.output_mean[rows]
 
     def rows(self, binning: int, ingredients: Sequence[str]) -> torch.Tensor:
-        """Indices of the outputs that hold the given ingredients of a binning, one ingredient after the other."""
+        """Indices of the outputs that hold ingredients of a binning, one ingredient after the other.
+
+        Parameters
+        ----------
+        binning : int
+        ingredients : sequence of str
+
+        Returns
+        -------
+        tensor of int (n_ingredients * n_bins,)
+        """
         start = len(INGREDIENTS) * sum(self.n_bins[:binning])
         n = self.n_bins[binning]
         return torch.cat([torch.arange(n) + start + n * INGREDIENTS.index(name) for name in ingredients])
 
     def scalar_rows(self) -> torch.Tensor:
-        """Indices of the outputs that hold the scalars."""
+        """Indices of the outputs that hold the scalars.
+
+        Returns
+        -------
+        tensor of int (2,)
+        """
         start = len(INGREDIENTS) * sum(self.n_bins)
         return torch.arange(start, start + len(SCALARS))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
+        """Weights and buffers, for a file.
+
+        Returns
+        -------
+        dict of str to array
+        """
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}

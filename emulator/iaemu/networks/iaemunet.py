@@ -24,7 +24,7 @@ _CHANNELS = (7, 14, 28, 28, 56, 112, 112)
 _LENGTH = 100
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """A linear map or a convolution, then LeakyReLU, batch normalisation and dropout.
 
     Parameters
@@ -52,19 +52,19 @@ class Layer(nn.Module):
         return values.flatten(0, 1) / (1.0 - self.dropout.p)
 
 
-class Decoder(nn.Module):
+class _Decoder(nn.Module):
     """From the embedding (n, 128) to a mean and a raw variance (n, 2, 20) of one statistic."""
 
     def __init__(self, dropout: float, variance_bias: float):
         super().__init__()
-        self.expand = Layer(nn.Linear(_EMBEDDING[-1], _CHANNELS[0] * _LENGTH), (_CHANNELS[0] * _LENGTH,), dropout)
+        self.expand = _Layer(nn.Linear(_EMBEDDING[-1], _CHANNELS[0] * _LENGTH), (_CHANNELS[0] * _LENGTH,), dropout)
         self.convolutions = nn.ModuleList(
-            Layer(nn.Conv1d(n_in, n_out, kernel_size=3, padding=1), (n_out, _LENGTH), dropout)
+            _Layer(nn.Conv1d(n_in, n_out, kernel_size=3, padding=1), (n_out, _LENGTH), dropout)
             for n_in, n_out in pairwise(_CHANNELS)
         )
         self.output = nn.Conv1d(_CHANNELS[-1], 2, kernel_size=5, stride=5, padding=1)
         with torch.no_grad():
-            self.output.bias[1] = variance_bias
+            self.output.get_parameter("bias")[1] = variance_bias
 
     def forward(self, latent: torch.Tensor, masks: Iterator) -> torch.Tensor:
         signal = self.expand(latent, next(masks)).unflatten(1, (_CHANNELS[0], _LENGTH))
@@ -101,10 +101,10 @@ class IAEmuNet(nn.Module):
         super().__init__()
         self.config = {"dropout": float(dropout), "variance_bias": float(variance_bias)}
         self.embedding = nn.ModuleList(
-            Layer(nn.Linear(n_in, n_out), (n_out,), dropout) for n_in, n_out in pairwise(_EMBEDDING)
+            _Layer(nn.Linear(n_in, n_out), (n_out,), dropout) for n_in, n_out in pairwise(_EMBEDDING)
         )
         self.projection = nn.Linear(_EMBEDDING[2], _EMBEDDING[3])
-        self.decoders = nn.ModuleDict({name: Decoder(dropout, variance_bias) for name in STATISTICS})
+        self.decoders = nn.ModuleDict({name: _Decoder(dropout, variance_bias) for name in STATISTICS})
 
     def forward(
         self, inputs: torch.Tensor, masks: Sequence[torch.Tensor] | None = None
@@ -141,12 +141,21 @@ class IAEmuNet(nn.Module):
         return outputs[:, :, 0], nn.functional.softplus(outputs[:, :, 1])
 
     def draw_masks(self, n_passes: int, seed: int) -> list[torch.Tensor]:
-        """What each of ``n_passes`` keeps: a bool tensor (n_passes, *features) a layer, from a generator of its own.
+        """What each pass keeps, from a generator of its own.
 
         One mask serves all points of a pass, so that each pass is a function of the parameters: the same in any batch,
         and smooth between points.
+
+        Parameters
+        ----------
+        n_passes, seed : int
+
+        Returns
+        -------
+        list of bool tensors (n_passes, *features)
+            One a layer.
         """
         generator = torch.Generator().manual_seed(seed)
         # The order in which they were registered is that in which forward() uses them.
-        layers = [module for module in self.modules() if isinstance(module, Layer)]
+        layers = [module for module in self.modules() if isinstance(module, _Layer)]
         return [torch.rand((n_passes, *layer.shape), generator=generator) >= layer.dropout.p for layer in layers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.parameters import PARAMETERS
@@ -26,7 +27,12 @@ class Standardiser(nn.Module):
         Of log xi, omega and eta.
     """
 
-    def __init__(self, input_mean, input_std, target_mean, target_std):
+    input_mean: torch.Tensor
+    input_std: torch.Tensor
+    target_mean: torch.Tensor
+    target_std: torch.Tensor
+
+    def __init__(self, input_mean: ArrayLike, input_std: ArrayLike, target_mean: ArrayLike, target_std: ArrayLike):
         super().__init__()
         shapes = {"input": (len(PARAMETERS),), "target": (len(STATISTICS),)}
         given = {"input_mean": input_mean, "input_std": input_std, "target_mean": target_mean, "target_std": target_std}
@@ -45,9 +51,13 @@ class Standardiser(nn.Module):
 
         Parameters
         ----------
-        theta : (n, 7)
-        y : (n, ..., 3, n_bins)
+        theta : array (n, 7)
+        y : array (n, ..., 3, n_bins)
             xi, omega, eta; NaN where a bin is empty. Bins with xi <= 0 are left out of the scalers of log xi.
+
+        Returns
+        -------
+        Standardiser
 
         Raises
         ------
@@ -59,7 +69,7 @@ class Standardiser(nn.Module):
             raise ValueError(f"theta must have shape (n, {len(PARAMETERS)}), got {theta.shape}.")
         if y.ndim < 3 or len(y) != len(theta) or y.shape[-2] != len(STATISTICS):
             raise ValueError(f"y must have shape ({len(theta)}, ..., {len(STATISTICS)}, n_bins), got {y.shape}.")
-        log_xi = log_positive(y[..., 0, :])
+        log_xi = _log_positive(y[..., 0, :])
         means, stds = [], []
         for name, values in zip(STATISTICS, (log_xi, y[..., 1, :], y[..., 2, :]), strict=True):
             values = values[np.isfinite(values)]
@@ -70,18 +80,35 @@ class Standardiser(nn.Module):
         return cls(theta.mean(axis=0), theta.std(axis=0), means, stds)
 
     def inputs(self, theta: torch.Tensor) -> torch.Tensor:
-        """Standardised parameters (..., 7), equation 5."""
+        """Standardised parameters, equation 5.
+
+        Parameters
+        ----------
+        theta : tensor (..., 7)
+
+        Returns
+        -------
+        tensor (..., 7)
+        """
         return (theta - self.input_mean) / self.input_std
 
-    def targets(self, y) -> torch.Tensor:
-        """Standardised log xi, omega and eta (..., 3, n_bins) of xi, omega and eta.
+    def targets(self, y: ArrayLike | torch.Tensor) -> torch.Tensor:
+        """Standardised log xi, omega and eta of xi, omega and eta.
 
         NaN where a bin is empty, and for log xi also where xi <= 0: such an entry is masked in the loss, and nothing
         else of the mock is lost. (Dropping the mock selects by noise, most at large r. Even so a network of log xi
         learns the distribution of xi given xi > 0.)
+
+        Parameters
+        ----------
+        y : array or tensor (..., 3, n_bins)
+
+        Returns
+        -------
+        tensor (..., 3, n_bins)
         """
         y = torch.as_tensor(y)
-        y = torch.cat([log_positive(y[..., :1, :]), y[..., 1:, :]], dim=-2)
+        y = torch.cat([_log_positive(y[..., :1, :]), y[..., 1:, :]], dim=-2)
         return (y - self.target_mean[:, None]) / self.target_std[:, None]
 
     def physical(
@@ -115,7 +142,7 @@ class Standardiser(nn.Module):
         return values, torch.cat([torch.sqrt(torch.expm1(s2)) * expected, sigma[..., 1:, :]], dim=-2)
 
     def physical_epistemic(self, sigma: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Epistemic standard deviations (..., 3, n_bins) of xi, omega, eta; Appendix B.
+        """Epistemic standard deviations of xi, omega, eta; Appendix B.
 
         Those of omega and eta are scaled back; that of log xi is scaled back and carried through the exponential to
         first order, by xi itself.
@@ -126,16 +153,25 @@ class Standardiser(nn.Module):
             Standard deviation over passes of the standardised means.
         values : tensor (..., 3, n_bins)
             From :meth:`physical`.
+
+        Returns
+        -------
+        tensor (..., 3, n_bins)
         """
         sigma = sigma * self.target_std[:, None]
         return torch.cat([values[..., :1, :] * sigma[..., :1, :], sigma[..., 1:, :]], dim=-2)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The scalers by name, as arrays."""
+        """The scalers by name.
+
+        Returns
+        -------
+        dict of str to array
+        """
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
 
 
-def log_positive(xi):
+def _log_positive(xi):
     """log(xi), NaN where xi is not positive; array or tensor."""
     if isinstance(xi, torch.Tensor):
         return torch.log(torch.where(xi > 0, xi, torch.full_like(xi, torch.nan)))
@@ -144,6 +180,11 @@ def log_positive(xi):
 
 
 def check_xi_estimate(name: str) -> None:
-    """ValueError if it is none of ``XI_ESTIMATES``."""
+    """ValueError if it is none of ``XI_ESTIMATES``.
+
+    Parameters
+    ----------
+    name : str
+    """
     if name not in XI_ESTIMATES:
         raise ValueError(f"xi_estimate must be one of {', '.join(XI_ESTIMATES)}, got {name!r}.")

@@ -18,7 +18,8 @@ from iaemu.sampling.hmc import HMCInfo, State
 from iaemu.sampling.laplace import Laplace
 from iaemu.sampling.metric import Metric
 from iaemu.sampling.nuts import NUTSInfo
-from iaemu.sampling.sampler import Draws, Sampler, SamplingResult, sample
+from iaemu.sampling.run import SamplingResult, sample
+from iaemu.sampling.sampler import Draws, Sampler
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Transform
 

@@ -8,15 +8,27 @@ windows of which each is twice the last and ends with a new metric, and an end f
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
+from iaemu.sampling import hmc
+from iaemu.sampling.integrators import GRADIENTS, LogDensity
 from iaemu.sampling.metric import Metric
 
+#: Steps to a trajectory, and repetitions of each, with which integrators are compared.
+_TRIED_STEPS, _TRIALS = (1, 2, 3, 4), 4
+#: Harmonic mean of the acceptance above which the rotation is taken into consideration: below, the density is no
+#: Gaussian, and chains may stand for long in its tails although they rarely do so while it is tried.
+_NEAR_GAUSSIAN = 0.9
+#: gamma, t0 and kappa of dual averaging, as Hoffman & Gelman recommend.
+_GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 
-class DualAveraging(NamedTuple):
-    """State of the step-size adaptation; all logarithms natural.
+
+@dataclass(frozen=True)
+class DualAveraging:
+    """State of the step-size adaptation of Hoffman & Gelman 2014 (JMLR 15, 1593); all logarithms natural.
 
     Attributes
     ----------
@@ -37,45 +49,46 @@ class DualAveraging(NamedTuple):
     count: int
     attractor: float
 
+    @classmethod
+    def begin(cls, step_size: float) -> DualAveraging:
+        """The state before the first iteration, drawn to twice the step.
 
-def dual_averaging_init(step_size: float) -> DualAveraging:
-    """Begin at ``step_size``, drawn to twice that.
+        Hoffman & Gelman use ten times, against the cost of small steps: from a pooled acceptance, which has little
+        noise, the step is found in few iterations from either side, and too large a first step wastes whole batches.
 
-    Hoffman & Gelman use ten times, against the cost of small steps: from a pooled acceptance, which has little noise,
-    the step is found in few iterations from either side, and too large a first step wastes whole batches.
-    """
-    log_step = math.log(step_size)
-    return DualAveraging(log_step, log_step, 0.0, 0, log_step + math.log(2.0))
+        Parameters
+        ----------
+        step_size : float
 
+        Returns
+        -------
+        DualAveraging
+        """
+        log_step = math.log(step_size)
+        return cls(log_step, log_step, 0.0, 0, log_step + math.log(2.0))
 
-def dual_averaging_update(
-    state: DualAveraging,
-    acceptance: float,
-    target: float,
-    largest: float = math.inf,
-    gamma: float = 0.05,
-    t0: float = 10.0,
-    kappa: float = 0.75,
-) -> DualAveraging:
-    """One iteration: Hoffman & Gelman 2014 (JMLR 15, 1593), equation 6 and algorithm 5.
+    def update(self, acceptance: float, target: float, largest: float = math.inf) -> DualAveraging:
+        """One iteration: equation 6 and algorithm 5.
 
-    Parameters
-    ----------
-    acceptance : float
-        Mean over the chains of one transition.
-    target : float
-    largest : float
-        Steps are kept below.
-    gamma, t0, kappa : float
-        As recommended there.
-    """
-    count = state.count + 1
-    weight = 1.0 / (count + t0)
-    error = (1.0 - weight) * state.error + weight * (target - acceptance)
-    log_step = min(state.attractor - math.sqrt(count) / gamma * error, math.log(largest))
-    forget = count**-kappa
-    average = forget * log_step + (1.0 - forget) * state.log_step_average
-    return DualAveraging(log_step, average, error, count, state.attractor)
+        Parameters
+        ----------
+        acceptance : float
+            Mean over the chains of one transition.
+        target : float
+        largest : float
+            Steps are kept below.
+
+        Returns
+        -------
+        DualAveraging
+        """
+        count = self.count + 1
+        weight = 1.0 / (count + _T0)
+        error = (1.0 - weight) * self.error + weight * (target - acceptance)
+        log_step = min(self.attractor - math.sqrt(count) / _GAMMA * error, math.log(largest))
+        forget = count**-_KAPPA
+        average = forget * log_step + (1.0 - forget) * self.log_step_average
+        return DualAveraging(log_step, average, error, count, self.attractor)
 
 
 def pooled_acceptance(acceptance: torch.Tensor, energy_error: torch.Tensor, harmonic: bool) -> float:
@@ -90,6 +103,10 @@ def pooled_acceptance(acceptance: torch.Tensor, energy_error: torch.Tensor, harm
         Take the harmonic mean, which Hoffman, Radul & Sountsov 2021 (ChEES-HMC, AISTATS) use. It is small if one
         chain's acceptance is: it makes steps small until chains that began on a steep slope have come down, which the
         mean of many does not notice. For the early warm-up; later it would make steps smaller than they need be.
+
+    Returns
+    -------
+    float
     """
     inside = torch.isfinite(energy_error)
     if int(inside.sum()) > 0.25 * len(inside):
@@ -99,8 +116,10 @@ def pooled_acceptance(acceptance: torch.Tensor, energy_error: torch.Tensor, harm
     return float(acceptance.mean())
 
 
-def initial_step_size(acceptance, step_size: float, target: float = 0.8, smallest=1e-10, largest=1e10) -> float:
-    """Double or halve ``step_size`` until the mean acceptance of one step crosses ``target``.
+def initial_step_size(
+    acceptance: Callable[[float], float], step_size: float, target: float = 0.8, largest: float = 1e10
+) -> float:
+    """Double or halve a step until the mean acceptance of one crosses the target; at least 1e-10.
 
     Hoffman & Gelman 2014, algorithm 4, for the pooled acceptance.
 
@@ -108,7 +127,13 @@ def initial_step_size(acceptance, step_size: float, target: float = 0.8, smalles
     ----------
     acceptance : callable, float -> float
         Mean acceptance probability of trajectories of one step of the size given.
+    step_size, target, largest : float
+
+    Returns
+    -------
+    float
     """
+    smallest = 1e-10
     up = acceptance(step_size) > target
     factor = 2.0 if up else 0.5
     while smallest < step_size * factor <= largest and (acceptance(step_size * factor) > target) == up:
@@ -116,7 +141,49 @@ def initial_step_size(acceptance, step_size: float, target: float = 0.8, smalles
     return step_size if up else max(step_size * factor, smallest)
 
 
-class Moments(NamedTuple):
+def fastest_integrator(
+    state: hmc.State, density: LogDensity, generator: torch.Generator, length: float
+) -> tuple[str, float]:
+    """The integrator, and its step size, of the largest squared jump for a gradient.
+
+    Expected squared jump distance of trajectories from where the chains are (Pasarica & Gelman 2010, Statistica Sinica
+    20, 343), which are not made. The acceptance enters by its harmonic mean, so that an integrator loses that leaves
+    chains standing in the tails, where few of them are at any time.
+
+    Parameters
+    ----------
+    state : State
+    density : callable
+        Of whitened points, see :func:`iaemu.sampling.hmc.step`.
+    generator : torch.Generator
+    length : float
+        Of the trajectories.
+
+    Returns
+    -------
+    str, float
+    """
+    best = (-1.0, "leapfrog", 1.0)
+    for name, n_gradients in GRADIENTS.items():
+        for n_steps in _TRIED_STEPS:
+            size = length / n_steps
+            jumps, acceptances, errors = [], [], []
+            for _ in range(_TRIALS):
+                new, info = hmc.step(state, density, size, generator, length, 0.0, name, always=True)
+                jump = (new.position - state.position).square().sum(dim=1)
+                # Where nothing is accepted the position may be infinite.
+                jumps.append(torch.where(info.acceptance > 0, jump, 0.0))
+                acceptances.append(info.acceptance)
+                errors.append(info.energy_error)
+            acceptance = pooled_acceptance(torch.cat(acceptances), torch.cat(errors), harmonic=True)
+            if name == "rotation" and acceptance < _NEAR_GAUSSIAN:
+                continue
+            best = max(best, (float(torch.cat(jumps).mean()) * acceptance / (n_steps * n_gradients), name, size))
+    return best[1:]
+
+
+@dataclass(frozen=True)
+class Moments:
     """Count, mean (d,) and sum of squared deviations (d, d) of draws."""
 
     count: int
@@ -125,10 +192,29 @@ class Moments(NamedTuple):
 
     @classmethod
     def empty(cls, like: torch.Tensor) -> Moments:
+        """Those of no draw yet.
+
+        Parameters
+        ----------
+        like : tensor (d,)
+
+        Returns
+        -------
+        Moments
+        """
         return cls(0, torch.zeros_like(like), torch.zeros_like(like).outer(like))
 
     def update(self, points: torch.Tensor) -> Moments:
-        """With points (n, d) added: Chan, Golub & LeVeque 1979."""
+        """The moments with more draws: Chan, Golub & LeVeque 1979.
+
+        Parameters
+        ----------
+        points : tensor (n, d)
+
+        Returns
+        -------
+        Moments
+        """
         mean = points.mean(dim=0)
         deviation = points - mean
         count = self.count + len(points)
@@ -138,23 +224,39 @@ class Moments(NamedTuple):
         return Moments(count, self.mean + shift * (len(points) / count), scatter)
 
     def metric(self, metric: Metric) -> Metric:
-        """The metric of these draws, which are in the whitened coordinates of ``metric``.
+        """The metric of these draws.
 
         The covariance is shrunk as in Stan (``covar_adaptation``: by 5 / (n + 5) to 1e-3 of the identity), but in the
         whitened coordinates, so that it does not depend on units.
+
+        Parameters
+        ----------
+        metric : Metric
+            In whose whitened coordinates the draws are.
+
+        Returns
+        -------
+        Metric
         """
         n = self.count
         covariance = self.scatter * (n / ((n - 1.0) * (n + 5.0)))
         covariance = covariance + 1e-3 * (5.0 / (n + 5.0)) * torch.eye(len(self.mean)).to(covariance)
         inner = Metric.from_covariance(self.mean, covariance)
-        factor = metric.factor @ inner.factor
-        return Metric(
-            metric.colour(inner.mean[None])[0], factor.tril(), (inner.inverse_factor @ metric.inverse_factor).tril()
-        )
+        factor, inverse = metric.factor @ inner.factor, inner.inverse_factor @ metric.inverse_factor
+        return Metric(metric.colour(inner.mean[None])[0], factor.tril(), inverse.tril())
 
 
 def window_begin(n_warmup: int) -> int:
-    """Transitions before the first window."""
+    """Transitions before the first window.
+
+    Parameters
+    ----------
+    n_warmup : int
+
+    Returns
+    -------
+    int
+    """
     return round(0.15 * n_warmup)
 
 
@@ -166,6 +268,10 @@ def window_ends(n_warmup: int, shortest: int = 10) -> list[int]:
     n_warmup : int
     shortest : int
         Length of the first window.
+
+    Returns
+    -------
+    list of int
     """
     begin, end = window_begin(n_warmup), n_warmup - math.ceil(0.25 * n_warmup)
     ends, length = [], shortest

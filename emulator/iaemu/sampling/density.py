@@ -46,10 +46,6 @@ class Density:
         self.n_gradients = 0
         self.n_calls = 0
 
-    @property
-    def dimension(self) -> int:
-        return self.transform.dimension
-
     def __call__(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-density (n,) and its gradient (n, d) at unbounded points (n, d).
 
@@ -68,7 +64,7 @@ class Density:
             else:
                 parts = [self._physical(part) for part in physical.split(self.chunk)]
                 value, gradient = (torch.cat(columns) for columns in zip(*parts, strict=True))
-            if slope is not None:
+            if not (slope is None or log_jacobian is None or curvature is None):
                 value = value + log_jacobian
                 gradient = torch.addcmul(curvature, gradient, slope)
             finite = torch.isfinite(gradient.sum(dim=1) + value)

@@ -5,12 +5,14 @@ Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; Betancourt 2016
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: Quantiles of which the smaller effective sample size is the tail's.
-TAIL = (0.05, 0.95)
+_TAIL = (0.05, 0.95)
 #: E-BFMI below which the momenta's energies do not explore the density's.
 LOW_BFMI = 0.3
 
@@ -22,27 +24,54 @@ def _array_stats():
     return array_stats
 
 
-def rhat(draws) -> np.ndarray:
-    """Rank-normalised split R-hat (d,), the larger of bulk and tail, of draws (n_chains, n_draws, d)."""
+def rhat(draws: ArrayLike) -> np.ndarray:
+    """Rank-normalised split R-hat, the larger of bulk and tail.
+
+    Parameters
+    ----------
+    draws : array or tensor (n_chains, n_draws, d)
+
+    Returns
+    -------
+    array (d,)
+    """
     return np.asarray(_array_stats().rhat(_array(draws), chain_axis=0, draw_axis=1))
 
 
-def ess(draws, method: str = "bulk") -> np.ndarray:
-    """Effective sample size (d,) of draws (n_chains, n_draws, d), of the "bulk", the "tail" or the "mean"."""
-    options = dict(prob=TAIL) if method == "tail" else {}
+def ess(draws: ArrayLike, method: str = "bulk") -> np.ndarray:
+    """Effective sample size.
+
+    Parameters
+    ----------
+    draws : array or tensor (n_chains, n_draws, d)
+    method : "bulk", "tail" or "mean"
+
+    Returns
+    -------
+    array (d,)
+    """
+    options = dict(prob=_TAIL) if method == "tail" else {}
     return np.asarray(_array_stats().ess(_array(draws), chain_axis=0, draw_axis=1, method=method, **options))
 
 
-def bfmi(energy) -> np.ndarray:
-    """Estimated Bayesian fraction of missing information (n_chains,) of energies (n_chains, n_draws).
+def bfmi(energy: ArrayLike) -> np.ndarray:
+    """Estimated Bayesian fraction of missing information.
 
     Mean squared difference of successive energies over their variance: Betancourt 2016, equation 19. Well below 1
     where the tails are heavier than a momentum can cross in one trajectory.
+
+    Parameters
+    ----------
+    energy : array or tensor (n_chains, n_draws)
+
+    Returns
+    -------
+    array (n_chains,)
     """
-    energy = _array(energy)
-    variance = energy.var(axis=1)
+    values = _array(energy)
+    variance = values.var(axis=1)
     # Chains that stand still have neither.
-    return np.square(np.diff(energy, axis=1)).mean(axis=1) / np.where(variance > 0, variance, np.nan)
+    return np.square(np.diff(values, axis=1)).mean(axis=1) / np.where(variance > 0, variance, np.nan)
 
 
 class Summary(NamedTuple):
@@ -79,17 +108,29 @@ class Summary(NamedTuple):
         return "\n".join(lines)
 
 
-def summarise(draws, names=None) -> Summary:
-    """The summary of draws (n_chains, n_draws, d)."""
+def summarise(draws: ArrayLike, names: Sequence[str] | None = None) -> Summary:
+    """The summary of draws.
+
+    Parameters
+    ----------
+    draws : array or tensor (n_chains, n_draws, d)
+    names : d names, optional
+        By default x0, x1, ...
+
+    Returns
+    -------
+    Summary
+    """
     draws = _array(draws)
     flat = draws.reshape(-1, draws.shape[-1])
-    names = tuple(names) if names is not None else tuple(f"x{index}" for index in range(flat.shape[1]))
+    names = tuple(f"x{index}" for index in range(flat.shape[1])) if names is None else tuple(names)
     if len(names) != flat.shape[1]:
         raise ValueError(f"There are {len(names)} names for {flat.shape[1]} parameters.")
     sd = flat.std(axis=0, ddof=1)
-    quantiles = np.quantile(flat, (0.16, 0.5, 0.84), axis=0)
+    low, median, high = np.quantile(flat, (0.16, 0.5, 0.84), axis=0)
     mcse = sd / np.sqrt(ess(draws, "mean"))
-    return Summary(names, flat.mean(axis=0), sd, *quantiles, mcse, ess(draws), ess(draws, "tail"), rhat(draws))
+    sizes = ess(draws), ess(draws, "tail"), rhat(draws)
+    return Summary(names, flat.mean(axis=0), sd, low, median, high, mcse, *sizes)
 
 
 def _array(values) -> np.ndarray:

@@ -9,11 +9,12 @@ of the density is of a full batch; that is what makes many chains cheap, and wha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 
-from iaemu.sampling.integrators import GRADIENTS, Density, integrate
+from iaemu.sampling.integrators import GRADIENTS, LogDensity, integrate
 
 #: Energy error beyond which a trajectory is called divergent, as in Stan.
 DIVERGENCE = 1000.0
@@ -65,14 +66,42 @@ class HMCInfo(NamedTuple):
     step_size: torch.Tensor
 
 
-def init(position: torch.Tensor, density: Density) -> State:
-    """The state at positions (n_chains, d)."""
+def init(position: torch.Tensor, density: LogDensity) -> State:
+    """The state of chains.
+
+    Parameters
+    ----------
+    position : tensor (n_chains, d)
+    density : callable
+        See :func:`step`.
+
+    Returns
+    -------
+    State
+    """
     return State(position, *density(position))
+
+
+def choose(new: Iterable[torch.Tensor], old: Iterable[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Some rows of new tensors, the others of old ones.
+
+    Parameters
+    ----------
+    new, old : tensors (n, d) or (n,)
+    rows : tensor of bool (n,)
+        Where to take the new.
+
+    Returns
+    -------
+    tuple of tensors
+    """
+    column = rows[:, None]
+    return tuple(torch.where(column if x.ndim == 2 else rows, x, y) for x, y in zip(new, old, strict=True))
 
 
 def step(
     state: State,
-    density: Density,
+    density: LogDensity,
     step_size: float,
     generator: torch.Generator,
     trajectory_length: float = 0.5 * math.pi,
@@ -108,7 +137,7 @@ def step(
     State, HMCInfo
     """
     position, log_density, gradient = state
-    options = dict(generator=generator, dtype=position.dtype, device=position.device)
+    options: dict[str, Any] = dict(generator=generator, dtype=position.dtype, device=position.device)
     momentum = torch.randn(position.shape, **options)
     uniform = torch.rand(len(position), **options)
     length = trajectory_length
@@ -123,12 +152,7 @@ def step(
     error = torch.nan_to_num(proposed - energy, nan=torch.inf, posinf=torch.inf)
     acceptance = torch.exp(-error).clamp(max=1.0)
     accepted = torch.ones_like(uniform, dtype=torch.bool) if always else uniform < acceptance
-    column = accepted[:, None]
-    new = State(
-        torch.where(column, end[0], position),
-        torch.where(accepted, end[2], log_density),
-        torch.where(column, end[3], gradient),
-    )
+    new = State(*choose((end[0], *end[2:]), state, accepted))
     n_gradients = n_steps * GRADIENTS[integrator]
     info = HMCInfo(
         acceptance=acceptance,

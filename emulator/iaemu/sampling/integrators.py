@@ -30,22 +30,35 @@ _TWO_STAGE = (3.0 - math.sqrt(3.0)) / 6.0
 #: Gradients that one step costs.
 GRADIENTS = {"leapfrog": 1, "two-stage": 2, "rotation": 1}
 
-Density = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: Log-density (n,) and gradient (n, d) of points (n, d).
+LogDensity = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+#: Position, momentum, log-density and gradient.
+PhasePoint = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def integrate(density: Density, position, momentum, log_density, gradient, step, n_steps: int, integrator="leapfrog"):
+def integrate(
+    density: LogDensity,
+    position: torch.Tensor,
+    momentum: torch.Tensor,
+    log_density: torch.Tensor,
+    gradient: torch.Tensor,
+    step: float | torch.Tensor,
+    n_steps: int,
+    integrator: str = "leapfrog",
+) -> PhasePoint:
     """Follow the motion from (``position``, ``momentum``) for ``n_steps`` steps.
 
     Parameters
     ----------
     density : callable
         Log-density (n,) and gradient (n, d) of points (n, d).
-    position, momentum, gradient : tensors (n, d)
-        The gradient at the position.
-    log_density : tensor (n,)
+    position, momentum : tensors (n, d)
+    log_density, gradient : tensors (n,) and (n, d)
+        At the position.
     step : float, or tensor (n, 1)
         Negative steps go back in time.
     n_steps : int
+    integrator : str
 
     Returns
     -------
@@ -54,29 +67,24 @@ def integrate(density: Density, position, momentum, log_density, gradient, step,
     if integrator == "rotation":
         return _rotation(density, position, momentum, log_density, gradient, step, n_steps)
     if integrator == "two-stage":
-        inner, first, drift = (1.0 - 2.0 * _TWO_STAGE) * step, _TWO_STAGE * step, 0.5 * step
-        last = 2.0 * first
+        first, drift = _TWO_STAGE * step, 0.5 * step
+        inner, last = (1.0 - 2.0 * _TWO_STAGE) * step, 2.0 * first
     else:
-        first, drift = 0.5 * step, step
-        last = inner = step
+        first = 0.5 * step
+        inner = last = drift = step
     momentum = momentum + first * gradient
     n_stages = n_steps * GRADIENTS[integrator]
     for stage in range(1, n_stages + 1):
         position = position + drift * momentum
         log_density, gradient = density(position)
-        if stage == n_stages:
-            kick = first
-        else:
-            kick = inner if integrator == "leapfrog" or stage % 2 else last
+        kick = first if stage == n_stages else inner if stage % 2 else last
         momentum = momentum + kick * gradient
     return position, momentum, log_density, gradient
 
 
 def _rotation(density, position, momentum, log_density, gradient, step, n_steps):
-    if isinstance(step, torch.Tensor):
-        cosine, sine = torch.cos(step), torch.sin(step)
-    else:
-        cosine, sine = math.cos(step), math.sin(step)
+    module = torch if isinstance(step, torch.Tensor) else math
+    cosine, sine = module.cos(step), module.sin(step)
     # The force of the remainder: that of the density less that of the standard normal, -z.
     momentum = momentum + (0.5 * step) * (gradient + position)
     for stage in range(1, n_steps + 1):

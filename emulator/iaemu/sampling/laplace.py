@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from iaemu.sampling.errors import SamplingError
-from iaemu.sampling.integrators import Density
+from iaemu.sampling.integrators import LogDensity
 from iaemu.sampling.metric import Metric
 
 #: Displacement of the differences, in standard deviations of the approximation so far.
@@ -31,6 +31,8 @@ _ROUNDS, _CLOSER = 40, 0.75
 #: A starting point may lie this much lower than the maximum, for each parameter and in all: a draw of twice the
 #: deviations of a Gaussian lies 2 d lower on average, and rarely lower than this.
 _DROP = (4.0, 20.0)
+#: Starting points that are tried around one that is not in the support.
+_ATTEMPTS = 1000
 
 
 class Laplace(NamedTuple):
@@ -54,11 +56,16 @@ class Laplace(NamedTuple):
 
     @property
     def log_mass(self) -> float:
-        """Log of the integral of the approximation, up to a constant common to all."""
+        """Log of the integral of the approximation, up to a constant common to all.
+
+        Returns
+        -------
+        float
+        """
         return self.log_density + float(self.metric.factor.diagonal().log().sum())
 
 
-def maximise(density: Density, start: torch.Tensor, max_iterations: int = 50) -> Laplace:
+def _maximise(density: LogDensity, start: torch.Tensor, max_iterations: int = 50) -> Laplace:
     """Newton's method from ``start`` (d,), where the density is finite.
 
     Returns
@@ -97,10 +104,20 @@ def maximise(density: Density, start: torch.Tensor, max_iterations: int = 50) ->
     return Laplace(metric, float(value), iteration, converged)
 
 
-def approximate(density: Density, starts: torch.Tensor) -> list[Laplace]:
-    """Laplace approximations from starting points (m, d), the one of the largest mass first.
+def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
+    """Laplace approximations, the one of the largest mass first.
 
     Those that are alike are given once, those of negligible mass left out.
+
+    Parameters
+    ----------
+    density : callable
+        Log-density (n,) and gradient (n, d) of unbounded points (n, d).
+    starts : tensor (m, d)
+
+    Returns
+    -------
+    list of Laplace
 
     Raises
     ------
@@ -116,20 +133,72 @@ def approximate(density: Density, starts: torch.Tensor) -> list[Laplace]:
         )
     found: list[Laplace] = []
     for start in starts[finite]:
-        new = maximise(density, start)
+        new = _maximise(density, start)
         if not any(_alike(new, old) for old in found):
             found.append(new)
     found.sort(key=lambda one: one.log_mass, reverse=True)
     return [one for one in found if one.log_mass > found[0].log_mass - _NEGLIGIBLE]
 
 
-def scatter(
-    density: Density, maxima: list[Laplace], n_points: int, generator: torch.Generator, dispersion: float = 2.0
-) -> torch.Tensor:
-    """Starting points (n_points, d) that are over-dispersed about the maxima, which take turns.
+def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The points, if the density is finite at one of them, or else one found about them.
 
-    Normal, of ``dispersion`` times the deviations of the approximation. Points where the density is not finite, or
-    lower than any Gaussian would be there, are drawn again and closer.
+    Searched at distances that grow from a thousandth of a unit to several (a unit of the logit is a good part of the
+    range between two bounds).
+
+    Parameters
+    ----------
+    density : callable
+        As in :func:`approximate`.
+    points : tensor (m, d)
+    generator : torch.Generator
+
+    Returns
+    -------
+    tensor (m, d) or (1, d)
+
+    Raises
+    ------
+    SamplingError
+        The density is not finite at any point that was tried.
+    """
+    if bool(torch.isfinite(density(points)[0]).any()):
+        return points
+    rows = torch.randint(len(points), (_ATTEMPTS,), generator=generator, device=points.device)
+    centre = points[rows]
+    distance = torch.logspace(-3.0, 0.7, _ATTEMPTS, dtype=points.dtype, device=points.device)[:, None]
+    noise = torch.randn(centre.shape, generator=generator, dtype=points.dtype, device=points.device)
+    tried = centre + distance * centre.abs().clamp(min=1.0) * noise
+    values, _ = density(tried)
+    if not bool(torch.isfinite(values).any()):
+        raise SamplingError(
+            f"The log-density or its gradient is not finite at any of {len(points) + _ATTEMPTS} points: the "
+            f"{len(points)} given and {_ATTEMPTS} about them. Start where the log-density is finite, and check its "
+            "value and gradient there; bounds that exclude what it cannot compute help too."
+        )
+    return tried[values.argmax()][None]
+
+
+def scatter(
+    density: LogDensity, maxima: list[Laplace], n_points: int, generator: torch.Generator, dispersion: float = 2.0
+) -> torch.Tensor:
+    """Starting points that are over-dispersed about the maxima, which take turns.
+
+    Points where the density is not finite, or lower than any Gaussian would be there, are drawn again and closer.
+
+    Parameters
+    ----------
+    density : callable
+        As in :func:`approximate`.
+    maxima : list of Laplace
+    n_points : int
+    generator : torch.Generator
+    dispersion : float
+        Points are normal, of this many times the deviations of the approximation.
+
+    Returns
+    -------
+    tensor (n_points, d)
 
     Raises
     ------

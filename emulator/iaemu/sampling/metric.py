@@ -8,10 +8,11 @@ gradient costs two products (n, d)(d, d), small beside the density.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from iaemu.sampling.integrators import LogDensity
 
 
 class Metric(NamedTuple):
@@ -32,30 +33,65 @@ class Metric(NamedTuple):
 
     @classmethod
     def from_covariance(cls, mean: torch.Tensor, covariance: torch.Tensor) -> Metric:
-        """The metric of a mean (d,) and positive definite covariance (d, d)."""
+        """The metric of a mean and a covariance.
+
+        Parameters
+        ----------
+        mean : tensor (d,)
+        covariance : tensor (d, d)
+            Positive definite.
+
+        Returns
+        -------
+        Metric
+        """
         # Scaled to unit diagonal first: parameters of very different size are no loss of precision.
         scale = covariance.diagonal().sqrt()
         factor = scale[:, None] * torch.linalg.cholesky(covariance / torch.outer(scale, scale))
         identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         return cls(mean, factor, torch.linalg.solve_triangular(factor, identity, upper=False))
 
-    @property
-    def covariance(self) -> torch.Tensor:
-        return self.factor @ self.factor.T
-
     def colour(self, whitened: torch.Tensor) -> torch.Tensor:
-        """x (n, d) of z (n, d)."""
+        """x of z.
+
+        Parameters
+        ----------
+        whitened : tensor (n, d)
+
+        Returns
+        -------
+        tensor (n, d)
+        """
         return torch.addmm(self.mean, whitened, self.factor.T)
 
     def whiten(self, points: torch.Tensor) -> torch.Tensor:
-        """z (n, d) of x (n, d)."""
+        """z of x.
+
+        Parameters
+        ----------
+        points : tensor (n, d)
+
+        Returns
+        -------
+        tensor (n, d)
+        """
         return (points - self.mean) @ self.inverse_factor.T
 
-    def whitened(self, density: Callable) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """``density``, which gives log-density (n,) and gradient (n, d) at x (n, d), as a function of z."""
+    def whitened(self, density: LogDensity) -> LogDensity:
+        """A density as a function of z.
 
-        def whitened_density(points):
+        Parameters
+        ----------
+        density : callable
+            Log-density (n,) and gradient (n, d) at x (n, d).
+
+        Returns
+        -------
+        callable
+        """
+
+        def _density(points):
             value, gradient = density(self.colour(points))
             return value, gradient @ self.factor
 
-        return whitened_density
+        return _density

@@ -13,14 +13,12 @@ takes, so that :mod:`iaemu.sampling.hmc` is faster, and this the reference that 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from iaemu.sampling.hmc import DIVERGENCE, State, init
-from iaemu.sampling.integrators import Density, integrate
-
-__all__ = ["NUTSInfo", "init", "step"]
+from iaemu.sampling.hmc import DIVERGENCE, State, choose
+from iaemu.sampling.integrators import LogDensity, integrate
 
 
 class NUTSInfo(NamedTuple):
@@ -73,9 +71,23 @@ class _Tree(NamedTuple):
     depth: torch.Tensor
 
 
+class _Half(NamedTuple):
+    """What a trajectory doubles by; the counts go on from those of its tree."""
+
+    end: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # position, momentum and gradient at the outer end
+    inner_momentum: torch.Tensor
+    momentum_sum: torch.Tensor
+    draw: tuple[torch.Tensor, ...]  # position, log-density, gradient and energy
+    log_weight: torch.Tensor
+    acceptance_sum: torch.Tensor
+    n_leaves: torch.Tensor
+    divergent: torch.Tensor
+    valid: torch.Tensor  # whether it neither diverged nor turned within
+
+
 def step(
     state: State,
-    density: Density,
+    density: LogDensity,
     step_size: float,
     generator: torch.Generator,
     max_tree_depth: int = 10,
@@ -97,7 +109,7 @@ def step(
     State, NUTSInfo
     """
     position, log_density, gradient = state
-    options = dict(generator=generator, dtype=position.dtype, device=position.device)
+    options: dict[str, Any] = dict(generator=generator, dtype=position.dtype, device=position.device)
     momentum = torch.randn(position.shape, **options)
     start = 0.5 * momentum.square().sum(dim=1) - log_density
     zero = torch.zeros_like(log_density)
@@ -157,27 +169,44 @@ def _double(tree: _Tree, density, step_size, start, depth, options):
     going : tensor of bool (n,)
         Whether the trajectory may double again.
     """
-    n, dimension = tree.draw.shape
-    rows = torch.arange(n, device=start.device)
-    forward = (torch.rand(n, **options) < 0.5).long()  # which end grows
-    n_new = 2**depth
-    uniform = torch.rand((n_new + 1, n), **options)
+    rows = torch.arange(len(start), device=start.device)
+    forward = (torch.rand(len(start), **options) < 0.5).long()  # which end grows
+    uniform = torch.rand((2**depth + 1, len(start)), **options)
     signed = (step_size * (2.0 * forward - 1.0))[:, None].to(start.dtype)
+    half = _grow(tree, density, signed, start, uniform[:-1], (forward, rows))
 
+    # Biased progressive sampling between the halves: the new one is preferred where its weight is larger.
+    chosen = half.valid & (torch.log(uniform[-1]) < half.log_weight - tree.log_weight)
+    momentum_sum = tree.momentum_sum + half.momentum_sum
+    far, near = tree.momentum[1 - forward, rows], tree.momentum[forward, rows]
+    turned = _turned(far, half.end[1], momentum_sum)
+    turned = turned | _turned(far, half.inner_momentum, tree.momentum_sum + half.inner_momentum)
+    turned = turned | _turned(near, half.end[1], half.momentum_sum + near)
+    ends = [x.clone() for x in (tree.position, tree.momentum, tree.gradient)]
+    for grown, new in zip(ends, half.end, strict=True):
+        grown[forward, rows] = new
+    old = tree.draw, tree.draw_log_density, tree.draw_gradient, tree.draw_energy
+    log_weight = torch.where(half.valid, torch.logaddexp(tree.log_weight, half.log_weight), tree.log_weight)
+    counts = half.acceptance_sum, half.n_leaves, half.divergent, tree.depth + 1
+    result = _Tree(*(*ends, momentum_sum, *choose(half.draw, old, chosen), log_weight, *counts))
+    return result, chosen, half.valid & ~turned
+
+
+def _grow(tree: _Tree, density, signed, start, uniform, outer) -> _Half:
+    """As many leaves as ``uniform`` (n_leaves, n) has rows, beyond the ends of index ``outer``."""
+    n_new = len(uniform)
+    depth = n_new.bit_length() - 1
     # Of the new half: its outer end, which moves; its draw.
-    position, momentum, gradient = (x[forward, rows] for x in (tree.position, tree.momentum, tree.gradient))
-    log_density = inner_momentum = None
-    total = torch.zeros_like(momentum)
+    position, momentum, gradient = (x[outer] for x in (tree.position, tree.momentum, tree.gradient))
+    total, inner_momentum, log_density = torch.zeros_like(momentum), momentum, start
     log_weight = torch.full_like(start, -torch.inf)
-    draw = (position, start, gradient, start)
-    acceptance_sum, n_leaves = tree.acceptance_sum, tree.n_leaves
-    valid = torch.ones_like(tree.divergent)
-    divergent = tree.divergent
+    draw: tuple[torch.Tensor, ...] = (position, start, gradient, start)
+    acceptance_sum, n_leaves, divergent = tree.acceptance_sum, tree.n_leaves, tree.divergent
+    valid = torch.ones_like(divergent)
 
     # Slot l: of the subtree of 2**l leaves that is being built, momentum of its first leaf and sum before it; of the
     # one that a sibling is being built to, momentum of its last leaf and sum up to it.
-    slots = torch.zeros((4, depth + 1, n, dimension), **{k: options[k] for k in ("dtype", "device")})
-    first, before, last, until = slots
+    first, before, last, until = torch.zeros((4, depth + 1, *position.shape), dtype=start.dtype, device=start.device)
     for leaf in range(n_new):
         position, momentum, log_density, gradient = integrate(
             density, position, momentum, log_density, gradient, signed, 1
@@ -192,15 +221,8 @@ def _double(tree: _Tree, density, step_size, start, depth, options):
         # Multinomial within the new half: each leaf replaces the draw with its share of the weight so far.
         log_weight = torch.where(valid, torch.logaddexp(log_weight, -error), log_weight)
         take = valid & (torch.log(uniform[leaf]) < -error - log_weight)
-        column = take[:, None]
-        draw = (
-            torch.where(column, position, draw[0]),
-            torch.where(take, log_density, draw[1]),
-            torch.where(column, gradient, draw[2]),
-            torch.where(take, energy, draw[3]),
-        )
-        if leaf == 0:
-            inner_momentum = momentum
+        draw = choose((position, log_density, gradient, energy), draw, take)
+        inner_momentum = momentum if leaf == 0 else inner_momentum
         sum_before, total = total, total + momentum
         level = _trailing_zeros(leaf, depth)
         first[: level + 1] = momentum
@@ -212,35 +234,8 @@ def _double(tree: _Tree, density, step_size, start, depth, options):
         until[ended] = total
         if leaf + 1 < n_new and not bool(valid.any()):
             break
-
-    # Biased progressive sampling between the halves: the new one is preferred where its weight is larger.
-    chosen = valid & (torch.log(uniform[-1]) < log_weight - tree.log_weight)
-    column = chosen[:, None]
-    opposite = 1 - forward
-    momentum_sum = tree.momentum_sum + total
-    far, near = tree.momentum[opposite, rows], tree.momentum[forward, rows]
-    turned = _turned(far, momentum, momentum_sum)
-    turned = turned | _turned(far, inner_momentum, tree.momentum_sum + inner_momentum)
-    turned = turned | _turned(near, momentum, total + near)
-    new_ends = []
-    for old, new in ((tree.position, position), (tree.momentum, momentum), (tree.gradient, gradient)):
-        grown = old.clone()
-        grown[forward, rows] = new
-        new_ends.append(grown)
-    result = _Tree(
-        *new_ends,
-        momentum_sum=momentum_sum,
-        draw=torch.where(column, draw[0], tree.draw),
-        draw_log_density=torch.where(chosen, draw[1], tree.draw_log_density),
-        draw_gradient=torch.where(column, draw[2], tree.draw_gradient),
-        draw_energy=torch.where(chosen, draw[3], tree.draw_energy),
-        log_weight=torch.where(valid, torch.logaddexp(tree.log_weight, log_weight), tree.log_weight),
-        acceptance_sum=acceptance_sum,
-        n_leaves=n_leaves,
-        divergent=divergent,
-        depth=tree.depth + 1,
-    )
-    return result, chosen, valid & ~turned
+    end = (position, momentum, gradient)
+    return _Half(end, inner_momentum, total, draw, log_weight, acceptance_sum, n_leaves, divergent, valid)
 
 
 def _turned(one, other, total):

@@ -7,14 +7,14 @@ from dataclasses import dataclass, fields
 
 from iaemu.sampling.integrators import INTEGRATORS
 
-METHODS = ("hmc", "nuts")
+_METHODS = ("hmc", "nuts")
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings of a :class:`~iaemu.sampling.sampler.Sampler`; a value out of range is a ``ValueError`` that names it.
 
-    Parameters
+    Attributes
     ----------
     method : "hmc" or "nuts"
     n_chains : int, optional
@@ -22,8 +22,7 @@ class Settings:
     n_warmup : int
         Transitions of the warm-up, whose draws are not part of the sample.
     target_accept : float, optional
-        Mean acceptance probability that the step size is adapted to; by default 0.9 for HMC, 0.8 for
-        NUTS.
+        Mean acceptance probability that the step size is adapted to; by default 0.9 for HMC, 0.8 for NUTS.
     trajectory_length : float
         Nominal length of HMC's trajectories, in standard deviations: pi / 2 takes a Gaussian to an independent draw.
     jitter : float
@@ -51,7 +50,7 @@ class Settings:
     chunk: int = 256
 
     def __post_init__(self):
-        self._choice("method", METHODS)
+        self._choice("method", _METHODS)
         self._choice("integrator", ("auto", *INTEGRATORS))
         self._number("n_chains", 2, math.inf, whole=True, optional=True)
         self._number("n_warmup", 20, math.inf, whole=True)
@@ -64,6 +63,12 @@ class Settings:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
+        """Of the settings.
+
+        Returns
+        -------
+        tuple of str
+        """
         return tuple(field.name for field in fields(cls))
 
     def _choice(self, name, choices):

@@ -12,25 +12,31 @@ the third.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 #: Points on a bound are moved inside by this fraction of the width (or of max(1, |bound|)): u would be infinite there.
-EDGE = 1e-9
+_EDGE = 1e-9
+
+
+#: A number, or one for each parameter; None where there is none.
+Bound = float | None | Sequence[float | None] | np.ndarray | torch.Tensor
 
 
 class Transform:
     """Transform of d parameters; made by :meth:`from_bounds`.
 
-    Attributes
+    Parameters
     ----------
     low, high : tensors (d,)
-        Bounds, infinite where there is none.
+        Bounds, infinite where there is none; attributes too, as is ``dimension``, d.
     """
 
     def __init__(self, low: torch.Tensor, high: torch.Tensor):
-        self.low, self.high = low, high
+        self.low, self.high, self.dimension = low, high, len(low)
         has_low, has_high = torch.isfinite(low), torch.isfinite(high)
         self._two = has_low & has_high
         self._low, self._high = has_low & ~has_high, has_high & ~has_low
@@ -44,8 +50,22 @@ class Transform:
         self._sign = self._low.to(low.dtype) - self._high.to(low.dtype)
 
     @classmethod
-    def from_bounds(cls, low, high, dimension: int | None = None, dtype=torch.float64, device="cpu") -> Transform:
-        """The transform for bounds ``low`` and ``high``: numbers, or (d,); None or infinite where there is none.
+    def from_bounds(
+        cls, low: Bound, high: Bound, dimension: int | None = None, device: str | torch.device = "cpu"
+    ) -> Transform:
+        """The transform for given bounds, in double precision.
+
+        Parameters
+        ----------
+        low, high : numbers, or sequences, arrays or tensors (d,)
+            None or infinite where there is none.
+        dimension : int, optional
+            By default that of the bounds.
+        device : str or torch.device
+
+        Returns
+        -------
+        Transform
 
         Raises
         ------
@@ -56,9 +76,9 @@ class Transform:
         for name, value, default in (("low", low, -math.inf), ("high", high, math.inf)):
             if value is None:
                 value = default
-            elif not isinstance(value, torch.Tensor) and hasattr(value, "__len__"):
+            elif not isinstance(value, torch.Tensor) and isinstance(value, Iterable):
                 value = [default if one is None else float(one) for one in value]
-            bound = torch.as_tensor(value, dtype=dtype, device=device).detach().clone()
+            bound = torch.as_tensor(value, dtype=torch.float64, device=device).detach().clone()
             if bool(torch.isnan(bound).any()) or bound.ndim > 1:
                 raise ValueError(f"The bounds {name} must be numbers, one or one for each parameter; got {value}.")
             bounds.append(bound)
@@ -76,21 +96,42 @@ class Transform:
             )
         return cls(*bounds)
 
-    @property
-    def dimension(self) -> int:
-        return len(self.low)
-
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Physical points (..., d) of unbounded ones; never beyond a bound, by rounding neither."""
+        """Physical points of unbounded ones; never beyond a bound, by rounding neither.
+
+        Parameters
+        ----------
+        points : tensor (..., d)
+
+        Returns
+        -------
+        tensor (..., d)
+        """
         return self.forward_and_slopes(points)[0]
 
     def log_jacobian(self, points: torch.Tensor) -> torch.Tensor:
-        """log |d theta / d u| (...) at unbounded points (..., d)."""
+        """log |d theta / d u| at unbounded points.
+
+        Parameters
+        ----------
+        points : tensor (..., d)
+
+        Returns
+        -------
+        tensor (...)
+        """
         log_jacobian = self.forward_and_slopes(points)[2]
         return torch.zeros_like(points[..., 0]) if log_jacobian is None else log_jacobian
 
-    def forward_and_slopes(self, points: torch.Tensor):
-        """What the chain rule needs at unbounded points u (..., d).
+    def forward_and_slopes(
+        self, points: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """What the chain rule needs.
+
+        Parameters
+        ----------
+        points : tensor (..., d)
+            Unbounded, u.
 
         Returns
         -------
@@ -119,7 +160,15 @@ class Transform:
         return physical, slope, log_jacobian, torch.where(self._two, curvature, self._sign)
 
     def inverse(self, physical: torch.Tensor) -> torch.Tensor:
-        """Unbounded coordinates (..., d) of physical points; points on a bound are moved inside by :data:`EDGE`.
+        """Unbounded coordinates of physical points; points on a bound are moved inside by a fraction of 1e-9.
+
+        Parameters
+        ----------
+        physical : tensor (..., d)
+
+        Returns
+        -------
+        tensor (..., d)
 
         Raises
         ------
@@ -136,15 +185,14 @@ class Transform:
             )
         if self._only_free:
             return physical.clone()
-        fraction = ((physical - self._start_two) / self._width).clamp(EDGE, 1.0 - EDGE)
-        rest = ((self._end_two - physical) / self._width).clamp(EDGE, 1.0 - EDGE)
+        fraction = ((physical - self._start_two) / self._width).clamp(_EDGE, 1.0 - _EDGE)
+        rest = ((self._end_two - physical) / self._width).clamp(_EDGE, 1.0 - _EDGE)
         above = (physical - self._start) / torch.clamp(self._start.abs(), min=1.0)
         below = (self._end - physical) / torch.clamp(self._end.abs(), min=1.0)
+        from_low = torch.log(above.clamp(min=_EDGE)) + self._start.abs().clamp(min=1.0).log()
+        from_high = -torch.log(below.clamp(min=_EDGE)) - self._end.abs().clamp(min=1.0).log()
         result = torch.where(self._two, torch.log(fraction) - torch.log(rest), physical)
-        result = torch.where(
-            self._low, torch.log(above.clamp(min=EDGE)) + self._start.abs().clamp(min=1.0).log(), result
-        )
-        return torch.where(self._high, -torch.log(below.clamp(min=EDGE)) - self._end.abs().clamp(min=1.0).log(), result)
+        return torch.where(self._high, from_high, torch.where(self._low, from_low, result))
 
     def _logit(self, points, reduce=True):
         fraction = torch.sigmoid(points)

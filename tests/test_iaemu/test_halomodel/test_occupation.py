@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from iaemu.halomodel.occupation import mean_ncen, mean_nsat, poisson_pmf, rank_probability, rank_tail_sums
+from iaemu.halomodel.occupation import _poisson_pmf, mean_ncen, mean_nsat, rank_probability, rank_tail_sums
 
 
 def t(*values):
@@ -82,4 +82,4 @@ def test_gradients_are_exact_and_finite_at_zero(function):
 
 
 def test_poisson_pmf_is_zero_for_negative_counts():
-    assert poisson_pmf(*t(3.0, [-1.0, -2.0])).tolist() == [0.0, 0.0]
+    assert _poisson_pmf(*t(3.0, [-1.0, -2.0])).tolist() == [0.0, 0.0]

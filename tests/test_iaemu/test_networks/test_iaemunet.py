@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iaemu.networks.iaemunet import IAEmuNet, Layer
+from iaemu.networks.iaemunet import IAEmuNet, _Layer
 from iaemu.prediction import STATISTICS
 
 
@@ -21,7 +21,7 @@ def outputs_and_inputs(network, inputs):
     """Of each Layer and convolution: what went in and what came out, by name."""
     record, handles = {}, []
     for name, module in network.named_modules():
-        if isinstance(module, Layer | nn.Linear | nn.Conv1d):
+        if isinstance(module, _Layer | nn.Linear | nn.Conv1d):
             hook = lambda _, arguments, result, name=name: record.update({name: (arguments[0], result)})  # noqa: E731
             handles.append(module.register_forward_hook(hook))
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_widths_are_the_published_ones(network):
 
 
 def test_every_layer_has_leaky_relu_batch_norm_and_dropout_of_a_fifth(network):
-    layers = [module for module in network.modules() if isinstance(module, Layer)]
+    layers = [module for module in network.modules() if isinstance(module, _Layer)]
     assert len(layers) == 5 + 3 * 7
     assert all(layer.dropout.p == 0.2 and layer.activation.negative_slope == 0.01 for layer in layers)
     layer, values = network.embedding[0], torch.randn(3, 7)

@@ -138,7 +138,7 @@ def test_detailed_balance(kernel):
     grid = np.linspace(-6, 6, 20001)
     exact = torch.as_tensor(np.interp(uniform, marginal()(grid), grid))[:, None]
     module, options = (nuts, {}) if kernel == "nuts" else (hmc, KERNELS[kernel])
-    state = module.init(exact, one_dimension)
+    state = hmc.init(exact, one_dimension)
     after, _ = module.step(state, one_dimension, 0.8, generator, **options)
     cells = [np.digitize(x[:, 0].numpy(), [-1.0, -0.3, 0.2, 0.9]) for x in (exact, after.position)]
     table = np.zeros((5, 5))
@@ -153,7 +153,7 @@ def test_detailed_balance(kernel):
 
 def test_state_of_nuts_is_consistent():
     generator = torch.Generator().manual_seed(1)
-    state = nuts.init(phase_space(n=50)[0], quartic)
+    state = hmc.init(phase_space(n=50)[0], quartic)
     for _ in range(5):
         state, info = nuts.step(state, quartic, 0.15, generator)
     value, gradient = quartic(state.position)
@@ -167,7 +167,7 @@ def test_state_of_nuts_is_consistent():
 def test_nuts_turns_round_at_half_an_orbit():
     """On a standard normal of one dimension a trajectory ends between a half and a whole period."""
     generator = torch.Generator().manual_seed(1)
-    state = nuts.init(phase_space(n=500, d=1)[0], normal)
+    state = hmc.init(phase_space(n=500, d=1)[0], normal)
     _, info = nuts.step(state, normal, 0.1, generator)
     length = 0.1 * info.n_leapfrog.double()
     assert float(length.mean()) > 0.4 * math.pi
@@ -176,7 +176,7 @@ def test_nuts_turns_round_at_half_an_orbit():
 
 def test_nuts_stops_at_the_maximum_depth():
     generator = torch.Generator().manual_seed(1)
-    state = nuts.init(phase_space(n=8)[0], normal)
+    state = hmc.init(phase_space(n=8)[0], normal)
     _, info = nuts.step(state, normal, 1e-4, generator, max_tree_depth=4)
     assert info.tree_depth.tolist() == [4] * 8
     assert info.n_leapfrog.tolist() == [15] * 8

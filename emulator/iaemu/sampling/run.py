@@ -1,0 +1,243 @@
+"""One function that samples a density from beginning to end, and what it returns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from tqdm.auto import tqdm
+
+from iaemu.sampling import diagnostics
+from iaemu.sampling.hmc import HMCInfo
+from iaemu.sampling.metric import Metric
+from iaemu.sampling.nuts import NUTSInfo
+from iaemu.sampling.sampler import Draws, Sampler
+from iaemu.sampling.settings import Settings
+from iaemu.sampling.transforms import Bound
+
+#: Draws of each chain before the first check of convergence, and between movements of the progress bar.
+_FIRST_CHECK, _UPDATE = 50, 25
+
+
+@dataclass(frozen=True)
+class SamplingResult:
+    """What :func:`sample` returns.
+
+    Attributes
+    ----------
+    draws : tensor (n_chains, n_draws, d)
+        Physical.
+    log_density : tensor (n_chains, n_draws)
+        Of the user's function.
+    info : HMCInfo or NUTSInfo
+        Of each transition; tensors (n_chains, n_draws).
+    names : tuple of str
+    metric : Metric
+        In unbounded coordinates.
+    step_size : float
+    rhat, ess_bulk, ess_tail : arrays (d,)
+    bfmi : array (n_chains,)
+    n_gradients : int
+        Points whose gradient was computed in all, search of the maximum and warm-up included.
+    seconds : float
+        Of wall time, without the statistics of the result.
+    sampler : Sampler
+        To go on with.
+    """
+
+    draws: torch.Tensor
+    log_density: torch.Tensor
+    info: HMCInfo | NUTSInfo
+    names: tuple[str, ...]
+    metric: Metric
+    step_size: float
+    rhat: np.ndarray
+    ess_bulk: np.ndarray
+    ess_tail: np.ndarray
+    bfmi: np.ndarray
+    n_gradients: int
+    seconds: float
+    sampler: Sampler
+
+    @property
+    def acceptance(self) -> float:
+        """Mean acceptance probability.
+
+        Returns
+        -------
+        float
+        """
+        return float(self.info.acceptance.mean())
+
+    @property
+    def n_divergences(self) -> int:
+        """Divergent transitions of all chains.
+
+        Returns
+        -------
+        int
+        """
+        return int(self.info.divergent.sum())
+
+    def summary(self) -> diagnostics.Summary:
+        """Moments, quantiles and convergence of each parameter; prints as a table.
+
+        Returns
+        -------
+        Summary
+        """
+        return diagnostics.summarise(self.draws, self.names)
+
+    def __str__(self) -> str:
+        smallest = min(self.ess_bulk.min(), self.ess_tail.min())
+        n_chains, n_draws, _ = self.draws.shape
+        lines = [
+            str(self.summary()),
+            f"{n_chains} chains of {n_draws} draws; acceptance {self.acceptance:.2f}, step size {self.step_size:.3g}, "
+            f"{self.n_divergences} divergences, mean E-BFMI {np.nanmean(self.bfmi):.2f}; {self.n_gradients} "
+            f"gradients, {self.seconds:.1f} s, {smallest / max(self.seconds, 1e-9):.0f} effective draws a second.",
+        ]
+        return "\n".join(lines + [f"Warning: {line}" for line in self.warnings()])
+
+    def warnings(self) -> list[str]:
+        """What speaks against the draws, in words; empty if nothing does.
+
+        Returns
+        -------
+        list of str
+        """
+        lines = []
+        if not self.rhat.max() < 1.01:
+            worst = self.names[int(np.nanargmax(self.rhat))] if np.isfinite(self.rhat).any() else "all parameters"
+            lines.append(f"R-hat is {self.rhat.max():.3f} in {worst}: the chains do not agree; draw more.")
+        outside = int(torch.isinf(self.info.energy_error).sum())
+        if self.n_divergences > outside:
+            lines.append(
+                f"{self.n_divergences - outside} divergent trajectories: part of the density is too narrow for the "
+                "step size; raise target_accept, or change parameters."
+            )
+        if outside > 0.05 * self.info.divergent.numel():
+            lines.append(
+                f"{outside} trajectories ended where the log-density is not finite: an edge of its support inside the "
+                "bounds costs efficiency; set bounds there if you can."
+            )
+        if np.nanmean(self.bfmi) < diagnostics.LOW_BFMI:
+            lines.append(f"E-BFMI is {np.nanmean(self.bfmi):.2f}: the tails are hardly explored; change parameters.")
+        return lines
+
+
+def sample(
+    log_density: Callable[[torch.Tensor], torch.Tensor],
+    start: ArrayLike | torch.Tensor,
+    bounds: tuple[Bound, Bound] | None = None,
+    method: str = "hmc",
+    n_chains: int | None = None,
+    n_draws: int = 1000,
+    n_warmup: int = 200,
+    seed: int | torch.Generator = 1,
+    progress: bool = True,
+    names: Sequence[str] | None = None,
+    target_rhat: float | None = None,
+    target_ess: float | None = None,
+    **settings: Any,
+) -> SamplingResult:
+    """Sample a density from one or more starting points.
+
+    Parameters
+    ----------
+    log_density : callable, tensor (n, d) -> tensor (n,)
+        Of physical points, up to a constant; differentiable by autograd. NaN or -inf rejects a point.
+    start : array or tensor (d,) or (m, d)
+        Physical. A tensor's device is where the chains are.
+    bounds : pair of low, high, optional
+        Each a number or (d,), None or infinite where there is none.
+    method : "hmc" or "nuts"
+    n_chains : int, optional
+        By default 64, or 512 on a GPU.
+    n_draws : int
+        Draws of each chain; the most, if there is a target.
+    n_warmup : int
+        Transitions before these.
+    seed : int or torch.Generator
+    progress : bool
+        Show a bar with R-hat, effective sample size and divergences.
+    names : d names, optional
+        Of the parameters, for tables.
+    target_rhat, target_ess : float, optional
+        Stop at the first check at which the largest R-hat is below, and the smallest bulk and tail effective sample
+        sizes are above. With one of them given, the other is 1.01 or 100 for each of four chains, 400.
+    **settings
+        See :class:`~iaemu.sampling.settings.Settings`.
+
+    Returns
+    -------
+    SamplingResult
+
+    Raises
+    ------
+    SamplingError
+        The density is not finite at any starting point tried.
+    ValueError
+        A setting, bound or shape is wrong; the message names it.
+    """
+    begun = time.perf_counter()
+    options = Settings(method=method, n_chains=n_chains, n_warmup=n_warmup, **settings)
+    if n_draws < 4:
+        raise ValueError(f"n_draws must be at least 4, which R-hat needs; got {n_draws}.")
+    device = start.device if isinstance(start, torch.Tensor) else None
+    dimension = (torch.as_tensor(start).shape or (1,))[-1]
+    if names is not None and len(names) != dimension:
+        raise ValueError(f"There are {len(names)} names for {dimension} parameters.")
+    sampler = Sampler(log_density, dimension, bounds, options, seed, device)
+    target = None
+    if target_rhat is not None or target_ess is not None:
+        target = 1.01 if target_rhat is None else target_rhat, 400.0 if target_ess is None else target_ess
+    with tqdm(total=options.n_warmup + n_draws, disable=not progress, unit="draw") as bar:
+        bar.set_description("warm-up")
+        sampler.warm_up(start, lambda *_: bar.update())
+        bar.set_description("sampling")
+        draws = _draw(sampler, n_draws, target, bar)
+    seconds = time.perf_counter() - begun
+    return SamplingResult(
+        draws=draws.positions,
+        log_density=draws.log_density,
+        info=draws.info,
+        names=tuple(f"x{index}" for index in range(dimension)) if names is None else tuple(names),
+        metric=sampler.metric,
+        step_size=sampler.step_size,
+        rhat=diagnostics.rhat(draws.positions),
+        ess_bulk=diagnostics.ess(draws.positions),
+        ess_tail=diagnostics.ess(draws.positions, "tail"),
+        bfmi=diagnostics.bfmi(draws.info.energy),
+        n_gradients=sampler.density.n_gradients,
+        seconds=seconds,
+        sampler=sampler,
+    )
+
+
+def _draw(sampler: Sampler, n_draws: int, target: tuple[float, float] | None, bar: tqdm) -> Draws:
+    """Draws up to their number, or until R-hat is below and the effective sample size above the target."""
+    parts: list[Draws] = []
+    done, divergences = 0, 0
+    while done < n_draws:
+        # Checks cost time in proportion to the draws so far: they come at a growing distance.
+        n = min(max(_FIRST_CHECK, done // 2 if target else n_draws // 5), n_draws - done)
+        for size in [_UPDATE] * (n // _UPDATE) + [n % _UPDATE] * (n % _UPDATE > 0):
+            parts.append(sampler.draw(size))
+            divergences += int(parts[-1].info.divergent.sum())
+            bar.update(size)
+        done += n
+        if done < 4 or (target is None and bar.disable):
+            continue
+        so_far = torch.cat([part.positions for part in parts], dim=1)
+        worst = float(diagnostics.rhat(so_far).max())
+        smallest = float(min(diagnostics.ess(so_far).min(), diagnostics.ess(so_far, "tail").min()))
+        bar.set_postfix(rhat=f"{worst:.3f}", ess=f"{smallest:.0f}", divergences=divergences)
+        if target is not None and worst < target[0] and smallest > target[1]:
+            break
+    return Draws.join(parts)
