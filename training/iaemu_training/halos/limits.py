@@ -10,11 +10,10 @@ import numpy as np
 
 from iaemu.parameters import ZHENG07_LINE, Support
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue
+from iaemu_training.halos.columns import MIN_PARTICLES
 
 #: The paper's range of logMmin, beyond which the line of Zheng et al. 2007 is an extrapolation.
 PAPER_LOGMMIN = (11.0, 15.0)
-#: A halo of fewer particles is not reliably found.
-MIN_PARTICLES = 40
 #: Hosts above 10^logMmin, in all boxes together, below which radial bins run empty: with 200, the emptiest of the
 #: paper's bins (the innermost) expects one or two pairs at the middle of the tube.
 MIN_HOSTS = 200
@@ -114,7 +113,7 @@ class CatalogueLimits:
                 f"logM0_max = {logM0_max:g} is above {self.logM0_max:g}, beyond which the catalogue holds fewer than "
                 f"{MIN_SATELLITE_HOSTS} hosts. Lower it, or use a larger box or more boxes."
             )
-        return Support(logMmin=tuple(logMmin), log_mass_complete=self.log_mass_complete, logM0_max=logM0_max)
+        return Support(logMmin=(logMmin[0], logMmin[1]), log_mass_complete=self.log_mass_complete, logM0_max=logM0_max)
 
     def __str__(self) -> str:
         low = (

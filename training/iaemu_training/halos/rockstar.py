@@ -14,14 +14,12 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from halotools.sim_manager import TabularAsciiReader
 
-from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-
-#: Halos of fewer particles are cut by default, as ``iaemu-train tabulate`` takes catalogues to be complete above.
-MIN_PARTICLES = 40
+from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {
@@ -49,7 +47,9 @@ _COMMENTS = {
 _CHUNK = 50
 
 
-def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCatalogue:
+def read_rockstar(
+    path: str | Path, Lbox: float | None = None, particle_mass: float | None = None, min_mass: float | None = None
+) -> HaloColumns:
     """Read an ``hlist_*.list`` or ``out_*.list``, plain or gzipped.
 
     The mass is ``Mvir``, the major axis that of the whole halo (``A[x]``, not ``A[x](500c)``). Sub-halos are ranked by
@@ -70,7 +70,7 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
 
     Returns
     -------
-    HaloCatalogue
+    HaloColumns
         ``attributes`` has redshift, scale factor, cosmology, ``particle_mass``, ``min_mass``, ``ranked_by`` and
         ``n_subhalos_without_host``; what is not known is left out.
 
@@ -78,7 +78,7 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
     ------
     CatalogueError
         The file is not there or truncated; a column, the parents or the side of the box are missing; a row is
-        malformed; two halos share an id, or parents form a loop; or as :meth:`HaloCatalogue.from_columns`.
+        malformed; two halos share an id, or parents form a loop.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,7 +126,7 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
         "n_subhalos_without_host": n_read - len(kept),
     }
     name = re.sub(r"\.list(\.gz)?$", "", path.name)
-    return HaloCatalogue.from_columns(columns, Lbox, name=name, attributes=attributes)
+    return HaloColumns(columns, Lbox, name, attributes)
 
 
 # ---------------------------------------------------------------------- header
@@ -198,9 +198,9 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
     return {key: names.index(column) for key, column in wanted.items()}, parent
 
 
-def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict:
+def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict[str, Any]:
     """What the header says of the simulation: ``Lbox`` [Mpc/h], ``particle_mass`` [Msun/h], redshift, cosmology."""
-    stated = {}
+    stated: dict[str, Any] = {}
     for key, pattern in _COMMENTS.items():
         found = next(filter(None, (re.search(pattern, line, re.IGNORECASE) for line in comments[1:])), None)
         # ROCKSTAR writes 0 where it was not told.
