@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,3 +29,19 @@ def write_whole(path, write: Callable) -> None:
 def write_text(path, text: str) -> None:
     """:func:`write_whole` of text, in UTF-8."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -75,8 +75,9 @@ def _add_measure(commands) -> None:
 
 
 def _measure(arguments) -> int:
+    from iaemu.files import sha256_of_file
     from iaemu_training.measuring.estimators import MeasureWarning, draw, measure, parse_bins, table
-    from iaemu_training.measuring.galaxy_files import read_galaxies, sha256
+    from iaemu_training.measuring.galaxy_files import read_galaxies
 
     if arguments.output.suffix != SUFFIX:
         raise ValueError(f"{arguments.output}: measurements are text; name the file {SUFFIX}.")
@@ -92,7 +93,7 @@ def _measure(arguments) -> int:
     metadata = {
         "description": arguments.description or galaxies.metadata.get("description") or arguments.catalogue.stem,
         "source": arguments.catalogue.name,
-        "source_sha256": sha256(arguments.catalogue),
+        "source_sha256": sha256_of_file(arguments.catalogue),
         **({} if redshift is None else {"redshift": float(redshift)}),
         **({"selection": list(arguments.select)} if arguments.select else {}),
     }

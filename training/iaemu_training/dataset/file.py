@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from iaemu.binning import PAPER_EDGES, nesting_matrix
 from iaemu.models.tables import PairSums, correlations
 from iaemu.parameters import Support
+from iaemu_training.halos.columns import plain
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import random_pairs
 
@@ -172,14 +175,10 @@ class Dataset:
         return "\n".join(lines)
 
 
-def _decode(value):
+def _decode(value: Any) -> Any:
     """An attribute: JSON where it is, else text or a list of texts."""
-    if isinstance(value, np.ndarray):
-        return [item.decode() if isinstance(item, bytes) else item for item in value.tolist()]
-    value = value.decode() if isinstance(value, bytes) else value
+    value = plain(value)
     if isinstance(value, str):
-        try:
+        with suppress(json.JSONDecodeError):
             return json.loads(value)
-        except json.JSONDecodeError:
-            return value
     return value

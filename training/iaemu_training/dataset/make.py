@@ -21,7 +21,7 @@ import torch
 
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
-from iaemu.files import write_whole
+from iaemu.files import sha256_of_file, write_whole
 from iaemu.models.tables import SHIPPED, TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
@@ -140,7 +140,7 @@ class Source:
 
 @lru_cache(maxsize=1)
 def _load_tables(source: Source) -> TabulatedModel:
-    found = _file_sha256(source.path)
+    found = _tables_sha256(source.path)
     if found != source.sha256:
         raise DatasetError(f"The tables {source.path or SHIPPED} on a worker differ from those of the run.")
     return TabulatedModel.load(source.path)
@@ -157,9 +157,8 @@ def _load_mocks(boxes: tuple[Source, ...]) -> list[HalotoolsMocks]:
     return mocks
 
 
-def _file_sha256(path) -> str:
-    with open(shipped_artifact(SHIPPED) if path is None else path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _tables_sha256(path: str | Path | None) -> str:
+    return sha256_of_file(shipped_artifact(SHIPPED) if path is None else path)
 
 
 # ---------------------------------------------------------------------- making
@@ -223,7 +222,7 @@ def make_dataset(
     """
     output, settings = Path(output), settings or DatasetSettings()
     matter = matter or MatterCorrelation.load()
-    source = Source(None if tables is None else str(Path(tables).resolve()), _file_sha256(tables))
+    source = Source(None if tables is None else str(Path(tables).resolve()), _tables_sha256(tables))
     model = TabulatedModel.load(tables)
     boxes = matching_boxes(model, catalogues) if settings.n_mocked else ()
     identity = {

@@ -6,7 +6,6 @@ HDF5 (a data set a column, in any group, or one table), NumPy ``.npz`` and struc
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 
 from iaemu.files import write_whole
+from iaemu_training.halos.columns import plain
 
 #: Columns that are looked for if none are named, in this order; the first is what halotools' mocks have.
 POSITIONS = (("x", "y", "z"), ("positions",), ("position",), ("pos",))
@@ -101,8 +101,8 @@ def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (),
         raise GalaxyFileError(
             f"{path}: none of {len(keep)} galaxies is left after {' and '.join(select) or 'reading'}."
         )
-    metadata = {str(key): _plain(value) for key, value in attributes.items()}
-    metadata = {key: value for key, value in metadata.items() if value is not None}
+    metadata = {str(key): plain(value) for key, value in attributes.items()}
+    metadata = {key: value for key, value in metadata.items() if isinstance(value, (bool, int, float, str))}
     Lbox = next((metadata.pop(key) for key in list(metadata) if key.lower() == "lbox"), None)
     return GalaxyFile(
         vectors[0][keep] * scale, vectors[1][keep], None if Lbox is None else float(Lbox) * scale, metadata
@@ -135,12 +135,6 @@ def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=
                 file.create_dataset(name, data=values, compression="gzip", shuffle=True)
 
     write_whole(path, write)
-
-
-def sha256(path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_columns(path: Path):
@@ -248,12 +242,3 @@ def _condition(path: Path, columns, text: str, n: int) -> np.ndarray:
 
 def _listing(columns) -> str:
     return f"It has: {', '.join(columns) or 'no columns'}."
-
-
-def _plain(value):
-    """A header entry as a number or text; None if it is neither."""
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value if isinstance(value, (bool, int, float, str)) else None

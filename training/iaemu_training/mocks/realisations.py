@@ -56,11 +56,6 @@ class MockRealisations:
         return _ratio(self.S_eta, self.DD)
 
     @property
-    def n_nan(self) -> np.ndarray:
-        """Number of mocks without a pair, (n_bins,): their omega and eta are NaN."""
-        return np.sum(self.DD == 0, axis=0)
-
-    @property
     def f_sat(self) -> np.ndarray:
         """Satellite fraction of each mock, (n,)."""
         return _ratio(self.n_sat, self.n_gal)
