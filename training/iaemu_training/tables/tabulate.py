@@ -19,7 +19,15 @@ from iaemu.halomodel.modes import Occupations
 from iaemu.models.tables import ONE_HALO_COLUMNS, TabulatedModel, pack_one_halo, pack_symmetric
 from iaemu.parameters import Support
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-from iaemu_training.pairs.tracers import CellGrid, bin_lookup, donor_pair_sums, one_halo_sums, radial, two_halo_rows
+from iaemu_training.pairs.cells import CellGrid, choose_cells
+from iaemu_training.pairs.tracers import (
+    CELLS_PER_RADIUS,
+    bin_lookup,
+    donor_pair_sums,
+    one_halo_sums,
+    radial,
+    two_halo_rows,
+)
 from iaemu_training.tables.species import Resolution, Species, central_modes, satellite_modes
 from iaemu_training.tables.tracers import Donors, Tracers, _borrowers, build_tracers
 
@@ -249,7 +257,8 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
     ).astype(np.int32)
     host = np.concatenate([np.arange(len(catalogue.mass)), tracers.host]).astype(np.int32)
 
-    grid = CellGrid.build(position, Lbox, float(r_edges[-1]))
+    n_cells = choose_cells(len(position), Lbox, float(r_edges[-1]), CELLS_PER_RADIUS)
+    grid = CellGrid.build(position, Lbox, n_cells)
     position, axis, multiplicity, which, host = (
         np.ascontiguousarray(x[grid.order]) for x in (position, axis, multiplicity, which, host)
     )
@@ -274,8 +283,7 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             two_halo_rows(
-                part, row_first, row_points, position, axis, multiplicity, which, host,
-                grid.first, grid.n_cells, Lbox, edges2, guess, out,
+                part, row_first, row_points, position, axis, multiplicity, which, host, grid, edges2, guess, out
             )  # fmt: skip
             # (row, species, bin, stat) -> (row, stat, bin, mode), then (mode, row) @ that.
             projected = np.tensordot(out[: len(part)], basis, axes=(1, 0))  # (row, bin, stat, mode)
