@@ -489,4 +489,4 @@ def test_importing_the_module_does_not_import_halotools():
 
 def test_results_are_a_plain_record():
     record = MockRealisations(EDGES, *np.ones((4, 2, 10)), *np.ones((3, 2), dtype=int))
-    assert len(record) == 2 and record.borrowed_share.tolist() == [1.0, 1.0]
+    assert len(record) == 2 and (record.n_borrowed / record.n_sat).tolist() == [1.0, 1.0]

@@ -78,6 +78,11 @@ class HaloCatalogue:
         return np.repeat(np.arange(len(self.mass)), self.n_subhalos)
 
     @property
+    def subhalo_rank(self) -> np.ndarray:
+        """Rank of each sub-halo in its host, from 1."""
+        return np.arange(len(self.offset)) - np.repeat(self.first_subhalo, self.n_subhalos) + 1
+
+    @property
     def borrowing_edges(self) -> np.ndarray:
         """Edges of the coarse host-mass bins within which satellites are borrowed [log10 Msun/h]."""
         return subhalo_mass_bins(self.log_mass, self.log_mass[self.subhalo_host])
@@ -142,6 +147,8 @@ class HaloCatalogue:
     ) -> HaloCatalogue:
         """A catalogue of consistent-trees (``hlist_*.list``) or of ROCKSTAR (``out_*.list``, with parents).
 
+        What is made of its columns is told in :func:`iaemu_training.halos.rockstar.read_rockstar`.
+
         Parameters
         ----------
         path : path
@@ -149,8 +156,8 @@ class HaloCatalogue:
         Lbox, particle_mass : float, optional
             Side of the box [Mpc/h] and mass of a particle [Msun/h]; None: as the header states.
         min_mass : float, optional
-            Halos of less mass are not kept [Msun/h]; None: 40 particle masses, or no cut if that mass is not known. See
-            :func:`iaemu_training.halos.rockstar.read_rockstar`.
+            Halos are kept if ``Mpeak`` (where there is none, ``Mvir``) is above it [Msun/h]; None: 40 particle masses,
+            or no cut if that mass is not known. halotools' own catalogues are cut at 300 particle masses.
 
         Raises
         ------
@@ -323,13 +330,12 @@ class HaloCatalogue:
 
         n_hosts, n_subs = len(self.mass), len(self.offset)
         host = self.subhalo_host
-        rank = np.arange(n_subs) - self.first_subhalo[host]
         position = np.concatenate([self.position, np.mod(self.position[host] + self.offset, self.Lbox)])
         axis = np.concatenate([self.axis, np.tile([0.0, 0.0, 1.0], (n_subs, 1))])
         mass = np.concatenate([self.mass, self.mass[host]])
         ids = np.arange(n_hosts + n_subs)
         # Any decreasing function of rank serves: the mock model uses halo_mpeak of sub-halos only to order them.
-        mpeak = np.concatenate([self.mass, self.mass[host] / (2.0 + rank)])
+        mpeak = np.concatenate([self.mass, self.mass[host] / (1.0 + self.subhalo_rank)])
         zeros = np.zeros(len(ids))
         columns = dict(
             halo_id=ids,

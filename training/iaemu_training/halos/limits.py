@@ -61,7 +61,7 @@ class CatalogueLimits:
             log_mass_complete = round(max(_log_mass_complete(catalogue) for catalogue in catalogues), 4)
         low = None
         if log_mass_complete is not None:
-            low = max(PAPER_LOGMMIN[0], _round_up(_smallest_logMmin(log_mass_complete), 10))
+            low = max(PAPER_LOGMMIN[0], math.ceil(10 * _smallest_logMmin(log_mass_complete)) / 10)
         masses = np.sort(np.concatenate([catalogue.log_mass for catalogue in catalogues]))
         high = min(PAPER_LOGMMIN[1], _round_down(_mass_with_hosts_above(masses, MIN_HOSTS), 10))
         return cls(
@@ -141,10 +141,6 @@ def _smallest_logMmin(log_mass_complete: float, support: Support | None = None) 
 
 def _mass_with_hosts_above(sorted_log_mass: np.ndarray, n: int) -> float:
     return float(sorted_log_mass[-min(n, len(sorted_log_mass))])
-
-
-def _round_up(value: float, steps: int) -> float:
-    return math.ceil(steps * value) / steps
 
 
 def _round_down(value: float, steps: int) -> float:

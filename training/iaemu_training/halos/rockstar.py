@@ -13,8 +13,9 @@ import io
 import math
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from halotools.sim_manager import TabularAsciiReader
@@ -57,16 +58,7 @@ def read_rockstar(
     is only ``pid``, which may be a sub-halo itself, to the host at the end of that chain. Sub-halos whose host is not
     among the halos read are dropped and counted.
 
-    Parameters
-    ----------
-    path : path
-    Lbox : float, optional
-        Side of the box [Mpc/h]; None: as the header states.
-    particle_mass : float, optional
-        [Msun/h]; None: as the header states, if it does. consistent-trees does not state it.
-    min_mass : float, optional
-        Halos are kept if ``Mpeak`` (where there is none, ``Mvir``) is above it [Msun/h]. None: 40 particle masses, or
-        no cut if the particle mass is not known. halotools' own catalogues are cut at 300 particle masses.
+    Parameters are those of :meth:`iaemu_training.halos.catalogue.HaloCatalogue.read_rockstar`.
 
     Returns
     -------
@@ -264,10 +256,12 @@ class _CheckedReader(TabularAsciiReader):
             return self.read_ascii(chunk_memory_size=_CHUNK)
 
     def header_len(self) -> int:
+        """Lines of the header, from which the lines of the file are counted."""
         self._line = super().header_len()
         return self._line
 
-    def data_chunk_generator(self, chunk_size, f):
+    def data_chunk_generator(self, chunk_size: int, f: IO) -> Iterator[tuple]:
+        """The numbers of each row, up to ``chunk_size`` rows."""
         n = 0
         while n < chunk_size:
             line = f.readline()

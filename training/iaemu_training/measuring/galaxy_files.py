@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.files import write_whole
 from iaemu_training.halos.columns import plain
@@ -61,7 +62,13 @@ class GalaxyFile(NamedTuple):
     metadata: dict
 
 
-def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (), select=(), scale: float = 1.0):
+def read_galaxies(
+    path: str | Path,
+    positions: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    select: Sequence[str] = (),
+    scale: float = 1.0,
+) -> GalaxyFile:
     """Read positions and major axes.
 
     Parameters
@@ -109,7 +116,14 @@ def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (),
     )
 
 
-def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=None) -> None:
+def write_galaxies(
+    path: str | Path,
+    positions: ArrayLike,
+    axes: ArrayLike,
+    Lbox: float,
+    columns: Mapping[str, ArrayLike] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
     """Write an HDF5 file under halotools' names of columns, which :func:`read_galaxies` finds by itself.
 
     Parameters
@@ -124,11 +138,11 @@ def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=
     attributes : mapping, optional
         Numbers and text about the whole.
     """
-    table = {name: np.asarray(positions)[:, i] for i, name in enumerate(POSITIONS[0])}
+    table: dict[str, Any] = {name: np.asarray(positions)[:, i] for i, name in enumerate(POSITIONS[0])}
     table |= {name: np.asarray(axes)[:, i] for i, name in enumerate(AXES[0])}
     table |= dict(columns or {})
 
-    def write(target):
+    def write(target: Any) -> None:
         with h5py.File(target, "w") as file:
             file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
             for name, values in table.items():
@@ -142,7 +156,8 @@ def _read_columns(path: Path):
     suffix = path.suffix.lower()
     try:
         if suffix in _HDF5:
-            return _Hdf5Columns(path), _hdf5_attributes(path)
+            with h5py.File(path, "r") as file:
+                return _Hdf5Columns(path), dict(file.attrs)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -187,16 +202,11 @@ class _Hdf5Columns(dict):
             return file[name][()] if field is None else file[name].fields(field)[()]
 
 
-def _hdf5_attributes(path: Path) -> dict:
-    with h5py.File(path, "r") as file:
-        return dict(file.attrs)
-
-
 def _vector(path: Path, columns, names: tuple[str, ...], defaults, option: str) -> np.ndarray:
     """Columns ``names``, or the first of ``defaults`` that is there, as (n, 3) float64."""
     if not names:
-        names = next((entry for entry in defaults if all(name in columns for name in entry)), None)
-        if names is None:
+        names = next((entry for entry in defaults if all(name in columns for name in entry)), ())
+        if not names:
             raise GalaxyFileError(
                 f"{path} has none of the columns {'; '.join(' '.join(entry) for entry in defaults)}. Name them with "
                 f"{option}. {_listing(columns)}"
@@ -226,9 +236,10 @@ def _numbers(path: Path, name: str, values) -> np.ndarray:
 
 def _condition(path: Path, columns, text: str, n: int) -> np.ndarray:
     match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*", text)
+    name, symbol, word = match.groups() if match else ("", "", "")
     try:
-        name, symbol, number = match.group(1), match.group(2), float(match.group(3))
-    except (AttributeError, ValueError):
+        number = float(word)
+    except ValueError:
         raise GalaxyFileError(
             f"--select {text!r} is not of the form 'column > number' (or >=, <, <=, ==, !=)."
         ) from None

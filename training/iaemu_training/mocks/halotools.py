@@ -293,7 +293,8 @@ class _Inversion:
     """In place of halotools' ``DimrothWatson``, for the one method that alignment components call."""
 
     @staticmethod
-    def rvs(k):
+    def rvs(k: np.ndarray) -> np.ndarray:
+        """A cosine for each shape parameter."""
         return quantile(np.random.uniform(size=np.shape(k)), k)  # noqa: NPY002 halotools has seeded it
 
 
@@ -341,7 +342,8 @@ class _MassDependentStrength:
         self.param_dict = dict.fromkeys(self.names, 0.0)
         self._pivot = pivot
 
-    def assign_central_strength(self, table, **kwargs):
+    def assign_central_strength(self, table: Any, **kwargs: Any) -> Any:
+        """Fill the column of a table of galaxies."""
         mu_cen, slope = (torch.as_tensor([self.param_dict[name]], dtype=torch.float64) for name in self.names)
         log_mass = torch.as_tensor(np.log10(np.asarray(table["halo_mvir"], dtype=np.float64)))
         table["central_alignment_strength"][:] = _samplable(

@@ -46,7 +46,7 @@ def choose_cells(n_points: int, Lbox: float, r_max: float, per_radius: int) -> i
 
 
 @numba.njit(cache=True)
-def near_cells(grid, x, y, z, width, r2_max, lowest):
+def near_cells(grid: CellGrid, x: float, y: float, z: float, width: float, r2_max: float, lowest: int) -> np.ndarray:
     """Cells of index ``lowest`` and above that have points within a distance of a point, or of a cell; in fixed order.
 
     ``(x, y, z)`` is the point, and ``width`` 0; or the centre of the cell, and ``width`` its side.
@@ -83,7 +83,7 @@ def near_cells(grid, x, y, z, width, r2_max, lowest):
 
 
 @numba.njit(inline="always")
-def minimum_image(d, Lbox):
+def minimum_image(d: float, Lbox: float) -> float:
     """The separation d of two points in [0, Lbox], to the nearest image: in [-Lbox / 2, Lbox / 2]."""
     half = 0.5 * Lbox
     if d > half:

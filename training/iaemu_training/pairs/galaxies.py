@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
 from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
@@ -33,7 +34,7 @@ class PairSums(NamedTuple):
     S_eta: np.ndarray
 
 
-def count_pairs(positions, axes, Lbox: float, r_edges) -> PairSums:
+def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike) -> PairSums:
     """Pair sums of galaxies in a periodic cube.
 
     Bins are open below and closed above, as halotools' are. The result does not depend on the number of threads.
@@ -67,7 +68,7 @@ def count_pairs(positions, axes, Lbox: float, r_edges) -> PairSums:
     return PairSums(*partial.sum(axis=0))
 
 
-def random_pairs(n_galaxies, Lbox: float, r_edges) -> np.ndarray:
+def random_pairs(n_galaxies: ArrayLike, Lbox: float, r_edges: ArrayLike) -> np.ndarray:
     """Expected ordered pairs of unclustered galaxies, n^2 v / V as in halotools' ``tpcf``; float64 (..., n_bins)."""
     return np.asarray(n_galaxies, dtype=np.float64)[..., None] ** 2 * shell_volumes(r_edges) / float(Lbox) ** 3
 
@@ -82,7 +83,9 @@ def _as_vectors(values, name: str) -> np.ndarray:
     return values
 
 
-def checked_galaxies(positions, axes, Lbox: float, r_edges):
+def checked_galaxies(
+    positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Positions, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
     edges = check_edges(r_edges)
     Lbox = float(Lbox)
@@ -138,7 +141,7 @@ def _count_columns(points, grid, edges2, partial):
 
 
 @numba.njit(inline="always")
-def pair_terms(points, i, j, Lbox, edges2):
+def pair_terms(points: np.ndarray, i: int, j: int, Lbox: float, edges2: np.ndarray) -> tuple[int, float, float]:
     """Bin of a pair, -1 if it lies in none, and what both of its orders add to S_omega and to S_eta."""
     dx = minimum_image(points[i, 0] - points[j, 0], Lbox)
     dy = minimum_image(points[i, 1] - points[j, 1], Lbox)

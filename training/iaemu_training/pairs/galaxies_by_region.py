@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
@@ -93,7 +94,9 @@ class RegionSums:
         return PairSums(*(total - auto - cross_weight * cross for total, auto, cross in sums))
 
 
-def count_pairs_by_region(positions, axes, Lbox: float, r_edges, n_side: int, progress: bool = False) -> RegionSums:
+def count_pairs_by_region(
+    positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike, n_side: int, progress: bool = False
+) -> RegionSums:
     """Pair sums of galaxies in a periodic cube, by cubic region. The result does not depend on the number of threads.
 
     Parameters
@@ -161,12 +164,12 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
     _fill_spread(points, grid, radii, 0.5 * weight, directions, spread)
     inside = spread[:, 13]
     leaving = spread.sum(axis=1) - inside
-    grid = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
-    entering = np.zeros_like(grid[:, :, :, 0, 0, 0])
+    by_step = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
+    entering = np.zeros_like(by_step[:, :, :, 0, 0, 0])
     for step in np.ndindex(3, 3, 3):
         if step != (1, 1, 1):
             shift = tuple(np.subtract(step, 1))
-            entering += np.roll(grid[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
+            entering += np.roll(by_step[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
     across = leaving + entering.reshape(inside.shape)
     return RandomSums(*inside.swapaxes(0, 1)), RandomSums(*across.swapaxes(0, 1))
 

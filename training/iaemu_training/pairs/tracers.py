@@ -10,7 +10,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from iaemu_training.pairs.cells import minimum_image, near_cells
+from iaemu_training.pairs.cells import CellGrid, minimum_image, near_cells
 
 #: Cells in the largest separation, for :func:`two_halo_rows`.
 CELLS_PER_RADIUS = 3
@@ -27,7 +27,20 @@ def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @numba.njit(parallel=True, fastmath=False, cache=True)
-def two_halo_rows(rows, row_first, row_points, position, axis, multiplicity, species, host, grid, edges2, guess, out):
+def two_halo_rows(
+    rows: np.ndarray,
+    row_first: np.ndarray,
+    row_points: np.ndarray,
+    position: np.ndarray,
+    axis: np.ndarray,
+    multiplicity: np.ndarray,
+    species: np.ndarray,
+    host: np.ndarray,
+    grid: CellGrid,
+    edges2: np.ndarray,
+    guess: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Pair sums of the points of some species with all points of other hosts.
 
     ``out[k, s, b, :]`` gets (DD, S_omega, S_eta) of axis-bearing species ``rows[k]`` with species ``s`` in bin ``b``.
@@ -69,19 +82,19 @@ def two_halo_rows(rows, row_first, row_points, position, axis, multiplicity, spe
 
 @numba.njit(parallel=True, cache=True)
 def one_halo_sums(
-    bin_first,
-    host_first,
-    offset,
-    sat_axis,
-    central_axis,
-    multiplicity,
-    rank_bin,
-    virtual,
-    host_weight,
-    edges2,
-    species_of,
-    out,
-):
+    bin_first: np.ndarray,
+    host_first: np.ndarray,
+    offset: np.ndarray,
+    sat_axis: np.ndarray,
+    central_axis: np.ndarray,
+    multiplicity: np.ndarray,
+    rank_bin: np.ndarray,
+    virtual: np.ndarray,
+    host_weight: np.ndarray,
+    edges2: np.ndarray,
+    species_of: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Pair sums within hosts, by mass bin and rank bin.
 
     Hosts are in order of mass, mass bin m holding hosts ``bin_first[m] : bin_first[m + 1]``; host h has satellites
@@ -133,7 +146,7 @@ def one_halo_sums(
 
 
 @numba.njit(parallel=True, cache=True)
-def donor_pair_sums(offset, axis, edges2):
+def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) -> np.ndarray:
     """DD, S_omega and S_eta over all ordered pairs of donors placed about one host, (n_blocks, n_bins, 3).
 
     Borrowed satellites are drawn independently from the donors, so this over the number of donors squared is what any

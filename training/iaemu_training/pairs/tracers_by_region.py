@@ -37,7 +37,14 @@ class RegionCounter:
         Hosts whose centrals, and sub-halos that, take part; all by default. Nothing is borrowed.
     """
 
-    def __init__(self, catalogue: HaloCatalogue, per_side: int, r_edges, hosts=None, satellites=None):
+    def __init__(
+        self,
+        catalogue: HaloCatalogue,
+        per_side: int,
+        r_edges: np.ndarray,
+        hosts: np.ndarray | None = None,
+        satellites: np.ndarray | None = None,
+    ):
         self.hosts = np.arange(len(catalogue.mass)) if hosts is None else np.asarray(hosts)
         self.satellites = np.arange(len(catalogue.offset)) if satellites is None else np.asarray(satellites)
         self._catalogue = catalogue
