@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from iaemu.measurement import SUFFIX
-from iaemu.parameters import PARAMETERS, SupportError
+from iaemu.parameters import PARAMETERS, Support, SupportError
 from iaemu.prediction import STATISTICS
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
@@ -177,7 +177,7 @@ def _mock(arguments) -> int:
             f"{theta['logM1']:g}; nothing was written. Take lower masses, or a larger box."
         )
     try:
-        model.support.enforce(theta, "raise")
+        Support().enforce(theta, "raise")
     except SupportError as error:
         print(f"iaemu mock: {error} A fit of the mock cannot find its parameters.", file=sys.stderr)
     attributes = {"description": "halotools-IA mock", "catalogue": catalogue.name, "catalogue_sha256": catalogue.sha256}
