@@ -23,7 +23,8 @@ from iaemu.models.laws import central_strengths
 from iaemu.models.tables import TabulatedModel
 from iaemu_training.evaluation.metrics import relative_rms
 from iaemu_training.halos.catalogue import HaloCatalogue
-from iaemu_training.pairs.tracers import CellGrid, bin_lookup, two_halo_rows
+from iaemu_training.pairs.cells import CellGrid, choose_cells
+from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, two_halo_rows
 from iaemu_training.tables.species import Resolution, Species
 from iaemu_training.tables.tracers import Donors, build_tracers
 
@@ -69,15 +70,25 @@ class Reference:
                 np.concatenate([mass_bin[c], np.full(s.sum(), n_masses)]).astype(np.int32),
                 np.concatenate([np.flatnonzero(c), host]).astype(np.int32),
             )
-            grid = CellGrid.build(points[0], catalogue.Lbox, float(self._edges[-1]))
+            n_cells = choose_cells(len(points[0]), catalogue.Lbox, float(self._edges[-1]), CELLS_PER_RADIUS)
+            grid = CellGrid.build(points[0], catalogue.Lbox, n_cells)
             position, axis, weight, which, host = (np.ascontiguousarray(values[grid.order]) for values in points)
             rows = np.argsort(which, kind="stable")
             first = np.searchsorted(which[rows], np.arange(n_masses + 2))
             out = np.empty_like(total)
             two_halo_rows(
-                np.arange(n_masses), first, rows, position, axis, weight, which, host,
-                grid.first, grid.n_cells, catalogue.Lbox, *bin_lookup(self._edges), out,
-            )  # fmt: skip
+                np.arange(n_masses),
+                first,
+                rows,
+                position,
+                axis,
+                weight,
+                which,
+                host,
+                grid,
+                *bin_lookup(self._edges),
+                out,
+            )
             total += out
         return total[..., 1].sum(axis=1), total[:, :-1, :, 2], total[:, -1, :, 2]
 

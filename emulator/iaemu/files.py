@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -39,3 +40,19 @@ def write_text(path: str | Path, text: str) -> None:
     text : str
     """
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,9 +5,10 @@ import pytest
 
 pytest.importorskip("numba")
 
+from iaemu.files import sha256_of_file
 from iaemu.measurement import Measurement
 from iaemu_training.commands.galaxies import main
-from iaemu_training.measuring.galaxy_files import read_galaxies, sha256, write_galaxies
+from iaemu_training.measuring.galaxy_files import read_galaxies, write_galaxies
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_mock_is_measured(tmp_path, capsys):
     out = tmp_path / "own.txt"
     assert main(["measure", str(mock), "-o", str(out), "--bins", "0.3,1,3,10", "--regions", "3"]) == 0
     measured = Measurement.read(out)
-    assert measured.metadata["source_sha256"] == sha256(mock)
+    assert measured.metadata["source_sha256"] == sha256_of_file(mock)
     assert measured.metadata["redshift"] == 0 and measured.metadata["source"] == "mock.hdf5"
     assert len(measured.covariances) == 3
     assert (tmp_path / "own.png").is_file()

@@ -99,7 +99,7 @@ class TestContent:
 
     def test_empty_bins_of_mocks_are_counted_not_drawn_again(self, dataset):
         n_empty = dataset.read("mocks/n_empty")
-        counted = np.array([dataset.realisations(row).n_nan for row in range(len(dataset.mocked))])
+        counted = np.array([np.sum(dataset.realisations(row).DD == 0, axis=0) for row in range(len(dataset.mocked))])
         np.testing.assert_array_equal(n_empty, counted)
         assert n_empty.sum() > 0
         row = int(np.argmax(n_empty.sum(axis=1)))

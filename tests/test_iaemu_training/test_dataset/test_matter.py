@@ -8,16 +8,15 @@ from scipy.integrate import trapezoid
 from scipy.interpolate import CubicSpline
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, shell_volumes
-from iaemu_training.dataset.matter import (
+from iaemu_training.dataset.make_xi_matter import (
     BOLSHOI_PLANCK,
-    MatterCorrelation,
-    MatterCorrelationError,
     compute_matter_correlation,
     correlation_from_power,
     main,
-    matter_correlation,
     matter_power,
+    write_table,
 )
+from iaemu_training.dataset.matter import MatterCorrelation, MatterCorrelationError
 
 AT_Z0 = {**BOLSHOI_PLANCK, "z": 0.0}
 
@@ -63,9 +62,9 @@ def test_average_of_a_power_law_is_exact():
 def test_sub_bins_add_to_their_bin_by_volume(edges):
     fine = np.sort(np.concatenate([edges, np.sqrt(edges[1:] * edges[:-1]), 0.3 * edges[1:] + 0.7 * edges[:-1]]))
     volume = shell_volumes(fine).reshape(-1, 3)
-    sub_bins = matter_correlation(fine).reshape(-1, 3)
+    sub_bins = MatterCorrelation.load().binned(fine).reshape(-1, 3)
     summed = (volume * sub_bins).sum(axis=1) / volume.sum(axis=1)
-    np.testing.assert_allclose(summed, matter_correlation(edges), rtol=1e-11)
+    np.testing.assert_allclose(summed, MatterCorrelation.load().binned(edges), rtol=1e-11)
 
 
 def test_half_the_points_of_the_table_give_the_same(table):
@@ -82,18 +81,18 @@ def test_correlation_length_of_matter_is_five(table):
 def test_bins_outside_the_table_are_refused():
     for edges in ([0.01, 0.1], [10.0, 40.0]):
         with pytest.raises(BinningError, match=r"only from 0\.05 to 30\. Make a wider one"):
-            matter_correlation(edges)
+            MatterCorrelation.load().binned(edges)
     with pytest.raises(BinningError, match="increasing"):
-        matter_correlation([1.0, 0.5])
+        MatterCorrelation.load().binned([1.0, 0.5])
     # Rounding of the outermost edges is no reason to refuse.
-    assert np.all(np.isfinite(matter_correlation([0.05 * (1 - 1e-9), 1.0, 30.0 * (1 + 1e-9)])))
+    assert np.all(np.isfinite(MatterCorrelation.load().binned([0.05 * (1 - 1e-9), 1.0, 30.0 * (1 + 1e-9)])))
 
 
 # ---------------------------------------------------------------------- files
 
 
 def test_saved_table_loads_as_it_was(table, tmp_path):
-    table.save(tmp_path / "xi.txt")
+    write_table(table, tmp_path / "xi.txt")
     again = MatterCorrelation.load(tmp_path / "xi.txt")
     for name in ("r", "xi"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
@@ -222,7 +221,7 @@ def test_unreasonable_parameters_are_refused():
 
 def test_without_camb_the_table_works_and_the_computation_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "camb", None)
-    assert np.all(matter_correlation(PAPER_EDGES) > 0)
+    assert np.all(MatterCorrelation.load().binned(PAPER_EDGES) > 0)
     with pytest.raises(ImportError, match="pip install camb"):
         compute_matter_correlation([1.0], **AT_Z0)
 

@@ -7,7 +7,8 @@ pytest.importorskip("h5py")
 
 import h5py
 
-from iaemu_training.measuring.galaxy_files import GalaxyFileError, read_galaxies, sha256, write_galaxies
+from iaemu.files import sha256_of_file
+from iaemu_training.measuring.galaxy_files import GalaxyFileError, read_galaxies, write_galaxies
 
 N = 12
 NAMES = ("x", "y", "z", "galaxy_axisA_x", "galaxy_axisA_y", "galaxy_axisA_z")
@@ -81,7 +82,7 @@ def test_attributes_come_along(tmp_path, galaxies):
 
 def test_the_hash_is_that_of_the_file(tmp_path):
     (tmp_path / "empty").touch()
-    assert sha256(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+    assert sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support, SupportError
-from iaemu_training.halos.catalogue import HaloCatalogue
-from iaemu_training.mocks.halotools import HalotoolsMocks, mass_bins_for, subhalo_mass_bins
-from iaemu_training.mocks.realisations import MockRealisations
+from iaemu_training.halos.catalogue import HaloCatalogue, subhalo_mass_bins
+from iaemu_training.mocks.ensemble import MockEnsemble
+from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.mocks.realisations import MockRealisations, concatenate
 from iaemu_training.pairs.galaxies import count_pairs
 
 EDGES = np.logspace(-1, 1, 11)
@@ -45,6 +46,11 @@ def mocks(catalogue):
 
 
 # ``HaloCatalogue.to_halotools`` numbers hosts by their row, so ``galaxies.host`` indexes the catalogue.
+
+
+def n_empty(found):
+    """Number of mocks without a pair, by bin."""
+    return np.sum(found.DD == 0, axis=0)
 
 
 def radius_vectors(catalogue, galaxies):
@@ -281,15 +287,15 @@ class TestRealisations:
     def test_empty_bins_stay_nan_and_are_counted(self, mocks):
         sparse = point(logMmin=13.0, logM0=13.2, logM1=14.0)
         found = mocks.realisations(sparse, 5, seed=1)
-        assert np.array_equal(found.n_nan, np.isnan(found.omega).sum(axis=0))
-        assert np.array_equal(found.n_nan, np.isnan(found.eta).sum(axis=0))
-        assert found.n_nan.max() > 0 and found.n_nan.min() == 0
+        assert np.array_equal(n_empty(found), np.isnan(found.omega).sum(axis=0))
+        assert np.array_equal(n_empty(found), np.isnan(found.eta).sum(axis=0))
+        assert n_empty(found).max() > 0 and n_empty(found).min() == 0
         assert np.all(found.xi[found.DD == 0] == -1)
 
     def test_mocks_without_galaxies_are_allowed(self, mocks):
         found = mocks.realisations(EMPTY, 2)
         assert found.n_gal.tolist() == [0, 0]
-        assert np.isnan(found.xi).all() and found.n_nan.tolist() == [2] * 10
+        assert np.isnan(found.xi).all() and n_empty(found).tolist() == [2] * 10
 
     def test_populations_of_one_kind_are_allowed(self, mocks):
         only_centrals = mocks.realisations(point(logM0=16.0, logM1=17.0), 1)
@@ -362,37 +368,33 @@ def test_mocks_scatter_about_the_exact_expectation(mocks, catalogue):
         assert np.abs(z.mean(axis=0) / z.std(axis=0, ddof=1) * np.sqrt(n)).max() < 4.5
 
 
-class TestPredict:
-    def test_is_mean_and_standard_deviation_of_the_mocks(self, mocks):
-        prediction = mocks.predict(point(), n_realisations=3, seed=2)
-        found = mocks.realisations(point(), 3, np.random.SeedSequence(2).spawn(1)[0])
-        np.testing.assert_allclose(prediction.xi, found.xi.mean(axis=0))
-        np.testing.assert_allclose(prediction.sigma_aleatoric["omega"], found.omega.std(axis=0, ddof=1))
+class TestForwardModel:
+    """:class:`MockEnsemble`, which predicts by these mocks."""
+
+    @pytest.fixture(scope="class")
+    def ensemble(self):
+        return MockEnsemble(["pm40"], n_realisations=3, seed=2, support=Support(logMmin=(11.5, 14.0)))
+
+    def test_is_made_of_the_mocks_of_its_seed(self, mocks, ensemble):
+        prediction, single = ensemble.predict(point(), EDGES), ensemble.single(point(), EDGES)
+        seeds = [np.random.SeedSequence([2], spawn_key=(0, i)) for i in range(3)]
+        found = concatenate([mocks.realisations(point(), 1, seed, smooth=True) for seed in seeds])
+        np.testing.assert_allclose(prediction.xi, found.pooled()["xi"])
+        np.testing.assert_allclose(single["xi"].mean(axis=0), found.xi.mean(axis=0))
+        np.testing.assert_allclose(single["omega"].std(axis=0, ddof=1), found.omega.std(axis=0, ddof=1))
         assert prediction.n_gal == pytest.approx(found.n_gal.mean())
 
-    def test_batches_keep_their_shape_and_kind(self, mocks):
-        theta = np.array([[list(point().values())], [list(point(mu_cen=-0.5).values())]])
-        prediction = mocks.predict(theta, n_realisations=2)
-        assert prediction.eta.shape == (2, 1, 10) and prediction.f_sat.shape == (2, 1)
-        assert isinstance(prediction.eta, np.ndarray)
-        tensors = mocks.predict(torch.as_tensor(theta), r_edges=EDGES[:4], statistics=("omega",), n_realisations=2)
-        assert isinstance(tensors.omega, torch.Tensor) and tensors.omega.shape == (2, 1, 3)
-        assert tensors.xi is None
+    def test_predicts_what_it_is_asked_for(self, ensemble):
+        prediction = ensemble.predict(point(mu_cen=-0.5), EDGES[:4], statistics=("omega",))
+        assert isinstance(prediction.omega, np.ndarray) and prediction.omega.shape == (3,)
+        assert prediction.xi is None
 
-    def test_keeps_the_contract_of_forward_models(self, mocks):
-        assert isinstance(mocks, ForwardModel)
+    def test_keeps_the_contract_of_forward_models(self, ensemble):
+        assert isinstance(ensemble, ForwardModel)
 
-    def test_support_is_enforced(self, catalogue):
-        mocks = HalotoolsMocks(catalogue, EDGES, support=Support(logMmin=(11.5, 14.0)))
+    def test_support_is_enforced(self, ensemble):
         with pytest.raises(SupportError, match="logMmin = 11"):
-            mocks.predict(point(logMmin=11.0), n_realisations=2)
-        rejected = mocks.predict(point(logMmin=11.0), support="reject", n_realisations=2)
-        assert np.isnan(rejected.xi).all()
-
-    def test_gradients_are_refused(self, mocks):
-        theta = torch.tensor(list(point().values()), requires_grad=True)
-        with pytest.raises(ValueError, match="no gradient"):
-            mocks.predict(theta, n_realisations=2)
+            ensemble.predict(point(logMmin=11.0), EDGES)
 
 
 class TestErrors:
@@ -412,11 +414,11 @@ class TestErrors:
         with pytest.raises(ValueError, match="One mock has one parameter point"):
             mocks.populate(np.zeros((2, 7)), 1)
 
-    @pytest.mark.parametrize("call, n", [("realisations", 0), ("predict", 1)])
-    def test_too_few_realisations(self, mocks, call, n):
-        arguments = dict(n=n) if call == "realisations" else dict(n_realisations=n)
+    def test_too_few_realisations(self, mocks):
         with pytest.raises(ValueError, match="at least"):
-            getattr(mocks, call)(point(), **arguments)
+            mocks.realisations(point(), 0)
+        with pytest.raises(ValueError, match="at least"):
+            MockEnsemble(["pm40"], n_realisations=1)
 
     def test_missing_halotools_names_the_extra(self, catalogue, monkeypatch):
         monkeypatch.setitem(sys.modules, "halotools.empirical_models", None)
@@ -446,7 +448,7 @@ class TestCatalogues:
 
     def test_small_boxes_get_fewer_mass_bins(self, mocks, catalogue):
         np.testing.assert_allclose(mocks.log_mass_edges, np.linspace(10.5, 15.2, 15)[:13])
-        assert np.array_equal(mocks.log_mass_edges, mass_bins_for(catalogue))
+        assert np.array_equal(mocks.log_mass_edges, catalogue.borrowing_edges)
 
 
 class TestMassBins:
@@ -487,4 +489,4 @@ def test_importing_the_module_does_not_import_halotools():
 
 def test_results_are_a_plain_record():
     record = MockRealisations(EDGES, *np.ones((4, 2, 10)), *np.ones((3, 2), dtype=int))
-    assert len(record) == 2 and record.borrowed_share.tolist() == [1.0, 1.0]
+    assert len(record) == 2 and (record.n_borrowed / record.n_sat).tolist() == [1.0, 1.0]

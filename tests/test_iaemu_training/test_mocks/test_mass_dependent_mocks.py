@@ -72,8 +72,8 @@ def test_mean_over_mocks_is_that_of_the_tables(mocks, pm40_tables):
     assert t2_probability(found.S_omega - flat.omega * found.DD) < 1e-8
 
 
-def test_points_are_checked(mocks):
+def test_points_are_checked(mocks, pm40_tables):
     with pytest.raises(KeyError, match="mu_cen_slope"):
         mocks.populate({k: v for k, v in THETA.items() if k != "mu_cen_slope"}, 1)
     with pytest.raises(ValueError, match="mu_cen_slope = 3 is outside"):
-        mocks.predict({**THETA, "mu_cen_slope": 3.0}, n_realisations=2)
+        MassDependentModel(pm40_tables, PIVOT).predict({**THETA, "mu_cen_slope": 3.0}, EDGES)

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from iaemu.measurement import SUFFIX
-from iaemu.parameters import PARAMETERS, SupportError
+from iaemu.parameters import PARAMETERS, Support, SupportError
 from iaemu.prediction import STATISTICS
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
@@ -75,8 +75,9 @@ def _add_measure(commands) -> None:
 
 
 def _measure(arguments) -> int:
+    from iaemu.files import sha256_of_file
     from iaemu_training.measuring.estimators import MeasureWarning, draw, measure, parse_bins, table
-    from iaemu_training.measuring.galaxy_files import read_galaxies, sha256
+    from iaemu_training.measuring.galaxy_files import read_galaxies
 
     if arguments.output.suffix != SUFFIX:
         raise ValueError(f"{arguments.output}: measurements are text; name the file {SUFFIX}.")
@@ -92,7 +93,7 @@ def _measure(arguments) -> int:
     metadata = {
         "description": arguments.description or galaxies.metadata.get("description") or arguments.catalogue.stem,
         "source": arguments.catalogue.name,
-        "source_sha256": sha256(arguments.catalogue),
+        "source_sha256": sha256_of_file(arguments.catalogue),
         **({} if redshift is None else {"redshift": float(redshift)}),
         **({"selection": list(arguments.select)} if arguments.select else {}),
     }
@@ -176,7 +177,7 @@ def _mock(arguments) -> int:
             f"{theta['logM1']:g}; nothing was written. Take lower masses, or a larger box."
         )
     try:
-        model.support.enforce(theta, "raise")
+        Support().enforce(theta, "raise")
     except SupportError as error:
         print(f"iaemu mock: {error} A fit of the mock cannot find its parameters.", file=sys.stderr)
     attributes = {"description": "halotools-IA mock", "catalogue": catalogue.name, "catalogue_sha256": catalogue.sha256}

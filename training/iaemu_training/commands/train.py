@@ -181,7 +181,7 @@ def _add_dataset(commands) -> None:
         type=Path,
         default=None,
         help="matter correlation function xi_DM (default: Bolshoi-Planck cosmology at z = 0; make another with "
-        "python -m iaemu_training.dataset.matter)",
+        "python -m iaemu_training.dataset.make_xi_matter)",
     )
     parser.add_argument(
         "--workers", type=int, default=None, help="worker processes or SLURM jobs (default: one a core, one job)"

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, nesting_matrix
 from iaemu.models.tables import PairSums, correlations
 from iaemu.parameters import Support
+from iaemu_training.halos.columns import plain
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import random_pairs
 
 FORMAT = "iaemu-dataset-1"
-
-
 SPLITS = ("train", "validation", "test")
-
-
 SUMS = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
-
-
 _MOCK_SUMS = ("DD", "S_omega", "S_eta")
-
-
 _COUNTS = ("n_gal", "n_sat", "n_borrowed")
-
 
 #: Mocks of the boxes that the shipped tables were made from.
 SHIPPED_MOCKS = "calibration-pm160"
@@ -60,7 +55,7 @@ class Dataset:
         The file is missing, damaged, or not a data set.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.exists():
             self.path = shipped_datasets().get(str(path), self.path)
@@ -69,7 +64,7 @@ class Dataset:
                 if h5.attrs.get("format") != FORMAT:
                     raise DatasetError(f"{self.path} is not a data set of iaemu-train dataset ({FORMAT}).")
                 self.attributes = {key: _decode(value) for key, value in h5.attrs.items()}
-                self._names = []
+                self._names: list[str] = []
                 h5.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read as a data set: {error}") from error
@@ -123,7 +118,7 @@ class Dataset:
     def _mock_arrays(self) -> dict[str, np.ndarray]:
         return {name: self.read(f"mocks/{name}") for name in (*_MOCK_SUMS, *_COUNTS)}
 
-    def realisations(self, row: int, r_edges=PAPER_EDGES) -> MockRealisations:
+    def realisations(self, row: int, r_edges: ArrayLike = PAPER_EDGES) -> MockRealisations:
         """Mocks of the ``row``-th point with mocks, all boxes together as one volume.
 
         Raises
@@ -133,19 +128,18 @@ class Dataset:
         """
         arrays = {name: values[row] for name, values in self._mock_arrays.items()}
         by_box = arrays["n_gal"]
-        RR = sum(
-            random_pairs(by_box[:, box], side, self.fine_edges) for box, side in enumerate(self.attributes["box_sizes"])
-        )
+        sides = enumerate(self.attributes["box_sizes"])
+        RR = np.sum([random_pairs(by_box[:, box], side, self.fine_edges) for box, side in sides], axis=0)
         counts = {name: arrays[name].sum(axis=1) for name in _COUNTS}
         mocks = MockRealisations(self.fine_edges, RR=RR, **{name: arrays[name] for name in _MOCK_SUMS}, **counts)
         return mocks.rebinned(nesting_matrix(self.fine_edges, r_edges), r_edges)
 
-    def expected_sums(self, rows, r_edges=PAPER_EDGES) -> dict[str, np.ndarray]:
+    def expected_sums(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Expected pair sums (len(rows), n_bins) of each of ``SUMS``."""
         nesting = nesting_matrix(self.fine_edges, r_edges)
         return {name: self.read(f"labels/sums/{name}")[rows] @ nesting.T for name in SUMS}
 
-    def labels(self, rows, r_edges=PAPER_EDGES) -> dict[str, np.ndarray]:
+    def labels(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Noise-free xi, omega and eta (len(rows), n_bins), by statistic, in any bins that nest in ``fine_edges``."""
         sums = {name: torch.as_tensor(values) for name, values in self.expected_sums(rows, r_edges).items()}
         blank = torch.full((len(self.theta[rows]),), torch.nan)
@@ -172,14 +166,10 @@ class Dataset:
         return "\n".join(lines)
 
 
-def _decode(value):
+def _decode(value: Any) -> Any:
     """An attribute: JSON where it is, else text or a list of texts."""
-    if isinstance(value, np.ndarray):
-        return [item.decode() if isinstance(item, bytes) else item for item in value.tolist()]
-    value = value.decode() if isinstance(value, bytes) else value
+    value = plain(value)
     if isinstance(value, str):
-        try:
+        with suppress(json.JSONDecodeError):
             return json.loads(value)
-        except json.JSONDecodeError:
-            return value
     return value

@@ -45,7 +45,9 @@ def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[tor
         yield part, sums
 
 
-def make_labels(model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.ndarray], progress=True) -> Labels:
+def make_labels(
+    model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.ndarray], progress: bool = True
+) -> Labels:
     """Labels at occupation parameters (n, 5) from tables; points with an empty bin get NaN there."""
     volume = float(np.mean(model.box_volumes))
     rows = []

@@ -18,10 +18,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
-from iaemu.files import write_whole
+from iaemu.files import sha256_of_file, write_whole
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
@@ -134,18 +135,15 @@ def mock_part(
 class Source:
     """Tables or a catalogue that a worker loads for itself, and the hash that it must have."""
 
-    path: str | None
+    path: str
     sha256: str
 
 
 @lru_cache(maxsize=1)
 def _load_tables(source: Source) -> TabulatedModel:
-    found = _file_sha256(source.path)
-    if found != source.sha256:
-        raise DatasetError(
-            f"The tables {source.path or TabulatedModel.shipped} on a worker differ from those of the run."
-        )
-    return TabulatedModel.load(source.path)
+    if sha256_of_file(_tables_file(source.path)) != source.sha256:
+        raise DatasetError(f"The tables {source.path} on a worker differ from those of the run.")
+    return TabulatedModel.load(_tables_file(source.path))
 
 
 @lru_cache(maxsize=1)
@@ -159,9 +157,9 @@ def _load_mocks(boxes: tuple[Source, ...]) -> list[HalotoolsMocks]:
     return mocks
 
 
-def _file_sha256(path) -> str:
-    with open(shipped_artifact(TabulatedModel.shipped) if path is None else path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _tables_file(path: str) -> Path:
+    """The shipped tables lie elsewhere on a worker, and have a name instead of a path."""
+    return Path(shipped_artifact(TabulatedModel.shipped) if path == TabulatedModel.shipped else path)
 
 
 # ---------------------------------------------------------------------- making
@@ -187,9 +185,9 @@ def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) ->
 
 
 def make_dataset(
-    output,
+    output: str | Path,
     settings: DatasetSettings | None = None,
-    tables=None,
+    tables: str | Path | None = None,
     catalogues: Sequence[str] | None = None,
     n_workers: int | None = None,
     dask: str | None = None,
@@ -211,7 +209,8 @@ def make_dataset(
         The shipped tables by default. On a cluster, a path that workers can read.
     catalogues : sequence of str, optional
         Those that the tables were made from, see :func:`matching_boxes`. Not needed without mocks.
-    n_workers, dask
+    n_workers : int, optional
+    dask : str, optional
         See :func:`iaemu_training.work.cluster.workers`.
     matter : MatterCorrelation, optional
         For the mask xi / xi_DM; by default that of the Bolshoi-Planck cosmology at z = 0.
@@ -225,8 +224,9 @@ def make_dataset(
     """
     output, settings = Path(output), settings or DatasetSettings()
     matter = matter or MatterCorrelation.load()
-    source = Source(None if tables is None else str(Path(tables).resolve()), _file_sha256(tables))
-    model = TabulatedModel.load(tables)
+    path = TabulatedModel.shipped if tables is None else str(Path(tables).resolve())
+    source = Source(path, sha256_of_file(_tables_file(path)))
+    model = _load_tables(source)
     boxes = matching_boxes(model, catalogues) if settings.n_mocked else ()
     identity = {
         "settings": asdict(settings),
@@ -301,10 +301,6 @@ def _mock_name(point: int) -> str:
 
 
 def _assemble(file, store: PartStore, model, settings, theta, matter, identity) -> None:
-    n, paper = len(theta), len(PAPER_EDGES) - 1
-    fine = len(model.r_edges) - 1
-    nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
-    xi_matter = matter.binned(PAPER_EDGES)
     with h5py.File(file, "w") as h5:
         h5.attrs["format"] = FORMAT
         h5.attrs["description"] = (
@@ -317,59 +313,67 @@ def _assemble(file, store: PartStore, model, settings, theta, matter, identity) 
         for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support"):
             h5.attrs[key] = json.dumps(model.metadata.get(key))
         create = _Creator(h5)
+        xi_matter = matter.binned(PAPER_EDGES)
         create("theta", theta, "parameters")
         create("split", settings.split_codes(), f"by parameter point: {dict(enumerate(SPLITS))}")
         create("r_edges", PAPER_EDGES, "edges of xi, omega and eta [Mpc/h]")
         create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
         create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
+        nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
+        _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter)
+        if settings.n_mocked:
+            _assemble_mocks(h5, create, store, settings, len(identity["boxes_sha256"]), nesting)
 
-        for name in STATISTICS:
-            create.empty(f"labels/{name}", (n, paper), f"{name}(r), noise-free, in the bins of r_edges")
+
+def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, nesting, xi_matter) -> None:
+    paper, fine = nesting.shape
+    for name in STATISTICS:
+        create.empty(f"labels/{name}", (n, paper), f"{name}(r), noise-free, in the bins of r_edges")
+    for name in SUMS:
+        create.empty(f"labels/sums/{name}", (n, fine), "expected sum over ordered pairs, in the bins of fine_edges")
+    create.empty("labels/n_gal", (n,), "galaxies in the mean of the boxes")
+    create.empty("labels/f_sat", (n,), "satellite fraction")
+    masks = {name: np.zeros(n, dtype=bool) for name in ("empty_bins", "unphysical_xi")}
+    for start in range(0, n, _LABELS_PER_PART):
+        part = store.read(_label_name(start))
+        rows = slice(start, start + len(part["n_gal"]))
+        for name in (*STATISTICS, "n_gal", "f_sat"):
+            h5[f"labels/{name}"][rows] = part[name]
         for name in SUMS:
-            create.empty(f"labels/sums/{name}", (n, fine), "expected sum over ordered pairs, in the bins of fine_edges")
-        create.empty("labels/n_gal", (n,), "galaxies in the mean of the boxes")
-        create.empty("labels/f_sat", (n,), "satellite fraction")
-        masks = {name: np.zeros(n, dtype=bool) for name in ("empty_bins", "unphysical_xi")}
-        for start in range(0, n, _LABELS_PER_PART):
-            part = store.read(_label_name(start))
-            rows = slice(start, start + len(part["n_gal"]))
-            for name in (*STATISTICS, "n_gal", "f_sat"):
-                h5[f"labels/{name}"][rows] = part[name]
-            for name in SUMS:
-                h5[f"labels/sums/{name}"][rows] = part[name]
-            masks["empty_bins"][rows] = np.any(0.5 * part["DD"] @ nesting.T < settings.min_pairs, axis=1)
-            with np.errstate(invalid="ignore"):
-                masks["unphysical_xi"][rows] = np.any(part["xi"] / xi_matter > settings.max_xi_ratio, axis=1)
-        rules = {
-            "empty_bins": f"fewer than {settings.min_pairs:g} unordered pairs expected in a bin of r_edges",
-            "unphysical_xi": f"xi / xi_matter > {settings.max_xi_ratio:g} in a bin of r_edges",
-        }
-        for name, mask in masks.items():
-            create(f"masks/{name}", mask, rules[name]).attrs["count"] = int(mask.sum())
+            h5[f"labels/sums/{name}"][rows] = part[name]
+        masks["empty_bins"][rows] = np.any(0.5 * part["DD"] @ nesting.T < settings.min_pairs, axis=1)
+        with np.errstate(invalid="ignore"):
+            masks["unphysical_xi"][rows] = np.any(part["xi"] / xi_matter > settings.max_xi_ratio, axis=1)
+    rules = {
+        "empty_bins": f"fewer than {settings.min_pairs:g} unordered pairs expected in a bin of r_edges",
+        "unphysical_xi": f"xi / xi_matter > {settings.max_xi_ratio:g} in a bin of r_edges",
+    }
+    for name, mask in masks.items():
+        create(f"masks/{name}", mask, rules[name]).attrs["count"] = int(mask.sum())
 
-        mocked = settings.mocked()
-        if not len(mocked):
-            return
-        m, k, boxes = len(mocked), settings.n_realisations, len(identity["boxes_sha256"])
-        create("mocks/index", mocked, "row of theta of each point with mocks")
-        for name in _MOCK_SUMS:
-            create.empty(f"mocks/{name}", (m, k, fine), "sum over ordered pairs of each mock, all boxes, in fine_edges")
-        for name in _COUNTS:
-            create.empty(f"mocks/{name}", (m, k, boxes), "of each mock, by box", np.int64)
-        for row, point in enumerate(mocked):
-            part = store.read(_mock_name(point))
-            for name in (*_MOCK_SUMS, *_COUNTS):
-                h5[f"mocks/{name}"][row] = part[name]
-        n_empty = np.sum(h5["mocks/DD"][:] @ nesting.T == 0, axis=1)
-        create("mocks/n_empty", n_empty, "mocks without a pair, by bin of r_edges: omega and eta are NaN there")
-        create("mocks/empty_bins", n_empty.any(axis=1), "a mock has an empty bin: the paper's cleaning").attrs[
-            "count"
-        ] = int(n_empty.any(axis=1).sum())
-        h5["mocks"].attrs["seed"] = settings.seed
-        h5["mocks"].attrs["seeds"] = (
-            "mock i of box b at row p of theta: HalotoolsMocks.populate(theta[p], numpy.random.SeedSequence(seed, "
-            "spawn_key=(p, b, i))), boxes in the order of identity/boxes_sha256"
-        )
+
+def _assemble_mocks(h5, create: _Creator, store: PartStore, settings, n_boxes: int, nesting) -> None:
+    mocked = settings.mocked()
+    m, k, fine = len(mocked), settings.n_realisations, nesting.shape[1]
+    create("mocks/index", mocked, "row of theta of each point with mocks")
+    for name in _MOCK_SUMS:
+        create.empty(f"mocks/{name}", (m, k, fine), "sum over ordered pairs of each mock, all boxes, in fine_edges")
+    for name in _COUNTS:
+        create.empty(f"mocks/{name}", (m, k, n_boxes), "of each mock, by box", np.int64)
+    for row, point in enumerate(mocked):
+        part = store.read(_mock_name(point))
+        for name in (*_MOCK_SUMS, *_COUNTS):
+            h5[f"mocks/{name}"][row] = part[name]
+    n_empty = np.sum(h5["mocks/DD"][:] @ nesting.T == 0, axis=1)
+    create("mocks/n_empty", n_empty, "mocks without a pair, by bin of r_edges: omega and eta are NaN there")
+    create("mocks/empty_bins", n_empty.any(axis=1), "a mock has an empty bin: the paper's cleaning").attrs["count"] = (
+        int(n_empty.any(axis=1).sum())
+    )
+    h5["mocks"].attrs["seed"] = settings.seed
+    h5["mocks"].attrs["seeds"] = (
+        "mock i of box b at row p of theta: HalotoolsMocks.populate(theta[p], numpy.random.SeedSequence(seed, "
+        "spawn_key=(p, b, i))), boxes in the order of identity/boxes_sha256"
+    )
 
 
 class _Creator:
@@ -384,7 +388,8 @@ class _Creator:
         dataset[...] = values
         return dataset
 
-    def empty(self, name: str, shape, description: str, dtype=np.float64) -> h5py.Dataset:
+    def empty(self, name: str, shape: tuple[int, ...], description: str, dtype: DTypeLike = np.float64) -> h5py.Dataset:
+        """Room for values that are not known yet."""
         rows = max(1, min(shape[0], _LABELS_PER_PART if len(shape) < 3 else 16))
         dataset = self._h5.create_dataset(
             name,

@@ -8,35 +8,27 @@ ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form in 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.files import write_whole
+from iaemu_training.halos.columns import AXIS_COLUMNS, COLUMNS, POSITION_COLUMNS, CatalogueError, checked_columns, plain
+
+if TYPE_CHECKING:
+    from halotools.sim_manager import UserSuppliedHaloCatalog
 
 #: Coarse host-mass bins within which a host that lacks sub-halos borrows them (halotools' SubhaloPhaseSpace as set up
 #: by Van Alfen et al. 2024): 14 bins, edges in log10 Msun/h.
 BORROWING_EDGES = np.linspace(10.5, 15.2, 15)
 
 PACKED_FORMAT = "iaemu-packed-halos-1"
-_POSITION_COLUMNS = ("halo_x", "halo_y", "halo_z")
-_AXIS_COLUMNS = ("halo_axisA_x", "halo_axisA_y", "halo_axisA_z")
-_COLUMNS = (
-    "halo_id",
-    "halo_upid",
-    "halo_hostid",
-    "halo_mvir_host_halo",
-    "halo_mpeak",
-    *_POSITION_COLUMNS,
-    *_AXIS_COLUMNS,
-)
-
-
-class CatalogueError(ValueError):
-    """A halo catalogue that is missing, incomplete or inconsistent."""
 
 
 @dataclass
@@ -86,6 +78,11 @@ class HaloCatalogue:
         return np.repeat(np.arange(len(self.mass)), self.n_subhalos)
 
     @property
+    def subhalo_rank(self) -> np.ndarray:
+        """Rank of each sub-halo in its host, from 1."""
+        return np.arange(len(self.offset)) - np.repeat(self.first_subhalo, self.n_subhalos) + 1
+
+    @property
     def borrowing_edges(self) -> np.ndarray:
         """Edges of the coarse host-mass bins within which satellites are borrowed [log10 Msun/h]."""
         return subhalo_mass_bins(self.log_mass, self.log_mass[self.subhalo_host])
@@ -101,7 +98,7 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ reading
 
     @classmethod
-    def load(cls, source) -> HaloCatalogue:
+    def load(cls, source: str | Path) -> HaloCatalogue:
         """A catalogue by path of a file, by name of a shipped one, or by name in halotools' cache.
 
         Files are HDF5, or ROCKSTAR's if the name ends in ``.list`` or ``.list.gz``.
@@ -124,7 +121,7 @@ class HaloCatalogue:
         return cls.from_halotools_cache(str(source))
 
     @classmethod
-    def read_hdf5(cls, path) -> HaloCatalogue:
+    def read_hdf5(cls, path: str | Path) -> HaloCatalogue:
         """An HDF5 file with halotools' column names as data sets and ``Lbox`` as attribute, or a packed file."""
         path = Path(path)
         try:
@@ -133,16 +130,24 @@ class HaloCatalogue:
                     return cls.read_packed(path)
                 if "Lbox" not in file.attrs:
                     raise CatalogueError(f"{path.name} has no attribute Lbox (side of the box in Mpc/h).")
-                columns = {name: file[name][:] for name in _COLUMNS if name in file}
-                attributes = {key: _plain(value) for key, value in file.attrs.items()}
+                columns = {name: file[name][:] for name in COLUMNS if name in file}
+                attributes = {key: plain(value) for key, value in file.attrs.items()}
                 Lbox, name = attributes.pop("Lbox"), str(attributes.pop("catalogue", path.stem))
         except OSError as error:
             raise CatalogueError(f"{path} cannot be read as HDF5: {error}") from error
         return cls.from_columns(columns, Lbox, name=name, attributes=attributes)
 
     @classmethod
-    def read_rockstar(cls, path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCatalogue:
+    def read_rockstar(
+        cls,
+        path: str | Path,
+        Lbox: float | None = None,
+        particle_mass: float | None = None,
+        min_mass: float | None = None,
+    ) -> HaloCatalogue:
         """A catalogue of consistent-trees (``hlist_*.list``) or of ROCKSTAR (``out_*.list``, with parents).
+
+        What is made of its columns is told in :func:`iaemu_training.halos.rockstar.read_rockstar`.
 
         Parameters
         ----------
@@ -151,8 +156,8 @@ class HaloCatalogue:
         Lbox, particle_mass : float, optional
             Side of the box [Mpc/h] and mass of a particle [Msun/h]; None: as the header states.
         min_mass : float, optional
-            Halos of less mass are not kept [Msun/h]; None: 40 particle masses, or no cut if that mass is not known. See
-            :func:`iaemu_training.halos.rockstar.read_rockstar`.
+            Halos are kept if ``Mpeak`` (where there is none, ``Mvir``) is above it [Msun/h]; None: 40 particle masses,
+            or no cut if that mass is not known. halotools' own catalogues are cut at 300 particle masses.
 
         Raises
         ------
@@ -161,12 +166,12 @@ class HaloCatalogue:
             which reads it, is not installed; or as :meth:`from_columns`.
         """
         try:
-            from iaemu_training.halos.rockstar import read_rockstar
+            from iaemu_training.halos.rockstar import read_rockstar  # needs halotools
         except ImportError as error:
             raise CatalogueError(
                 f"To read {Path(path).name}, install halotools: pip install 'iaemu-cobaya[training]'."
             ) from error
-        return read_rockstar(path, Lbox, particle_mass, min_mass)
+        return cls.from_columns(*read_rockstar(path, Lbox, particle_mass, min_mass))
 
     @classmethod
     def from_halotools_cache(cls, name: str) -> HaloCatalogue:
@@ -192,7 +197,7 @@ class HaloCatalogue:
                 f'with:\n    python -c "from halotools.sim_manager import DownloadManager; '
                 f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\""
             ) from error
-        columns = {column: np.asarray(table[column]) for column in _COLUMNS if column in table.colnames}
+        columns = {column: np.asarray(table[column]) for column in COLUMNS if column in table.colnames}
         attributes = {
             "redshift": float(halocat.redshift),
             "particle_mass": float(halocat.particle_mass),
@@ -206,7 +211,9 @@ class HaloCatalogue:
         return cls.from_columns(columns, halocat.Lbox, name=name, attributes=attributes)
 
     @classmethod
-    def from_columns(cls, columns, Lbox, name: str = "user", attributes: dict | None = None) -> HaloCatalogue:
+    def from_columns(
+        cls, columns: Mapping[str, Any], Lbox: Any, name: str = "user", attributes: dict | None = None
+    ) -> HaloCatalogue:
         """Check and prepare halotools columns as halotools' SubhaloPhaseSpace does.
 
         Halos whose major axis is all zero and hosts below 10^10.5 Msun/h are removed, and their sub-halos with them;
@@ -218,33 +225,11 @@ class HaloCatalogue:
             A column is missing or of another length, a value is not finite, a position lies outside the box, the box
             is not a cube, two hosts share an id, or no host remains.
         """
-        Lbox = _box_side(Lbox, name)
-        missing = [key for key in _COLUMNS if key not in columns]
-        if missing:
-            raise CatalogueError(
-                f"Catalogue {name} lacks the column(s) {', '.join(missing)}. Needed, with halotools' names, are "
-                f"{', '.join(_COLUMNS)}."
-            )
-        columns = {key: np.asarray(columns[key]) for key in _COLUMNS}
-        lengths = {key: len(value) for key, value in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise CatalogueError(f"Catalogue {name}: the columns differ in length: {lengths}.")
-        for key in (*_POSITION_COLUMNS, *_AXIS_COLUMNS, "halo_mvir_host_halo", "halo_mpeak"):
-            bad = ~np.isfinite(columns[key])
-            if bad.any():
-                raise CatalogueError(
-                    f"Catalogue {name}: column {key} has {bad.sum()} NaN or infinite values, first in row "
-                    f"{int(np.argmax(bad))}."
-                )
-        position = np.stack([columns[key] for key in _POSITION_COLUMNS], axis=-1).astype(np.float64)
-        outside = (position < 0) | (position > Lbox)
-        if outside.any():
-            row, axis = np.argwhere(outside)[0]
-            raise CatalogueError(
-                f"Catalogue {name}: {outside.any(axis=1).sum()} halos lie outside the box [0, {Lbox:g}] Mpc/h, first "
-                f"{_POSITION_COLUMNS[axis]} = {position[row, axis]:g} in row {row}. Check Lbox and units (Mpc/h)."
-            )
-        axis = np.stack([columns[key] for key in _AXIS_COLUMNS], axis=-1).astype(np.float64)
+        columns, Lbox = checked_columns(columns, Lbox, name)
+        position, axis = (
+            np.stack([columns[key] for key in keys], axis=-1).astype(np.float64)
+            for keys in (POSITION_COLUMNS, AXIS_COLUMNS)
+        )
         oriented = np.any(axis != 0, axis=1)
         # halotools refuses hosts below its coarse mass bins; they are far below any that could host a galaxy here.
         host = (columns["halo_upid"] == -1) & oriented & (columns["halo_mvir_host_halo"] > 10.0 ** BORROWING_EDGES[0])
@@ -282,7 +267,7 @@ class HaloCatalogue:
 
     # ------------------------------------------------------------------ packed form
 
-    def write_packed(self, path) -> None:
+    def write_packed(self, path: str | Path) -> None:
         """Write the packed form: 16-bit positions, axes and offsets, 32-bit masses; about 8 bytes a sub-halo.
 
         Rounding: positions to Lbox / 2^16, offsets to max |offset| / 2^15, axes to 2^-15. A packed catalogue is a
@@ -290,7 +275,7 @@ class HaloCatalogue:
         """
         reach = float(np.abs(self.offset).max()) if len(self.offset) else 1.0
 
-        def write(target):
+        def write(target: Any) -> None:
             with h5py.File(target, "w") as file:
                 file.attrs["format"] = PACKED_FORMAT
                 file.attrs["Lbox"] = self.Lbox
@@ -313,7 +298,7 @@ class HaloCatalogue:
         write_whole(path, write)
 
     @classmethod
-    def read_packed(cls, path) -> HaloCatalogue:
+    def read_packed(cls, path: str | Path) -> HaloCatalogue:
         """Expand a file written by :meth:`write_packed`."""
         try:
             with h5py.File(path, "r") as file:
@@ -329,7 +314,7 @@ class HaloCatalogue:
                     n_subhalos=file["n_subhalos"][:].astype(np.int64),
                     offset=file["offset"][:] * (float(file.attrs["offset_reach"]) / (2**15 - 1)),
                     attributes={
-                        key.removeprefix("attribute_"): _plain(value)
+                        key.removeprefix("attribute_"): plain(value)
                         for key, value in file.attrs.items()
                         if key.startswith("attribute_")
                     },
@@ -339,19 +324,18 @@ class HaloCatalogue:
 
     # ------------------------------------------------------------------ to halotools
 
-    def to_halotools(self):
+    def to_halotools(self) -> UserSuppliedHaloCatalog:
         """The catalogue as halotools' ``UserSuppliedHaloCatalog``, ready for ``populate_mock``."""
         from halotools.sim_manager import UserSuppliedHaloCatalog
 
         n_hosts, n_subs = len(self.mass), len(self.offset)
         host = self.subhalo_host
-        rank = np.arange(n_subs) - self.first_subhalo[host]
         position = np.concatenate([self.position, np.mod(self.position[host] + self.offset, self.Lbox)])
         axis = np.concatenate([self.axis, np.tile([0.0, 0.0, 1.0], (n_subs, 1))])
         mass = np.concatenate([self.mass, self.mass[host]])
         ids = np.arange(n_hosts + n_subs)
         # Any decreasing function of rank serves: the mock model uses halo_mpeak of sub-halos only to order them.
-        mpeak = np.concatenate([self.mass, self.mass[host] / (2.0 + rank)])
+        mpeak = np.concatenate([self.mass, self.mass[host] / (1.0 + self.subhalo_rank)])
         zeros = np.zeros(len(ids))
         columns = dict(
             halo_id=ids,
@@ -361,8 +345,8 @@ class HaloCatalogue:
             halo_mvir_host_halo=mass,
             halo_mpeak=mpeak,
             halo_rvir=_virial_radius(mass),
-            **{key: position[:, i] for i, key in enumerate(_POSITION_COLUMNS)},
-            **{key: axis[:, i] for i, key in enumerate(_AXIS_COLUMNS)},
+            **{key: position[:, i] for i, key in enumerate(POSITION_COLUMNS)},
+            **{key: axis[:, i] for i, key in enumerate(AXIS_COLUMNS)},
             **{key: zeros for key in ("halo_vx", "halo_vy", "halo_vz")},
         )
         return UserSuppliedHaloCatalog(
@@ -373,24 +357,6 @@ class HaloCatalogue:
             simname=self.name,
             **columns,
         )
-
-
-def _plain(value):
-    """An HDF5 attribute as text, a number, or a list of numbers."""
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _box_side(Lbox, name: str) -> float:
-    """The side of a cubic box [Mpc/h]; CatalogueError if it is not one positive number, or three equal ones."""
-    try:
-        sides = np.unique(np.asarray(Lbox, dtype=np.float64))
-    except (TypeError, ValueError):
-        sides = np.array([])
-    if len(sides) != 1 or not np.isfinite(sides[0]) or sides[0] <= 0:
-        raise CatalogueError(f"Catalogue {name}: Lbox = {Lbox!r} is not the side of a cubic box in Mpc/h.")
-    return float(sides[0])
 
 
 def _virial_radius(mass, delta=332.5, omega_m=0.30711):
@@ -404,7 +370,7 @@ def shipped_catalogues() -> dict[str, Path]:
     return {Path(str(entry)).stem: Path(str(entry)) for entry in folder.iterdir() if str(entry).endswith(".hdf5")}
 
 
-def subhalo_mass_bins(log_mass_hosts, log_mass_host_of_subhalos) -> np.ndarray:
+def subhalo_mass_bins(log_mass_hosts: ArrayLike, log_mass_host_of_subhalos: ArrayLike) -> np.ndarray:
     """Host-mass bins within which satellites are borrowed: the paper's, cut to what the catalogue holds.
 
     The paper's are 14 bins over 10^10.5 .. 10^15.2 Msun/h. halotools demands two sub-halos in each bin, so bins beyond

@@ -10,11 +10,10 @@ import numpy as np
 
 from iaemu.parameters import ZHENG07_LINE, Support
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue
+from iaemu_training.halos.columns import MIN_PARTICLES
 
 #: The paper's range of logMmin, beyond which the line of Zheng et al. 2007 is an extrapolation.
 PAPER_LOGMMIN = (11.0, 15.0)
-#: A halo of fewer particles is not reliably found.
-MIN_PARTICLES = 40
 #: Hosts above 10^logMmin, in all boxes together, below which radial bins run empty: with 200, the emptiest of the
 #: paper's bins (the innermost) expects one or two pairs at the middle of the tube.
 MIN_HOSTS = 200
@@ -62,7 +61,7 @@ class CatalogueLimits:
             log_mass_complete = round(max(_log_mass_complete(catalogue) for catalogue in catalogues), 4)
         low = None
         if log_mass_complete is not None:
-            low = max(PAPER_LOGMMIN[0], _round_up(_smallest_logMmin(log_mass_complete), 10))
+            low = max(PAPER_LOGMMIN[0], math.ceil(10 * _smallest_logMmin(log_mass_complete)) / 10)
         masses = np.sort(np.concatenate([catalogue.log_mass for catalogue in catalogues]))
         high = min(PAPER_LOGMMIN[1], _round_down(_mass_with_hosts_above(masses, MIN_HOSTS), 10))
         return cls(
@@ -114,7 +113,7 @@ class CatalogueLimits:
                 f"logM0_max = {logM0_max:g} is above {self.logM0_max:g}, beyond which the catalogue holds fewer than "
                 f"{MIN_SATELLITE_HOSTS} hosts. Lower it, or use a larger box or more boxes."
             )
-        return Support(logMmin=tuple(logMmin), log_mass_complete=self.log_mass_complete, logM0_max=logM0_max)
+        return Support(logMmin=(logMmin[0], logMmin[1]), log_mass_complete=self.log_mass_complete, logM0_max=logM0_max)
 
     def __str__(self) -> str:
         low = (
@@ -142,10 +141,6 @@ def _smallest_logMmin(log_mass_complete: float, support: Support | None = None) 
 
 def _mass_with_hosts_above(sorted_log_mass: np.ndarray, n: int) -> float:
     return float(sorted_log_mass[-min(n, len(sorted_log_mass))])
-
-
-def _round_up(value: float, steps: int) -> float:
-    return math.ceil(steps * value) / steps
 
 
 def _round_down(value: float, steps: int) -> float:

@@ -13,15 +13,14 @@ import io
 import math
 import re
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from halotools.sim_manager import TabularAsciiReader
 
-from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-
-#: Halos of fewer particles are cut by default, as ``iaemu-train tabulate`` takes catalogues to be complete above.
-MIN_PARTICLES = 40
+from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {
@@ -49,7 +48,9 @@ _COMMENTS = {
 _CHUNK = 50
 
 
-def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCatalogue:
+def read_rockstar(
+    path: str | Path, Lbox: float | None = None, particle_mass: float | None = None, min_mass: float | None = None
+) -> HaloColumns:
     """Read an ``hlist_*.list`` or ``out_*.list``, plain or gzipped.
 
     The mass is ``Mvir``, the major axis that of the whole halo (``A[x]``, not ``A[x](500c)``). Sub-halos are ranked by
@@ -57,20 +58,11 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
     is only ``pid``, which may be a sub-halo itself, to the host at the end of that chain. Sub-halos whose host is not
     among the halos read are dropped and counted.
 
-    Parameters
-    ----------
-    path : path
-    Lbox : float, optional
-        Side of the box [Mpc/h]; None: as the header states.
-    particle_mass : float, optional
-        [Msun/h]; None: as the header states, if it does. consistent-trees does not state it.
-    min_mass : float, optional
-        Halos are kept if ``Mpeak`` (where there is none, ``Mvir``) is above it [Msun/h]. None: 40 particle masses, or
-        no cut if the particle mass is not known. halotools' own catalogues are cut at 300 particle masses.
+    Parameters are those of :meth:`iaemu_training.halos.catalogue.HaloCatalogue.read_rockstar`.
 
     Returns
     -------
-    HaloCatalogue
+    HaloColumns
         ``attributes`` has redshift, scale factor, cosmology, ``particle_mass``, ``min_mass``, ``ranked_by`` and
         ``n_subhalos_without_host``; what is not known is left out.
 
@@ -78,7 +70,7 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
     ------
     CatalogueError
         The file is not there or truncated; a column, the parents or the side of the box are missing; a row is
-        malformed; two halos share an id, or parents form a loop; or as :meth:`HaloCatalogue.from_columns`.
+        malformed; two halos share an id, or parents form a loop.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,7 +118,7 @@ def read_rockstar(path, Lbox=None, particle_mass=None, min_mass=None) -> HaloCat
         "n_subhalos_without_host": n_read - len(kept),
     }
     name = re.sub(r"\.list(\.gz)?$", "", path.name)
-    return HaloCatalogue.from_columns(columns, Lbox, name=name, attributes=attributes)
+    return HaloColumns(columns, Lbox, name, attributes)
 
 
 # ---------------------------------------------------------------------- header
@@ -198,9 +190,9 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
     return {key: names.index(column) for key, column in wanted.items()}, parent
 
 
-def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict:
+def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict[str, Any]:
     """What the header says of the simulation: ``Lbox`` [Mpc/h], ``particle_mass`` [Msun/h], redshift, cosmology."""
-    stated = {}
+    stated: dict[str, Any] = {}
     for key, pattern in _COMMENTS.items():
         found = next(filter(None, (re.search(pattern, line, re.IGNORECASE) for line in comments[1:])), None)
         # ROCKSTAR writes 0 where it was not told.
@@ -264,10 +256,12 @@ class _CheckedReader(TabularAsciiReader):
             return self.read_ascii(chunk_memory_size=_CHUNK)
 
     def header_len(self) -> int:
+        """Lines of the header, from which the lines of the file are counted."""
         self._line = super().header_len()
         return self._line
 
-    def data_chunk_generator(self, chunk_size, f):
+    def data_chunk_generator(self, chunk_size: int, f: IO) -> Iterator[tuple]:
+        """The numbers of each row, up to ``chunk_size`` rows."""
         n = 0
         while n < chunk_size:
             line = f.readline()

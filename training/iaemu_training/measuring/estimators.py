@@ -7,8 +7,12 @@ command line ``iaemu measure``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, check_edges
@@ -34,14 +38,14 @@ class MeasureWarning(UserWarning):
 
 
 def measure(
-    positions,
-    axes,
+    positions: ArrayLike,
+    axes: ArrayLike,
     Lbox: float,
-    r_edges=PAPER_EDGES,
+    r_edges: ArrayLike = PAPER_EDGES,
     n_regions_per_side: int = 5,
-    statistics=STATISTICS,
+    statistics: str | Sequence[str] = STATISTICS,
     joint: bool = False,
-    metadata=None,
+    metadata: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Measurement:
     """Correlation functions of galaxies in a periodic cube, with spatial jackknife errors and covariances.
@@ -98,7 +102,7 @@ def measure(
         used = enough & np.isfinite(estimates[name]).all(axis=0) & (errors > 0)
         if not used.any():
             raise MeasurementError(
-                f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: {len(positions)} "
+                f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: {sums.n_gal.sum()} "
                 f"galaxies in {Lbox:g} Mpc/h have too few pairs there. Check the unit of the positions (Mpc/h), or use "
                 f"larger separations."
             )
@@ -170,7 +174,7 @@ def table(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
-def draw(measurement: Measurement, path) -> None:
+def draw(measurement: Measurement, path: str | Path) -> None:
     """A picture of all statistics with their errors; written to ``path``, a PNG."""
     from matplotlib.figure import Figure
 

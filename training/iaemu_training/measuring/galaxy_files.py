@@ -6,17 +6,18 @@ HDF5 (a data set a column, in any group, or one table), NumPy ``.npz`` and struc
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.files import write_whole
+from iaemu_training.halos.columns import plain
 
 #: Columns that are looked for if none are named, in this order; the first is what halotools' mocks have.
 POSITIONS = (("x", "y", "z"), ("positions",), ("position",), ("pos",))
@@ -61,7 +62,13 @@ class GalaxyFile(NamedTuple):
     metadata: dict
 
 
-def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (), select=(), scale: float = 1.0):
+def read_galaxies(
+    path: str | Path,
+    positions: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    select: Sequence[str] = (),
+    scale: float = 1.0,
+) -> GalaxyFile:
     """Read positions and major axes.
 
     Parameters
@@ -101,15 +108,22 @@ def read_galaxies(path, positions: Sequence[str] = (), axes: Sequence[str] = (),
         raise GalaxyFileError(
             f"{path}: none of {len(keep)} galaxies is left after {' and '.join(select) or 'reading'}."
         )
-    metadata = {str(key): _plain(value) for key, value in attributes.items()}
-    metadata = {key: value for key, value in metadata.items() if value is not None}
+    metadata = {str(key): plain(value) for key, value in attributes.items()}
+    metadata = {key: value for key, value in metadata.items() if isinstance(value, (bool, int, float, str))}
     Lbox = next((metadata.pop(key) for key in list(metadata) if key.lower() == "lbox"), None)
     return GalaxyFile(
         vectors[0][keep] * scale, vectors[1][keep], None if Lbox is None else float(Lbox) * scale, metadata
     )
 
 
-def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=None) -> None:
+def write_galaxies(
+    path: str | Path,
+    positions: ArrayLike,
+    axes: ArrayLike,
+    Lbox: float,
+    columns: Mapping[str, ArrayLike] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
     """Write an HDF5 file under halotools' names of columns, which :func:`read_galaxies` finds by itself.
 
     Parameters
@@ -124,11 +138,11 @@ def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=
     attributes : mapping, optional
         Numbers and text about the whole.
     """
-    table = {name: np.asarray(positions)[:, i] for i, name in enumerate(POSITIONS[0])}
+    table: dict[str, Any] = {name: np.asarray(positions)[:, i] for i, name in enumerate(POSITIONS[0])}
     table |= {name: np.asarray(axes)[:, i] for i, name in enumerate(AXES[0])}
     table |= dict(columns or {})
 
-    def write(target):
+    def write(target: Any) -> None:
         with h5py.File(target, "w") as file:
             file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
             for name, values in table.items():
@@ -137,18 +151,13 @@ def write_galaxies(path, positions, axes, Lbox: float, columns=None, attributes=
     write_whole(path, write)
 
 
-def sha256(path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read_columns(path: Path):
     """Columns by name, loaded on access where the format allows, and attributes."""
     suffix = path.suffix.lower()
     try:
         if suffix in _HDF5:
-            return _Hdf5Columns(path), _hdf5_attributes(path)
+            with h5py.File(path, "r") as file:
+                return _Hdf5Columns(path), dict(file.attrs)
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
@@ -193,16 +202,11 @@ class _Hdf5Columns(dict):
             return file[name][()] if field is None else file[name].fields(field)[()]
 
 
-def _hdf5_attributes(path: Path) -> dict:
-    with h5py.File(path, "r") as file:
-        return dict(file.attrs)
-
-
 def _vector(path: Path, columns, names: tuple[str, ...], defaults, option: str) -> np.ndarray:
     """Columns ``names``, or the first of ``defaults`` that is there, as (n, 3) float64."""
     if not names:
-        names = next((entry for entry in defaults if all(name in columns for name in entry)), None)
-        if names is None:
+        names = next((entry for entry in defaults if all(name in columns for name in entry)), ())
+        if not names:
             raise GalaxyFileError(
                 f"{path} has none of the columns {'; '.join(' '.join(entry) for entry in defaults)}. Name them with "
                 f"{option}. {_listing(columns)}"
@@ -232,9 +236,10 @@ def _numbers(path: Path, name: str, values) -> np.ndarray:
 
 def _condition(path: Path, columns, text: str, n: int) -> np.ndarray:
     match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*", text)
+    name, symbol, word = match.groups() if match else ("", "", "")
     try:
-        name, symbol, number = match.group(1), match.group(2), float(match.group(3))
-    except (AttributeError, ValueError):
+        number = float(word)
+    except ValueError:
         raise GalaxyFileError(
             f"--select {text!r} is not of the form 'column > number' (or >=, <, <=, ==, !=)."
         ) from None
@@ -248,12 +253,3 @@ def _condition(path: Path, columns, text: str, n: int) -> np.ndarray:
 
 def _listing(columns) -> str:
     return f"It has: {', '.join(columns) or 'no columns'}."
-
-
-def _plain(value):
-    """A header entry as a number or text; None if it is neither."""
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value if isinstance(value, (bool, int, float, str)) else None

@@ -8,6 +8,7 @@ moves each draw continuously with the strength. The distribution is the same.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import dawsn, erf, erfinv
 
 # Below, a uniform distribution to rounding; and nothing is divided by 0.
@@ -15,7 +16,7 @@ _ISOTROPIC = 1e-12
 _MAX_STEPS = 100
 
 
-def quantile(u, k) -> np.ndarray:
+def quantile(u: ArrayLike, k: ArrayLike) -> np.ndarray:
     """x with cumulative probability ``u``, for p(x) ~ exp(-k x^2) on [-1, 1]; float64, the shape of both broadcast.
 
     Parameters

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, check_edges
-from iaemu.models.laws import SLOPE, MassDependentSupport, central_strengths
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics
-from iaemu_training.halos.catalogue import BORROWING_EDGES, subhalo_mass_bins
+from iaemu.models.laws import SLOPE, central_strengths
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
+from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subhalo_mass_bins
 from iaemu_training.mocks.dimroth_watson import quantile
-from iaemu_training.mocks.realisations import MockRealisations, _ratio
+from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
+
+if TYPE_CHECKING:
+    from halotools.sim_manager import CachedHaloCatalog, UserSuppliedHaloCatalog
 
 #: halotools draws from numpy's global generator and reads module globals: one mock at a time in a process.
 _LOCK = threading.RLock()
@@ -69,32 +72,19 @@ class Galaxies(NamedTuple):
     host: np.ndarray
 
 
-def mass_bins_for(catalogue) -> np.ndarray:
-    """:func:`subhalo_mass_bins` of a :class:`~iaemu_training.halos.catalogue.HaloCatalogue` or halotools catalogue."""
-    if hasattr(catalogue, "to_halotools"):
-        catalogue = catalogue.to_halotools()
-    columns = _prepared_columns(catalogue)
-    is_host = columns["halo_upid"] == -1
-    log_mass = np.log10(columns["halo_mvir_host_halo"])
-    return subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
-
-
 class HalotoolsMocks:
-    """Forward model by direct simulation: halotools mocks of one halo catalogue.
+    """Direct simulation: halotools mocks of one halo catalogue.
 
     The catalogue is prepared once; each mock is then one re-population. Repeating a seed repeats a mock exactly, and
     numpy's global generator is left as it was. Mocks carry no gradient.
 
     Parameters
     ----------
-    catalogue : HaloCatalogue or halotools catalogue
-        Anything with ``to_halotools()``, or a ``CachedHaloCatalog`` or ``UserSuppliedHaloCatalog``. Halos whose major
-        axis is all zero are removed, with their sub-halos; so are hosts up to 10^10.5 Msun/h, which halotools' model
-        cannot hold (the paper's own cut of 300 particles lies higher).
+    catalogue : HaloCatalogue, or halotools' CachedHaloCatalog or UserSuppliedHaloCatalog
+        Halos whose major axis is all zero are removed, with their sub-halos; so are hosts up to 10^10.5 Msun/h, which
+        halotools' model cannot hold (the paper's own cut of 300 particles lies higher).
     r_edges : (n_bins + 1,), optional
-        Bins of :meth:`predict` [Mpc/h]; the paper's 20 by default.
-    support : Support, optional
-        Region in which :meth:`predict` accepts parameters; the paper's by default.
+        Bins of :meth:`realisations` [Mpc/h]; the paper's 20 by default.
     pivot : float, optional
         Makes the strength of centrals depend on their host's mass, as :mod:`iaemu.models.laws` does, with this
         pivot [log10 Msun/h] and the parameter ``mu_cen_slope`` after the seven.
@@ -115,16 +105,18 @@ class HalotoolsMocks:
         The box is not a cube, a column is missing, or the catalogue cannot be populated.
     """
 
-    def __init__(self, catalogue, r_edges=PAPER_EDGES, support: Support | None = None, pivot: float | None = None):
+    def __init__(
+        self,
+        catalogue: HaloCatalogue | CachedHaloCatalog | UserSuppliedHaloCatalog,
+        r_edges: ArrayLike = PAPER_EDGES,
+        pivot: float | None = None,
+    ):
         self.r_edges = check_edges(r_edges)
-        self.support = Support() if support is None else support
-        if pivot is not None:
-            self.support = MassDependentSupport.of(self.support)
-        self.parameters = self.support.parameters
+        self.parameters = PARAMETERS if pivot is None else (*PARAMETERS, SLOPE)
         # halotools switches off numpy's warnings on division by zero at import.
         with np.errstate(), _halotools_warnings_ignored():
             _require_halotools()
-            halocat = catalogue.to_halotools() if hasattr(catalogue, "to_halotools") else catalogue
+            halocat = catalogue.to_halotools() if isinstance(catalogue, HaloCatalogue) else catalogue
             self.Lbox = _cube_side(halocat)
             columns = _prepared_columns(halocat)
             is_host = columns["halo_upid"] == -1
@@ -132,7 +124,9 @@ class HalotoolsMocks:
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
             self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
 
-    def populate(self, theta, seed, smooth: bool = False) -> Galaxies:
+    def populate(
+        self, theta: Mapping[str, Any] | ArrayLike, seed: int | np.random.SeedSequence, smooth: bool = False
+    ) -> Galaxies:
         """One mock catalogue.
 
         Parameters
@@ -159,12 +153,21 @@ class HalotoolsMocks:
             self._mock.populate(seed=int(states[0]))
             return _as_galaxies(self._mock.galaxy_table, self.Lbox)
 
-    def iterate(self, theta, n: int, seed: int = 0, smooth: bool = False) -> Iterator[Galaxies]:
+    def iterate(
+        self, theta: Mapping[str, Any] | ArrayLike, n: int, seed: int | np.random.SeedSequence = 0, smooth: bool = False
+    ) -> Iterator[Galaxies]:
         """``n`` independent mocks, one after the other; the i-th depends on (seed, i) only, not on ``n``."""
         for child in _seed_sequence(seed).spawn(n):
             yield self.populate(theta, child, smooth)
 
-    def realisations(self, theta, n: int, seed: int = 0, r_edges=None, smooth: bool = False) -> MockRealisations:
+    def realisations(
+        self,
+        theta: Mapping[str, Any] | ArrayLike,
+        n: int,
+        seed: int | np.random.SeedSequence = 0,
+        r_edges: ArrayLike | None = None,
+        smooth: bool = False,
+    ) -> MockRealisations:
         """Pair sums of ``n`` independent mocks; the i-th depends on (seed, i) only.
 
         Bins without pairs stay without: nothing is drawn again. ``smooth`` as for :meth:`populate`.
@@ -186,85 +189,6 @@ class HalotoolsMocks:
         n_gal, n_sat, n_borrowed = np.array(counts, dtype=np.int64).T
         return MockRealisations(
             edges, DD, S_omega, S_eta, random_pairs(n_gal, self.Lbox, edges), n_gal, n_sat, n_borrowed
-        )
-
-    def predict(
-        self,
-        theta,
-        r_edges=None,
-        statistics=STATISTICS,
-        support: str = "raise",
-        n_realisations: int = 10,
-        seed: int = 0,
-    ) -> Prediction:
-        """Mean and standard deviation over mocks, as the paper's training set is made.
-
-        The mean over mocks of a ratio, NaN in a bin that is empty in one of them; for less noise and no bias take
-        ``realisations(...).pooled()``.
-
-        Parameters
-        ----------
-        theta : mapping, array or tensor (..., n_parameters)
-        r_edges : (n_bins + 1,), optional
-            Any bins, since pairs are counted anew [Mpc/h]; None: the model's own.
-        statistics : subset of ("xi", "omega", "eta")
-        support : "raise", "reject" (NaN outside) or "warn"
-        n_realisations : int
-            At least 2.
-        seed : int
-            Point i of a batch uses the i-th child of it.
-
-        Returns
-        -------
-        Prediction
-            ``sigma_aleatoric`` is the standard deviation (ddof = 1) of one mock. Tensors if ``theta`` holds tensors.
-
-        Raises
-        ------
-        SupportError
-            A point outside the support, with ``raise``.
-        ValueError
-            As :meth:`realisations`; or ``theta`` requires a gradient.
-        """
-        if n_realisations < 2:
-            raise ValueError(f"A standard deviation takes at least 2 realisations, got {n_realisations}.")
-        statistics = check_statistics(statistics)
-        tensor = as_theta(theta, self.parameters)
-        if tensor.requires_grad:
-            raise ValueError("Mocks have no gradient: detach theta, or use the tables or the emulator.")
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        points = tensor.reshape(-1, tensor.shape[-1]).to(torch.float64).numpy()
-        inside = np.atleast_1d(self.support.enforce(tensor, support).numpy()).reshape(-1)
-        if support == "warn":
-            inside = np.ones_like(inside)
-
-        def blank():
-            return np.full((len(points), len(edges) - 1), np.nan)
-
-        mean, sigma = ({name: blank() for name in statistics} for _ in range(2))
-        n_gal, f_sat = np.full((2, len(points)), np.nan)
-        for i, child in enumerate(_seed_sequence(seed).spawn(len(points))):
-            if not inside[i]:
-                continue
-            mocks = self.realisations(points[i], n_realisations, child, edges)
-            n_gal[i], f_sat[i] = mocks.n_gal.mean(), _ratio(mocks.n_sat.sum(), mocks.n_gal.sum())
-            for name in statistics:
-                values = getattr(mocks, name)
-                mean[name][i], sigma[name][i] = values.mean(axis=0), values.std(axis=0, ddof=1)
-
-        batch = tuple(tensor.shape[:-1])
-        as_tensors = has_tensor(theta)
-
-        def shaped(array):
-            array = array.reshape(batch + array.shape[1:])
-            return torch.as_tensor(array) if as_tensors else array
-
-        return Prediction(
-            r_edges=edges,
-            **{name: shaped(mean[name]) for name in statistics},
-            sigma_aleatoric={name: shaped(sigma[name]) for name in statistics},
-            n_gal=shaped(n_gal),
-            f_sat=shaped(f_sat),
         )
 
 
@@ -369,7 +293,8 @@ class _Inversion:
     """In place of halotools' ``DimrothWatson``, for the one method that alignment components call."""
 
     @staticmethod
-    def rvs(k):
+    def rvs(k: np.ndarray) -> np.ndarray:
+        """A cosine for each shape parameter."""
         return quantile(np.random.uniform(size=np.shape(k)), k)  # noqa: NPY002 halotools has seeded it
 
 
@@ -417,7 +342,8 @@ class _MassDependentStrength:
         self.param_dict = dict.fromkeys(self.names, 0.0)
         self._pivot = pivot
 
-    def assign_central_strength(self, table, **kwargs):
+    def assign_central_strength(self, table: Any, **kwargs: Any) -> Any:
+        """Fill the column of a table of galaxies."""
         mu_cen, slope = (torch.as_tensor([self.param_dict[name]], dtype=torch.float64) for name in self.names)
         log_mass = torch.as_tensor(np.log10(np.asarray(table["halo_mvir"], dtype=np.float64)))
         table["central_alignment_strength"][:] = _samplable(

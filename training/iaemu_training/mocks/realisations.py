@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import reduce
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges
 
@@ -56,19 +57,9 @@ class MockRealisations:
         return _ratio(self.S_eta, self.DD)
 
     @property
-    def n_nan(self) -> np.ndarray:
-        """Number of mocks without a pair, (n_bins,): their omega and eta are NaN."""
-        return np.sum(self.DD == 0, axis=0)
-
-    @property
     def f_sat(self) -> np.ndarray:
         """Satellite fraction of each mock, (n,)."""
         return _ratio(self.n_sat, self.n_gal)
-
-    @property
-    def borrowed_share(self) -> np.ndarray:
-        """Share of the satellites that are borrowed, (n,); 0 without satellites."""
-        return self.n_borrowed / np.maximum(self.n_sat, 1)
 
     def pooled(self) -> dict[str, np.ndarray]:
         """xi, omega and eta as ratios of sums over the mocks, (n_bins,): unbiased by empty bins, unlike mean ratios."""
@@ -86,7 +77,7 @@ class MockRealisations:
         )
         return {"xi": _ratio(DD, RR) - 1.0, "omega": _ratio(S_omega, DD), "eta": _ratio(S_eta, DD)}
 
-    def rebinned(self, nesting: np.ndarray, r_edges) -> MockRealisations:
+    def rebinned(self, nesting: np.ndarray, r_edges: ArrayLike) -> MockRealisations:
         """The same mocks in coarser bins; ``nesting`` from :func:`iaemu.binning.nesting_matrix`."""
         sums = {name: getattr(self, name) @ nesting.T for name in ("DD", "S_omega", "S_eta", "RR")}
         return replace(self, r_edges=check_edges(r_edges), **sums)

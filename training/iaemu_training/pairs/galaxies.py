@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
-from iaemu_training.pairs.cells import cell_gap, minimum_image
+from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
 
-# Cells per search radius: smaller cells follow the search sphere more closely, but cost more look-ups. Measured best.
-_CELLS_PER_RADIUS = 2
-_MAX_CELLS = 96
+#: Cells in the largest separation: smaller ones follow the sphere more closely, but cost more look-ups. Measured best.
+CELLS_PER_RADIUS = 2
 
 
 class PairSums(NamedTuple):
@@ -34,7 +34,7 @@ class PairSums(NamedTuple):
     S_eta: np.ndarray
 
 
-def count_pairs(positions, axes, Lbox: float, r_edges) -> PairSums:
+def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike) -> PairSums:
     """Pair sums of galaxies in a periodic cube.
 
     Bins are open below and closed above, as halotools' are. The result does not depend on the number of threads.
@@ -61,15 +61,14 @@ def count_pairs(positions, axes, Lbox: float, r_edges) -> PairSums:
     if len(positions) < 2:
         return PairSums(*np.zeros((3, n_bins)))
 
-    n_cells = choose_cells(len(positions), Lbox, edges[-1])
-    points, first = sort_into_cells(positions, axes, Lbox, n_cells)
+    grid = CellGrid.build(positions, Lbox, choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS))
     # One row of the result per column of cells, whatever the number of threads: the order of additions is fixed.
-    partial = np.zeros((n_cells * n_cells, 3, n_bins))
-    _count_columns(points, first, n_cells, Lbox, edges * edges, partial)
+    partial = np.zeros((grid.n_cells**2, 3, n_bins))
+    _count_columns(np.concatenate([positions, axes], axis=1)[grid.order], grid, edges * edges, partial)
     return PairSums(*partial.sum(axis=0))
 
 
-def random_pairs(n_galaxies, Lbox: float, r_edges) -> np.ndarray:
+def random_pairs(n_galaxies: ArrayLike, Lbox: float, r_edges: ArrayLike) -> np.ndarray:
     """Expected ordered pairs of unclustered galaxies, n^2 v / V as in halotools' ``tpcf``; float64 (..., n_bins)."""
     return np.asarray(n_galaxies, dtype=np.float64)[..., None] ** 2 * shell_volumes(r_edges) / float(Lbox) ** 3
 
@@ -84,7 +83,9 @@ def _as_vectors(values, name: str) -> np.ndarray:
     return values
 
 
-def checked_galaxies(positions, axes, Lbox: float, r_edges):
+def checked_galaxies(
+    positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Positions, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
     edges = check_edges(r_edges)
     Lbox = float(Lbox)
@@ -112,68 +113,35 @@ def checked_galaxies(positions, axes, Lbox: float, r_edges):
     return positions, axes / norm[:, None], Lbox, edges
 
 
-def sort_into_cells(positions, axes, Lbox: float, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 6) positions and axes by cell ``(ix * n_cells + iy) * n_cells + iz``, and the first row of each cell."""
-    cell = np.minimum((positions * (n_cells / Lbox)).astype(np.int64), n_cells - 1)
-    index = (cell[:, 0] * n_cells + cell[:, 1]) * n_cells + cell[:, 2]
-    order = np.argsort(index, kind="stable")
-    first = np.searchsorted(index[order], np.arange(n_cells**3 + 1))
-    return np.concatenate([positions, axes], axis=1)[order], first
-
-
-def choose_cells(n_points: int, Lbox: float, r_max: float) -> int:
-    """Cells along a side: a few per search radius, but not many more than there are points."""
-    wanted = int(_CELLS_PER_RADIUS * Lbox / r_max)
-    return int(np.clip(wanted, 1, min(_MAX_CELLS, max(4, int(np.ceil((2.0 * n_points) ** (1.0 / 3.0)))))))
-
-
 @numba.njit(parallel=True, cache=True)
-def _count_columns(points, first, n_cells, Lbox, edges2, partial):
+def _count_columns(points, grid, edges2, partial):
     """Fill ``partial[column]`` with the sums of pairs whose first-sorted point lies in that column of cells.
 
-    ``points``: (n, 6) position and unit axis, sorted by cell ``(ix * n_cells + iy) * n_cells + iz``, cell c holding
-    ``first[c] : first[c + 1]``. Every pair is visited once and added for both of its orders.
+    ``points``: (n, 6) position and unit axis, sorted. Every pair is visited once and added for both of its orders.
     """
     n_bins = len(edges2) - 1
-    r2_max = edges2[n_bins]
-    side = Lbox / n_cells
-    span = int(np.ceil(np.sqrt(r2_max) / side))
-    low, n_span = -span, 2 * span + 1
-    if n_span > n_cells:
-        low, n_span = 0, n_cells
+    n_cells, first = grid.n_cells, grid.first
+    side = grid.Lbox / n_cells
     for column in numba.prange(n_cells * n_cells):
         sums = np.zeros((3, n_bins))
-        ix, iy = column // n_cells, column % n_cells
+        x, y = (column // n_cells + 0.5) * side, (column % n_cells + 0.5) * side
         for iz in range(n_cells):
             here = column * n_cells + iz
             if first[here] == first[here + 1]:
                 continue
-            for ox in range(n_span):
-                jx = (ix + low + ox) % n_cells
-                gap_x = cell_gap(ix, jx, n_cells, side)
-                for oy in range(n_span):
-                    jy = (iy + low + oy) % n_cells
-                    gap_xy = gap_x + cell_gap(iy, jy, n_cells, side)
-                    if jx * n_cells + jy < column or gap_xy > r2_max:
-                        continue
-                    for oz in range(n_span):
-                        jz = (iz + low + oz) % n_cells
-                        there = (jx * n_cells + jy) * n_cells + jz
-                        if there < here or gap_xy + cell_gap(iz, jz, n_cells, side) > r2_max:
-                            continue
-                        for i in range(first[here], first[here + 1]):
-                            start = i + 1 if there == here else first[there]
-                            for j in range(start, first[there + 1]):
-                                b, s_omega, s_eta = pair_terms(points, i, j, Lbox, edges2)
-                                if b >= 0:
-                                    sums[0, b] += 2.0
-                                    sums[1, b] += s_omega
-                                    sums[2, b] += s_eta
+            for there in near_cells(grid, x, y, (iz + 0.5) * side, side, edges2[n_bins], here):
+                for i in range(first[here], first[here + 1]):
+                    for j in range(max(i + 1, first[there]), first[there + 1]):
+                        b, s_omega, s_eta = pair_terms(points, i, j, grid.Lbox, edges2)
+                        if b >= 0:
+                            sums[0, b] += 2.0
+                            sums[1, b] += s_omega
+                            sums[2, b] += s_eta
         partial[column] = sums
 
 
 @numba.njit(inline="always")
-def pair_terms(points, i, j, Lbox, edges2):
+def pair_terms(points: np.ndarray, i: int, j: int, Lbox: float, edges2: np.ndarray) -> tuple[int, float, float]:
     """Bin of a pair, -1 if it lies in none, and what both of its orders add to S_omega and to S_eta."""
     dx = minimum_image(points[i, 0] - points[j, 0], Lbox)
     dy = minimum_image(points[i, 1] - points[j, 1], Lbox)

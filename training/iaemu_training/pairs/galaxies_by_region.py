@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from iaemu_training.pairs.cells import cell_gap
-from iaemu_training.pairs.galaxies import PairSums, checked_galaxies, choose_cells, pair_terms, sort_into_cells
+from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
+from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
 
 # Seconds before a progress bar appears.
 _BAR_AFTER = 2.0
@@ -93,7 +94,9 @@ class RegionSums:
         return PairSums(*(total - auto - cross_weight * cross for total, auto, cross in sums))
 
 
-def count_pairs_by_region(positions, axes, Lbox: float, r_edges, n_side: int, progress: bool = False) -> RegionSums:
+def count_pairs_by_region(
+    positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike, n_side: int, progress: bool = False
+) -> RegionSums:
     """Pair sums of galaxies in a periodic cube, by cubic region. The result does not depend on the number of threads.
 
     Parameters
@@ -126,16 +129,17 @@ def count_pairs_by_region(positions, axes, Lbox: float, r_edges, n_side: int, pr
             f"largest separation, {edges[-1]:.4g} Mpc/h. Use at most {fewer} regions a side, or smaller separations."
         )
     # Whole cells in each region. One search radius spans at most a few of them.
-    n_cells = max(1, choose_cells(len(positions), Lbox, edges[-1]) // n_side) * n_side
-    points, first = sort_into_cells(positions, axes, Lbox, n_cells)
+    n_cells = choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS)
+    grid = CellGrid.build(positions, Lbox, max(1, n_cells // n_side) * n_side)
+    points = np.concatenate([positions, axes], axis=1)[grid.order]
     n_regions, n_bins = n_side**3, len(edges) - 1
     sums = np.zeros((n_regions, 2, 3, n_bins))
     # Parts of the regions in turn, for the bar; each large enough to occupy all threads.
     n_parts = min(n_regions, 25)
     parts = np.array_split(np.arange(n_regions), n_parts)
     for part in tqdm(parts, desc="pairs", unit="part", delay=_BAR_AFTER, disable=not progress):
-        _count_regions(points, first, n_cells, n_side, Lbox, edges * edges, part, sums)
-    counts = np.diff(first).reshape((n_side, n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
+        _count_regions(points, grid, n_side, edges * edges, part, sums)
+    counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums[:, 0], sums[:, 1]
     shells = _spread_shells(positions, axes, Lbox, edges, n_side)
     return RegionSums(
@@ -145,7 +149,8 @@ def count_pairs_by_region(positions, axes, Lbox: float, r_edges, n_side: int, pr
 
 def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, RandomSums]:
     """``random_auto`` and ``random_cross`` of RegionSums."""
-    points, first = sort_into_cells(positions, axes, Lbox, n_side)
+    grid = CellGrid.build(positions, Lbox, n_side)
+    points = np.concatenate([positions, axes], axis=1)[grid.order]
     # Gauss-Legendre nodes in the volume of each shell.
     node, weight = np.polynomial.legendre.leggauss(_RADII)
     low, high = edges[:-1, None] ** 3, edges[1:, None] ** 3
@@ -156,28 +161,28 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
     sin = np.sqrt(1.0 - cos**2)
     directions = np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
     spread = np.zeros((n_side**3, 27, 2, len(edges) - 1))
-    _fill_spread(points, first, n_side, Lbox / n_side, radii, 0.5 * weight, directions, spread)
+    _fill_spread(points, grid, radii, 0.5 * weight, directions, spread)
     inside = spread[:, 13]
     leaving = spread.sum(axis=1) - inside
-    grid = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
-    entering = np.zeros_like(grid[:, :, :, 0, 0, 0])
+    by_step = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
+    entering = np.zeros_like(by_step[:, :, :, 0, 0, 0])
     for step in np.ndindex(3, 3, 3):
         if step != (1, 1, 1):
             shift = tuple(np.subtract(step, 1))
-            entering += np.roll(grid[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
+            entering += np.roll(by_step[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
     across = leaving + entering.reshape(inside.shape)
     return RandomSums(*inside.swapaxes(0, 1)), RandomSums(*across.swapaxes(0, 1))
 
 
 @numba.njit(parallel=True, cache=True)
-def _fill_spread(points, first, n_side, side, radii, weights, directions, spread):
+def _fill_spread(points, grid, radii, weights, directions, spread):
     """:func:`_spread_region` of all regions."""
     for region in numba.prange(len(spread)):
-        spread[region] = _spread_region(points, first, n_side, side, radii, weights, directions, region)
+        spread[region] = _spread_region(points, grid, radii, weights, directions, region)
 
 
 @numba.njit(cache=True)
-def _spread_region(points, first, n_side, side, radii, weights, directions, region):
+def _spread_region(points, grid, radii, weights, directions, region):
     """D and S_omega of the shells about the galaxies of a region, by where they reach; (27, 2, n_bins).
 
     Neighbour ``9 (sx + 1) + 3 (sy + 1) + sz + 1`` lies (sx, sy, sz) regions away; 13 is the region itself, which has
@@ -185,6 +190,8 @@ def _spread_region(points, first, n_side, side, radii, weights, directions, regi
     """
     n_bins, n_radii = radii.shape
     n_directions = len(directions)
+    n_side, first = grid.n_cells, grid.first
+    side = grid.Lbox / n_side
     x0 = region // (n_side * n_side) * side
     y0 = region // n_side % n_side * side
     z0 = region % n_side * side
@@ -218,25 +225,21 @@ def _spread_region(points, first, n_side, side, radii, weights, directions, regi
 
 
 @numba.njit(parallel=True, cache=True)
-def _count_regions(points, first, n_cells, n_side, Lbox, edges2, regions, sums):
+def _count_regions(points, grid, n_side, edges2, regions, sums):
     """:func:`_count_region` of ``regions``; no two threads write to one place."""
     for k in numba.prange(len(regions)):
-        sums[regions[k]] = _count_region(points, first, n_cells, n_side, Lbox, edges2, regions[k])
+        sums[regions[k]] = _count_region(points, grid, n_side, edges2, regions[k])
 
 
 @numba.njit(cache=True)
-def _count_region(points, first, n_cells, n_side, Lbox, edges2, region):
+def _count_region(points, grid, n_side, edges2, region):
     """Sums of pairs inside of a region, and across its border; (2, 3, n_bins).
 
     Pairs inside are visited once and added for both of their orders. Pairs of two regions are visited from each.
     """
     n_bins = len(edges2) - 1
-    r2_max = edges2[n_bins]
-    side = Lbox / n_cells
-    span = int(np.ceil(np.sqrt(r2_max) / side))
-    low, n_span = -span, 2 * span + 1
-    if n_span > n_cells:
-        low, n_span = 0, n_cells
+    n_cells, first = grid.n_cells, grid.first
+    side = grid.Lbox / n_cells
     width = n_cells // n_side
     own = np.zeros((2, 3, n_bins))
     x0 = region // (n_side * n_side) * width
@@ -248,29 +251,17 @@ def _count_region(points, first, n_cells, n_side, Lbox, edges2, region):
                 here = (ix * n_cells + iy) * n_cells + iz
                 if first[here] == first[here + 1]:
                     continue
-                for ox in range(n_span):
-                    jx = (ix + low + ox) % n_cells
-                    gap_x = cell_gap(ix, jx, n_cells, side)
-                    for oy in range(n_span):
-                        jy = (iy + low + oy) % n_cells
-                        gap_xy = gap_x + cell_gap(iy, jy, n_cells, side)
-                        if gap_xy > r2_max:
-                            continue
-                        for oz in range(n_span):
-                            jz = (iz + low + oz) % n_cells
-                            if gap_xy + cell_gap(iz, jz, n_cells, side) > r2_max:
-                                continue
-                            there = (jx * n_cells + jy) * n_cells + jz
-                            inside = x0 <= jx < x0 + width and y0 <= jy < y0 + width and z0 <= jz < z0 + width
-                            if inside and there < here:
-                                continue
-                            kind = 0 if inside else 1
-                            for i in range(first[here], first[here + 1]):
-                                start = i + 1 if there == here else first[there]
-                                for j in range(start, first[there + 1]):
-                                    b, s_omega, s_eta = pair_terms(points, i, j, Lbox, edges2)
-                                    if b >= 0:
-                                        own[kind, 0, b] += 2.0
-                                        own[kind, 1, b] += s_omega
-                                        own[kind, 2, b] += s_eta
+                x, y, z = (ix + 0.5) * side, (iy + 0.5) * side, (iz + 0.5) * side
+                for there in near_cells(grid, x, y, z, side, edges2[n_bins], 0):
+                    jx, jy, jz = there // (n_cells * n_cells), there // n_cells % n_cells, there % n_cells
+                    inside = x0 <= jx < x0 + width and y0 <= jy < y0 + width and z0 <= jz < z0 + width
+                    kind = 0 if inside else 1
+                    for i in range(first[here], first[here + 1]):
+                        start = max(i + 1, first[there]) if inside else first[there]
+                        for j in range(start, first[there + 1]):
+                            b, s_omega, s_eta = pair_terms(points, i, j, grid.Lbox, edges2)
+                            if b >= 0:
+                                own[kind, 0, b] += 2.0
+                                own[kind, 1, b] += s_omega
+                                own[kind, 2, b] += s_eta
     return own

@@ -7,36 +7,15 @@ centre, to which halotools gives a random one) has a = 0 and adds nothing to eit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numba
 import numpy as np
 
-from iaemu_training.pairs.cells import minimum_image, point_gap
+from iaemu_training.pairs.cells import CellGrid, minimum_image, near_cells
+
+#: Cells in the largest separation, for :func:`two_halo_rows`.
+CELLS_PER_RADIUS = 3
 
 _LOOKUP = 8192
-
-
-@dataclass
-class CellGrid:
-    """Points sorted into the cells of a periodic grid.
-
-    ``first[c] : first[c + 1]`` are the points of cell ``c = (ix * n + iy) * n + iz``; ``order`` sorted the input.
-    """
-
-    Lbox: float
-    n_cells: int
-    first: np.ndarray
-    order: np.ndarray
-
-    @classmethod
-    def build(cls, position: np.ndarray, Lbox: float, r_max: float) -> CellGrid:
-        n = int(np.clip(np.floor(3.0 * Lbox / r_max), 1, 64))
-        cell = np.minimum((position * (n / Lbox)).astype(np.int64), n - 1)
-        index = (cell[:, 0] * n + cell[:, 1]) * n + cell[:, 2]
-        order = np.argsort(index, kind="stable")
-        first = np.searchsorted(index[order], np.arange(n**3 + 1))
-        return cls(float(Lbox), n, first, order)
 
 
 def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,24 +28,27 @@ def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @numba.njit(parallel=True, fastmath=False, cache=True)
 def two_halo_rows(
-    rows, row_first, row_points, position, axis, multiplicity, species, host, first, n_cells, Lbox, edges2, guess, out
-):
+    rows: np.ndarray,
+    row_first: np.ndarray,
+    row_points: np.ndarray,
+    position: np.ndarray,
+    axis: np.ndarray,
+    multiplicity: np.ndarray,
+    species: np.ndarray,
+    host: np.ndarray,
+    grid: CellGrid,
+    edges2: np.ndarray,
+    guess: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Pair sums of the points of some species with all points of other hosts.
 
     ``out[k, s, b, :]`` gets (DD, S_omega, S_eta) of axis-bearing species ``rows[k]`` with species ``s`` in bin ``b``.
-    Points are in cell order; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
+    Points are sorted as ``grid``; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
     """
-    n_bins = len(edges2) - 1
-    r2_max = edges2[n_bins]
-    r2_min = edges2[0]
+    first, Lbox = grid.first, grid.Lbox
+    r2_min, r2_max = edges2[0], edges2[-1]
     scale = len(guess) / r2_max
-    side = Lbox / n_cells
-    r_max = np.sqrt(r2_max)
-    span = int(np.ceil(r_max / side))
-    if 2 * span + 1 >= n_cells:  # every cell once
-        low, n_span = 0, n_cells
-    else:
-        low, n_span = -span, 2 * span + 1
     third = 1.0 / 3.0
     for k in numba.prange(len(rows)):
         out[k] = 0.0
@@ -77,55 +59,42 @@ def two_halo_rows(
             third_i = third * (ax * ax + ay * ay + az * az)
             weight_i = multiplicity[i]
             host_i = host[i]
-            cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
-            for ox in range(n_span):
-                jx = (cx + low + ox) % n_cells if low != 0 else ox
-                gap_x = point_gap(xi, jx * side, side, Lbox)
-                for oy in range(n_span):
-                    jy = (cy + low + oy) % n_cells if low != 0 else oy
-                    gap_y = point_gap(yi, jy * side, side, Lbox)
-                    if gap_x + gap_y > r2_max:
+            for cell in near_cells(grid, xi, yi, zi, 0.0, r2_max, 0):
+                for j in range(first[cell], first[cell + 1]):
+                    dx = minimum_image(position[j, 0] - xi, Lbox)
+                    dy = minimum_image(position[j, 1] - yi, Lbox)
+                    dz = minimum_image(position[j, 2] - zi, Lbox)
+                    r2 = dx * dx + dy * dy + dz * dz
+                    if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
                         continue
-                    for oz in range(n_span):
-                        jz = (cz + low + oz) % n_cells if low != 0 else oz
-                        if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
-                            continue
-                        cell = (jx * n_cells + jy) * n_cells + jz
-                        for j in range(first[cell], first[cell + 1]):
-                            dx = minimum_image(position[j, 0] - xi, Lbox)
-                            dy = minimum_image(position[j, 1] - yi, Lbox)
-                            dz = minimum_image(position[j, 2] - zi, Lbox)
-                            r2 = dx * dx + dy * dy + dz * dz
-                            if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
-                                continue
-                            b = guess[min(int(r2 * scale), len(guess) - 1)]
-                            while r2 <= edges2[b]:
-                                b -= 1
-                            bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
-                            along = ax * dx + ay * dy + az * dz
-                            cosine = ax * bx + ay * by + az * bz
-                            weight = weight_i * multiplicity[j]
-                            s = species[j]
-                            out[k, s, b, 0] += weight
-                            out[k, s, b, 1] += weight * (along * along / r2 - third_i)
-                            out[k, s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
+                    b = guess[min(int(r2 * scale), len(guess) - 1)]
+                    while r2 <= edges2[b]:
+                        b -= 1
+                    bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                    along = ax * dx + ay * dy + az * dz
+                    cosine = ax * bx + ay * by + az * bz
+                    weight = weight_i * multiplicity[j]
+                    s = species[j]
+                    out[k, s, b, 0] += weight
+                    out[k, s, b, 1] += weight * (along * along / r2 - third_i)
+                    out[k, s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
 
 
 @numba.njit(parallel=True, cache=True)
 def one_halo_sums(
-    bin_first,
-    host_first,
-    offset,
-    sat_axis,
-    central_axis,
-    multiplicity,
-    rank_bin,
-    virtual,
-    host_weight,
-    edges2,
-    species_of,
-    out,
-):
+    bin_first: np.ndarray,
+    host_first: np.ndarray,
+    offset: np.ndarray,
+    sat_axis: np.ndarray,
+    central_axis: np.ndarray,
+    multiplicity: np.ndarray,
+    rank_bin: np.ndarray,
+    virtual: np.ndarray,
+    host_weight: np.ndarray,
+    edges2: np.ndarray,
+    species_of: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Pair sums within hosts, by mass bin and rank bin.
 
     Hosts are in order of mass, mass bin m holding hosts ``bin_first[m] : bin_first[m + 1]``; host h has satellites
@@ -177,7 +146,7 @@ def one_halo_sums(
 
 
 @numba.njit(parallel=True, cache=True)
-def donor_pair_sums(offset, axis, edges2):
+def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) -> np.ndarray:
     """DD, S_omega and S_eta over all ordered pairs of donors placed about one host, (n_blocks, n_bins, 3).
 
     Borrowed satellites are drawn independently from the donors, so this over the number of donors squared is what any

@@ -11,8 +11,8 @@ import numpy as np
 
 from iaemu.models.tables import ONE_HALO_COLUMNS
 from iaemu_training.halos.catalogue import HaloCatalogue
-from iaemu_training.pairs.cells import minimum_image, point_gap
-from iaemu_training.pairs.tracers import CellGrid, bin_lookup, one_halo_sums, radial
+from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
+from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial
 
 #: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
 _BATCH = 256
@@ -37,7 +37,14 @@ class RegionCounter:
         Hosts whose centrals, and sub-halos that, take part; all by default. Nothing is borrowed.
     """
 
-    def __init__(self, catalogue: HaloCatalogue, per_side: int, r_edges, hosts=None, satellites=None):
+    def __init__(
+        self,
+        catalogue: HaloCatalogue,
+        per_side: int,
+        r_edges: np.ndarray,
+        hosts: np.ndarray | None = None,
+        satellites: np.ndarray | None = None,
+    ):
         self.hosts = np.arange(len(catalogue.mass)) if hosts is None else np.asarray(hosts)
         self.satellites = np.arange(len(catalogue.offset)) if satellites is None else np.asarray(satellites)
         self._catalogue = catalogue
@@ -51,7 +58,8 @@ class RegionCounter:
                 np.mod(catalogue.position[self._satellite_host] + catalogue.offset[self.satellites], catalogue.Lbox),
             ]
         )
-        self._grid = CellGrid.build(position, catalogue.Lbox, float(r_edges[-1]))
+        n_cells = choose_cells(len(position), catalogue.Lbox, float(r_edges[-1]), CELLS_PER_RADIUS)
+        self._grid = CellGrid.build(position, catalogue.Lbox, n_cells)
         order = self._grid.order
         axis = np.concatenate([catalogue.axis[self.hosts], self._satellite_axis])
         kind = np.repeat([0, 1], [len(self.hosts), len(self.satellites)])
@@ -79,10 +87,7 @@ class RegionCounter:
             points = np.flatnonzero((self._region_of_points == region) & (kind == first))
             for start in range(0, len(points), _BATCH):
                 part = points[start : start + _BATCH]
-                _sums_around(
-                    part, position, axis, host, kind, weights, self._grid.first, self._grid.n_cells, self._grid.Lbox,
-                    self._edges2, self._guess, around,
-                )  # fmt: skip
+                _sums_around(part, position, axis, host, kind, weights, self._grid, self._edges2, self._guess, around)
                 out[first] += weights[part].T @ around[: len(part)].reshape(len(part), -1)
         return np.moveaxis(out.reshape(2, n, 2, n_bins, 3, n), 1, 4)
 
@@ -128,17 +133,11 @@ class RegionCounter:
 
 
 @numba.njit(parallel=True, cache=True)
-def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lbox, edges2, guess, out):
+def _sums_around(points, position, axis, host, kind, weights, grid, edges2, guess, out):
     """``out[p, k, b, :, m]``: DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
-    n_bins, n_weights = len(edges2) - 1, weights.shape[1]
-    r2_min, r2_max = edges2[0], edges2[n_bins]
+    first, Lbox, n_weights = grid.first, grid.Lbox, weights.shape[1]
+    r2_min, r2_max = edges2[0], edges2[-1]
     scale = len(guess) / r2_max
-    side = Lbox / n_cells
-    span = int(np.ceil(np.sqrt(r2_max) / side))
-    if 2 * span + 1 >= n_cells:  # every cell once
-        low, n_span = 0, n_cells
-    else:
-        low, n_span = -span, 2 * span + 1
     third = 1.0 / 3.0
     for p in numba.prange(len(points)):
         i = points[p]
@@ -147,38 +146,25 @@ def _sums_around(points, position, axis, host, kind, weights, first, n_cells, Lb
         third_i = third * (ax * ax + ay * ay + az * az)
         host_i = host[i]
         out[p] = 0.0
-        cx, cy, cz = int(xi / side), int(yi / side), int(zi / side)
-        for ox in range(n_span):
-            jx = (cx + low + ox) % n_cells if low != 0 else ox
-            gap_x = point_gap(xi, jx * side, side, Lbox)
-            for oy in range(n_span):
-                jy = (cy + low + oy) % n_cells if low != 0 else oy
-                gap_y = point_gap(yi, jy * side, side, Lbox)
-                if gap_x + gap_y > r2_max:
+        for cell in near_cells(grid, xi, yi, zi, 0.0, r2_max, 0):
+            for j in range(first[cell], first[cell + 1]):
+                dx = minimum_image(position[j, 0] - xi, Lbox)
+                dy = minimum_image(position[j, 1] - yi, Lbox)
+                dz = minimum_image(position[j, 2] - zi, Lbox)
+                r2 = dx * dx + dy * dy + dz * dz
+                if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
                     continue
-                for oz in range(n_span):
-                    jz = (cz + low + oz) % n_cells if low != 0 else oz
-                    if gap_x + gap_y + point_gap(zi, jz * side, side, Lbox) > r2_max:
-                        continue
-                    cell = (jx * n_cells + jy) * n_cells + jz
-                    for j in range(first[cell], first[cell + 1]):
-                        dx = minimum_image(position[j, 0] - xi, Lbox)
-                        dy = minimum_image(position[j, 1] - yi, Lbox)
-                        dz = minimum_image(position[j, 2] - zi, Lbox)
-                        r2 = dx * dx + dy * dy + dz * dz
-                        if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
-                            continue
-                        b = guess[min(int(r2 * scale), len(guess) - 1)]
-                        while r2 <= edges2[b]:
-                            b -= 1
-                        bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
-                        along = ax * dx + ay * dy + az * dz
-                        cosine = ax * bx + ay * by + az * bz
-                        omega = along * along / r2 - third_i
-                        eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
-                        sums = out[p, kind[j], b]
-                        for m in range(n_weights):
-                            weight = weights[j, m]
-                            sums[0, m] += weight
-                            sums[1, m] += omega * weight
-                            sums[2, m] += eta * weight
+                b = guess[min(int(r2 * scale), len(guess) - 1)]
+                while r2 <= edges2[b]:
+                    b -= 1
+                bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                along = ax * dx + ay * dy + az * dz
+                cosine = ax * bx + ay * by + az * bz
+                omega = along * along / r2 - third_i
+                eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
+                sums = out[p, kind[j], b]
+                for m in range(n_weights):
+                    weight = weights[j, m]
+                    sums[0, m] += weight
+                    sums[1, m] += omega * weight
+                    sums[2, m] += eta * weight

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
 from iaemu import __version__
@@ -88,8 +90,7 @@ class _Weights:
         """Index of the sub-halos that matter, and the species of each."""
         species, host = self._species, catalogue.subhalo_host
         mass_bin = species.mass_bin[box][host]
-        rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1
-        rank_bin = np.searchsorted(species.rank_edges, rank, side="right") - 1
+        rank_bin = np.searchsorted(species.rank_edges, catalogue.subhalo_rank, side="right") - 1
         index = np.flatnonzero(rank_bin < species.n_rank_bins[mass_bin])
         return index, species.first_satellite[mass_bin[index]] + rank_bin[index]
 
@@ -100,7 +101,7 @@ class _Weights:
         return {"index": index, "central": self._bases["central"][self._species.mass_bin[box]], **weights}
 
 
-def exact_weights(catalogue: HaloCatalogue, theta, min_weight: float) -> dict[str, np.ndarray]:
+def exact_weights(catalogue: HaloCatalogue, theta: ArrayLike, min_weight: float) -> dict[str, np.ndarray]:
     """Occupation probabilities at one point, of the hosts and sub-halos for which they exceed ``min_weight``.
 
     ``theta`` are the five occupation parameters. Keys as of the weights of modes, and ``hosts``, index of the hosts.
@@ -110,8 +111,7 @@ def exact_weights(catalogue: HaloCatalogue, theta, min_weight: float) -> dict[st
     ncen = mean_ncen(log_mass, logMmin, sigma_logM).numpy()
     nsat = mean_nsat(log_mass, logM0, logM1, alpha)
     host = catalogue.subhalo_host
-    rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1.0
-    tail = rank_probability(nsat[torch.as_tensor(host)], torch.as_tensor(rank)).numpy()
+    tail = rank_probability(nsat[torch.as_tensor(host)], torch.as_tensor(catalogue.subhalo_rank.astype(float))).numpy()
     hosts, index = np.flatnonzero(ncen > min_weight), np.flatnonzero(tail > min_weight)
     return {
         "hosts": hosts,
@@ -158,7 +158,7 @@ def count_region(counter: RegionCounter, weights: dict[str, np.ndarray], region:
 def make_box_error(
     catalogues: Sequence[HaloCatalogue],
     tables: TabulatedModel,
-    folder,
+    folder: str | Path,
     settings: BoxErrorSettings | None = None,
     progress: bool = True,
 ) -> BoxError:
@@ -272,7 +272,9 @@ def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, s
     return {name: value.astype(np.float32) for name, value in tensors.items()}
 
 
-def count_directly(catalogue: HaloCatalogue, theta, per_side: int, r_edges, min_weight: float = 0.0) -> dict:
+def count_directly(
+    catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray, min_weight: float = 0.0
+) -> dict[str, np.ndarray]:
     """Expected pair sums of every region at one occupation, without modes.
 
     Parameters
@@ -288,7 +290,8 @@ def count_directly(catalogue: HaloCatalogue, theta, per_side: int, r_edges, min_
     """
     weights = exact_weights(catalogue, theta, min_weight)
     counter = RegionCounter(catalogue, per_side, r_edges, weights["hosts"], weights["index"])
-    sums = {name: np.zeros((per_side**3, len(r_edges) - 1)) for names in TERMS.values() for name in names}
+    shape = (per_side**3, len(r_edges) - 1)
+    sums: dict[str, np.ndarray] = {name: np.zeros(shape) for names in TERMS.values() for name in names}
     sums["N"] = np.zeros(per_side**3)
     for region in range(per_side**3):
         found = count_region(counter, weights, region)
@@ -299,7 +302,9 @@ def count_directly(catalogue: HaloCatalogue, theta, per_side: int, r_edges, min_
     return sums
 
 
-def direct_deviations(boxes: Sequence[dict], r_edges, box_sizes, per_side: int) -> dict[str, np.ndarray]:
+def direct_deviations(
+    boxes: Sequence[dict], r_edges: np.ndarray, box_sizes: Sequence[float], per_side: int
+) -> dict[str, np.ndarray]:
     """Deviations (n_regions, n_bins) of xi and the ingredients from :func:`count_directly` of each box."""
     sums = {name: torch.as_tensor(sum(box[name] for box in boxes))[None] for name in boxes[0] if name != "N"}
     sums["N"] = torch.as_tensor(np.stack([box["N"] for box in boxes], axis=-1))[None]
@@ -320,8 +325,8 @@ def _held_out(box_error, catalogues, points, settings, store, found, progress) -
     for point, theta in enumerate(torch.as_tensor(points)[:, None]):
         boxes = [store.read(f"direct-{point}-{box}") for box in range(len(catalogues))]
         used = sum(box["DD"].sum(axis=0) for box in boxes) > MIN_PAIRS
-        direct = direct_deviations(boxes, edges, [c.Lbox for c in catalogues], settings.per_side)
-        direct = combine(theta[:, :2], {name: torch.as_tensor(v)[None] for name, v in direct.items()}, STATISTICS)
+        counted = direct_deviations(boxes, edges, [c.Lbox for c in catalogues], settings.per_side)
+        direct = combine(theta[:, :2], {name: torch.as_tensor(v)[None] for name, v in counted.items()}, STATISTICS)
         guess = combine(theta[:, :2], box_error.deviations(theta[:, 2:], edges), STATISTICS)
         for name in STATISTICS:
             ratio = torch.linalg.norm(guess[name][0], dim=0) / torch.linalg.norm(direct[name][0], dim=0)

@@ -104,7 +104,14 @@ class Species:
         """Number of ranks that the satellite species of each mass bin stand for, (n_mass_bins,)."""
         return np.bincount(self.satellite_bin, weights=self._ranks("satellite"))
 
-    def occupation(self, kind: str, chosen=None, matrix=None, relative: bool = False, slope: bool = False) -> Block:
+    def occupation(
+        self,
+        kind: str,
+        chosen: np.ndarray | None = None,
+        matrix: np.ndarray | None = None,
+        relative: bool = False,
+        slope: bool = False,
+    ) -> Block:
         """Occupations of all species, or of those chosen (indices), as entries; ``matrix`` turns them to modes.
 
         With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite". With
@@ -141,13 +148,13 @@ class Species:
 
 def largest_mean_nsat(log_mass: np.ndarray, support: Support) -> np.ndarray:
     """Largest <Nsat> that the support allows at each host mass [log10 Msun/h]."""
-    log_mass = torch.as_tensor(log_mass, dtype=torch.float64)
-    largest = torch.zeros_like(log_mass)
+    at = torch.as_tensor(log_mass, dtype=torch.float64)
+    largest = torch.zeros_like(at)
     for logMmin in np.linspace(*support.logMmin, 101):
         limits = {name: support.bounds(name, float(logMmin)) for name in ZHENG07_LINE}
         for alpha in limits["alpha"]:
             values = [torch.as_tensor(x, dtype=torch.float64) for x in (limits["logM0"][0], limits["logM1"][0], alpha)]
-            largest = torch.maximum(largest, mean_nsat(log_mass, *values))
+            largest = torch.maximum(largest, mean_nsat(at, *values))
     return largest.numpy()
 
 
@@ -171,9 +178,9 @@ def sample_occupations(species: Species, kind: str, support: Support, n: int, se
     column = PARAMETERS.index("sigma_logM")
     low, high = support.bounds("sigma_logM", theta[:, PARAMETERS.index("logMmin")])
     theta[::2, column] = (low * (high / low) ** unit[:, column])[::2]
-    theta = torch.as_tensor(theta[:, 2:])
     occupations = Occupations({kind: species.occupation(kind)})
-    samples = np.concatenate([occupations.amplitudes(part)[kind].numpy() for part in theta.split(64)])
+    parts = torch.as_tensor(theta[:, 2:]).split(64)
+    samples = np.concatenate([occupations.amplitudes(part)[kind].numpy() for part in parts])
     sloped = np.arange(n) % 4 == 3
     slope = unit[sloped, 1:2] - 0.5
     mu = np.clip(2.0 * unit[sloped, :1] - 1.0 + slope * (species.log_mass(kind) - 12.5), -1.0, 1.0)
@@ -234,7 +241,9 @@ def satellite_modes(
     return total, ModeBasis(basis, species.occupation("satellite", chosen, matrix, relative=True))
 
 
-def exact_modes(samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_modes: int):
+def exact_modes(
+    samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_modes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Modes with amplitudes from the occupations of all species, led by a constant and a straight line in log mass.
 
     So the expected number of galaxies, and its first moment in log mass, survive the truncation exactly.
@@ -256,7 +265,9 @@ def exact_modes(samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_
     return directions / root[:, None], directions * root[:, None]
 
 
-def fit_modes(samples: np.ndarray, count: np.ndarray, n_modes: int, norm: np.ndarray | None = None):
+def fit_modes(
+    samples: np.ndarray, count: np.ndarray, n_modes: int, norm: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Principal modes of samples (n_samples, n_species), each divided by ``norm`` (its own by default).
 
     Singular vectors in the inner product sum_hosts f g, so that what a truncation leaves out is orthogonal, over the

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import block_diag
 from tqdm import tqdm
 
 from iaemu import __version__
@@ -19,9 +21,17 @@ from iaemu.halomodel.modes import Occupations
 from iaemu.models.tables import ONE_HALO_COLUMNS, TabulatedModel, pack_one_halo, pack_symmetric
 from iaemu.parameters import Support
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-from iaemu_training.pairs.tracers import CellGrid, bin_lookup, donor_pair_sums, one_halo_sums, radial, two_halo_rows
+from iaemu_training.pairs.cells import CellGrid, choose_cells
+from iaemu_training.pairs.tracers import (
+    CELLS_PER_RADIUS,
+    bin_lookup,
+    donor_pair_sums,
+    one_halo_sums,
+    radial,
+    two_halo_rows,
+)
 from iaemu_training.tables.species import Resolution, Species, central_modes, satellite_modes
-from iaemu_training.tables.tracers import Donors, Tracers, _borrowers, build_tracers
+from iaemu_training.tables.tracers import Donors, Tracers, borrowers, build_tracers
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class TabulationSettings:
 def tabulate(
     catalogues: Sequence[HaloCatalogue],
     support: Support,
-    r_edges=None,
+    r_edges: ArrayLike | None = None,
     settings: TabulationSettings | None = None,
     progress: bool = True,
     metadata: dict | None = None,
@@ -82,26 +92,14 @@ def tabulate(
     """
     settings = settings or TabulationSettings()
     r_edges = union_edges(PAPER_EDGES, TNG_EDGES) if r_edges is None else check_edges(r_edges)
-    for catalogue in catalogues:
-        if catalogue.Lbox < 2.0 * r_edges[-1]:
-            raise CatalogueError(
-                f"Catalogue {catalogue.name}: pairs up to {r_edges[-1]:g} Mpc/h cannot be counted in a periodic box of "
-                f"{catalogue.Lbox:g} Mpc/h; the box must be at least twice as large."
-            )
-    for key in ("redshift", "cosmology"):
-        values = {str(catalogue.attributes.get(key)) for catalogue in catalogues}
-        if len(values) > 1:
-            raise CatalogueError(
-                f"Catalogues {', '.join(c.name for c in catalogues)} differ in {key} ({'; '.join(sorted(values))}); "
-                "only pair sums of one universe can be added."
-            )
+    _check_boxes(catalogues, float(r_edges[-1]))
     stages = tqdm(total=2 + 2 * len(catalogues), desc="modes of centrals", unit="stage", disable=not progress)
     near, far = Species(catalogues, support, settings.one_halo), Species(catalogues, support, settings.two_halo)
     samples = (settings.mode_samples, settings.seed)
     central = central_modes(far, support, settings.n_central, *samples)
     _next_stage(stages, "modes of satellites")
     total, rank = satellite_modes(far, support, settings.n_satellite, settings.n_rank, *samples)
-    basis = _block_diagonal(central.basis, np.concatenate([total.basis, rank.basis], axis=1))
+    basis = block_diag(central.basis, np.concatenate([total.basis, rank.basis], axis=1))
 
     n_bins = len(r_edges) - 1
     two_halo = np.zeros((3, n_bins, basis.shape[1], basis.shape[1]))
@@ -121,56 +119,64 @@ def tabulate(
         _add_two_halo(tracers, far, far.mass_bin[box], r_edges, basis, two_halo, progress)
     _next_stage(stages, "tables")
     stages.close()
+    blocks = {
+        "central": central.occupation,
+        "satellite": total.occupation,
+        "satellite_rank": rank.occupation,
+        "central_satellite": near.occupation("central_satellite"),
+        "satellite_pair": near.occupation("satellite_pair"),
+        "central_satellite_slope": near.occupation("central_satellite", slope=True),
+        "satellite_pair_slope": near.occupation("satellite_pair", slope=True),
+    }
     tensors = {
         "r_edges": r_edges,
         "node_log_mass": near.node_log_mass,
         "node_count": near.node_count.astype(np.int32),
-        **Occupations(
-            {
-                "central": central.occupation,
-                "satellite": total.occupation,
-                "satellite_rank": rank.occupation,
-                "central_satellite": near.occupation("central_satellite"),
-                "satellite_pair": near.occupation("satellite_pair"),
-                "central_satellite_slope": near.occupation("central_satellite", slope=True),
-                "satellite_pair_slope": near.occupation("satellite_pair", slope=True),
-            }
-        ).to_arrays(),
+        **Occupations(blocks).to_arrays(),
         # Single precision: 6e-8 of each number, far below the tables' stated accuracy, at half the size.
         "two_halo_DD": pack_symmetric(two_halo[0]).astype(np.float32),
         "two_halo_S_omega": two_halo[1].astype(np.float32),
         "two_halo_S_eta": pack_symmetric(two_halo[2]).astype(np.float32),
         **pack_one_halo(one_halo),
     }
-    return TabulatedModel(
-        tensors,
-        {
-            "catalogues": [c.name for c in catalogues],
-            "catalogue_sha256": [c.sha256 for c in catalogues],
-            "catalogue_attributes": [c.attributes for c in catalogues],
-            "cosmology": catalogues[0].attributes.get("cosmology", "not stated by the catalogue"),
-            "redshift": catalogues[0].attributes.get("redshift", 0.0),
-            "box_sizes": [c.Lbox for c in catalogues],
-            "box_volumes": [c.Lbox**3 for c in catalogues],
-            "support": support.to_dict(),
-            "settings": asdict(settings),
-            "units": "lengths Mpc/h, masses Msun/h; pair sums over ordered pairs of all boxes together",
-            "made_by": f"iaemu-train tabulate {__version__}",
-            **(metadata or {}),
-        },
-    )
+    return TabulatedModel(tensors, {**_metadata(catalogues, support, settings), **(metadata or {})})
+
+
+def _check_boxes(catalogues: Sequence[HaloCatalogue], r_max: float) -> None:
+    for catalogue in catalogues:
+        if catalogue.Lbox < 2.0 * r_max:
+            raise CatalogueError(
+                f"Catalogue {catalogue.name}: pairs up to {r_max:g} Mpc/h cannot be counted in a periodic box of "
+                f"{catalogue.Lbox:g} Mpc/h; the box must be at least twice as large."
+            )
+    for key in ("redshift", "cosmology"):
+        values = {str(catalogue.attributes.get(key)) for catalogue in catalogues}
+        if len(values) > 1:
+            raise CatalogueError(
+                f"Catalogues {', '.join(c.name for c in catalogues)} differ in {key} ({'; '.join(sorted(values))}); "
+                "only pair sums of one universe can be added."
+            )
+
+
+def _metadata(catalogues: Sequence[HaloCatalogue], support: Support, settings: TabulationSettings) -> dict:
+    return {
+        "catalogues": [c.name for c in catalogues],
+        "catalogue_sha256": [c.sha256 for c in catalogues],
+        "catalogue_attributes": [c.attributes for c in catalogues],
+        "cosmology": catalogues[0].attributes.get("cosmology", "not stated by the catalogue"),
+        "redshift": catalogues[0].attributes.get("redshift", 0.0),
+        "box_sizes": [c.Lbox for c in catalogues],
+        "box_volumes": [c.Lbox**3 for c in catalogues],
+        "support": support.to_dict(),
+        "settings": asdict(settings),
+        "units": "lengths Mpc/h, masses Msun/h; pair sums over ordered pairs of all boxes together",
+        "made_by": f"iaemu-train tabulate {__version__}",
+    }
 
 
 def _next_stage(stages, name: str) -> None:
     stages.update()
     stages.set_description(name)
-
-
-def _block_diagonal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    basis = np.zeros((len(a) + len(b), a.shape[1] + b.shape[1]))
-    basis[: len(a), : a.shape[1]] = a
-    basis[len(a) :, a.shape[1] :] = b
-    return basis
 
 
 def _add_one_halo(tracers: Tracers, species: Species, host_weight, r_edges, one_halo) -> None:
@@ -204,7 +210,7 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, host_weight, dono
     shape = (species.n_satellite, groups)
     satellites, pairs = np.zeros(shape), np.zeros(shape)
     axes = np.zeros((*shape, 3, 3))
-    for k, hosts, missing, lower in _borrowers(catalogue, species, mass_bin):
+    for k, hosts, missing, lower in borrowers(catalogue, species, mass_bin):
         where = (species.first_satellite[mass_bin[hosts]] + k, donors.bin_of_host[hosts])
         weight = host_weight[hosts]
         np.add.at(satellites, where, weight * missing)
@@ -228,11 +234,11 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, host_weight, dono
         one_halo[:, :, 1] += along
         one_halo[:, :, 2] += 2.0 * along
 
-        chosen = slice(None)
-        if len(members) > _MAX_PAIRED_DONORS:
-            chosen = np.random.default_rng(0).choice(len(members), _MAX_PAIRED_DONORS, replace=False)
-        sums = donor_pair_sums(offset[chosen], axis[chosen], edges2).sum(axis=0)
-        n_paired = len(offset[chosen])
+        n_paired = min(len(members), _MAX_PAIRED_DONORS)
+        if n_paired < len(members):
+            chosen = np.random.default_rng(0).choice(len(members), n_paired, replace=False)
+            offset, axis = offset[chosen], axis[chosen]
+        sums = donor_pair_sums(offset, axis, edges2).sum(axis=0)
         # Two draws coincide with probability 1 / donors, and then add no pair.
         mean = sums * ((1.0 - 1.0 / len(members)) / (n_paired * (n_paired - 1.0)))
         one_halo[:, :, 3:] += 2.0 * pairs[:, group, None, None] * mean
@@ -249,7 +255,8 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
     ).astype(np.int32)
     host = np.concatenate([np.arange(len(catalogue.mass)), tracers.host]).astype(np.int32)
 
-    grid = CellGrid.build(position, Lbox, float(r_edges[-1]))
+    n_cells = choose_cells(len(position), Lbox, float(r_edges[-1]), CELLS_PER_RADIUS)
+    grid = CellGrid.build(position, Lbox, n_cells)
     position, axis, multiplicity, which, host = (
         np.ascontiguousarray(x[grid.order]) for x in (position, axis, multiplicity, which, host)
     )
@@ -274,8 +281,7 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             two_halo_rows(
-                part, row_first, row_points, position, axis, multiplicity, which, host,
-                grid.first, grid.n_cells, Lbox, edges2, guess, out,
+                part, row_first, row_points, position, axis, multiplicity, which, host, grid, edges2, guess, out
             )  # fmt: skip
             # (row, species, bin, stat) -> (row, stat, bin, mode), then (mode, row) @ that.
             projected = np.tensordot(out[: len(part)], basis, axes=(1, 0))  # (row, bin, stat, mode)

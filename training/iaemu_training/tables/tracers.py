@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,19 +57,20 @@ class Donors:
 
     @classmethod
     def of(cls, catalogue: HaloCatalogue) -> Donors:
+        """All sub-halos of a catalogue."""
         edges = catalogue.borrowing_edges
         bin_of_host = np.clip(np.digitize(catalogue.log_mass, edges) - 1, 0, len(edges) - 2)
         bin_of_subhalo = bin_of_host[catalogue.subhalo_host]
         order = np.argsort(bin_of_subhalo, kind="stable")
         return cls(bin_of_host, order, np.searchsorted(bin_of_subhalo[order], np.arange(len(edges))))
 
-    def number(self, coarse):
+    def number(self, coarse: np.ndarray) -> np.ndarray:
         """Number of donors in coarse bins."""
         return self.first[coarse + 1] - self.first[coarse]
 
 
 def build_tracers(
-    catalogue: HaloCatalogue, species: Species, mass_bin, donors: Donors, max_draws: int, seed: int
+    catalogue: HaloCatalogue, species: Species, mass_bin: np.ndarray, donors: Donors, max_draws: int, seed: int
 ) -> Tracers:
     """Sub-halos by rank, and donors drawn for the ranks that a host has no sub-halos for.
 
@@ -80,7 +82,7 @@ def build_tracers(
     starts, ends = species.rank_edges[: n_host_bins.max()], species.rank_edges[1 : n_host_bins.max() + 1] - 1
     # Sub-halos, up to the last rank that matters.
     host = catalogue.subhalo_host
-    rank = np.arange(len(host)) - catalogue.first_subhalo[host] + 1
+    rank = catalogue.subhalo_rank
     keep = rank <= ends[n_host_bins - 1][host]
     parts = [
         dict(
@@ -91,9 +93,9 @@ def build_tracers(
             virtual=np.zeros(keep.sum(), dtype=bool),
         )
     ]
-    for k, borrowers, missing, _ in _borrowers(catalogue, species, mass_bin):
+    for k, hosts, missing, _ in borrowers(catalogue, species, mass_bin):
         draws = np.minimum(missing, max_draws)
-        who = np.repeat(borrowers, draws)
+        who = np.repeat(hosts, draws)
         draw = np.arange(len(who)) - np.repeat(np.cumsum(draws) - draws, draws)
         coarse = donors.bin_of_host[who]
         pick = (_hash_uniform(seed, who, k, draw) * donors.number(coarse)).astype(np.int64)
@@ -112,7 +114,9 @@ def build_tracers(
     return Tracers(catalogue=catalogue, bin_first=bin_first, **{key: value[by_host] for key, value in merged.items()})
 
 
-def _borrowers(catalogue: HaloCatalogue, species: Species, mass_bin):
+def borrowers(
+    catalogue: HaloCatalogue, species: Species, mass_bin: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """For each rank bin: its index, hosts that lack sub-halos for some of its ranks, how many, how many lower ones."""
     for k in range(species.n_rank_bins.max()):
         start, end = species.rank_edges[k], species.rank_edges[k + 1] - 1
@@ -124,10 +128,10 @@ def _borrowers(catalogue: HaloCatalogue, species: Species, mass_bin):
 def _hash_uniform(seed: int, *keys) -> np.ndarray:
     """Uniform numbers in [0, 1) from integer keys (splitmix64 of each in turn)."""
     with np.errstate(over="ignore"):
-        state = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        state = np.asarray(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15))
         for key in keys:
             state = state + np.asarray(key, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) * 2.0**-53
+    return np.asarray((state >> np.uint64(11)) * 2.0**-53)

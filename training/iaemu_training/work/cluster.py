@@ -6,10 +6,10 @@ import concurrent.futures
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: Tasks handed to workers ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
 _WINDOW = 1024
@@ -91,8 +91,11 @@ def one_thread() -> Iterator[None]:
 
 
 class _InThisProcess(concurrent.futures.Executor):
-    def submit(self, function, /, *arguments, **keywords):
-        future = concurrent.futures.Future()
+    """Does a task when it is submitted."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> concurrent.futures.Future:
+        """The task, done."""
+        future: concurrent.futures.Future = concurrent.futures.Future()
         try:
             future.set_result(function(*arguments, **keywords))
         except Exception as error:
@@ -104,11 +107,14 @@ def _end_with_parent() -> None:
     """A worker whose parent was killed would otherwise wait for work for ever."""
     parent = multiprocessing.parent_process()
 
-    def wait():
+    if parent is None:
+        return
+
+    def end_with_it() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=end_with_it, daemon=True).start()
 
 
 @contextmanager
@@ -117,23 +123,20 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ImportError("Dask needs the package distributed: pip install 'iaemu-cobaya[dask]'.") from error
-    cluster = None
+    cluster: Any = None  # dask_jobqueue and distributed have no base class with types in common
+    target: Any = dask
     if dask == "local":
         n = available_cores() if n is None else n
-        cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
-        target = cluster
+        target = cluster = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
     elif dask == "slurm":
         try:
             from dask_jobqueue import SLURMCluster
         except ImportError as error:
             raise ImportError("SLURM needs the package dask_jobqueue: pip install 'iaemu-cobaya[dask]'.") from error
-        cluster = SLURMCluster()
+        target = cluster = SLURMCluster()
         cluster.scale(jobs=1 if n is None else n)
-        target = cluster
-    else:
-        if n is not None:
-            raise ValueError(f"The scheduler at {dask} has its own workers: leave out their number ({n}).")
-        target = dask
+    elif n is not None:
+        raise ValueError(f"The scheduler at {dask} has its own workers: leave out their number ({n}).")
     try:
         keywords = {"scheduler_file": target} if isinstance(target, str) and _is_file(target) else {"address": target}
         try:

@@ -49,16 +49,15 @@ class PartStore:
         On entering: the folder holds parts of other work, which is named; or another process is writing to it.
     """
 
-    def __init__(self, folder, identity: Mapping):
+    def __init__(self, folder: str | Path, identity: Mapping):
         self.folder = Path(folder)
         self.identity = json.loads(json.dumps(identity))
-        self._lock = None
+        # The system lets go of the lock when the process ends, however it ends.
+        self._lock = portalocker.Lock(self.folder / "lock", mode="a", timeout=0, fail_when_locked=True)
 
     def __enter__(self) -> PartStore:
         self.folder.mkdir(exist_ok=True)
         try:
-            # The system lets go of the lock when the process ends, however it ends.
-            self._lock = portalocker.Lock(self.folder / "lock", mode="a", timeout=0, fail_when_locked=True)
             self._lock.acquire()
         except portalocker.LockException as error:
             raise PartsError(f"Another process is writing to {self.folder}; wait for it, or stop it.") from error
