@@ -31,6 +31,7 @@ from tqdm import tqdm
 from iaemu import __version__
 from iaemu.files import write_text
 from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
+from iaemu_cobaya.gradients.cobaya_internals import append_draws
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
 from iaemu_cobaya.sampler.chain_files import from_text, to_text
 
@@ -122,9 +123,9 @@ class HMC(CovmatSampler):
         if self.covmat is not None:
             covariance, _ = self.initial_proposal_covmat()
         scales = None if covariance is None else np.sqrt(np.diag(covariance))
-        self.density = LogPosterior(self.model, self.gradient, self._rng, scales)
-        self.density.check(rng=self._rng)
-        generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        self.density = LogPosterior(self.model, self.gradient, self.random_state, scales)
+        self.density.check(rng=self.random_state)
+        generator = torch.Generator().manual_seed(int(self.random_state.integers(2**63)))
         try:
             settings = Settings(**self._settings())
             self.sampler = Sampler(self.density, len(self.density.names), self.density.bounds, settings, generator)
@@ -311,7 +312,7 @@ class HMC(CovmatSampler):
     def _warm_up(self) -> None:
         n = min(self.n_chains, N_STARTS)
         self.mpi_info("Looking for the maximum of the posterior from %d points of the reference.", n)
-        start = [self.model.get_valid_point(max_tries=1000, random_state=self._rng)[0] for _ in range(n)]
+        start = [self.model.get_valid_point(max_tries=1000, random_state=self.random_state)[0] for _ in range(n)]
         with self._bar(desc="warm-up", unit="step", total=self.n_warmup) as bar:
             try:
                 self.sampler.warm_up(np.array(start), lambda *_: bar.update())
@@ -503,5 +504,5 @@ def _convergence(history) -> tuple[float, dict]:
 def _joined(collections):
     first = collections[0]
     for other in collections[1:]:
-        first._append(other)
+        append_draws(first, other)
     return first
