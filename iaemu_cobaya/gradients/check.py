@@ -42,9 +42,7 @@ def check_points(density: LogPosterior, points: np.ndarray) -> None:
             density.log,
             "Log-posteriors of %d points evaluated together are %s, by Cobaya %s: in a forward_torch or logp_torch "
             "rows depend on one another. Correct it, or set 'gradient: finite_difference'.",
-            len(points),
-            together,
-            expected,
+            *(len(points), together, expected),
         )
 
 
@@ -59,8 +57,7 @@ def _check_point(density: LogPosterior, point: np.ndarray) -> None:
                 density.log,
                 "At %s the log-posterior of Cobaya is finite, %.10g, but forward_torch rejects the point: correct "
                 "it, or set 'gradient: finite_difference'.",
-                _describe(density, point),
-                sum(expected.values()),
+                *(_describe(density, point), sum(expected.values())),
             ) from rejected
         slopes = {}
         for key, term in terms.items():
@@ -117,9 +114,7 @@ def _refuse(density: LogPosterior, key: Term, difference: str, point: np.ndarray
         density.log,
         "The %s, in the form that has gradients, %s at %s. Correct logp_torch or the forward_torch of what it "
         "requires, or set 'gradient: finite_difference'.",
-        what,
-        difference,
-        _describe(density, point),
+        *(what, difference, _describe(density, point)),
     )
 
 

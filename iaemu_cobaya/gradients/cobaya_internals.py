@@ -1,4 +1,4 @@
-"""Cobaya's private names: all that this package uses are here, each in one small function.
+"""Cobaya's private names: all that this package uses are here.
 
 Cobaya has no public way to ask what its components depend on, in which order they are evaluated, or for the functions
 behind parameters. Where another version calls one of these otherwise, the error says which.
@@ -7,84 +7,72 @@ behind parameters. Where another version calls one of these otherwise, the error
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import cobaya
 from cobaya.collection import SampleCollection
 from cobaya.likelihood import LikelihoodExternalFunction
 from cobaya.log import LoggedError, get_logger
 from cobaya.model import Model
-from cobaya.parameterization import Parameterization
-from cobaya.theory import Theory
 
 #: Versions of Cobaya with which the tests pass.
-TRIED = "3.5 to 3.6.2"
+TRIED = "3.6 to 3.6.2"
 
 
-def evaluation_order(model: Model) -> dict[Theory, int | None]:
-    """The components that are evaluated, in this order, each with its place among the likelihoods; None for theories.
+class Component(NamedTuple):
+    """A theory or likelihood that is evaluated.
 
-    Parameters
+    Attributes
     ----------
-    model : Model
-
-    Returns
-    -------
-    dict of component to int or None
-    """
-    return _private(model, "_component_order")
-
-
-def component_parameters(model: Model) -> dict[Theory, list[str]]:
-    """Input parameters that the result of each component depends on: its own first, then those of what it requires.
-
-    Parameters
-    ----------
-    model : Model
-
-    Returns
-    -------
-    dict of component to list of str
-    """
-    required = zip(evaluation_order(model), _private(model, "_params_of_dependencies"), strict=True)
-    return {
-        component: [*component.input_params, *sorted(names - {*component.input_params})]
-        for component, names in required
-    }
-
-
-def required_components(model: Model, component: Theory) -> set[Theory]:
-    """The theories that a component requires, directly or through others.
-
-    Parameters
-    ----------
-    model : Model
     component : Theory
+    is_likelihood : bool
+    params : list of str
+        Input parameters that its result depends on: its own first, then those of what it requires.
+    required : set of Theory
+        The theories that it requires, directly or through others.
+    """
+
+    component: Any
+    is_likelihood: bool
+    params: list[str]
+    required: set
+
+
+def evaluation_order(model: Model) -> list[Component]:
+    """The components of a model in the order in which they are evaluated.
+
+    Parameters
+    ----------
+    model : Model
 
     Returns
     -------
-    set of Theory
+    list of Component
     """
-    return _private(model, "_dependencies").get(component, set())
+    order, required = _private(model, "_component_order"), _private(model, "_dependencies")
+    return [
+        Component(one, place is not None, [*one.input_params, *sorted(params - {*one.input_params})], required[one])
+        for (one, place), params in zip(order.items(), _private(model, "_params_of_dependencies"), strict=True)
+    ]
 
 
-def input_functions(parameterization: Parameterization) -> dict[str, tuple[Callable, list[str]]]:
+def input_functions(model: Model) -> dict[str, tuple[Callable, list[str]]]:
     """Input parameters that are functions of sampled ones, in an order in which they can be evaluated.
 
     Parameters
     ----------
-    parameterization : Parameterization
+    model : Model
 
     Returns
     -------
     dict of name to (function, names of its arguments)
     """
-    wrapped = _private(parameterization, "_wrapped_input_funcs")
+    wrapped = _private(model.parameterization, "_wrapped_input_funcs")
     return {name: (function, list(arguments)) for name, (function, arguments, _) in wrapped.items()}
 
 
-def likelihood_arguments(likelihood: LikelihoodExternalFunction) -> set[str]:
-    """Parameters that the function of an external likelihood takes.
+def likelihood_arguments(likelihood: LikelihoodExternalFunction) -> set[str] | None:
+    """Parameters that the function of an external likelihood takes; None if it takes products of theories as well.
 
     Parameters
     ----------
@@ -92,23 +80,9 @@ def likelihood_arguments(likelihood: LikelihoodExternalFunction) -> set[str]:
 
     Returns
     -------
-    set of str
+    set of str, or None
     """
-    return _private(likelihood, "_args")
-
-
-def asks_for_itself(likelihood: LikelihoodExternalFunction) -> bool:
-    """Whether the function of an external likelihood takes ``_self``, from which it has products of theories.
-
-    Parameters
-    ----------
-    likelihood : LikelihoodExternalFunction
-
-    Returns
-    -------
-    bool
-    """
-    return _private(likelihood, "_uses_self_arg")
+    return None if _private(likelihood, "_uses_self_arg") else _private(likelihood, "_args")
 
 
 def append_draws(collection: SampleCollection, other: SampleCollection) -> None:
@@ -125,11 +99,6 @@ def _private(owner: object, name: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError:
-        raise LoggedError(
-            get_logger("iaemu_cobaya"),
-            "Cobaya %s has no %s.%s, which this package needs. It was tried with Cobaya %s: install one of these.",
-            cobaya.__version__,
-            type(owner).__name__,
-            name,
-            TRIED,
-        ) from None
+        message = "Cobaya %s has no %s.%s, which this package needs. It was tried with Cobaya %s: install one of these."
+        where = type(owner).__name__
+        raise LoggedError(get_logger("iaemu_cobaya"), message, cobaya.__version__, where, name, TRIED) from None

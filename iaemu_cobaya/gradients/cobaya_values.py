@@ -52,7 +52,7 @@ def log_posterior_terms(model: Model, point: np.ndarray) -> dict[Term, float]:
     if not np.isfinite(result.logpost):
         return {}
     terms = {("prior", name): float(value) for name, value in zip(model.prior, result.logpriors, strict=True)}
-    evaluated = {component.get_name() for component, place in evaluation_order(model).items() if place is not None}
+    evaluated = {one.component.get_name() for one in evaluation_order(model) if one.is_likelihood}
     likes = zip(model.likelihood, result.loglikes, strict=True)
     # The likelihood "one" of Cobaya is no component that is evaluated.
     terms.update({("likelihood", name): float(value) for name, value in likes if name in evaluated})

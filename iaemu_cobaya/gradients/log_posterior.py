@@ -36,7 +36,7 @@ from cobaya.model import Model
 from iaemu_cobaya.gradients.check import check_points
 from iaemu_cobaya.gradients.cobaya_values import NumericalLogPosterior, Term
 from iaemu_cobaya.gradients.plan import Function, Plan, make_plan
-from iaemu_cobaya.gradients.reference import Reference, widths
+from iaemu_cobaya.gradients.reference import Reference
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.gradients.torch_prior import TorchPrior
 
@@ -98,13 +98,8 @@ class LogPosterior(HasLogger):
         self.names = tuple(model.parameterization.sampled_params())
         self._prior = TorchPrior(model.prior)
         self.bounds = (self._prior.low.numpy().copy(), self._prior.high.numpy().copy())
-        self.scales = widths(model) if scales is None else np.asarray(scales, dtype=np.float64)
-        if self.scales.shape != (len(self.names),) or not (self.scales > 0).all():
-            raise LoggedError(
-                self.log, "scales: needs a positive number for each of %s, got %s.", ", ".join(self.names), scales
-            )
-        self.scales = np.minimum(self.scales, self.bounds[1] - self.bounds[0])
-        self.reference = Reference(model, self.scales, self.bounds, self.log)
+        self.reference = Reference(model, self.bounds, scales, self.log)
+        self.scales = self.reference.scales
         self._warned_nan = False
         self._kept: dict[Any, dict] = {}  # what theories that do not vary have returned
         if self.gradient == "autograd":
@@ -126,9 +121,8 @@ class LogPosterior(HasLogger):
         """
         x = torch.as_tensor(x, dtype=torch.float64)
         if x.ndim != 2 or x.shape[1] != len(self.names):
-            raise LoggedError(
-                self.log, "Points must have shape (n, %d), for %s; got %s.", len(self.names), self.names, tuple(x.shape)
-            )
+            message = "Points must have shape (n, %d), for %s; got %s."
+            raise LoggedError(self.log, message, len(self.names), self.names, tuple(x.shape))
         inside = self._prior.inside(x)
         evaluate = self._evaluate if self.gradient == "autograd" else self._numerical
         return evaluate(x) if bool(inside.all()) else self._only(inside, x, evaluate)
@@ -251,13 +245,8 @@ class LogPosterior(HasLogger):
                 term = like.logp_torch(self._params(like, params, values, products), products)
             if term.shape != values[self.names[0]].shape:
                 # Sums over the batch would pass unnoticed for a single point.
-                raise LoggedError(
-                    self.log,
-                    "logp_torch of %s gives the shape %s for %d points: it must give one number for each.",
-                    name,
-                    tuple(term.shape),
-                    len(values[self.names[0]]),
-                )
+                message = "logp_torch of %s gives the shape %s for %d points: it must give one number for each."
+                raise LoggedError(self.log, message, name, tuple(term.shape), len(values[self.names[0]]))
             terms[name] = term
         return terms
 
@@ -273,9 +262,7 @@ class LogPosterior(HasLogger):
                     self.log,
                     "%s requires the parameter %s, which forward_torch of %s does not give. Add it to what that "
                     "returns, or set 'gradient: finite_difference'.",
-                    component.get_name(),
-                    name,
-                    theory,
+                    *(component.get_name(), name, theory),
                 )
             params[name] = theory.get_param(name)
         return params
@@ -287,12 +274,8 @@ class LogPosterior(HasLogger):
         if not self._warned_nan:
             self._warned_nan = True
             guilty = [name for name, term in terms.items() if bool(torch.isnan(torch.as_tensor(term)).any())]
-            self.log.warning(
-                "The log-density of %s is NaN at %d of %d points: zero likelihood. (Said once.)",
-                ", ".join(guilty) or "the priors",
-                int(lost.sum()),
-                len(total),
-            )
+            message = "The log-density of %s is NaN at %d of %d points: zero likelihood. (Said once.)"
+            self.log.warning(message, ", ".join(guilty) or "the priors", int(lost.sum()), len(total))
         return torch.where(lost, -torch.inf, total)
 
     def _numerical(self, x: torch.Tensor) -> torch.Tensor:

@@ -80,28 +80,22 @@ def make_plan(model: Model, reference: Reference, rng: np.random.Generator, log:
     LoggedError
         Components without a gradient, named together with the parameters that feed them.
     """
-    params = cobaya_internals.component_parameters(model)
-    fed = {component: _sampled_among(model, names) for component, names in params.items()}
     order = cobaya_internals.evaluation_order(model)
-    likelihoods = [component for component, place in order.items() if place is not None]
-    needed = set().union(*(cobaya_internals.required_components(model, like) for like in likelihoods if fed[like]))
-    theories = [component for component in params if component in needed]
+    params = {one.component: one.params for one in order}
+    fed = {component: _sampled_among(model, names) for component, names in params.items()}
+    likelihoods = [one.component for one in order if one.is_likelihood]
     varying = [like for like in likelihoods if fed[like]]
-
-    _refuse_missing(
-        model,
-        {like: fed[like] for like in varying if not _differentiable_likelihood(like)}
-        | {theory: fed[theory] for theory in theories if fed[theory] and not _has(theory, "forward_torch")},
-        log,
-    )
+    needed = set().union(*(one.required for one in order if one.component in varying))
+    theories = [component for component in params if component in needed]
+    missing = [like for like in varying if not _differentiable_likelihood(like)]
+    missing += [theory for theory in theories if fed[theory] and not _has(theory, "forward_torch")]
+    _refuse({component: fed[component] for component in missing}, model, log)
     plan = Plan(model.parameterization.constant_params())
     plan.theories = [Step(one, params[one], bool(fed[one])) for one in theories if _has(one, "forward_torch")]
     used = {name for like in varying for name in params[like]}.union(model.prior.external_dependence)
     external = {like: params[like] for like in varying if isinstance(like, LikelihoodExternalFunction)}
     calls = _plan_functions(plan, model, used, external, reference, rng, log)
-    _refuse_missing(
-        model, {like: fed[like] for like, function in calls.items() if not function.call.takes_tensors}, log
-    )
+    _refuse({like: fed[like] for like, function in calls.items() if not function.call.takes_tensors}, model, log)
     plan.likelihoods = [Step(like, params[like], True, calls.get(like)) for like in varying]
     if not all(fed[component] for component in [*likelihoods, *theories]):
         # Also leaves the constant theories in the state in which likelihoods look them up.
@@ -114,11 +108,10 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
     """Plan the user's functions: parameters among the ``used``, external priors, likelihoods; the last are returned."""
     dependencies = model.parameterization.input_dependencies
     used = used | {name for p in used for name in dependencies.get(p, ())}
-    functions = cobaya_internals.input_functions(model.parameterization)
-    functions = {name: function for name, function in functions.items() if name in used}
+    functions = {name: one for name, one in cobaya_internals.input_functions(model).items() if name in used}
     if not (functions or model.prior.external or external):
         return {}
-    points = torch.as_tensor(np.array([reference.draw_of_prior(rng) for _ in range(_N_EXAMPLES)]))
+    points = torch.as_tensor(np.array([reference.draw(rng, finite=False) for _ in range(_N_EXAMPLES)]))
     sampled = model.parameterization.sampled_params()
     values: dict[str, Any] = {**plan.constants, **dict(zip(sampled, points.unbind(dim=1), strict=True))}
 
@@ -136,7 +129,8 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
             plan.external_priors[name] = float(prior.logp(**{p: values[p] for p in prior.params}))
     calls = {}
     for like, names in external.items():
-        arguments = [p for p in names if p in cobaya_internals.likelihood_arguments(like)]
+        taken = cobaya_internals.likelihood_arguments(like) or ()
+        arguments = [p for p in names if p in taken]
         calls[like] = as_torch(like.external_function, arguments, f"the likelihood {like.get_name()}")
     return calls
 
@@ -148,7 +142,8 @@ def _sampled_among(model: Model, names: Iterable[str]) -> list[str]:
     return [name for name in model.parameterization.sampled_params() if name in feeding]
 
 
-def _refuse_missing(model: Model, missing: Mapping[Any, list[str]], log: Logger) -> None:
+def _refuse(missing: Mapping[Any, list[str]], model: Model, log: Logger) -> None:
+    """Say which components have no gradient, if there are any, and which parameters feed them."""
     if not missing:
         return
     parts = []
@@ -180,5 +175,5 @@ def _is_likelihood(component) -> bool:
 def _differentiable_likelihood(like) -> bool:
     """Whether it may have a gradient; that a function takes tensors is found out later."""
     if isinstance(like, LikelihoodExternalFunction):
-        return not cobaya_internals.asks_for_itself(like) and not like.output_params
+        return cobaya_internals.likelihood_arguments(like) is not None and not like.output_params
     return _has(like, "logp_torch")

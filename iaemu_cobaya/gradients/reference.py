@@ -15,51 +15,56 @@ from iaemu_cobaya.gradients.cobaya_values import log_posteriors
 _MAX_TRIES = 1000
 
 
-def widths(model: Model) -> np.ndarray:
-    """Typical widths of the posterior: the proposal widths, else those of the reference, else those of the prior.
-
-    Parameters
-    ----------
-    model : Model
-
-    Returns
-    -------
-    array (d,)
-    """
-    prior, proposals = model.prior, model.parameterization.get_sampled_params_proposals()
-    scales = []
-    for proposal, pdf, reference in zip(proposals.values(), prior.pdf, prior.ref_pdf, strict=True):
-        candidates = [proposal or np.nan]
-        candidates.append(float(reference.std()) if hasattr(reference, "std") else np.nan)
-        candidates += [float(pdf.std()), 0.5 * float(np.diff(pdf.interval(0.68))[0]), 1.0]
-        scale = next(value for value in candidates if np.isfinite(value) and value > 0)
-        low, high = pdf.interval(1)
-        scales.append(min(scale, high - low))
-    return np.array(scales)
-
-
 class Reference:
-    """Points of a model's reference.
+    """Widths of a model's sampled parameters, and points of its reference.
 
     Parameters
     ----------
     model : Model
-    scales : array (d,)
-        Widths of the parameters: one with a number as reference is moved by about a third of its own.
     bounds : pair of arrays (d,)
         Of the prior.
+    scales : array (d,), optional
+        Typical widths of the posterior: by default the proposal widths, else those of the reference, else those of the
+        prior. A parameter with a number as reference is moved by about a third of its own.
     log : Logger
+
+    Attributes
+    ----------
+    scales : array (d,)
+
+    Raises
+    ------
+    LoggedError
+        Scales that are not positive, or not one for each parameter.
     """
 
-    def __init__(self, model: Model, scales: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], log: Logger):
-        self._model, self._scales, self._bounds, self._log = model, scales, bounds, log
+    def __init__(self, model: Model, bounds: tuple[np.ndarray, np.ndarray], scales: np.ndarray | None, log: Logger):
+        self._model, self._bounds, self._log = model, bounds, log
+        self.scales = self._widths() if scales is None else np.asarray(scales, dtype=np.float64)
+        if self.scales.shape != bounds[0].shape or not (self.scales > 0).all():
+            names = ", ".join(model.parameterization.sampled_params())
+            raise LoggedError(log, "scales: needs a positive number for each of %s, got %s.", names, scales)
+        self.scales = np.minimum(self.scales, bounds[1] - bounds[0])
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """A point of finite log-posterior.
+    def _widths(self) -> np.ndarray:
+        prior, proposals = self._model.prior, self._model.parameterization.get_sampled_params_proposals()
+        widths = []
+        for proposal, pdf, reference in zip(proposals.values(), prior.pdf, prior.ref_pdf, strict=True):
+            candidates = [proposal or np.nan, float(reference.std()) if hasattr(reference, "std") else np.nan]
+            candidates += [float(pdf.std()), 0.5 * float(np.diff(pdf.interval(0.68))[0]), 1.0]
+            width = next(value for value in candidates if np.isfinite(value) and value > 0)
+            low, high = pdf.interval(1)
+            widths.append(min(width, high - low))
+        return np.array(widths)
+
+    def draw(self, rng: np.random.Generator, finite: bool = True) -> np.ndarray:
+        """A point of positive prior, different from the next one also if the reference is a point.
 
         Parameters
         ----------
         rng : Generator
+        finite : bool
+            Of finite log-posterior, too.
 
         Returns
         -------
@@ -71,8 +76,8 @@ class Reference:
             None was found.
         """
         for _ in range(_MAX_TRIES):
-            point = self.draw_of_prior(rng)
-            if np.isfinite(log_posteriors(self._model, point[None])[0]):
+            point = self._draw_of_prior(rng)
+            if not finite or np.isfinite(log_posteriors(self._model, point[None])[0]):
                 return point
         raise LoggedError(
             self._log,
@@ -81,34 +86,16 @@ class Reference:
             _MAX_TRIES,
         )
 
-    def draw_of_prior(self, rng: np.random.Generator) -> np.ndarray:
-        """A point of positive prior, different from the next one also if the reference is a point.
-
-        Parameters
-        ----------
-        rng : Generator
-
-        Returns
-        -------
-        array (d,)
-
-        Raises
-        ------
-        LoggedError
-            None was found.
-        """
+    def _draw_of_prior(self, rng: np.random.Generator) -> np.ndarray:
         prior = self._model.prior
         pointlike = np.array([isinstance(ref, numbers.Real) and not math.isnan(ref) for ref in prior.ref_pdf])
         for _ in range(_MAX_TRIES):
             point = prior.reference(max_tries=_MAX_TRIES, warn_if_no_ref=False, random_state=rng)
-            point[pointlike] += 0.3 * (self._scales * rng.standard_normal(len(point)))[pointlike]
+            point[pointlike] += 0.3 * (self.scales * rng.standard_normal(len(point)))[pointlike]
             # Not at an edge, where differences are one-sided.
-            margin = 0.02 * self._scales
+            margin = 0.02 * self.scales
             low, high = self._bounds
             if ((point > low + margin) & (point < high - margin)).all() and prior.logp(point) > -np.inf:
                 return point
-        raise LoggedError(
-            self._log,
-            "No point within the prior in %d draws of the reference: widen the prior or the 'ref'.",
-            _MAX_TRIES,
-        )
+        message = "No point within the prior in %d draws of the reference: widen the prior or the 'ref'."
+        raise LoggedError(self._log, message, _MAX_TRIES)

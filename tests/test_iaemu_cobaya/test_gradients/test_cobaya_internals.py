@@ -51,38 +51,39 @@ def collection_of(model, points):
     return collection
 
 
-def evaluation_order(model):
-    order = {component.get_name(): place for component, place in internals.evaluation_order(model).items()}
-    assert order == {"theory": None, "asks": 0, "plain": 1}
-    assert list(order).index("theory") < list(order).index("asks")
+def by_name(model):
+    return {one.component.get_name(): one for one in internals.evaluation_order(model)}
 
 
-def component_parameters(model):
-    found = {component.get_name(): names for component, names in internals.component_parameters(model).items()}
-    assert found == {"theory": ["p"], "asks": ["p"], "plain": ["q"]}
+def component_order(model):
+    found = by_name(model)
+    assert {name: one.is_likelihood for name, one in found.items()} == {"theory": False, "asks": True, "plain": True}
+    assert list(found).index("theory") < list(found).index("asks")
 
 
-def required_components(model):
-    theory = model.theory["theory"]
-    assert internals.required_components(model, model.likelihood["asks"]) == {theory}
-    assert internals.required_components(model, model.likelihood["plain"]) == set()
+def params_of_dependencies(model):
+    params = {name: one.params for name, one in by_name(model).items()}
+    assert params == {"theory": ["p"], "asks": ["p"], "plain": ["q"]}
+
+
+def dependencies(model):
+    assert by_name(model)["asks"].required == {model.theory["theory"]}
+    assert by_name(model)["plain"].required == by_name(model)["theory"].required == set()
 
 
 def input_functions(model):
-    functions = internals.input_functions(model.parameterization)
+    functions = internals.input_functions(model)
     assert list(functions) == ["r", "q"]
     function, arguments = functions["r"]
     assert arguments == ["p", "two"] and function(p=0.5, two=2) == 1.0
 
 
-def likelihood_arguments(model):
+def arguments(model):
     assert internals.likelihood_arguments(model.likelihood["plain"]) == {"q", "shift"}
-    assert internals.likelihood_arguments(model.likelihood["asks"]) == set()
 
 
-def asks_for_itself(model):
-    assert internals.asks_for_itself(model.likelihood["asks"])
-    assert not internals.asks_for_itself(model.likelihood["plain"])
+def uses_self_arg(model):
+    assert internals.likelihood_arguments(model.likelihood["asks"]) is None
 
 
 def append_draws(model):
@@ -92,12 +93,12 @@ def append_draws(model):
 
 
 PRIVATE = {
-    "_component_order": evaluation_order,
-    "_params_of_dependencies": component_parameters,
-    "_dependencies": required_components,
+    "_component_order": component_order,
+    "_params_of_dependencies": params_of_dependencies,
+    "_dependencies": dependencies,
     "_wrapped_input_funcs": input_functions,
-    "_args": likelihood_arguments,
-    "_uses_self_arg": asks_for_itself,
+    "_args": arguments,
+    "_uses_self_arg": uses_self_arg,
     "_append": append_draws,
 }
 
