@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
 from typing import Any, NamedTuple
@@ -135,7 +135,7 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
     return calls
 
 
-def _sampled_among(model: Model, names: Iterable[str]) -> list[str]:
+def _sampled_among(model: Model, names: Collection[str]) -> list[str]:
     """The sampled parameters among some, or that some are functions of."""
     dependencies = model.parameterization.input_dependencies
     feeding = {*names}.union(*(dependencies.get(name, ()) for name in names))
