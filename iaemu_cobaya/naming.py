@@ -14,14 +14,37 @@ _TAG = re.compile(r"\w*")
 def product_name(statistic: str, tag: str | None = "", deviations: bool = False) -> str:
     """Name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
 
-    ``ia_omega_deviations`` is the error of the prediction of ``ia_omega``, see
-    :meth:`iaemu_cobaya.theories.base.ForwardModelTheory.get_result`.
+    Parameters
+    ----------
+    statistic, tag : str
+    deviations : bool
+        Of the error of the prediction, see :meth:`iaemu_cobaya.theories.base.ForwardModelTheory.get_result`.
+
+    Returns
+    -------
+    str
     """
     return "_".join(["ia", statistic, *(["deviations"] if deviations else []), *([tag] if tag else [])])
 
 
-def check_tag(tag: str | None, log) -> str:
-    """The tag, "" if there is none; LoggedError if it is not made of letters, digits and underscores."""
+def check_tag(tag: str | None, log: Logger) -> str:
+    """See that a tag is made of letters, digits and underscores.
+
+    Parameters
+    ----------
+    tag : str, optional
+    log : Logger
+
+    Returns
+    -------
+    str
+        "" if there is none.
+
+    Raises
+    ------
+    LoggedError
+        It is not.
+    """
     tag = tag or ""
     if tag.startswith("deviations"):
         raise LoggedError(log, "tag: '%s' would be taken for the error of a prediction; choose another word.", tag)
@@ -68,7 +91,19 @@ class MapsParameters:
     """
 
     @classmethod
-    def get_modified_defaults(cls, defaults, input_options=None):
+    def get_modified_defaults(cls, defaults: dict, input_options: Mapping | None = None) -> dict:
+        """Rename the parameters among a component's defaults.
+
+        Parameters
+        ----------
+        defaults : dict
+        input_options : mapping, optional
+            Of the run.
+
+        Returns
+        -------
+        dict
+        """
         param_map = (input_options or {}).get("param_map") or {}
         if isinstance(param_map, Mapping) and isinstance(defaults, dict) and defaults.get("params"):
             defaults["params"] = {param_map.get(name, name): info for name, info in defaults["params"].items()}

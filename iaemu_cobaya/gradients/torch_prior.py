@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from cobaya.prior import Prior
 from torch.autograd.function import once_differentiable
 
 from iaemu_cobaya.gradients.torch_functions import differences
@@ -21,21 +22,24 @@ class TorchPrior:
 
     Parameters
     ----------
-    prior : cobaya.prior.Prior
+    prior : Prior
 
     Attributes
     ----------
     low, high : tensors (d,)
         Where the density is not zero; infinite where open.
+    can_be_zero : bool
+        Whether the density may be zero within these limits.
     """
 
-    def __init__(self, prior):
+    def __init__(self, prior: Prior):
         bounds = np.array(prior.bounds(), dtype=np.float64).reshape(-1, 2)
         self.low, self.high = (torch.as_tensor(column.copy()) for column in bounds.T)
         kinds = [pdf.dist.name for pdf in prior.pdf]
         uniform = [index for index, kind in enumerate(kinds) if kind == "uniform"]
         normal = [index for index, kind in enumerate(kinds) if kind == "norm"]
         self._others = [(index, prior.pdf[index]) for index in range(len(kinds)) if index not in uniform + normal]
+        self.can_be_zero = bool(self._others)
         self._constant = -float(np.log(bounds[uniform, 1] - bounds[uniform, 0]).sum())
         self._normal = slice(None) if len(normal) == len(kinds) else torch.tensor(normal)
         self._has_normal = bool(normal)
@@ -44,21 +48,34 @@ class TorchPrior:
         self._constant -= float(torch.log(self._scale).sum()) + 0.5 * math.log(2.0 * math.pi) * len(normal)
 
     def inside(self, x: torch.Tensor) -> torch.Tensor:
-        """Whether points (n, d) lie within the bounds, these included; False for NaN. Shape (n,), bool."""
+        """Whether points lie within the bounds, these included.
+
+        Parameters
+        ----------
+        x : tensor (n, d)
+
+        Returns
+        -------
+        tensor of bool (n,)
+            False for NaN.
+        """
         x = x.detach()
         return ((x >= self.low) & (x <= self.high)).all(dim=1)
 
-    @property
-    def can_be_zero(self) -> bool:
-        """Whether the density may be zero within the bounds."""
-        return bool(self._others)
-
     def __call__(self, x: torch.Tensor) -> torch.Tensor | float:
-        """Log-density (n,) of points (n, d) within the bounds; one number if it is the same everywhere."""
+        """Log-density of points within the bounds.
+
+        Parameters
+        ----------
+        x : tensor (n, d)
+
+        Returns
+        -------
+        tensor (n,), or float if it is the same everywhere
+        """
+        value: torch.Tensor | float = self._constant
         if self._has_normal:
-            value = self._constant - 0.5 * ((x[:, self._normal] - self._loc) / self._scale).square().sum(dim=1)
-        else:
-            value = self._constant
+            value = value - 0.5 * ((x[:, self._normal] - self._loc) / self._scale).square().sum(dim=1)
         for index, pdf in self._others:
             value = value + _LogDensity.apply(x[:, index], pdf)
         return value

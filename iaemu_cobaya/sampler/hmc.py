@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,32 +23,21 @@ from cobaya import mpi
 from cobaya.collection import SampleCollection
 from cobaya.conventions import Extension
 from cobaya.log import LoggedError
+from cobaya.output import Output
 from cobaya.sampler import CovmatSampler
-from cobaya.yaml import yaml_dump
+from getdist import MCSamples
 from pandas import DataFrame
 from tqdm import tqdm
 
 from iaemu import __version__
-from iaemu.files import write_text
 from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
+from iaemu_cobaya.gradients.cobaya_internals import append_draws
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
-from iaemu_cobaya.sampler.chain_files import from_text, to_text
+from iaemu_cobaya.sampler.chain_files import ChainFiles
 
 #: How far Cobaya's log-posterior of a draw may lie from the one that was sampled: a part that does not matter for the
 #: draws, and rounding of a large number.
 AGREEMENT, ROUNDING = 1e-2, 1e-7
-
-#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
-PROGRESS = {
-    "N": 9,
-    "timestamp": 26,
-    "acceptance_rate": 15,
-    "Rminus1": 15,
-    "Rminus1_cl": 15,
-    "ess_bulk": 15,
-    "ess_tail": 15,
-    "divergences": 15,
-}
 
 #: The limits that hold this share of the distribution: Rminus1_cl is their scatter, as in Cobaya's mcmc.
 CONFIDENCE = 0.95
@@ -103,30 +92,30 @@ class HMC(CovmatSampler):
 
     # ------------------------------------------------------------------ set-up
 
-    def set_instance_defaults(self):
+    def set_instance_defaults(self) -> None:
         """Values before a checkpoint is read."""
         super().set_instance_defaults()
         self.converged = False
         self.mpi_size = None
         self.n_kept = 0
-        self.blocks = []
-        self.n_divergent = 0
-        self.states = None
+        self.blocks: list[int] = []
+        # In a checkpoint, lists of what each process has.
+        self.n_divergent: Any = 0
+        self.states: Any = None
 
-    def initialize(self):
+    def initialize(self) -> None:
         """Mirror the posterior, compare it with Cobaya's, and open the files."""
         if not self.model.prior.d():
             raise LoggedError(self.log, "No parameter is sampled: give at least one of them a prior.")
         self._check_options()
-        covariance = None
-        if self.covmat is not None:
-            covariance, _ = self.initial_proposal_covmat()
-        scales = None if covariance is None else np.sqrt(np.diag(covariance))
-        self.density = LogPosterior(self.model, self.gradient, self._rng, scales)
-        self.density.check(rng=self._rng)
-        generator = torch.Generator().manual_seed(int(self._rng.integers(2**63)))
+        scales = None if self.covmat is None else np.sqrt(np.diag(self.initial_proposal_covmat()[0]))
+        self.density = LogPosterior(self.model, self.gradient, self.random_state, scales)
+        self.density.check(rng=self.random_state)
+        generator = torch.Generator().manual_seed(int(self.random_state.integers(2**63)))
+        options = ("method", "n_chains", "n_warmup", "max_tree_depth", "target_accept", "trajectory_length")
+        given = {name: getattr(self, name) for name in options if getattr(self, name) is not None}
         try:
-            settings = Settings(**self._settings())
+            settings = Settings(**given)
             self.sampler = Sampler(self.density, len(self.density.names), self.density.bounds, settings, generator)
         except ValueError as error:
             raise LoggedError(self.log, "%s", error) from error
@@ -137,169 +126,40 @@ class HMC(CovmatSampler):
             if not getattr(self, name) > 0:
                 raise LoggedError(self.log, "%s: must be positive, got %s.", name, getattr(self, name))
         if self.n_chains % self.n_files:
-            raise LoggedError(
-                self.log,
-                "n_files: %d chains cannot be shared equally among %d files; choose a divisor of n_chains.",
-                self.n_chains,
-                self.n_files,
-            )
-
-    def _settings(self) -> dict:
-        names = ("method", "n_chains", "n_warmup", "max_tree_depth", "target_accept", "trajectory_length")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    # ------------------------------------------------------------------ files
+            message = "n_files: %d chains cannot be shared equally among %d files; choose a divisor of n_chains."
+            raise LoggedError(self.log, message, self.n_chains, self.n_files)
 
     def _open_files(self) -> None:
-        """Collections of this process, continued from the checkpoint if there is one."""
+        """Chains of this process, continued from the checkpoint if there is one."""
         resuming = self.output.is_resuming() and self.states is not None
         if resuming and self.mpi_size != mpi.size():
-            raise LoggedError(
-                self.log,
-                "This run has %s MPI process(es) and cannot be resumed with %d.",
-                self.mpi_size,
-                mpi.size(),
-            )
-        first = 1 + mpi.rank() * self.n_files
-        names = [str(first + number) for number in range(self.n_files)]
-        if resuming:
-            self._cut_files(names)
-        elif self.output.is_resuming():
-            self._check_no_draws_are_lost(names)
-        self.collections = [
-            SampleCollection(
-                self.model,
-                self.output,
-                name=name,
-                resuming=resuming,
-                sample_type="mcmc",
-                is_batch=self.n_files * mpi.size() > 1,
-            )
-            for name in names
-        ]
-        self.progress_table = DataFrame(columns=list(PROGRESS))
+            message = "This run has %s MPI process(es) and cannot be resumed with %d."
+            raise LoggedError(self.log, message, self.mpi_size, mpi.size())
+        self._files = ChainFiles(self, resuming)
+        self.collections, self.progress_table = self._files.collections, self._files.progress
         self._energies: list[np.ndarray] = []
         self._history = np.empty((self.n_chains, 0, len(self.density.names)))
-        if not resuming:
-            self._write_progress_header()
-            return
-        try:
-            self.sampler.load_state_dict(from_text(self.states[mpi.rank()]))
-        except (ValueError, RuntimeError) as error:
-            raise LoggedError(self.log, "%s: %s Start anew with -f.", self.checkpoint_filename(), error) from error
-        self.n_divergent = self.n_divergent[mpi.rank()]
-        self._history = self._read_history()
-        self._read_progress()
-        self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
-
-    def _check_no_draws_are_lost(self, names) -> None:
-        """Without a checkpoint a run begins anew, which must not cost more than the draws before the first one."""
-        first_look = self.check_every * (self.n_chains // self.n_files)
-        for name in names:
-            path = Path(self.output.prepare_collection(name=name)[0])
-            if path.is_file() and len(path.read_bytes().splitlines()) > 1 + first_look:
-                raise LoggedError(
-                    self.log,
-                    "%s holds draws, but the checkpoint %s is missing or empty: restore it, or start anew with -f.",
-                    path,
-                    self.checkpoint_filename(),
-                )
-
-    def _cut_files(self, names) -> None:
-        """Drop what was written after the checkpoint: these draws will be made again, the same."""
-        rows = self.n_kept * (self.n_chains // self.n_files)
-        for name in names:
-            path = Path(self.output.prepare_collection(name=name)[0])
-            lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-            if len(lines) < 1 + rows:
-                raise LoggedError(
-                    self.log,
-                    "%s should hold the %d draws of the checkpoint, but holds %d. Start anew with -f.",
-                    path,
-                    rows,
-                    max(0, len(lines) - 1),
-                )
-            if len(lines) > 1 + rows:
-                write_text(path, b"".join(lines[: 1 + rows]).decode())
-
-    def _read_history(self) -> np.ndarray:
-        """Kept draws (n_chains, n_kept, d) from the files."""
-        names = list(self.density.names)
-        history = np.empty((self.n_chains, self.n_kept, len(names)))
-        for number, collection in enumerate(self.collections):
-            rows, start = collection[names].to_numpy(dtype=np.float64), 0
-            for n in self.blocks:
-                block, rows = np.split(rows, [n * (self.n_chains // self.n_files)])
-                history[number :: self.n_files, start : start + n] = block.reshape(-1, n, len(names))
-                start += n
-        return history
-
-    def _write_progress_header(self) -> None:
-        if self.output and mpi.is_main_process():
-            header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
-            write_text(self.progress_filename(), f"#{header}\n")
-
-    def _read_progress(self) -> None:
-        """The table of progress up to the checkpoint; later lines of the file go."""
-        if not mpi.is_main_process():
-            return
-        path = Path(self.progress_filename())
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
-        lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
-        lines = [line for line in lines if float(line.split()[0]) <= self._n_draws()]
-        self._write_progress_header()
-        with open(path, "a", encoding="utf-8") as file:
-            file.writelines(lines)
-        for line in lines:
-            cells = dict(zip(PROGRESS, line.split(), strict=True))
-            row = {name: cell if name == "timestamp" else float(cell) for name, cell in cells.items()}
-            self.progress_table.loc[len(self.progress_table)] = row
-
-    def _write(self) -> None:
-        """Files first, then the checkpoint that says how much of them counts."""
-        for collection in self.collections:
-            collection.out_update()
-        if not self.output:
-            return
-        states = mpi.gather(to_text(self.sampler.state_dict()))
-        n_divergent = mpi.gather(self.n_divergent)
-        if not mpi.is_main_process():
-            return
-        self.dump_covmat(self._covariance)
-        row = self.progress_table.iloc[-1]
-        with open(self.progress_filename(), "a", encoding="utf-8") as file:
-            whole = ("N", "divergences")
-            cells = (
-                str(row[name]) if name == "timestamp" else f"{row[name]:{'.0f' if name in whole else '.6g'}}"
-                for name in PROGRESS
-            )
-            file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
-        checkpoint = {
-            "converged": self.converged,
-            "mpi_size": mpi.size(),
-            "n_kept": self.n_kept,
-            "blocks": self.blocks,
-            "n_divergent": n_divergent,
-            "states": states,
-        }
-        write_text(self.checkpoint_filename(), yaml_dump({"sampler": {self.get_name(): checkpoint}}))
+        if resuming:
+            self._history = self._files.resume()
+            self.n_divergent = self.n_divergent[mpi.rank()]
+            self.mpi_info("Resuming after %d draws of each of %d chains.", self.n_kept, self.n_chains)
 
     # ------------------------------------------------------------------ run
 
-    def run(self):
+    def run(self) -> None:
         """Warm up, then draw until the chains have converged and are long enough."""
         with mpi.ProcessState(self) as state:
             if not self.sampler.is_warm:
                 self._warm_up()
             self._judge_old_draws()
             total = self.max_samples if math.isfinite(self.max_samples) else None
-            with self._bar(desc="draws", unit="draw", total=total, initial=self._n_draws()) as bar:
+            with self._bar(desc="draws", unit="draw", total=total, initial=self.n_draws()) as bar:
                 while not self.converged and (n := self._n_next()):
                     self._keep(self.sampler.draw(n * self.thin))
                     self.n_kept += n
                     state.check_error()
                     self._look(bar)
-                    self._write()
+                    self._files.write(self._covariance)
         self._conclude()
 
     def _judge_old_draws(self) -> None:
@@ -311,7 +171,7 @@ class HMC(CovmatSampler):
     def _warm_up(self) -> None:
         n = min(self.n_chains, N_STARTS)
         self.mpi_info("Looking for the maximum of the posterior from %d points of the reference.", n)
-        start = [self.model.get_valid_point(max_tries=1000, random_state=self._rng)[0] for _ in range(n)]
+        start = [self.model.get_valid_point(max_tries=1000, random_state=self.random_state)[0] for _ in range(n)]
         with self._bar(desc="warm-up", unit="step", total=self.n_warmup) as bar:
             try:
                 self.sampler.warm_up(np.array(start), lambda *_: bar.update())
@@ -321,8 +181,13 @@ class HMC(CovmatSampler):
             "Warmed up: step size %.3g, %d gradients so far.", self.sampler.step_size, self.sampler.density.n_gradients
         )
 
-    def _n_draws(self) -> int:
-        """Kept draws of all chains of all processes."""
+    def n_draws(self) -> int:
+        """Kept draws of all chains of all processes.
+
+        Returns
+        -------
+        int
+        """
         return self.n_kept * self.n_chains * mpi.size()
 
     def _n_next(self) -> int:
@@ -342,18 +207,7 @@ class HMC(CovmatSampler):
             for x, expected in zip(xs, expecteds, strict=True):
                 point = self.model.logposterior(x)
                 if not abs(point.logpost - expected) <= AGREEMENT + ROUNDING * abs(expected):
-                    values = zip(self.density.names, x, strict=True)
-                    numerical = self.density.gradient == "finite_difference"
-                    instead = "" if numerical else "'gradient: finite_difference' or "
-                    raise LoggedError(
-                        self.log,
-                        "The log-posterior that was sampled is %.8g at %s, but Cobaya's is %.8g: a component does not "
-                        "compute the same with tensors as with numbers, or not the same twice. Use %s'sampler: mcmc'.",
-                        expected,
-                        ", ".join(f"{name} = {value:.8g}" for name, value in values),
-                        point.logpost,
-                        instead,
-                    )
+                    self._refuse(x, expected, point.logpost)
                 self.collections[chain % self.n_files].add(x, logpost=point)
         self._history = np.concatenate([self._history, positions], axis=1)
         self.blocks = [*self.blocks, positions.shape[1]]
@@ -361,7 +215,19 @@ class HMC(CovmatSampler):
         self._energies.append(draws.info.energy.numpy())
         self.n_divergent += int(draws.info.divergent.sum())
 
-    def _bar(self, **options):
+    def _refuse(self, x, sampled: float, cobayas: float) -> None:
+        numerical = self.density.gradient == "finite_difference"
+        raise LoggedError(
+            self.log,
+            "The log-posterior that was sampled is %.8g at %s, but Cobaya's is %.8g: a component does not compute the "
+            "same with tensors as with numbers, or not the same twice. Use %s'sampler: mcmc'.",
+            sampled,
+            ", ".join(f"{name} = {value:.8g}" for name, value in zip(self.density.names, x, strict=True)),
+            cobayas,
+            "" if numerical else "'gradient: finite_difference' or ",
+        )
+
+    def _bar(self, **options) -> tqdm:
         show = self.progress and mpi.is_main_process()
         return tqdm(disable=None if show else True, leave=False, **options)
 
@@ -375,11 +241,11 @@ class HMC(CovmatSampler):
         self._covariance = np.atleast_2d(np.cov(history.reshape(-1, history.shape[-1]).T))
         Rminus1, ess = _convergence(history)
         self.progress_table.loc[len(self.progress_table)] = {
-            "N": self._n_draws(),
+            "N": self.n_draws(),
             "timestamp": datetime.datetime.now().isoformat(),
             "acceptance_rate": float(np.mean(acceptances)),
             "Rminus1": Rminus1,
-            "Rminus1_cl": self._scatter_of_limits(history),
+            "Rminus1_cl": _scatter_of_limits(history, self.n_files * mpi.size()),
             "ess_bulk": ess["bulk"],
             "ess_tail": ess["tail"],
             "divergences": sum(divergences),
@@ -387,9 +253,9 @@ class HMC(CovmatSampler):
         self.converged = self._is_enough(Rminus1, ess)
         self.mpi_info(
             "%d draws: R-1 = %.4f, %.0f effective draws in the bulk, %.0f in the tails, acceptance %.2f.",
-            *(self._n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
+            *(self.n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
         )
-        bar.update(self._n_draws() - bar.n)
+        bar.update(self.n_draws() - bar.n)
         bar.set_postfix({"R-1": f"{Rminus1:.4f}", "ess": f"{min(ess.values()):.0f}", "divergent": sum(divergences)})
 
     def _is_enough(self, Rminus1: float, ess: dict) -> bool:
@@ -397,34 +263,19 @@ class HMC(CovmatSampler):
         verdict = Rminus1 < self.Rminus1_stop and all(value > self.ess_stop for value in ess.values())
         return bool(mpi.share_mpi(verdict))
 
-    def _scatter_of_limits(self, history) -> float:
-        """Standard deviation of the 95 % limits between as many groups of chains as files, over the parameter's own."""
-        n_files = self.n_files * mpi.size()
-        if n_files == 1:
-            return math.nan
-        groups = [history[number::n_files].reshape(-1, history.shape[-1]) for number in range(n_files)]
-        tail = 0.5 * (1.0 - CONFIDENCE)
-        limits = np.array([np.quantile(group, (tail, 1.0 - tail), axis=0) for group in groups])
-        return float(np.max(limits.std(axis=0) / history.std(axis=(0, 1))))
-
     def _conclude(self) -> None:
         """What speaks for and against the chains, in words."""
         if self.converged:
-            self.mpi_info("The run has converged, with %d draws.", self._n_draws())
+            self.mpi_info("The run has converged, with %d draws.", self.n_draws())
         else:
-            self.mpi_warning(
-                "Stopped at max_samples = %g draws, before R-1 < %g and %g effective draws were reached.",
-                self.max_samples,
-                self.Rminus1_stop,
-                self.ess_stop,
-            )
+            message = "Stopped at max_samples = %g draws, before R-1 < %g and %g effective draws were reached."
+            self.mpi_warning(message, self.max_samples, self.Rminus1_stop, self.ess_stop)
         n_divergent = sum(mpi.allgather(self.n_divergent))
         if n_divergent:
             self.mpi_warning(
                 "%d of %d trajectories diverged: part of the posterior is too narrow for the step size, and may be "
                 "missing in the chains. Raise target_accept, or change parameters.",
-                n_divergent,
-                self._n_draws() * self.thin,
+                *(n_divergent, self.n_draws() * self.thin),
             )
         energies = np.concatenate(self._energies, axis=1) if self._energies else np.empty((0, 0))
         bfmi = float(np.mean(diagnostics.bfmi(energies))) if energies.shape[1] >= MIN_DRAWS else math.nan
@@ -434,7 +285,9 @@ class HMC(CovmatSampler):
 
     # ------------------------------------------------------------------ products
 
-    def samples(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False):
+    def samples(
+        self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False
+    ) -> SampleCollection | MCSamples:
         """The kept draws.
 
         Parameters
@@ -452,24 +305,50 @@ class HMC(CovmatSampler):
         """
         parts = [collection.skip_samples(skip_samples, inplace=False) for collection in self.collections]
         if combined or to_getdist:
-            gathered = mpi.gather(parts)
-            result = None
-            if mpi.is_main_process():
-                parts = [part for process in gathered for part in process]
-                result = parts[0].to_getdist(combine_with=parts[1:]) if to_getdist else _joined(parts)
-            return mpi.share_mpi(result)
-        return _joined(parts)
+            parts = [part for process in mpi.allgather(parts) for part in process]
+        if to_getdist:
+            return parts[0].to_getdist(combine_with=parts[1:])
+        for other in parts[1:]:
+            append_draws(parts[0], other)
+        return parts[0]
 
-    def products(self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False) -> dict:
-        """``sample`` (see :meth:`samples`) and ``progress``, a DataFrame."""
+    def products(
+        self, combined: bool = False, skip_samples: float = 0, to_getdist: bool = False
+    ) -> dict[str, SampleCollection | MCSamples | DataFrame]:
+        """Draws and progress.
+
+        Parameters
+        ----------
+        combined, skip_samples, to_getdist
+            As of :meth:`samples`.
+
+        Returns
+        -------
+        dict of "sample", see :meth:`samples`, and "progress", a DataFrame
+        """
         return {
             "sample": self.samples(combined=combined, skip_samples=skip_samples, to_getdist=to_getdist),
             "progress": mpi.share_mpi(self.progress_table),
         }
 
     @classmethod
-    def output_files_regexps(cls, output, info=None, minimal=False):
-        """Names of the files that this sampler writes; with ``minimal`` those of the chains."""
+    def output_files_regexps(
+        cls, output: Output, info: dict | None = None, minimal: bool = False
+    ) -> list[tuple[re.Pattern, None]]:
+        """Names of the files that this sampler writes.
+
+        Parameters
+        ----------
+        output : Output
+        info : dict, optional
+            Not used.
+        minimal : bool
+            Those of the chains only.
+
+        Returns
+        -------
+        list of (compiled regular expression, None)
+        """
         chains = output.collection_regexp(name=None)
         if minimal:
             return [(chains, None)]
@@ -479,20 +358,23 @@ class HMC(CovmatSampler):
 
     @classmethod
     def get_version(cls) -> str:
+        """Version of the package.
+
+        Returns
+        -------
+        str
+        """
         return __version__
 
     @classmethod
     def _get_desc(cls, info=None):
         method = (info or {}).get("method", "hmc")
-        kernel = (
-            r"the No-U-Turn sampler \cite{Hoffman:2011ukg}"
-            if method == "nuts"
-            else r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
-        )
+        nuts, hmc = r"the No-U-Turn sampler \cite{Hoffman:2011ukg}", r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
+        kernel = nuts if method == "nuts" else hmc
         return rf"Batches of chains of {kernel}, with dual averaging of the step size \cite{{Hoffman:2011ukg}}."
 
 
-def _convergence(history) -> tuple[float, dict]:
+def _convergence(history: np.ndarray) -> tuple[float, dict]:
     """R-1, and effective draws in bulk and tail, of draws (n_chains, n, d): the worst parameter's; NaN if too few."""
     if history.shape[1] < MIN_DRAWS:
         return math.nan, {"bulk": math.nan, "tail": math.nan}
@@ -500,8 +382,11 @@ def _convergence(history) -> tuple[float, dict]:
     return float(np.max(diagnostics.rhat(history))) - 1.0, ess
 
 
-def _joined(collections):
-    first = collections[0]
-    for other in collections[1:]:
-        first._append(other)
-    return first
+def _scatter_of_limits(history: np.ndarray, n_groups: int) -> float:
+    """Standard deviation of the 95 % limits between groups of chains, over that of the draws: the worst parameter's."""
+    if n_groups == 1:
+        return math.nan
+    groups = [history[number::n_groups].reshape(-1, history.shape[-1]) for number in range(n_groups)]
+    tail = 0.5 * (1.0 - CONFIDENCE)
+    limits = np.array([np.quantile(group, (tail, 1.0 - tail), axis=0) for group in groups])
+    return float(np.max(limits.std(axis=0) / history.std(axis=(0, 1))))

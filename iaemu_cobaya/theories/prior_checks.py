@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from cobaya.model import Model
 
 from iaemu.parameters import ZHENG07_LINE, Support
 
@@ -22,17 +23,26 @@ _N_GRID = 65
 _TOLERANCE = 1e-9
 
 
-def sampled_cosmology(model) -> list[str]:
-    """Names of the cosmological parameters that a Cobaya model samples."""
+def sampled_cosmology(model: Model) -> list[str]:
+    """Names of the cosmological parameters that a Cobaya model samples.
+
+    Parameters
+    ----------
+    model : Model
+
+    Returns
+    -------
+    list of str
+    """
     return [name for name in model.parameterization.sampled_params() if name in COSMOLOGICAL_PARAMETERS]
 
 
-def parameter_ranges(model, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+def parameter_ranges(model: Model, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     """Range of each parameter of a run.
 
     Parameters
     ----------
-    model : cobaya.model.Model
+    model : Model
     names : mapping of our name to the name in the run
 
     Returns
@@ -54,11 +64,17 @@ def parameter_ranges(model, names: Mapping[str, str]) -> dict[str, tuple[float, 
     return ranges
 
 
-def compare_prior_with_support(model, names: Mapping[str, str], support: Support) -> tuple[list[str], list[str]]:
+def compare_prior_with_support(model: Model, names: Mapping[str, str], support: Support) -> tuple[list[str], list[str]]:
     """Compare the ranges of a run's parameters with a model's support.
 
     The supported range of an occupation parameter depends on ``logMmin``, so it is taken over the range of ``logMmin``
     in the run: a parameter is fine if its range is supported at all of them.
+
+    Parameters
+    ----------
+    model : Model
+    names : mapping of our name to the name in the run
+    support : Support
 
     Returns
     -------
@@ -68,7 +84,8 @@ def compare_prior_with_support(model, names: Mapping[str, str], support: Support
     ranges = parameter_ranges(model, names)
     low, high = ranges.get("logMmin", support.logMmin)
     masses = np.linspace(np.clip(low, *support.logMmin), np.clip(high, *support.logMmin), _N_GRID)
-    impossible, clipped = [], []
+    impossible: list[str] = []
+    clipped: list[str] = []
     for name, (low, high) in ranges.items():
         lows, highs = (np.broadcast_to(value, masses.shape) for value in support.bounds(name, masses))
         apart = np.maximum(lows - high, low - highs)

@@ -102,7 +102,7 @@ class NoGradient(Likelihood):
 def points_of(model, n, seed=1, spread=1.0):
     density = LogPosterior(model, rng=np.random.default_rng(seed))
     rng = np.random.default_rng(seed)
-    return density, np.array([density._draw(rng) for _ in range(n)])
+    return density, np.array([density.reference.draw(rng) for _ in range(n)])
 
 
 def assert_mirrors(model, n=5, rtol=1e-9):
@@ -273,9 +273,9 @@ def test_third_partys_likelihood_lambda_and_priors_of_all_kinds():
         }
     )
     density, points = assert_mirrors(model, n=8)
-    assert density._functions["a"][0].takes_tensors
-    assert density._external_priors["bananas"][0].takes_tensors
-    assert not density._external_priors["tensorless"][0].takes_tensors
+    assert density.plan.functions["a"].call.takes_tensors
+    assert density.plan.external_priors["bananas"].call.takes_tensors
+    assert not density.plan.external_priors["tensorless"].call.takes_tensors
     np.testing.assert_allclose(density.bounds, [[-2, -np.inf, 0.5], [0.5, np.inf, 3.0]])
     # out of bounds and NaN: -inf, without touching the other rows
     rows = np.stack([points[0], [9.0, 0.1, 1.0], points[1], [np.nan, 0.1, 1.0]])
