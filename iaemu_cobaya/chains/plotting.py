@@ -20,7 +20,6 @@ from cobaya.log import LoggedError
 from cobaya.yaml import yaml_load_file
 from matplotlib.figure import Figure
 
-from iaemu.measurement import Bins
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
 from iaemu_cobaya.reproduce.paper import TABLE_2
 
@@ -28,9 +27,6 @@ from iaemu_cobaya.reproduce.paper import TABLE_2
 PAPER_POSTERIORS = {f"TNG300Sample{sample}": rows["IAEmu, HMC"] for sample, rows in TABLE_2.items()}
 
 COLORS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
-
-#: Axis labels.
-LABELS = {"xi": r"$\xi(r)$", "omega": r"$\omega(r)$", "eta": r"$\eta(r)$"}
 
 #: Share of a Metropolis chain that is dropped by default: its way from the starting point.
 BURN_IN = 0.3
@@ -365,51 +361,6 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
     finally:
         model.close()
     return figure, "\n".join(lines)
-
-
-def plot_statistic(ax, statistic: str, bins: Bins, used, prediction=None, band=None, label="prediction", color="C0"):
-    """Draw one measured correlation function, and a prediction in the used bins, on matplotlib axes.
-
-    Parameters
-    ----------
-    ax : matplotlib axes
-    statistic : str
-    bins : Bins
-        All measured bins.
-    used : bool array (n_measured,)
-        Those that are not used are drawn open and grey.
-    prediction : array (n_used,), optional
-    band : pair of arrays (n_used,), optional
-    label, color : str
-        Of the prediction.
-    """
-    r = bins.r
-    # The lower end of an error bar may lie below zero: it then runs out of a logarithmic plot, as it should.
-    style = dict(fmt="o", ms=4.5, elinewidth=1.1, capsize=0)
-    ax.errorbar(r[used], bins.value[used], bins.error[used], color="k", label="data", zorder=3, **style)
-    if not np.all(used):
-        rest = ~np.asarray(used)
-        ax.errorbar(
-            r[rest], bins.value[rest], bins.error[rest], color="0.6", mfc="w", label="not used", zorder=2, **style
-        )
-    if band is not None:
-        ax.fill_between(r[used], *band, color=color, alpha=0.25, lw=0, label="68 % of the posterior", zorder=1)
-    if prediction is not None:
-        ax.plot(r[used], prediction, color=color, lw=1.6, label=label, zorder=2)
-    ax.set_xscale("log")
-    shown = bins.value[used] if prediction is None else np.concatenate([bins.value[used], prediction])
-    if np.all(shown > 0):
-        ax.set_yscale("log")
-        everything = bins.value[bins.value > 0]
-        # Error bars that reach zero must not stretch the axis over many decades.
-        low, high = min(shown.min(), everything.min()), (bins.value + bins.error).max()
-        ax.set_ylim(0.4 * low, 1.6 * high)
-    else:
-        ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
-    ax.set_xlabel(r"$r$  [Mpc/$h$]")
-    ax.set_ylabel(LABELS[statistic])
-    ax.tick_params(which="both", direction="in", top=True, right=True)
-    ax.legend(frameon=False, fontsize=9)
 
 
 def _rebuild_model(chain: Chain):

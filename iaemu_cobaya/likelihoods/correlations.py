@@ -11,7 +11,8 @@ of its log-determinant too: -(chi^2 + log det (C_data + C_emu) - log det C_data)
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ from cobaya.log import LoggedError
 from iaemu import __version__
 from iaemu.binning import EDGE_TOLERANCE
 from iaemu.measurement import Bins, Measurement, MeasurementError, check_covariance
+from iaemu.plots import plot_statistic
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.likelihoods import data_files as by_name
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
 
@@ -465,7 +470,14 @@ class IACorrelations(MapsParameters, Likelihood):
             )
         return "\n".join(lines)
 
-    def plot(self, theory_vector=None, band=None, axes=None, label="prediction", color="C0"):
+    def plot(
+        self,
+        theory_vector: np.ndarray | None = None,
+        band: Sequence[np.ndarray] | None = None,
+        axes: Sequence[Axes] | None = None,
+        label: str = "prediction",
+        color: str = "C0",
+    ) -> list[Axes]:
         """Data with error bars, bins that are not used in grey, and a prediction; one panel per statistic.
 
         Parameters
@@ -482,19 +494,21 @@ class IACorrelations(MapsParameters, Likelihood):
         Returns
         -------
         list of matplotlib axes
-        """
-        from iaemu_cobaya.chains.plotting import plot_statistic
 
+        Raises
+        ------
+        ValueError
+            Not one of ``axes`` for each statistic.
+        """
+        n = len(self.statistics)
         if axes is None:
             from matplotlib import pyplot
 
-            width = 5.0 * len(self.statistics)
-            axes = pyplot.subplots(1, len(self.statistics), figsize=(width, 4.0), squeeze=False, layout="constrained")
-            axes = axes[1][0]
-        axes = list(np.atleast_1d(axes))
-        if len(axes) != len(self.statistics):
-            raise ValueError(f"{len(axes)} axes for {len(self.statistics)} statistics; give one for each.")
-        for ax, statistic in zip(axes, self.statistics, strict=True):
+            axes = pyplot.subplots(1, n, figsize=(5.0 * n, 4.0), squeeze=False, layout="constrained")[1][0]
+        panels = list(np.atleast_1d(axes))
+        if len(panels) != n:
+            raise ValueError(f"{len(panels)} axes for {n} statistics; give one for each.")
+        for ax, statistic in zip(panels, self.statistics, strict=True):
             part = self.slices[statistic]
             plot_statistic(
                 ax,
@@ -506,7 +520,7 @@ class IACorrelations(MapsParameters, Likelihood):
                 label=label,
                 color=color,
             )
-        return axes
+        return panels
 
 
 def _match_bins(wanted: Bins, available: Bins, name: str, statistic: str) -> np.ndarray:

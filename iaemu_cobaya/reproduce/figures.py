@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 from iaemu.binning import TNG_EDGES, bin_centers
 from iaemu.models.factorised import Emulator
 from iaemu.parameters import ALIGNMENT_PARAMETERS
+from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS
-from iaemu_cobaya.chains.plotting import LABELS
 from iaemu_cobaya.likelihoods.data_files import Measurement
 from iaemu_cobaya.reproduce.paper import TABLE_2
 from iaemu_cobaya.reproduce.run import Route, occupation
@@ -105,7 +105,7 @@ def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
             ax.fill_between(r, factor * (mean - scatter), factor * (mean + scatter), color=color, alpha=0.12, lw=0)
     for ax, statistic in zip(axes, STATISTICS, strict=True):
         ax.set_xscale("log")
-        ax.set_xlabel(r"$r$ [Mpc/$h$]")
+        ax.set_xlabel(R_LABEL)
         ax.set_ylabel(LABELS[statistic])
         ax.axvline(TNG_EDGES[-1], color="0.7", lw=0.7)
     axes[0].set_yscale("log")
