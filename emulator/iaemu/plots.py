@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def plot_statistic(
     """
     r = bins.r
     # The lower end of an error bar may lie below zero: it then runs out of a logarithmic plot, as it should.
-    style = dict(fmt="o", ms=4.5, elinewidth=1.1, capsize=0)
+    style: dict[str, Any] = dict(fmt="o", ms=4.5, elinewidth=1.1, capsize=0)
     ax.errorbar(r[used], bins.value[used], bins.error[used], color="k", label="data", zorder=3, **style)
     if not np.all(used):
         rest = ~np.asarray(used)
@@ -54,17 +54,17 @@ def plot_statistic(
             r[rest], bins.value[rest], bins.error[rest], color="0.6", mfc="w", label="not used", zorder=2, **style
         )
     if band is not None:
-        ax.fill_between(r[used], *band, color=color, alpha=0.25, lw=0, label="68 % of the posterior", zorder=1)
+        low, high = band
+        ax.fill_between(r[used], low, high, color=color, alpha=0.25, lw=0, label="68 % of the posterior", zorder=1)
     if prediction is not None:
         ax.plot(r[used], prediction, color=color, lw=1.6, label=label, zorder=2)
     ax.set_xscale("log")
     shown = bins.value[used] if prediction is None else np.concatenate([bins.value[used], prediction])
     if np.all(shown > 0):
         ax.set_yscale("log")
-        everything = bins.value[bins.value > 0]
         # Error bars that reach zero must not stretch the axis over many decades.
-        low, high = min(shown.min(), everything.min()), (bins.value + bins.error).max()
-        ax.set_ylim(0.4 * low, 1.6 * high)
+        low, high = min(shown.min(), bins.value[bins.value > 0].min()), (bins.value + bins.error).max()
+        ax.set_ylim(0.4 * float(low), 1.6 * float(high))
     else:
         ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
     ax.set_xlabel(R_LABEL)

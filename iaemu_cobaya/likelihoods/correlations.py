@@ -505,7 +505,7 @@ class IACorrelations(MapsParameters, Likelihood):
             from matplotlib import pyplot
 
             axes = pyplot.subplots(1, n, figsize=(5.0 * n, 4.0), squeeze=False, layout="constrained")[1][0]
-        panels = list(np.atleast_1d(axes))
+        panels: list[Axes] = np.array(axes, dtype=object, ndmin=1).tolist()
         if len(panels) != n:
             raise ValueError(f"{len(panels)} axes for {n} statistics; give one for each.")
         for ax, statistic in zip(panels, self.statistics, strict=True):

@@ -10,7 +10,7 @@ from cobaya.input import load_input_file
 from cobaya.model import get_model
 from cobaya.run import run
 
-from iaemu_cobaya.chains import plotting
+from iaemu_cobaya.chains import command
 
 FOLDER = Path(__file__).parents[3] / "yaml_examples"
 #: Its data are not on a machine that runs tests; see test_joint.py, also for runs of the other one with CAMB.
@@ -82,7 +82,7 @@ def test_it_runs_and_can_be_plotted(path, capsys):
         info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=8, n_warmup=20, check_every=10, max_samples=80)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
-    assert plotting.main([f"chains/{path.stem}", "--out", "plots"]) == 0
+    assert command.main([f"chains/{path.stem}", "--out", "plots"]) == 0
     assert Path("plots", f"{path.stem}_data.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "chi2 =" in printed
