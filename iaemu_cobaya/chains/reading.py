@@ -156,7 +156,8 @@ def _read(root: Path, files: list[str], burn_in: float) -> tuple[pd.DataFrame, M
     samples = MCSamples(str(root))
     samples.loadChains(str(root), files)
     samples.removeBurnFraction(burn_in)
-    names = ["weight", "minuslogpost", *samples.paramNames.list()]
+    with open(files[0], encoding="utf-8") as file:
+        names = file.readline().lstrip("#").split()
     tables = [np.column_stack([chain.weights, chain.loglikes, chain.samples]) for chain in samples.chains]
     rows = pd.DataFrame(np.concatenate(tables), columns=names)
     if rows.empty:

@@ -1,5 +1,7 @@
 """iaemu-plot on real, short chains."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from cobaya.run import run
@@ -25,6 +27,12 @@ def chains(tmp_path_factory):
         for name, sampler in samplers.items():
             run({**common, "sampler": sampler, "output": str(folder / name)})
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Behind the band of a prediction."""
+    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
 
 
 def test_summary_and_plots_are_written(chains, tmp_path, capsys):

@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from cobaya.run import run
 from matplotlib import pyplot
 
 from iaemu.binning import TNG_EDGES
@@ -13,7 +14,7 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.factorised import Emulator
 from iaemu_cobaya import TNG300Sample1
 from iaemu_cobaya.chains import ChainError
-from iaemu_cobaya.reproduce import command, routes
+from iaemu_cobaya.reproduce import command, reweighting, routes
 from iaemu_cobaya.reproduce.reweighting import CORNERS, DirectPoints, noise_of_fixed_seeds, populate
 
 
@@ -27,6 +28,12 @@ def ingredients():
 
 def omega(mu):
     return mean_p2(torch.as_tensor(mu)).numpy() @ ingredients()
+
+
+@pytest.fixture(autouse=True)
+def few_resamplings(monkeypatch):
+    """Enough for errors that are compared within some ten per cent."""
+    monkeypatch.setattr(reweighting, "_N_BOOTSTRAP", 100)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +137,18 @@ def test_points_are_kept_and_gone_on_from(tmp_path):
         populate(tmp_path / "p", mu, fixed, edges, {**ensemble, "n_realisations": 3}, progress=False)
 
 
-def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys):
+@pytest.fixture
+def few_chains(monkeypatch):
+    """HMC stops by the same criteria, but does not warm up as many."""
+
+    def run_few(info, **options):
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=16, n_warmup=50, check_every=100)
+        return run(info, **options)
+
+    monkeypatch.setattr(routes, "run", run_few)
+
+
+def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few_chains):
     pytest.importorskip("halotools")
     folders = ["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "chains")]
     options = ["--samples", "3", "-c", "pm40", "--points", "6", "--realisations", "2", "--ess", "1000"]

@@ -1,6 +1,7 @@
 """Chains of our likelihoods together with a cosmology from CAMB, by the shipped examples."""
 
 import re
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cobaya.run import run
 from cobaya.yaml import yaml_load
 from scipy.integrate import quad
 
-from iaemu_cobaya.chains import command, load_chain
+from iaemu_cobaya.chains import command, data_plot, load_chain
 
 FOLDER = Path(__file__).parents[3] / "yaml_examples"
 OURS = "iaemu_cobaya.TNG300Sample1"
@@ -143,7 +144,8 @@ def test_hmc_names_what_has_no_gradient():
 
 
 @needs_camb
-def test_plots_of_a_joint_chain(joint, tmp_path, capsys):
+def test_plots_of_a_joint_chain(joint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
     assert command.main([joint[1], "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert f"{OURS}: chi2 =" in captured.out
