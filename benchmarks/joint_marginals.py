@@ -19,7 +19,8 @@ from tng_posteriors import OCCUPATION, posterior
 from iaemu.models.factorised import Emulator
 from iaemu.sampling import diagnostics
 from iaemu_cobaya import TNG300Sample1
-from iaemu_cobaya.chains.plotting import COLORS, Chain, load_chain
+from iaemu_cobaya.chains import Chain, load_chain
+from iaemu_cobaya.chains.plotting import COLORS
 
 ALIGNMENT = ("mu_cen", "mu_sat")
 COSMOLOGY = ("omegam", "sigma8")
@@ -84,7 +85,7 @@ def main(arguments=None) -> None:
     for chain in chains:
         ours = dict(zip(names_in(chain), ALIGNMENT, strict=True))
         weights = chain.column("weight")
-        others = [name for name in ("H0", *COSMOLOGY) if name in chain.columns]
+        others = [name for name in ("H0", *COSMOLOGY) if name in chain.rows]
         for name in (*chain.sampled, *others):
             values = chain.column(name)
             mean = np.average(values, weights=weights)

@@ -1,209 +1,35 @@
-"""Plots and a summary of finished or running chains: ``iaemu-plot CHAIN [CHAIN ...]``.
-
-For each chain: a summary of the posterior, and the data with the best fit and the posterior of the prediction, from the
-model rebuilt out of ``CHAIN.updated.yaml``. For all of them together: one corner plot.
-"""
+"""Corner plots of chains, and their data with the best fit and the posterior of the prediction."""
 
 from __future__ import annotations
 
-import argparse
-import glob
-import sys
 import time
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from cobaya.component import get_component_class
-from cobaya.log import LoggedError
-from cobaya.yaml import yaml_load_file
+from cobaya.input import update_info
+from cobaya.log import LoggedError, logger_setup
+from cobaya.model import Model
 from matplotlib.figure import Figure
 
-from iaemu.measurement import Bins
+from iaemu_cobaya.chains.paper import TABLE_2
+from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
-from iaemu_cobaya.reproduce.paper import TABLE_2
 
-#: Posteriors of arXiv:2504.05235, table 2 (IAEmu), by likelihood.
-PAPER_POSTERIORS = {f"TNG300Sample{sample}": rows["IAEmu, HMC"] for sample, rows in TABLE_2.items()}
+if TYPE_CHECKING:
+    from getdist.plots import GetDistPlotter
 
 COLORS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
-
-#: Axis labels.
-LABELS = {"xi": r"$\xi(r)$", "omega": r"$\omega(r)$", "eta": r"$\eta(r)$"}
-
-#: Share of a Metropolis chain that is dropped by default: its way from the starting point.
-BURN_IN = 0.3
-
-#: GetDist cannot estimate densities from fewer rows.
-MIN_ROWS = 20
 
 #: Draws behind the band of a prediction, which is left out where it would take longer than this.
 N_BAND = 300
 BAND_SECONDS = 90.0
 
 
-class ChainError(ValueError):
-    """A chain that is missing, empty or not a Cobaya chain; the message says what was looked for."""
-
-
-@dataclass
-class Chain:
-    """A Cobaya run on disk.
-
-    Attributes
-    ----------
-    root : Path
-        Output prefix: files are ``root.1.txt``, ``root.updated.yaml``, ...
-    info : dict
-        The updated input.
-    files : list of Path
-        Chain files.
-    burn_in : float
-        Share of the rows that is dropped.
-    columns : list of str
-        Of ``rows``: weight, minuslogpost, parameters, priors, chi^2.
-    rows : array (n_rows, n_columns)
-        After burn-in, chains one after the other.
-    offsets : array (n_chains + 1,)
-        First row of each chain.
-    samples : getdist.MCSamples
-        The same rows for GetDist, which drops columns that do not vary.
-    """
-
-    root: Path
-    info: dict
-    files: list[Path]
-    burn_in: float
-    columns: list[str]
-    rows: np.ndarray
-    offsets: np.ndarray
-    samples: object
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    @property
-    def sampled(self) -> list[str]:
-        """Names of the sampled parameters, in the order of the run."""
-        return [name for name, info in self.info["params"].items() if isinstance(info, dict) and "prior" in info]
-
-    @property
-    def paper(self) -> dict:
-        """The paper's posteriors of the samples that were fitted, under the names of this run; empty if unknown.
-
-        Without strengths that several samples share: the paper has none for them.
-        """
-        found, claimed = {}, []
-        for name, info in (self.info.get("likelihood") or {}).items():
-            info = info or {}
-            key = str(info.get("class") or name).rpartition(".")[2]
-            names = info.get("param_map") or {}
-            for parameter, value in PAPER_POSTERIORS.get(key, {}).items():
-                claimed.append(names.get(parameter, parameter))
-                found[claimed[-1]] = value
-        return {name: value for name, value in found.items() if claimed.count(name) == 1}
-
-    def column(self, name: str) -> np.ndarray:
-        """One column of ``rows``, shape (n_rows,)."""
-        return self.rows[:, self.columns.index(name)]
-
-    def best(self) -> dict[str, float]:
-        """All columns of the row of largest posterior."""
-        return self._row(int(np.argmin(self.column("minuslogpost"))))
-
-    def draws(self, n: int, seed: int = 0) -> list[dict[str, float]]:
-        """``n`` rows drawn by weight; the same for the same seed."""
-        weights = self.column("weight") / self.column("weight").sum()
-        rows = np.random.default_rng(seed).choice(len(weights), size=n, p=weights)
-        return [self._row(row) for row in np.sort(rows)]
-
-    def _row(self, row: int) -> dict[str, float]:
-        return dict(zip(self.columns, self.rows[row].tolist(), strict=True))
-
-
-def load_chain(root, burn_in: float | None = None) -> Chain:
-    """Read a chain.
-
-    Parameters
-    ----------
-    root : str or path
-        Output prefix of the run (``chains/tng_sample1``); one of its files or its input's ``output`` also does.
-    burn_in : float, optional
-        Share of the rows to drop, in [0, 1). By default 0.3 for Cobaya's ``mcmc``, which writes its way from the
-        starting point, else 0.
-
-    Raises
-    ------
-    ChainError
-        No such run, or nothing in it yet.
-    """
-    from getdist import loadMCSamples
-
-    root = _strip(Path(root))
-    updated = root.with_name(root.name + ".updated.yaml")
-    if not updated.is_file():
-        others = sorted(path.name.removesuffix(".updated.yaml") for path in root.parent.glob("*.updated.yaml"))
-        hint = f" Runs in {root.parent}: {', '.join(others)}." if others else ""
-        raise ChainError(
-            f"There is no run {str(root)!r}: no file {updated}. Give the 'output' of the run's YAML file, relative to "
-            f"this folder.{hint}"
-        )
-    files = sorted(root.parent.glob(f"{glob.escape(root.name)}.*.txt"))
-    # root.1.txt, root.2.txt, ...: not root.other.1.txt, nor root.minimum.txt
-    files = [path for path in files if path.name[len(root.name) + 1 : -4].isdigit() and path.stat().st_size > 0]
-    if not files:
-        raise ChainError(f"The run {str(root)!r} has no samples yet: no file {root.name}.1.txt.")
-    info = yaml_load_file(str(updated))
-    if burn_in is None:
-        burn_in = BURN_IN if "mcmc" in (info.get("sampler") or {}) else 0.0
-    if not 0 <= burn_in < 1:
-        raise ChainError(f"The burn-in must be a share in [0, 1), got {burn_in}.")
-    try:
-        samples = loadMCSamples(str(root), settings={"ignore_rows": burn_in}, no_cache=True)
-    except Exception as error:
-        raise ChainError(f"GetDist cannot read the run {str(root)!r}: {error}") from error
-    columns, rows, offsets = _read_rows(files, burn_in)
-    return Chain(root, info, files, burn_in, columns, rows, offsets, samples)
-
-
-def summarise(chain: Chain) -> str:
-    """Posterior of the sampled parameters as text: mean, standard deviation, 68 % and 95 % limits, R-1, chi^2."""
-    best = chain.best()
-    lines = [
-        f"{chain.name}: {len(chain.rows)} rows, total weight {chain.column('weight').sum():.6g}, burn-in "
-        f"{chain.burn_in:g} of each chain dropped"
-    ]
-    if not _has_density(chain):
-        lines.append("  too few samples for limits (a run of 'evaluate', or one just started)")
-    else:
-        statistics = chain.samples.getMargeStats()
-        heads = f"{'68 % limits':<21s} {'95 % limits':<21s} best fit"
-        lines.append(f"  {'parameter':<14s} {'mean':>9s} {'std':>9s}   {heads}")
-        for name in chain.sampled:
-            entry = statistics.parWithName(name)
-            if entry is None:  # has not moved yet
-                continue
-            intervals = [f"[{limit.lower:.4f}, {limit.upper:.4f}]" for limit in entry.limits[:2]]
-            lines.append(
-                f"  {name:<14s} {entry.mean:9.4f} {entry.err:9.4f}   {intervals[0]:<21s} {intervals[1]:<21s} "
-                f"{best[name]:.4f}"
-            )
-        lines.append(f"  {_convergence(chain)}")
-    likelihoods = (chain.info.get("likelihood") or {}).values()
-    with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
-    which = " with the prediction's error, its log-determinant included" if with_determinant else ""
-    lines.append(f"  chi2{which} at the best fit: {best['chi2']:.2f}")
-    return "\n".join(lines)
-
-
-def _has_density(chain: Chain) -> bool:
-    """Whether there are rows enough for GetDist's density estimates."""
-    return len(chain.rows) >= max(MIN_ROWS, 2 * len(chain.sampled))
-
-
-def corner_plot(chains, paper: bool = False, truth=None):
+def corner_plot(
+    chains: Sequence[Chain], paper: bool = False, truth: Mapping[str, float] | None = None
+) -> GetDistPlotter:
     """GetDist corner plot of one or more chains.
 
     Parameters
@@ -226,14 +52,14 @@ def corner_plot(chains, paper: bool = False, truth=None):
     """
     from getdist import plots
 
-    enough = [chain for chain in chains if _has_density(chain)]
+    truth = truth or {}
+    enough = [chain for chain in chains if chain.densities]
     if not enough:
         raise ChainError("no corner plot: the chains hold too few samples (a run of 'evaluate', or one just started)")
-    # GetDist drops parameters that have not moved yet.
-    names = [name for name in enough[0].sampled if all(_has_moved(chain, name) for chain in enough)]
+    names = [name for name in enough[0].densities if all(name in chain.densities for chain in enough)]
     if not names:
         raise ChainError("no corner plot: the chains share no sampled parameter")
-    unknown = [name for name in truth or {} if name not in names]
+    unknown = [name for name in truth if name not in names]
     if unknown:
         raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is none of the sampled {', '.join(names)}")
     colors = [COLORS[index % len(COLORS)] for index in range(len(enough))]
@@ -256,42 +82,55 @@ def corner_plot(chains, paper: bool = False, truth=None):
     except (np.linalg.LinAlgError, IndexError, ValueError) as error:
         # Seen where a slow parameter has hardly moved yet: its density estimate has no width.
         raise ChainError(f"no corner plot: GetDist fails on these chains (just started?): {error}") from error
-    for index, name in enumerate(names):
-        if truth and name in truth:
-            _reach(plotter, index, truth[name], truth[name])
+    for name, value in truth.items():
+        _reach(plotter, names.index(name), value, value)
     if paper:
         _mark_paper(plotter, enough, names, colors)
     return plotter
 
 
-def _has_moved(chain: Chain, name: str) -> bool:
-    return name in chain.sampled and chain.samples.paramNames.parWithName(name) is not None
-
-
-def _mark_paper(plotter, chains, names, colors) -> None:
+def _mark_paper(plotter: GetDistPlotter, chains: Sequence[Chain], names: Sequence[str], colors: Sequence[str]) -> None:
     marked = []
     for chain, color in zip(chains, colors, strict=True):
-        if chain.paper in marked:  # another run on the same sample
+        paper = _paper_posteriors(chain)
+        if paper in marked:  # another run on the same sample
             continue
-        marked.append(chain.paper)
+        marked.append(paper)
         for row, name in enumerate(names):
-            if name not in chain.paper:
+            if name not in paper:
                 continue
-            value, upper, lower = chain.paper[name]
+            value, upper, lower = paper[name]
             axis = plotter.subplots[row, row]
             axis.axvspan(value - lower, value + upper, color=color, alpha=0.15, lw=0)
             axis.axvline(value, color=color, ls="--", lw=1)
             for column in range(row):
-                if names[column] not in chain.paper:
+                if names[column] not in paper:
                     continue
-                x, x_upper, x_lower = chain.paper[names[column]]
+                x, x_upper, x_lower = paper[names[column]]
                 plotter.subplots[row, column].errorbar(
                     x, value, xerr=[[x_lower], [x_upper]], yerr=[[lower], [upper]], color="k", mfc=color, fmt="o", ms=5
                 )
             _reach(plotter, row, value - 2 * lower, value + 2 * upper)
 
 
-def _reach(plotter, index: int, low: float, high: float) -> None:
+def _paper_posteriors(chain: Chain) -> dict[str, tuple[float, float, float]]:
+    """The paper's posteriors of the samples that were fitted, under the names of this run; empty if unknown.
+
+    Without strengths that several samples share: the paper has none for them.
+    """
+    known = {f"TNG300Sample{sample}": rows["IAEmu, HMC"] for sample, rows in TABLE_2.items()}
+    found, claimed = {}, []
+    for name, info in (chain.info.get("likelihood") or {}).items():
+        info = info or {}
+        key = str(info.get("class") or name).rpartition(".")[2]
+        names = info.get("param_map") or {}
+        for parameter, value in known.get(key, {}).items():
+            claimed.append(names.get(parameter, parameter))
+            found[claimed[-1]] = value
+    return {name: value for name, value in found.items() if claimed.count(name) == 1}
+
+
+def _reach(plotter: GetDistPlotter, index: int, low: float, high: float) -> None:
     """Widen the axis of one parameter, in all panels, to hold a range."""
     left, right = plotter.subplots[index, index].get_xlim()
     limits = min(left, low), max(right, high)
@@ -301,7 +140,7 @@ def _reach(plotter, index: int, low: float, high: float) -> None:
         plotter.subplots[index, column].set_ylim(limits)
 
 
-def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
+def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure, str]:
     """The data of a chain with its best fit and the posterior of the prediction.
 
     Parameters
@@ -314,7 +153,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
 
     Returns
     -------
-    figure : matplotlib.figure.Figure
+    figure : Figure
     text : str
         chi^2 of the best fit and number of bins, per likelihood.
 
@@ -326,101 +165,47 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0):
     model = _rebuild_model(chain)
     try:
         likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
-        n_asked = n_band
-        began = time.perf_counter()
-        best_point, best = _prediction(model, likes, chain.best())
-        if n_band * (time.perf_counter() - began) > BAND_SECONDS:
-            # The first call may have filled caches; a theory that populates mocks is slow at each point.
-            began = time.perf_counter()
-            _prediction(model, likes, chain.draws(1, seed)[0])
-            if n_band * (time.perf_counter() - began) > BAND_SECONDS:
-                n_band = 0
-        band_left_out = n_band < n_asked
+        best, seconds = _predict(model, likes, chain.best())
         if best is None:
-            raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {best_point}")
-        draws = [_prediction(model, likes, row)[1] for row in (chain.draws(n_band, seed) if n_band else [])]
-        draws = [draw for draw in draws if draw is not None]
-        n_panels = sum(len(like.statistics) for like in likes.values())
-        figure = Figure(figsize=(0.6 + 5.0 * n_panels, 4.2), layout="constrained")
-        axes = list(figure.subplots(1, n_panels, squeeze=False)[0])
-        lines = []
-        for name, like in likes.items():
-            panels = [axes.pop(0) for _ in like.statistics]
-            band = None
-            if len(draws) > 1:
-                band = np.quantile([draw[name] for draw in draws], [0.16, 0.84], axis=0)
-            chi2 = like.chi2(best[name])
-            n_bins = len(like.data_vector)
-            # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
-            which = " from the errors of the data alone" if like.emulator_error else ""
-            text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}"
-            like.plot(best[name], band, panels, label=text, color=COLORS[0])
-            if len(likes) > 1:
-                panels[0].set_title(name, fontsize=10, loc="left")
-            lines.append(
-                f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
-            )
-        if band_left_out:
-            lines.append(f"  no band: {n_asked} predictions would take more than {BAND_SECONDS:g} s")
+            point = {name: chain.best()[name] for name in model.parameterization.sampled_params()}
+            raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {point}")
+        if n_band * seconds > BAND_SECONDS:
+            # The first call may have filled caches; a theory that populates mocks is slow at each point.
+            seconds = _predict(model, likes, chain.draws(1, seed)[0])[1]
+        too_slow = n_band * seconds > BAND_SECONDS
+        drawn = [_predict(model, likes, row)[0] for row in chain.draws(0 if too_slow else n_band, seed)]
     finally:
         model.close()
+    predictions = [prediction for prediction in drawn if prediction is not None]
+    n_panels = sum(len(like.statistics) for like in likes.values())
+    figure = Figure(figsize=(0.6 + 5.0 * n_panels, 4.2), layout="constrained")
+    axes = list(figure.subplots(1, n_panels, squeeze=False)[0])
+    lines = []
+    for name, like in likes.items():
+        panels = [axes.pop(0) for _ in like.statistics]
+        band = None
+        if len(predictions) > 1:
+            band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
+        chi2, n_bins = like.chi2(best[name]), len(like.data_vector)
+        # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
+        which = " from the errors of the data alone" if like.emulator_error else ""
+        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}"
+        like.plot(best[name], band, panels, label=text, color=COLORS[0])
+        if len(likes) > 1:
+            panels[0].set_title(name, fontsize=10, loc="left")
+        lines.append(
+            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
+        )
+    if too_slow:
+        lines.append(f"  no band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)
 
 
-def plot_statistic(ax, statistic: str, bins: Bins, used, prediction=None, band=None, label="prediction", color="C0"):
-    """Draw one measured correlation function, and a prediction in the used bins, on matplotlib axes.
-
-    Parameters
-    ----------
-    ax : matplotlib axes
-    statistic : str
-    bins : Bins
-        All measured bins.
-    used : bool array (n_measured,)
-        Those that are not used are drawn open and grey.
-    prediction : array (n_used,), optional
-    band : pair of arrays (n_used,), optional
-    label, color : str
-        Of the prediction.
-    """
-    r = bins.r
-    # The lower end of an error bar may lie below zero: it then runs out of a logarithmic plot, as it should.
-    style = dict(fmt="o", ms=4.5, elinewidth=1.1, capsize=0)
-    ax.errorbar(r[used], bins.value[used], bins.error[used], color="k", label="data", zorder=3, **style)
-    if not np.all(used):
-        rest = ~np.asarray(used)
-        ax.errorbar(
-            r[rest], bins.value[rest], bins.error[rest], color="0.6", mfc="w", label="not used", zorder=2, **style
-        )
-    if band is not None:
-        ax.fill_between(r[used], *band, color=color, alpha=0.25, lw=0, label="68 % of the posterior", zorder=1)
-    if prediction is not None:
-        ax.plot(r[used], prediction, color=color, lw=1.6, label=label, zorder=2)
-    ax.set_xscale("log")
-    shown = bins.value[used] if prediction is None else np.concatenate([bins.value[used], prediction])
-    if np.all(shown > 0):
-        ax.set_yscale("log")
-        everything = bins.value[bins.value > 0]
-        # Error bars that reach zero must not stretch the axis over many decades.
-        low, high = min(shown.min(), everything.min()), (bins.value + bins.error).max()
-        ax.set_ylim(0.4 * low, 1.6 * high)
-    else:
-        ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
-    ax.set_xlabel(r"$r$  [Mpc/$h$]")
-    ax.set_ylabel(LABELS[statistic])
-    ax.tick_params(which="both", direction="in", top=True, right=True)
-    ax.legend(frameon=False, fontsize=9)
-
-
-def _rebuild_model(chain: Chain):
+def _rebuild_model(chain: Chain) -> Model:
     """The model of a chain with our likelihoods alone.
 
     Those of others can need seconds a point, or data that are not on this machine, and the plot does not show them.
     """
-    from cobaya.input import update_info
-    from cobaya.log import logger_setup
-    from cobaya.model import Model
-
     likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_ours(name, info)}
     if not likelihoods:
         raise ChainError(f"no data plot: {chain.name} has no likelihood of iaemu_cobaya")
@@ -450,7 +235,7 @@ def _rebuild_model(chain: Chain):
         ) from error
 
 
-def _is_ours(name: str, info) -> bool:
+def _is_ours(name: str, info: Mapping | None) -> bool:
     info = info or {}
     if "external" in info:
         return False
@@ -467,141 +252,10 @@ def _is_ours(name: str, info) -> bool:
     return isinstance(found, type) and issubclass(found, IACorrelations)
 
 
-def _prediction(model, likes, row: dict):
-    """Sampled point and, per likelihood, the prediction at a row of a chain; None where the likelihood is zero."""
+def _predict(model: Model, likes: Mapping[str, IACorrelations], row: Mapping[str, float]):
+    """Predictions by likelihood at a row of a chain, None where the likelihood is zero; and the seconds it took."""
+    began = time.perf_counter()
     point = {name: row[name] for name in model.parameterization.sampled_params()}
-    if not np.isfinite(model.loglike(point, return_derived=False)):
-        return point, None
-    return point, {name: like.theory_vector() for name, like in likes.items()}
-
-
-def _convergence(chain: Chain) -> str:
-    """Gelman-Rubin R-1 of the means, over the chains of the run, or over four parts of a single one."""
-    n_parameters, offsets = len(chain.sampled), chain.offsets
-    if len(offsets) > 2:
-        what = f"{len(offsets) - 1} chains"
-    else:
-        offsets, what = np.linspace(0, len(chain.rows), 5).astype(int), "4 parts of one chain"
-    if not n_parameters or np.diff(offsets).min() <= 5 * n_parameters:
-        return "R-1 of the means: too few samples"
-    points = np.stack([chain.column(name) for name in chain.sampled], axis=1)
-    parts = [slice(start, stop) for start, stop in pairwise(offsets)]
-    values = [(points[part], chain.column("weight")[part]) for part in parts]
-    within = np.mean([np.atleast_2d(np.cov(x.T, aweights=w, ddof=0)) for x, w in values], axis=0)
-    between = np.atleast_2d(np.cov(np.array([np.average(x, axis=0, weights=w) for x, w in values]).T))
-    if np.linalg.cond(within) > 1e12:
-        return "R-1 of the means: too few samples"
-    # Largest ratio over all directions in parameter space, as Cobaya does (Brooks & Gelman 1998).
-    value = np.linalg.eigvals(np.linalg.solve(within, between)).real.max()
-    return f"R-1 of the means: {value:.4f} ({what})"
-
-
-def _read_rows(files, burn_in: float):
-    """Columns, rows of all chains after burn-in, and the first row of each chain."""
-    tables = []
-    for path in files:
-        with path.open(encoding="utf-8") as file:
-            columns = file.readline().lstrip("#").split()
-        table = np.loadtxt(path, ndmin=2)
-        tables.append(table[int(burn_in * len(table)) :])
-    if not sum(len(table) for table in tables):
-        raise ChainError(f"{files[0]} holds no samples yet.")
-    return columns, np.concatenate(tables), np.cumsum([0, *map(len, tables)])
-
-
-def _strip(root: Path) -> Path:
-    """The output prefix, from any of a run's files."""
-    name = root.name
-    for suffix in (".updated.yaml", ".input.yaml", ".checkpoint", ".progress", ".covmat", ".txt", ".yaml"):
-        if name.endswith(suffix):
-            name = name.removesuffix(suffix)
-            if suffix == ".txt" and name.rpartition(".")[2].isdigit():
-                name = name.rpartition(".")[0]
-            break
-    return root.with_name(name)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="iaemu-plot",
-        description="Summary, corner plot, and data with prediction, of Cobaya runs with the alignment likelihoods.",
-    )
-    parser.add_argument("chains", nargs="+", metavar="CHAIN", help="output prefix of a run, e.g. chains/tng_sample1")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the plots (default: that of the first run)")
-    parser.add_argument("--format", choices=("png", "pdf"), default="png", help="of the plots (default: %(default)s)")
-    parser.add_argument(
-        "--burn-in",
-        type=float,
-        metavar="SHARE",
-        help=f"share of each chain to drop (default: {BURN_IN} for the sampler mcmc, else 0)",
-    )
-    parser.add_argument(
-        "--paper", action="store_true", help="mark the posteriors of arXiv:2504.05235, table 2, in the corner plot"
-    )
-    parser.add_argument(
-        "--truth",
-        nargs="+",
-        type=_named_number,
-        default=[],
-        metavar="NAME=VALUE",
-        help="mark these values in the corner plot",
-    )
-    parser.add_argument("--no-data", action="store_true", help="no plot of data and prediction (needs no model)")
-    return parser
-
-
-def _named_number(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number") from None
-
-
-def main(argv=None) -> int:
-    """Command line: ``iaemu-plot`` or ``python -m iaemu_cobaya.chains.plotting``. Returns the exit status."""
-    arguments = _parser().parse_args(argv)
-    if "matplotlib.pyplot" not in sys.modules:
-        # GetDist draws through pyplot; no window is wanted. A caller that already uses pyplot keeps its backend.
-        import matplotlib
-
-        matplotlib.use("Agg")
-    try:
-        chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
-    except ChainError as error:
-        print(f"iaemu-plot: {error}", file=sys.stderr)
-        return 1
-    folder = arguments.out if arguments.out is not None else chains[0].root.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    status = 0
-    for chain in chains:
-        print(summarise(chain))
-        if arguments.no_data:
-            continue
-        try:
-            figure, text = data_plot(chain)
-        except ChainError as error:
-            print(f"iaemu-plot: {error}", file=sys.stderr)
-            status = 1
-            continue
-        print(text)
-        path = folder / f"{chain.name}_data.{arguments.format}"
-        figure.savefig(path, dpi=160)
-        print(f"  wrote {path}")
-    try:
-        plotter = corner_plot(chains, arguments.paper, dict(arguments.truth))
-    except ChainError as error:
-        # A run of "evaluate" has nothing to show there: worth a word, not a failure.
-        print(f"iaemu-plot: {error}", file=sys.stderr)
-        return status
-    path = folder / f"{'_'.join(chain.name for chain in chains)}_corner.{arguments.format}"
-    plotter.fig.savefig(path, dpi=160, bbox_inches="tight")
-    from matplotlib import pyplot
-
-    pyplot.close(plotter.fig)
-    print(f"wrote {path}")
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    finite = np.isfinite(model.loglike(point, return_derived=False))
+    vectors = {name: like.theory_vector() for name, like in likes.items()} if finite else None
+    return vectors, time.perf_counter() - began

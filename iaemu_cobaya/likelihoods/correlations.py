@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
+from iaemu.plots import plot_statistic
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 from iaemu_cobaya.likelihoods.data_vector import DataVector, Options
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class IACorrelations(MapsParameters, Likelihood):
@@ -342,12 +346,12 @@ class IACorrelations(MapsParameters, Likelihood):
 
     def plot(
         self,
-        theory_vector: ArrayLike | None = None,
-        band: Sequence | None = None,
-        axes: Any = None,
+        theory_vector: np.ndarray | None = None,
+        band: Sequence[np.ndarray] | None = None,
+        axes: Sequence[Axes] | None = None,
         label: str = "prediction",
         color: str = "C0",
-    ) -> list:
+    ) -> list[Axes]:
         """Data with error bars, bins that are not used in grey, and a prediction; one panel per statistic.
 
         Parameters
@@ -364,19 +368,21 @@ class IACorrelations(MapsParameters, Likelihood):
         Returns
         -------
         list of matplotlib axes
-        """
-        from iaemu_cobaya.chains.plotting import plot_statistic
 
+        Raises
+        ------
+        ValueError
+            Not one of ``axes`` for each statistic.
+        """
+        n = len(self.statistics)
         if axes is None:
             from matplotlib import pyplot
 
-            width = 5.0 * len(self.statistics)
-            axes = pyplot.subplots(1, len(self.statistics), figsize=(width, 4.0), squeeze=False, layout="constrained")
-            axes = axes[1][0]
-        axes = list(np.atleast_1d(axes))
-        if len(axes) != len(self.statistics):
-            raise ValueError(f"{len(axes)} axes for {len(self.statistics)} statistics; give one for each.")
-        for ax, statistic in zip(axes, self.statistics, strict=True):
+            axes = pyplot.subplots(1, n, figsize=(5.0 * n, 4.0), squeeze=False, layout="constrained")[1][0]
+        panels: list[Axes] = np.array(axes, dtype=object, ndmin=1).tolist()
+        if len(panels) != n:
+            raise ValueError(f"{len(panels)} axes for {n} statistics; give one for each.")
+        for ax, statistic in zip(panels, self.statistics, strict=True):
             part = self.slices[statistic]
             plot_statistic(
                 ax,
@@ -388,4 +394,4 @@ class IACorrelations(MapsParameters, Likelihood):
                 label=label,
                 color=color,
             )
-        return axes
+        return panels

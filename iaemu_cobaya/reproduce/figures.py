@@ -2,76 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from getdist import MCSamples
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from iaemu.binning import TNG_EDGES, bin_centers
 from iaemu.models.factorised import Emulator
 from iaemu.parameters import ALIGNMENT_PARAMETERS
+from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS
-from iaemu_cobaya.chains.plotting import LABELS
+from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.likelihoods.data_files import Measurement
-from iaemu_cobaya.reproduce.paper import TABLE_2
-from iaemu_cobaya.reproduce.run import Route, occupation
+from iaemu_cobaya.reproduce.routes import Route, occupation
 
 _COLORS = {1: "#5b3a8c", 2: "#d0589a", 3: "#c8362f"}
 _ROUTES = {"emulator, HMC": "#1f5fa8", "tables, HMC": "#2f8f5b", "Cobaya mcmc": "#d1622b", "pooled": "#7a5c4f"}
-_LATEX = {"mu_cen": r"\mu_\mathrm{cen}", "mu_sat": r"\mu_\mathrm{sat}"}
 _ROUTES_USED = ("emulator, HMC", "pooled")
+_LATEX = [r"\mu_\mathrm{cen}", r"\mu_\mathrm{sat}"]
 #: Realisations behind the band of one measurement.
 _N_BAND = 20
 
 
-def figure_7(routes: dict[int, list[Route]]):
-    """Posteriors of (mu_cen, mu_sat), 68 and 95 %, one panel per sample; the paper's Table 2 as crosses."""
-    from getdist import MCSamples, plots
+def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
+    """Posteriors of (mu_cen, mu_sat), 68 and 95 %, one panel per sample; the paper's Table 2 as crosses.
+
+    Parameters
+    ----------
+    routes : mapping of sample to routes
+
+    Returns
+    -------
+    Figure
+        In pyplot's list: close it there.
+    """
+    from getdist import plots
 
     plotter = plots.get_subplot_plotter(width_inch=4.6 * len(routes))
     plotter.make_figure(len(routes), nx=len(routes), ny=1)
     figure = plotter.fig
     figure.set_size_inches(4.6 * len(routes), 4.4)
+    names = list(ALIGNMENT_PARAMETERS)
+    ranges = dict.fromkeys(names, (-1, 1))
     for index, (sample, found) in enumerate(routes.items()):
         ax = figure.add_subplot(1, len(routes), index + 1)
         handles = []
         for key, color in _ROUTES.items():
             for route in (route for route in found if key in route.label):
                 samples = MCSamples(
-                    samples=route.draws,
-                    weights=route.weight,
-                    names=list(ALIGNMENT_PARAMETERS),
-                    labels=[_LATEX[name] for name in ALIGNMENT_PARAMETERS],
-                    ranges=dict.fromkeys(ALIGNMENT_PARAMETERS, (-1, 1)),
-                    settings={"ignore_rows": 0},
+                    samples=route.draws, weights=route.weight, names=names, labels=_LATEX, ranges=ranges
                 )
-                plotter.plot_2d(
-                    [samples],
-                    list(ALIGNMENT_PARAMETERS),
-                    filled=key.startswith("emulator"),
-                    colors=[color],
-                    ax=ax,
-                    lims=None,
-                )
+                filled = key.startswith("emulator")
+                plotter.plot_2d([samples], names, filled=filled, colors=[color], ax=ax, lims=None)
                 handles.append(Line2D([], [], color=color, label=route.label))
-        for (label, values), marker in zip(TABLE_2[sample].items(), ("o", "s"), strict=True):
-            (x, x_up, x_down), (y, y_up, y_down) = (values[name] for name in ALIGNMENT_PARAMETERS)
+        published = [[values[name] for name in names] for values in TABLE_2[sample].values()]
+        for label, ((x, x_up, x_down), (y, y_up, y_down)), marker in zip(TABLE_2[sample], published, "os", strict=True):
             bars = {"xerr": [[x_down], [x_up]], "yerr": [[y_down], [y_up]]}
             handles.append(ax.errorbar(x, y, **bars, fmt=marker, color="k", ms=4, lw=0.8, label=f"paper: {label}"))
-        for set_limits, draws, name in zip(
-            (ax.set_xlim, ax.set_ylim), found[0].draws.T, ALIGNMENT_PARAMETERS, strict=True
+        for set_limits, draws, values in zip(
+            (ax.set_xlim, ax.set_ylim), found[0].draws.T, zip(*published, strict=True), strict=True
         ):
             low, high = np.quantile(draws, [0.001, 0.999])
-            published = [values[name] for values in TABLE_2[sample].values()]
-            low = min([low, *(value - 1.2 * down for value, _, down in published)])
-            set_limits(low, max([high, *(value + 1.2 * up for value, up, _ in published)]))
+            set_limits(
+                min([low, *(value - 1.2 * down for value, _, down in values)]),
+                max([high, *(value + 1.2 * up for value, up, _ in values)]),
+            )
         ax.set_title(f"sample {sample}", fontsize=11)
         ax.legend(handles=handles, fontsize=7, loc="lower left")
     figure.tight_layout()
     return figure
 
 
-def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
-    """xi, omega and eta of TNG300, with emulator and mocks at their posterior means; see the paper's caption."""
+def figure_6(routes: Mapping[int, Sequence[Route]], catalogues: Sequence[str]) -> Figure:
+    """xi, omega and eta of TNG300, with emulator and mocks at their posterior means; see the paper's caption.
+
+    Parameters
+    ----------
+    routes : mapping of sample to routes
+        With those by mocks.
+    catalogues : sequence of str
+        Halo catalogues to populate.
+
+    Returns
+    -------
+    Figure
+    """
     from iaemu_training.mocks.ensemble import MockEnsemble
 
     emulator = Emulator.load()
@@ -82,10 +99,9 @@ def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
     for sample, found in routes.items():
         color, shift = _COLORS[sample], 10.0 ** (2 - sample)
         data = Measurement.read(f"tng300/sample{sample}")
-        fixed = occupation(sample)
-        by_route = {key: next(route for route in found if key in route.label).moments.mean for key in _ROUTES_USED}
+        means = [next(route for route in found if key in route.label).moments.mean for key in _ROUTES_USED]
         prediction, realisations = (
-            {**dict(zip(ALIGNMENT_PARAMETERS, by_route[key], strict=True)), **fixed} for key in _ROUTES_USED
+            {**dict(zip(ALIGNMENT_PARAMETERS, mean, strict=True)), **occupation(sample)} for mean in means
         )
         deviations = emulator.deviations(prediction, TNG_EDGES)
         values = emulator.predict(prediction, TNG_EDGES)
@@ -96,17 +112,14 @@ def figure_6(routes: dict[int, list[Route]], catalogues: list[str]):
             factor = shift if statistic == "xi" else 1.0
             bins = data.bins[statistic]
             ax.errorbar(bins.r, factor * bins.value, factor * bins.error, fmt="o", ms=3.5, lw=0.8, color=color)
-            mean = getattr(values, statistic)
             sigma = np.sqrt((deviations[statistic] ** 2).sum(axis=0))
-            ax.plot(r, factor * mean, color=color, label=f"sample {sample}")
-            ax.fill_between(r, factor * (mean - sigma), factor * (mean + sigma), color=color, alpha=0.35, lw=0)
-            mean, scatter = getattr(pooled, statistic), single[statistic].std(axis=0, ddof=1)
-            ax.plot(r, factor * mean, color=color, ls="--")
-            ax.fill_between(r, factor * (mean - scatter), factor * (mean + scatter), color=color, alpha=0.12, lw=0)
+            scatter = single[statistic].std(axis=0, ddof=1)
+            for given, width, style, alpha in ((values, sigma, "-", 0.35), (pooled, scatter, "--", 0.12)):
+                mean = getattr(given, statistic)
+                ax.plot(r, factor * mean, style, color=color, label=f"sample {sample}" if style == "-" else None)
+                ax.fill_between(r, factor * (mean - width), factor * (mean + width), color=color, alpha=alpha, lw=0)
     for ax, statistic in zip(axes, STATISTICS, strict=True):
-        ax.set_xscale("log")
-        ax.set_xlabel(r"$r$ [Mpc/$h$]")
-        ax.set_ylabel(LABELS[statistic])
+        ax.set(xscale="log", xlabel=R_LABEL, ylabel=LABELS[statistic])
         ax.axvline(TNG_EDGES[-1], color="0.7", lw=0.7)
     axes[0].set_yscale("log")
     axes[0].set_title("samples 1 and 3 are offset by 1 dex", fontsize=9)

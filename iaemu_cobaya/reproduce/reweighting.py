@@ -10,14 +10,18 @@ posterior leave the slopes uncertain; four more in the corners (:data:`CORNERS`)
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
+from iaemu_cobaya.likelihoods.correlations import IACorrelations
 
 #: Strengths (mu_cen, mu_sat) that span the range of q; a little inside, where halotools' sampler is at its best.
 CORNERS = np.array([[0.98, 0.98], [0.98, -0.98], [-0.98, 0.98], [-0.98, -0.98]])
@@ -56,7 +60,7 @@ class DirectPoints:
     deviations: np.ndarray
     n_mocks: int
 
-    def weighted(self, like, cheap_loglike, seed: int = 1) -> Moments:
+    def weighted(self, like: IACorrelations, cheap_loglike: np.ndarray, seed: int = 1) -> Moments:
         """Importance weights on the points themselves.
 
         Parameters
@@ -67,6 +71,10 @@ class DirectPoints:
             Log-likelihoods of the cheap posterior at the points.
         seed : int
             Of the resamplings of the points, whose scatter is the Monte Carlo error of the means.
+
+        Returns
+        -------
+        Moments
         """
         log_weight = like.log_likelihoods(self.omega, self.deviations) - cheap_loglike
         weight = np.exp(log_weight - log_weight.max())
@@ -74,8 +82,10 @@ class DirectPoints:
         resampled = (weight[rows][..., None] * self.mu[rows]).sum(axis=1) / weight[rows].sum(axis=1)[:, None]
         return _moments(self.mu, weight, resampled.std(axis=0))
 
-    def pooled(self, like, mu, cheap_loglike, corners: DirectPoints, seed: int = 1) -> tuple[np.ndarray, Moments]:
-        """Weights (m,) on draws ``mu`` (m, 2) of the cheap posterior from the regression, and the weighted moments.
+    def pooled(
+        self, like: IACorrelations, mu: np.ndarray, cheap_loglike: np.ndarray, corners: DirectPoints, seed: int = 1
+    ) -> tuple[np.ndarray, Moments]:
+        """Weights on draws of the cheap posterior from the regression.
 
         Parameters
         ----------
@@ -88,10 +98,14 @@ class DirectPoints:
         seed : int
             Of the resamplings of the points, and of the noise of the corners by their deviations, whose scatter is the
             Monte Carlo error of the means.
+
+        Returns
+        -------
+        weights (m,), weighted Moments
         """
         q_draws, q_points, q_corners = (_q(points) for points in (mu, self.mu, corners.mu))
 
-        def weigh(rows, omega_corners):
+        def _weigh(rows, omega_corners):
             design = np.concatenate([q_points[rows], q_corners])
             coefficients, *_ = np.linalg.lstsq(design, np.concatenate([self.omega[rows], omega_corners]), rcond=None)
             log_weight = like.log_likelihoods(q_draws @ coefficients) - cheap_loglike
@@ -102,14 +116,16 @@ class DirectPoints:
         means = []
         for _ in range(_N_BOOTSTRAP):
             noise = np.einsum("ck,ckb->cb", generator.normal(size=(len(q_corners), n_deviations)), corners.deviations)
-            weight = weigh(generator.integers(n, size=n), corners.omega + noise)
+            weight = _weigh(generator.integers(n, size=n), corners.omega + noise)
             means.append(weight @ mu / weight.sum())
-        weight = weigh(np.arange(n), corners.omega)
+        weight = _weigh(np.arange(n), corners.omega)
         return weight, _moments(mu, weight, np.std(means, axis=0))
 
 
-def noise_of_fixed_seeds(like, mu, weight, omega, deviations) -> np.ndarray:
-    """Standard errors (2,) of the means of a posterior whose mocks are the same at all points, from their noise alone.
+def noise_of_fixed_seeds(
+    like: IACorrelations, mu: np.ndarray, weight: np.ndarray, omega: np.ndarray, deviations: np.ndarray
+) -> np.ndarray:
+    """Standard errors of the means of a posterior whose mocks are the same at all points, from their noise alone.
 
     To first order: each of the mocks' deviations, added to a prediction without noise, shifts the means; the squares of
     the shifts are summed. The length of a chain does not reduce it.
@@ -124,6 +140,10 @@ def noise_of_fixed_seeds(like, mu, weight, omega, deviations) -> np.ndarray:
         Predicted there.
     deviations : (K, n_bins)
         Scaled deviations of the mocks' omega.
+
+    Returns
+    -------
+    (2,)
     """
     log_likelihood = like.log_likelihoods(omega)
     mean = np.average(mu, axis=0, weights=weight)
@@ -145,7 +165,13 @@ def _moments(mu, weight, error) -> Moments:
 
 
 def populate(
-    folder, mu, occupation, r_edges, ensemble: dict, processes: int = 1, progress: bool = True
+    folder: str | Path,
+    mu: np.ndarray,
+    occupation: Mapping[str, float],
+    r_edges: Sequence[float] | np.ndarray,
+    ensemble: Mapping[str, Any],
+    processes: int = 1,
+    progress: bool = True,
 ) -> DirectPoints:
     """Populate mocks at each point; finished points are kept in ``folder``, and gone on from if killed.
 
@@ -158,11 +184,15 @@ def populate(
         The five occupation parameters.
     r_edges : (n_bins + 1,)
         [Mpc/h]
-    ensemble : dict
+    ensemble : mapping
         ``catalogues``, ``n_realisations``, ``seed`` and ``seeds`` of
         :class:`iaemu_training.mocks.ensemble.MockEnsemble`.
     processes : int
     progress : bool
+
+    Returns
+    -------
+    DirectPoints
 
     Raises
     ------

@@ -1,11 +1,13 @@
 """iaemu-plot on real, short chains."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from cobaya.run import run
 
 from iaemu_cobaya import TabulatedIA
-from iaemu_cobaya.chains import plotting
+from iaemu_cobaya.chains import ChainError, command, corner_plot, data_plot, load_chain
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +29,14 @@ def chains(tmp_path_factory):
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Behind the band of a prediction."""
+    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
+
+
 def test_summary_and_plots_are_written(chains, tmp_path, capsys):
-    status = plotting.main([str(chains / "short"), "--out", str(tmp_path), "--paper"])
+    status = command.main([str(chains / "short"), "--out", str(tmp_path), "--paper"])
     text = capsys.readouterr().out
     assert status == 0
     assert "mu_cen" in text
@@ -40,29 +48,29 @@ def test_summary_and_plots_are_written(chains, tmp_path, capsys):
 
 
 def test_pdf_and_any_file_of_the_run_will_do(chains, tmp_path):
-    assert plotting.main([str(chains / "short.1.txt"), "--out", str(tmp_path), "--format", "pdf", "--no-data"]) == 0
+    assert command.main([str(chains / "short.1.txt"), "--out", str(tmp_path), "--format", "pdf", "--no-data"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["short_corner.pdf"]
 
 
 def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
-    chain = plotting.load_chain(chains / "short")
-    plotter = plotting.corner_plot([chain], truth={"mu_cen": -0.5})
+    chain = load_chain(chains / "short")
+    plotter = corner_plot([chain], truth={"mu_cen": -0.5})
     left, right = plotter.subplots[0, 0].get_xlim()
     assert left <= -0.5 < right
     assert any(np.allclose(line.get_xdata(), -0.5) for line in plotter.subplots[0, 0].lines)
-    with pytest.raises(plotting.ChainError, match=r"mu_c \(truth\) is none of the sampled mu_cen, mu_sat"):
-        plotting.corner_plot([chain], truth={"mu_c": 0.5})
+    with pytest.raises(ChainError, match=r"mu_c \(truth\) is none of the sampled mu_cen, mu_sat"):
+        corner_plot([chain], truth={"mu_c": 0.5})
 
 
 def test_truth_is_read_from_the_command_line(chains, tmp_path):
     arguments = [str(chains / "short"), "--out", str(tmp_path), "--no-data", "--truth"]
-    assert plotting.main([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
+    assert command.main([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
     with pytest.raises(SystemExit):
-        plotting.main([*arguments, "mu_cen"])
+        command.main([*arguments, "mu_cen"])
 
 
 def test_a_single_evaluation_gets_a_data_plot_but_no_corner_plot(chains, tmp_path, capsys):
-    assert plotting.main([str(chains / "point"), "--out", str(tmp_path)]) == 0
+    assert command.main([str(chains / "point"), "--out", str(tmp_path)]) == 0
     assert "too few samples" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["point_data.png"]
 
@@ -73,7 +81,7 @@ def test_a_chain_that_has_just_started_is_no_error(chains, tmp_path, n_rows, cap
         (tmp_path / path.name).write_bytes(path.read_bytes())
     lines = (chains / "short.1.txt").read_text().splitlines(keepends=True)
     (tmp_path / "short.1.txt").write_text("".join(lines[: n_rows + 1]))
-    assert plotting.main([str(tmp_path / "short"), "--burn-in", "0"]) == 0
+    assert command.main([str(tmp_path / "short"), "--burn-in", "0"]) == 0
     captured = capsys.readouterr()
     assert "too few samples for limits" in captured.out
     assert "chi2 at the best fit" in captured.out
@@ -97,14 +105,14 @@ def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
     text = updated.read_text()
     assert "-0.5 * nuisance ** 2" in text
     updated.write_text(text.replace("-0.5 * nuisance ** 2", "1 / 0"))
-    assert plotting.main([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
-    chain = plotting.load_chain(tmp_path / "mixed", burn_in=0.0)
+    assert command.main([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
+    chain = load_chain(tmp_path / "mixed", burn_in=0.0)
     assert f"chi2 = {chain.best()['chi2__IA']:.2f} at the best fit" in capsys.readouterr().out
 
 
 def test_chi2_of_the_best_fit_is_that_of_the_chain(chains, tmp_path):
-    chain = plotting.load_chain(chains / "short", burn_in=0.0)
-    _, text = plotting.data_plot(chain, n_band=0)
+    chain = load_chain(chains / "short", burn_in=0.0)
+    _, text = data_plot(chain, n_band=0)
     rows = np.loadtxt(chains / "short.1.txt")
     header = (chains / "short.1.txt").read_text().splitlines()[0].lstrip("#").split()
     chi2 = rows[np.argmin(rows[:, header.index("minuslogpost")]), header.index("chi2")]
@@ -112,27 +120,27 @@ def test_chi2_of_the_best_fit_is_that_of_the_chain(chains, tmp_path):
 
 
 def test_burn_in_is_dropped_for_metropolis_only(chains):
-    assert plotting.load_chain(chains / "short").burn_in == 0.3
-    assert plotting.load_chain(chains / "point").burn_in == 0.0
-    all_rows = len(plotting.load_chain(chains / "short", burn_in=0.0).samples.weights)
-    assert len(plotting.load_chain(chains / "short").samples.weights) == pytest.approx(0.7 * all_rows, abs=1)
+    assert load_chain(chains / "short").burn_in == 0.3
+    assert load_chain(chains / "point").burn_in == 0.0
+    all_rows = len(load_chain(chains / "short", burn_in=0.0).samples.weights)
+    assert len(load_chain(chains / "short").samples.weights) == pytest.approx(0.7 * all_rows, abs=1)
 
 
 def test_missing_chain_is_named_with_those_that_exist(chains, capsys):
-    assert plotting.main([str(chains / "shirt")]) == 1
+    assert command.main([str(chains / "shirt")]) == 1
     message = capsys.readouterr().err
     assert "shirt.updated.yaml" in message
     assert "point, short" in message
 
 
 def test_bad_burn_in_is_named(chains, capsys):
-    assert plotting.main([str(chains / "short"), "--burn-in", "2"]) == 1
+    assert command.main([str(chains / "short"), "--burn-in", "2"]) == 1
     assert "share in [0, 1), got 2.0" in capsys.readouterr().err
 
 
 def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit) as error:
-        plotting.main(["--help"])
+        command.main(["--help"])
     assert error.value.code == 0
     assert "--burn-in" in capsys.readouterr().out
 

@@ -6,27 +6,34 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from cobaya.run import run
 from matplotlib import pyplot
 
 from iaemu.binning import TNG_EDGES
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.factorised import Emulator
 from iaemu_cobaya import TNG300Sample1
-from iaemu_cobaya.chains.plotting import ChainError
-from iaemu_cobaya.reproduce import run as reproduce
+from iaemu_cobaya.chains import ChainError
+from iaemu_cobaya.reproduce import command, reweighting, routes
 from iaemu_cobaya.reproduce.reweighting import CORNERS, DirectPoints, noise_of_fixed_seeds, populate
 
 
 @cache
 def ingredients():
     """omega (2, 12) of fully aligned centrals alone, and of satellites."""
-    occupation = tuple(reproduce.occupation(1).values())
+    occupation = tuple(routes.occupation(1).values())
     theta = [[1.0, 0.0, *occupation], [0.0, 1.0, *occupation]]
     return Emulator.load().predict(np.array(theta), TNG_EDGES, statistics=("omega",)).omega
 
 
 def omega(mu):
     return mean_p2(torch.as_tensor(mu)).numpy() @ ingredients()
+
+
+@pytest.fixture(autouse=True)
+def few_resamplings(monkeypatch):
+    """Enough for errors that are compared within some ten per cent."""
+    monkeypatch.setattr(reweighting, "_N_BOOTSTRAP", 100)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_points_are_kept_and_gone_on_from(tmp_path):
     ensemble = {"catalogues": ["pm40"], "n_realisations": 2, "seed": 1, "seeds": "fresh"}
     edges = np.array([1.0, 3.0, 9.0])
     mu = np.array([[0.8, 0.3], [0.7, 0.2]])
-    fixed = reproduce.occupation(3)
+    fixed = routes.occupation(3)
     first = populate(tmp_path / "p", mu, fixed, edges, ensemble, progress=False)
     assert first.n_mocks == 4
     assert first.omega.shape == (2, 2)
@@ -130,11 +137,22 @@ def test_points_are_kept_and_gone_on_from(tmp_path):
         populate(tmp_path / "p", mu, fixed, edges, {**ensemble, "n_realisations": 3}, progress=False)
 
 
-def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys):
+@pytest.fixture
+def few_chains(monkeypatch):
+    """HMC stops by the same criteria, but does not warm up as many."""
+
+    def run_few(info, **options):
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=16, n_warmup=50, check_every=100)
+        return run(info, **options)
+
+    monkeypatch.setattr(routes, "run", run_few)
+
+
+def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few_chains):
     pytest.importorskip("halotools")
     folders = ["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "chains")]
     options = ["--samples", "3", "-c", "pm40", "--points", "6", "--realisations", "2", "--ess", "1000"]
-    assert reproduce.main([*folders, *options]) == 0
+    assert command.main([*folders, *options]) == 0
     text = (tmp_path / "out" / "results.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| 3 |")]
     assert len(rows) == 4 + 2 + 2  # two by HMC, two with mocks, two of the paper; two with the prediction's error
@@ -144,29 +162,29 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys):
         assert (tmp_path / "out" / name).stat().st_size > 20_000
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "chains").glob("*.1.txt")}
     capsys.readouterr()
-    assert reproduce.main([*folders, *options]) == 0
+    assert command.main([*folders, *options]) == 0
     assert (tmp_path / "out" / "results.md").read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     made_with = tmp_path / "chains" / "made_with.json"
-    assert reproduce.main([*folders, *options[:-1], "2000"]) == 1
+    assert command.main([*folders, *options[:-1], "2000"]) == 1
     assert "were made with --ess = 1000, now it is 2000. Choose another folder" in capsys.readouterr().err
     made_with.write_text(re.sub('(artifact tables.*": ").', r"\1x", made_with.read_text()))  # as after new tables
-    assert reproduce.main([*folders, *options]) == 1
+    assert command.main([*folders, *options]) == 1
     assert "were made with the artifact tables-pm160.safetensors, sha256 = x" in capsys.readouterr().err
     for content, message in (("", "is damaged"), ("[1]", "is damaged"), (None, "holds chains, but no made_with.json")):
         made_with.write_text(content) if content is not None else made_with.unlink()
-        assert reproduce.main([*folders, *options]) == 1
+        assert command.main([*folders, *options]) == 1
         assert message in capsys.readouterr().err
     # A shorter run does not replace the results.
     for shorter, message in ((["--samples", "3", "--no-mocks"], "results of mocks"), (["--samples", "1"], "sample 3")):
-        assert reproduce.main(["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "c"), *shorter]) == 1
+        assert command.main(["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "c"), *shorter]) == 1
         assert message in capsys.readouterr().err
     assert (tmp_path / "out" / "results.md").read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_too_few_points_are_refused(tmp_path, capsys):
-    assert reproduce.main(["--points", "2", "--output", str(tmp_path), "--chains", str(tmp_path)]) == 1
+    assert command.main(["--points", "2", "--output", str(tmp_path), "--chains", str(tmp_path)]) == 1
     assert "--points must be at least 3, got 2" in capsys.readouterr().err
 
 
@@ -177,7 +195,7 @@ def test_it_uses_the_chain_of_the_shipped_example():
 
     example = load_input_file(Path(__file__).parents[3] / "yaml_examples" / "tng_sample1_halotools.yaml")
     ensemble = {"catalogues": ["pm160a", "pm160b"], "n_realisations": 40, "seed": 1}
-    info = reproduce.halotools_input(ensemble, 1, Path(example["output"]))
+    info = routes.halotools_input(ensemble, 1, Path(example["output"]))
     info["theory"]["iaemu_cobaya.HalotoolsIA"].pop("processes")
     assert info == example
 
@@ -200,18 +218,19 @@ def test_a_given_chain_must_be_of_the_same_posterior(tmp_path, change, message):
 
     pytest.importorskip("halotools")
     ensemble = {"catalogues": ["pm160a", "pm160b"], "n_realisations": 40, "seed": 1}
-    info = update_info(reproduce.halotools_input(ensemble, 1, tmp_path / "c"))
+    ours = routes.halotools_input(ensemble, 1, tmp_path / "c")
+    info = update_info(ours)
     change(info)
     (tmp_path / "c.updated.yaml").write_text(yaml_dump(info))
     names = "weight minuslogpost mu_cen mu_sat chi2__IA minuslogprior minuslogprior__0 chi2"
     rows = np.ones((50, 9))
     rows[:, 2:4] = np.random.default_rng(1).normal([0.8, 0.3], [0.01, 0.04], (50, 2))
     np.savetxt(tmp_path / "c.1.txt", rows, header=f"{names} chi2__iaemu_cobaya.TNG300Sample1")
-    arguments = reproduce._parser().parse_args(["--halotools-chain", str(tmp_path / "c")])
+    arguments = command._parser().parse_args(["--halotools-chain", str(tmp_path / "c")])
     if message is None:
-        assert not reproduce._has_converged(reproduce._halotools_chain(arguments, ensemble))
+        assert not routes._has_converged(routes._halotools_chain(ours, arguments.halotools_chain))
         (tmp_path / "c.checkpoint").write_text("sampler: {mcmc: {converged: true}}")
-        assert reproduce._has_converged(reproduce._halotools_chain(arguments, ensemble))
+        assert routes._has_converged(routes._halotools_chain(ours, arguments.halotools_chain))
     else:
         with pytest.raises(ChainError, match=message):
-            reproduce._halotools_chain(arguments, ensemble)
+            routes._halotools_chain(ours, arguments.halotools_chain)

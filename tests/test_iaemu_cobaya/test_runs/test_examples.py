@@ -1,16 +1,17 @@
 """Every shipped YAML file runs as it stands, from any folder, with the shipped artifacts."""
 
 import shutil
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cobaya.input import load_input_file
+from cobaya.input import load_input_file, update_info
 from cobaya.model import get_model
 from cobaya.run import run
 
-from iaemu_cobaya.chains import plotting
+from iaemu_cobaya.chains import command, data_plot
 
 FOLDER = Path(__file__).parents[3] / "yaml_examples"
 #: Its data are not on a machine that runs tests; see test_joint.py, also for runs of the other one with CAMB.
@@ -46,6 +47,12 @@ def load(path):
     return info
 
 
+@cache
+def model_of(path):
+    """One for all tests that only evaluate it."""
+    return get_model(load(path))
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     """Not the folder of the files: names in them must not depend on where a user starts, but for paths of own data."""
@@ -63,7 +70,7 @@ def test_there_is_one_per_sample():
 def test_posterior_is_finite_at_the_starting_point(path):
     info = load(path)
     assert info["output"] == f"chains/{path.stem}"
-    model = get_model(info)
+    model = model_of(path)
     start = model.prior.reference(random_state=np.random.default_rng(1))
     assert np.isfinite(model.logposterior(start).logpost)
 
@@ -74,15 +81,16 @@ def test_it_passes_cobayas_own_test(path):
 
 
 @pytest.mark.parametrize("path", cases(path for path in EXAMPLES if path.stem not in NEEDS_CAMB))
-def test_it_runs_and_can_be_plotted(path, capsys):
+def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
     info = load(path)
     if "mcmc" in info["sampler"]:
-        info["sampler"]["mcmc"].update(max_samples=12 if path in MOCKS else 60, measure_speeds=False)
+        info["sampler"]["mcmc"].update(max_samples=12 if path in MOCKS else 40, measure_speeds=False)
     if "iaemu_cobaya.HMC" in info["sampler"]:
-        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=8, n_warmup=20, check_every=10, max_samples=80)
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=4, n_warmup=6, check_every=6, max_samples=24)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
-    assert plotting.main([f"chains/{path.stem}", "--out", "plots"]) == 0
+    assert command.main([f"chains/{path.stem}", "--out", "plots"]) == 0
     assert Path("plots", f"{path.stem}_data.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "chi2 =" in printed
@@ -96,7 +104,7 @@ def test_it_runs_and_can_be_plotted(path, capsys):
 def test_a_covmat_of_its_parameters_is_beside_it(path):
     beside = path.with_suffix(".covmat")
     names = beside.read_text().splitlines()[0].lstrip("#").split()
-    assert set(names) == set(get_model(load(path)).parameterization.sampled_params())
+    assert set(names) == set(model_of(path).parameterization.sampled_params())
     matrix = np.loadtxt(beside)
     assert matrix == pytest.approx(matrix.T)
     assert np.linalg.eigvalsh(matrix)[0] > 0
@@ -125,15 +133,14 @@ def test_its_proposal_is_that_of_the_covmat_beside_it(path):
 def test_its_occupation_parameters_are_those_of_the_sample(path):
     info = load(path)
     (name,) = info["likelihood"]
-    defaults = get_model(
-        {"theory": info["theory"], "likelihood": {name: None}, "sampler": {"evaluate": None}}
-    ).parameterization.constant_params()
+    updated = update_info({"theory": info["theory"], "likelihood": {name: None}})["params"]
+    defaults = {key: entry["value"] for key, entry in updated.items() if "value" in entry}
     assert {key: info["params"][key] for key in defaults} == defaults
 
 
 @pytest.mark.parametrize("stem", PAPER)
 def test_chi2_at_the_papers_best_fit_is_far_below_that_of_no_alignment(stem):
-    model = get_model(load_input_file(FOLDER / f"{stem}.yaml"))
+    model = model_of(FOLDER / f"{stem}.yaml")
     mu_cen, mu_sat = PAPER[stem]
     found = model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False)
     null = model.loglike({"mu_cen": 0.0, "mu_sat": 0.0}, return_derived=False)
@@ -153,8 +160,7 @@ def test_emulator_and_tables_agree_in_chi2(stem):
 
 def test_the_own_sample_is_the_mock_whose_truth_it_states_and_gives_that_truth():
     """Its posterior, on a grid, from the measured file as it stands."""
-    info = load_input_file(OWN)
-    model = get_model(info)
+    model = model_of(OWN)
     (likelihood,) = model.likelihood.values()
     assert likelihood.hartlap_factors["omega"] == pytest.approx((125 - 12 - 2) / 124)
     truth = {"mu_cen": 0.8, "mu_sat": 0.3}

@@ -15,7 +15,7 @@ from cobaya.yaml import yaml_dump_file, yaml_load_file
 from getdist import loadMCSamples
 
 from iaemu_cobaya import HMC
-from iaemu_cobaya.chains import plotting
+from iaemu_cobaya.chains import load_chain
 
 SMALL = {"n_chains": 8, "n_files": 2, "n_warmup": 60, "check_every": 20, "seed": 1, "progress": False}
 
@@ -73,7 +73,7 @@ class TestFiles:
         assert samples.numrows == 8 * sampler.n_kept
         assert len(samples.chain_offsets) == 3
         assert samples.sampler == "mcmc"
-        chain = plotting.load_chain("chains/a")
+        chain = load_chain("chains/a")
         assert chain.burn_in == 0
         # From the first draw on, they are draws of the posterior.
         first = samples.getParams().x[: 8 * sampler.n_kept]

@@ -13,6 +13,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from iaemu.files import write_whole
+from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
@@ -22,7 +23,6 @@ from iaemu_training.evaluation.scores import LEVELS, HeldOut
 SYMBOLS = {"xi": r"$\xi$", "omega": r"$\omega$", "eta": r"$\eta$"}
 
 _NAMES = {"xi": "position-position", "omega": "position-orientation", "eta": "orientation-orientation"}
-_R_LABEL = r"$r$ [Mpc/$h$]"
 _MOCKS, _EMULATOR, _CEILING, _PAPER = "#1f5fa8", "#c23b22", "0.35", "#7a5c4f"
 
 #: Most entries in one scatter plot: more would only cover one another.
@@ -141,7 +141,7 @@ def accuracy_figure(report: Report) -> Figure:
         ):
             bottom.plot(r, by_bin[key], "o-", ms=3, lw=1.2, color=colour, label=label)
             bottom.plot(r, by_bin[f"{key}_ceiling"], "--", lw=1, color=colour)
-        bottom.set(xlabel=_R_LABEL, ylim=(min(0.0, np.nanmin(by_bin["scc"], initial=0.0)) - 0.05, None))
+        bottom.set(xlabel=R_LABEL, ylim=(min(0.0, np.nanmin(by_bin["scc"], initial=0.0)) - 0.05, None))
     for ax in axes.flat:
         ax.axvline(m.ONE_HALO_LIMIT, color="k", ls="--", lw=0.8)
         ax.set_xscale("log")
@@ -248,8 +248,8 @@ def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
         )
         ax.minorticks_off()
         ax.tick_params(labelsize=7)
-    figure.supxlabel(_R_LABEL, y=0.1 / height)
-    figure.supylabel(f"{SYMBOLS[statistic]}$(r)$", x=0.1 / width)
+    figure.supxlabel(R_LABEL, y=0.1 / height)
+    figure.supylabel(LABELS[statistic], x=0.1 / width)
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", ncols=2, frameon=False, fontsize=9)
     return figure
@@ -287,7 +287,7 @@ def coverage_figure(held_out: HeldOut) -> Figure:
         for level in LEVELS:
             bottom.axhline(100 * level, color=_CEILING, ls="--", lw=1)
         bottom.axvline(m.ONE_HALO_LIMIT, color="k", ls="--", lw=0.8)
-        bottom.set(xscale="log", xlabel=_R_LABEL, ylim=(min(50.0, bottom.get_ylim()[0]), 101.0))
+        bottom.set(xscale="log", xlabel=R_LABEL, ylim=(min(50.0, bottom.get_ylim()[0]), 101.0))
     axes[0, 0].set_ylabel("density")
     axes[1, 0].set_ylabel("inside the 68 and 95 % intervals [%]")
     handles, labels = axes[1, 0].get_legend_handles_labels()

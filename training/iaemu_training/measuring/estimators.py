@@ -18,6 +18,7 @@ from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, check_edges
 from iaemu.files import write_whole
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
+from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
@@ -178,12 +179,11 @@ def draw(measurement: Measurement, path: str | Path) -> None:
     """A picture of all statistics with their errors; written to ``path``, a PNG."""
     from matplotlib.figure import Figure
 
-    labels = {"xi": r"$\xi(r)$", "omega": r"$\omega(r)$", "eta": r"$\eta(r)$"}
     figure = Figure(figsize=(4.2 * len(measurement.bins), 3.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(measurement.bins)))
     for ax, (name, bins) in zip(panels, measurement.bins.items(), strict=True):
         ax.errorbar(bins.r, bins.value, bins.error, fmt="o", ms=4, color="#1f5fa8")
-        ax.set(xscale="log", xlabel=r"$r$ [Mpc/$h$]", title=labels[name])
+        ax.set(xscale="log", xlabel=R_LABEL, title=LABELS[name])
         if name == "xi" and np.all(bins.value > 0):
             ax.set_yscale("log")
         else:

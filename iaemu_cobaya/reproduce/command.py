@@ -1,0 +1,173 @@
+"""``iaemu-reproduce``: the TNG300 posteriors of arXiv:2504.05235 by every route that we have, beside the paper's.
+
+For each of the three samples: emulator and exact tables, both sampled by HMC, without and with the prediction's own
+error; and halotools-IA mocks directly, sample 1 as a Cobaya ``mcmc`` chain that populates mocks at each point, and all
+samples by weights on draws of the tables' posterior (:mod:`iaemu_cobaya.reproduce.reweighting`). Writes Table 2 and
+Figures 6 and 7 of the paper in our hands. Chains and mocks are kept, and a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cobaya.log import LoggedError
+
+from iaemu import BoxError, Emulator, TabulatedModel
+from iaemu.artifact import shipped_artifact
+from iaemu.files import write_text
+from iaemu_cobaya.chains.reading import ChainError
+from iaemu_cobaya.reproduce.figures import figure_6, figure_7
+from iaemu_cobaya.reproduce.results import write_results
+from iaemu_cobaya.reproduce.routes import MOCKS, THEORIES, Route, Sampled, by_hmc, by_mocks
+
+SAMPLES = (1, 2, 3)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="iaemu-reproduce",
+        description="Posteriors of the three TNG300 samples by emulator, tables and halotools-IA mocks, beside Table 2 "
+        "of arXiv:2504.05235; Figures 6 and 7. With mocks two hours or more on two cores, without them some minutes; "
+        "a killed run goes on with the same command.",
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("docs/results"), help="folder for tables and figures")
+    add("--chains", type=Path, default=Path("chains/reproduce"), help="folder for chains and mocks")
+    add("--samples", type=int, nargs="+", choices=SAMPLES, default=list(SAMPLES))
+    add("--no-mocks", action="store_true", help="leave out what populates mocks (needs no halotools); no Figure 6")
+    add(
+        "--halotools-chain",
+        metavar="PREFIX",
+        help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
+    )
+    add("--ess", type=int, default=20000, help="effective draws of each HMC chain (default: 20000)")
+    one_each = "one number, or one for each of --samples"
+    add("--points", type=int, nargs="+", default=[40], help=f"points with mocks; {one_each} (default: 40)")
+    add(
+        "--realisations",
+        type=int,
+        nargs="+",
+        default=[40],
+        help=f"mocks of each box at a point; {one_each} (default: 40)",
+    )
+    add("--catalogue", "-c", action="append", help="halo catalogue, may be repeated (default: pm160a and pm160b)")
+    add("--processes", type=int, default=1, help="worker processes for mocks (default: 1)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``iaemu-reproduce``; the exit status."""
+    arguments = _parser().parse_args(argv)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    try:
+        _reproduce(arguments)
+    except (ChainError, LoggedError, ValueError, OSError, ImportError) as error:
+        print(f"iaemu-reproduce: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> None:
+    """All stages, each kept on disk; see the module."""
+    from matplotlib import pyplot
+
+    output, folder, samples = arguments.output, arguments.chains, arguments.samples
+    catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
+    n_points = _for_each("--points", arguments.points, samples, 3)
+    n_realisations = _for_each("--realisations", arguments.realisations, samples, 2)
+    if not arguments.no_mocks:
+        # What is missing should be said before the first chain, not after.
+        from iaemu_training.mocks.ensemble import MockEnsemble
+
+        MockEnsemble(catalogues, n_realisations=2)
+    _refuse_losing(output / "results.json", samples, mocks=not arguments.no_mocks)
+    output.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, arguments.ess)
+    routes: dict[int, list[Route]] = {}
+    sampled: dict[tuple[int, str], Sampled] = {}
+    for sample in samples:
+        for model in THEORIES:
+            sampled[sample, model] = by_hmc(sample, model, folder, arguments.ess)
+        routes[sample] = [sampled[sample, model].route for model in THEORIES]
+        if not arguments.no_mocks:
+            tables = sampled[sample, "tables"].chain
+            ensemble = {"catalogues": catalogues, "n_realisations": n_realisations[sample], "seed": 1}
+            routes[sample] += by_mocks(
+                sample, tables, ensemble, folder, n_points[sample], arguments.processes, arguments.halotools_chain
+            )
+    logging.getLogger(__name__).info("Writing to %s", output)
+    text = write_results(output, routes, sampled, mocks=not arguments.no_mocks)
+    figure = figure_7(routes)
+    figure.savefig(output / "figure7.png", dpi=150)
+    pyplot.close(figure)  # GetDist draws through pyplot, which keeps it open
+    if not arguments.no_mocks:
+        figure_6(routes, catalogues).savefig(output / "figure6.png", dpi=150)
+    print(text)
+
+
+def _refuse_losing(path: Path, samples: Sequence[int], mocks: bool) -> None:
+    """Results of hours are not replaced by those of a shorter run."""
+    try:
+        routes = json.loads(path.read_text())["routes"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds something else ({error!r}); choose another folder with --output.") from error
+    lost = [f"sample {sample}" for sample in routes if int(sample) not in samples]
+    if not mocks and any(label.startswith(MOCKS) for found in routes.values() for label in found):
+        lost.append("mocks")
+    if lost:
+        raise ValueError(
+            f"{path.parent} holds results of {', '.join(lost)}, which this run would replace and has not. Choose "
+            "another folder with --output."
+        )
+
+
+def _claim(folder: Path, ess_stop: int) -> None:
+    """Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
+
+    Cobaya compares options, not the contents of files; mocks are kept at draws of the tables' chain, which another
+    length would change.
+    """
+    made_with: dict[str, Any] = {"--ess": ess_stop}
+    for name in (Emulator.shipped, TabulatedModel.shipped, BoxError.shipped):
+        with open(shipped_artifact(name), "rb") as file:
+            made_with[f"the artifact {name}, sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    path = folder / "made_with.json"
+    again = "Choose another folder with --chains, or remove this one."
+    if not path.exists():
+        if any(folder.glob("sample*")):
+            raise ValueError(f"{folder} holds chains, but no {path.name} that says what they were made with. {again}")
+        write_text(path, json.dumps(made_with, indent=1) + "\n")
+        return
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {again}") from error
+    for key in {**found, **made_with}:
+        if found.get(key) != made_with.get(key):
+            raise ValueError(
+                f"The chains and mocks in {folder} were made with {key} = {found.get(key)}, now it is "
+                f"{made_with.get(key)}. {again}"
+            )
+
+
+def _for_each(option: str, values: list[int], samples: list[int], least: int) -> dict[int, int]:
+    """An option's number for each sample."""
+    if min(values) < least:
+        raise ValueError(f"{option} must be at least {least}, got {min(values)}.")
+    if len(values) not in (1, len(samples)):
+        raise ValueError(
+            f"{option}: give one number, or one for each of the {len(samples)} samples; got {len(values)}."
+        )
+    return dict(zip(samples, values * len(samples), strict=False))
