@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("numba")
 
 from iaemu.measurement import Measurement
-from iaemu_training.commands.galaxies import main
+from iaemu_training.commands.iaemu import main
 from iaemu_training.measuring.galaxy_files import read_galaxies, sha256, write_galaxies
 
 

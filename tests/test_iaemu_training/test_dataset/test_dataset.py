@@ -13,7 +13,7 @@ pytest.importorskip("halotools")
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix
 from iaemu.parameters import PARAMETERS
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 from iaemu_training.dataset.make import DatasetSettings, make_dataset, matching_boxes
 from iaemu_training.evaluation.pulls import draw_pulls, find_pulls, summarise
@@ -204,7 +204,7 @@ class TestSameWhateverHappens:
         return [
             sys.executable,
             "-m",
-            "iaemu_training.commands.train",
+            "iaemu_training.commands.iaemu_train",
             "dataset",
             str(output),
             "--tables",

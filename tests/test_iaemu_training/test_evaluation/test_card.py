@@ -4,7 +4,7 @@ import hashlib
 
 from iaemu.artifact import shipped_artifact
 from iaemu.models.factorised import Emulator
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 
 
 def test_card_of_the_shipped_emulator(capsys):

@@ -8,7 +8,7 @@ import torch
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.labels import make_labels
 from iaemu_training.dataset.points import occupation_points
 from iaemu_training.fitting import harness as training

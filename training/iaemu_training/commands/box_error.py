@@ -1,0 +1,34 @@
+"""A jackknife over regions of the halo catalogues that tables were made from, as a function of the occupation.
+
+It is what the models' deviations() needs. About 10 minutes of one core for two boxes of 160 Mpc/h. If killed, run the
+same command again: it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from iaemu.models.tables import TabulatedModel
+from iaemu_training.commands.options import Parser, changed_settings
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.tables.box_error import BoxErrorSettings, make_box_error
+
+
+def main(parser: Parser, argv: list[str]) -> None:
+    parser.add_argument("output", type=Path, help="box error to write (.safetensors)")
+    parser.add_tables()
+    parser.add_settings(BoxErrorSettings(), n_held_out={"flags": ["--held-out"]})
+    arguments = parser.parse(argv)
+
+    tables = TabulatedModel.load(arguments.tables)
+    catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue or tables.metadata["catalogues"]]
+    folder = arguments.output.with_name(arguments.output.name + ".parts")
+    box_error = make_box_error(catalogues, tables, folder, changed_settings(BoxErrorSettings(), arguments))
+    box_error.save(arguments.output)
+    shutil.rmtree(folder)
+    if "held_out" in box_error.metadata:
+        print("Standard errors over those of direct counts, at held-out points:")
+        print(json.dumps(box_error.metadata["held_out"]["sigma_ratio"], indent=2))
+    print(f"Box error of {', '.join(c.name for c in catalogues)} written to {arguments.output}.")
