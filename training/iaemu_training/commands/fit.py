@@ -44,7 +44,8 @@ def main(parser: Parser, argv: list[str]) -> None:
     emulator.metadata["config"] = config.to_dict()
     emulator.save(arguments.output)
     for path in checkpoint_paths(checkpoint, getattr(config.settings, "members", 1)):
-        path.unlink(missing_ok=True)
+        if path is not None:
+            path.unlink(missing_ok=True)
     if "held_out" in emulator.metadata:
         print(json.dumps(emulator.metadata["held_out"], indent=2))
     print(f"Emulator written to {arguments.output}.")
@@ -88,12 +89,13 @@ def _overrides(arguments: argparse.Namespace) -> dict:
 def _fit_factorised(config: Config, checkpoint: Path):
     from iaemu.models.tables import TabulatedModel
     from iaemu_training.dataset.file import SHIPPED_MOCKS, Dataset
-    from iaemu_training.fitting.factorised import fit
+    from iaemu_training.fitting.factorised import fit_factorised
 
+    assert isinstance(config.settings, FitSettings)
     tables, mocks = config.sources.get("tables"), config.sources.get("dataset")
     if mocks is None and tables is None:
         mocks = SHIPPED_MOCKS
-    return fit(
+    return fit_factorised(
         TabulatedModel.load(tables),
         config.settings,
         checkpoint=checkpoint,
@@ -113,6 +115,7 @@ def _fit_iaemunet(config: Config, checkpoint: Path):
         raise ValueError("network: iaemunet needs a data set: give --dataset, or dataset: in the YAML.")
     dataset = Dataset(config.sources["dataset"])
     settings = config.settings
+    assert isinstance(settings, IAEmuNetSettings)
     arrays, origin = training_arrays(
         dataset, lambda: Emulator.load(config.sources.get("scatter")), settings.n_realisations, settings.seed
     )

@@ -40,12 +40,13 @@ class Parser(argparse.ArgumentParser):
             if is_dataclass(value):
                 self.add_settings(value, f"{prefix}{name}.", group, defaults=defaults)
                 continue
-            keywords = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
+            keywords: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
             keywords |= _reader(types[name]) | special.get(name, {})
             if "choices" not in keywords:
                 keywords["metavar"] = name.upper()
             if defaults:
-                keywords["help"] = f"{keywords['help'] or ''} (default: {_shown(value)})".lstrip()
+                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+                keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
             flags = keywords.pop("flags", ())
             (group or self).add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
 
@@ -87,9 +88,10 @@ def changed_settings(settings, arguments: argparse.Namespace, prefix: str = "") 
 
     Parameters
     ----------
-    settings, prefix
-        As for :meth:`Parser.add_settings`.
+    settings : dataclass
     arguments : argparse.Namespace
+    prefix : str
+        As for :meth:`Parser.add_settings`.
 
     Returns
     -------
@@ -147,7 +149,3 @@ def _reader(wanted) -> dict[str, Any]:
 
     or_null.__name__ = f"{kind.__name__} or null"
     return {"type": or_null}
-
-
-def _shown(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

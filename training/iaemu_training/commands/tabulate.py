@@ -54,8 +54,9 @@ def main(parser: Parser, argv: list[str]) -> None:
     print(f"These catalogues support {limits}.")
     support = limits.support(arguments.logMmin, arguments.logM0_max)
     if arguments.dlog_mass is not None:
-        parts = {"one_halo": settings.one_halo, "two_halo": settings.two_halo}
-        parts = {name: replace(part, dlog_mass=arguments.dlog_mass) for name, part in parts.items()}
-        settings = replace(settings, **parts)
+        one_halo, two_halo = (
+            replace(part, dlog_mass=arguments.dlog_mass) for part in (settings.one_halo, settings.two_halo)
+        )
+        settings = replace(settings, one_halo=one_halo, two_halo=two_halo)
     tabulate(catalogues, support, settings=changed_settings(settings, arguments)).save(arguments.output)
     print(f"Tables of {', '.join(c.name for c in catalogues)} written to {arguments.output}.")

@@ -12,7 +12,7 @@ from iaemu.models.factorised import Emulator
 from iaemu.parameters import PARAMETERS, Support
 
 
-def model_card(emulator: Emulator, path=None) -> str:
+def model_card(emulator: Emulator, path: str | Path | None = None) -> str:
     """The card as Markdown, from what the artifact says of itself.
 
     Parameters
@@ -20,6 +20,10 @@ def model_card(emulator: Emulator, path=None) -> str:
     emulator : Emulator
     path : path-like, optional
         Its file, for name, size and SHA-256.
+
+    Returns
+    -------
+    str
     """
     metadata = emulator.metadata
     name = type(emulator.network).__name__ if path is None else Path(path).stem
@@ -38,11 +42,13 @@ def model_card(emulator: Emulator, path=None) -> str:
     lines += [
         "## What it predicts",
         "",
-        "xi(r), omega(r) and eta(r) of halotools-IA mock galaxies; parameters in order: ",
+        "xi(r), omega(r) and eta(r) of halotools-IA mock galaxies; parameters in order: "
+        + ", ".join(f"`{parameter}`" for parameter in PARAMETERS)
+        + ". Native bins [Mpc/h]:",
+        "",
+        *[f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings],
+        *["", "## Where it holds", "", *_support(emulator.support), ""],
     ]
-    lines[-1] += ", ".join(f"`{parameter}`" for parameter in PARAMETERS) + ". Native bins [Mpc/h]:"
-    lines += [""] + [f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings]
-    lines += ["", "## Where it holds", "", *_support(emulator.support), ""]
     boxes = ", ".join(map(str, metadata.get("catalogues") or ["not stated"]))
     sides = ", ".join(f"{side:g}" for side in metadata.get("box_sizes") or [])
     lines += [

@@ -32,7 +32,7 @@ _MAX_DOTS = 20_000
 _N_EXAMPLES = 25
 
 
-def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]:
+def draw_figures(report: Report, folder: str | Path, seed: int = 1) -> list[tuple[str, str]]:
     """Draw all figures that a report has the numbers for.
 
     Parameters
@@ -53,7 +53,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
     drawn = [
         (
             "figure3.png",
-            accuracy_figure(report),
+            _accuracy_figure(report),
             "Figure 3: mean fractional errors, residuals in units of the mocks' standard deviation (median; band: 16 "
             "to 84 % of points), rank correlation, NRMSE and SMAPE by bin. Dashed: the noise-free label, against the "
             "same mocks.",
@@ -69,7 +69,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
             drawn.append(
                 (
                     name,
-                    uncertainty_figure(held_out, statistics, colours, seed),
+                    _uncertainty_figure(held_out, statistics, colours, seed),
                     f"{title}: aleatoric and epistemic standard deviations, one dot a point and bin, coloured by the "
                     f"bias of {by} against the mocks.",
                 )
@@ -78,7 +78,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
         drawn.append(
             (
                 f"figureD{number}.png",
-                examples_figure(held_out, statistic, seed),
+                _examples_figure(held_out, statistic, seed),
                 f"Figure D{number}: {SYMBOLS[statistic]} at {min(n, _N_EXAMPLES)} random held-out points. Error bars: "
                 "of the mean over mocks" + ("; band: epistemic standard deviation." if held_out.has_epistemic else "."),
             )
@@ -87,7 +87,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
         drawn.append(
             (
                 "coverage.png",
-                coverage_figure(held_out),
+                _coverage_figure(held_out),
                 "Coverage: distribution of the probability integral transform over all bins, of single mocks and of "
                 "their means, and share of both inside central intervals by bin, with the binomial error of a "
                 "calibrated prediction.",
@@ -107,7 +107,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
     return [(name, caption) for name, _, caption in drawn]
 
 
-def accuracy_figure(report: Report) -> Figure:
+def _accuracy_figure(report: Report) -> Figure:
     """Figure 3: by bin, fractional errors; residuals in units of sigma-hat; SCC, NRMSE and SMAPE."""
     figure, axes = _figure(3, 3, (12.5, 9.5), sharex=True)
     for column, statistic in enumerate(STATISTICS):
@@ -156,18 +156,10 @@ def accuracy_figure(report: Report) -> Figure:
     return figure
 
 
-def uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int = 1) -> Figure:
+def _uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int) -> Figure:
     """Figures 4, 5 and B1: epistemic against aleatoric standard deviation of each point and bin.
 
-    Parameters
-    ----------
-    held_out : HeldOut
-        With epistemic standard deviations.
-    statistics : sequence of str
-    colours : sequence of "sigma" and "amplitude"
-        What dots are coloured by: log10 of predicted over mocks' standard deviation, or of their amplitudes.
-    seed : int
-        Of the entries drawn, if there are too many.
+    Dots are coloured by log10 of predicted over mocks' standard deviation ("sigma"), or of their "amplitude".
     """
     panels = [(statistic, colour) for statistic in statistics for colour in colours]
     figure, axes = _figure(1, len(panels), (5.6 * len(panels), 4.8))
@@ -209,7 +201,7 @@ def uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int = 1) ->
     return figure
 
 
-def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
+def _examples_figure(held_out: HeldOut, statistic: str, seed: int) -> Figure:
     """Figures D1 to D3: predictions at random held-out points over the means of mocks.
 
     Error bars are of the mean, sigma-hat / sqrt(k); the band is the epistemic standard deviation, if there is one.
@@ -255,7 +247,7 @@ def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
     return figure
 
 
-def coverage_figure(held_out: HeldOut) -> Figure:
+def _coverage_figure(held_out: HeldOut) -> Figure:
     """Calibration: histograms of the probability integral transform over all bins, and coverage by bin."""
     figure, axes = _figure(2, 3, (12.5, 7.0))
     kinds = (("single mocks", "pit_of_realisations", _MOCKS, "o"), ("means over mocks", "pit_of_mean", _EMULATOR, "s"))
@@ -295,11 +287,18 @@ def coverage_figure(held_out: HeldOut) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------------- helpers
+def learning_curve_figure(history: list[dict]) -> Figure:
+    """Losses by epoch; on a logarithmic axis if they are all positive.
 
+    Parameters
+    ----------
+    history : list of dict
+        With ``epoch``, ``train`` and ``validation``.
 
-def learning_curve_figure(history) -> Figure:
-    """Losses by epoch; on a logarithmic axis if they are all positive."""
+    Returns
+    -------
+    Figure
+    """
     figure, axes = _figure(1, 1, (5.5, 3.8))
     (ax,) = np.ravel(axes)
     for name, colour in (("train", _MOCKS), ("validation", _EMULATOR)):

@@ -1,4 +1,4 @@
-"""Mocks against noise-free labels: are they centred on them, and as scattered as their own standard error says?"""
+"""Mocks against noise-free labels: whether they are centred on them, and as scattered as their standard error says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Pulls:
     min_pairs: float
 
     @property
-    def student(self):
+    def student(self):  # numpydoc ignore=RT01
         """The distribution that t follows if mocks agree with labels."""
         return stats.t(self.n_realisations - 1)
 
@@ -55,6 +55,10 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     max_borrowed : float
         Leave out points where a larger share of the mocks' satellites is borrowed: there, two-halo pairs of the labels
         rest on a few seeded draws of donors.
+
+    Returns
+    -------
+    Pulls
 
     Raises
     ------
@@ -73,7 +77,7 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     t = {name: np.full((len(rows), len(r_edges) - 1), np.nan) for name in STATISTICS}
     n = 0
     for row, index in enumerate(kept):
-        mocks = dataset.realisations(index, r_edges)
+        mocks = dataset.realisations(int(index), r_edges)
         n = len(mocks)
         if n < 2:
             raise DatasetError(f"{dataset.path} has one mock a point: no standard error.")
@@ -89,8 +93,12 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     return Pulls(t, n, np.asarray(r_edges), min_pairs)
 
 
-def summarise(pulls: Pulls) -> list[dict]:
+def pull_statistics(pulls: Pulls) -> list[dict]:
     """One row per statistic and bin, and one per statistic for all bins.
+
+    Parameters
+    ----------
+    pulls : Pulls
 
     Returns
     -------
@@ -103,8 +111,9 @@ def summarise(pulls: Pulls) -> list[dict]:
     student = pulls.student
     rows = []
     for name, t in pulls.t.items():
-        for b, r in [*enumerate(bin_centers(pulls.r_edges)), (slice(None), None)]:
-            values = t[:, b][np.isfinite(t[:, b])]
+        columns = [*zip(bin_centers(pulls.r_edges), t.T, strict=True), (None, t)]
+        for r, column in columns:
+            values = column[np.isfinite(column)]
             n = len(values)
             row = {"statistic": name, "r": r, "n": n, "std_expected": float(student.std())}
             if n >= 8:
@@ -121,7 +130,16 @@ def summarise(pulls: Pulls) -> list[dict]:
 
 
 def table(pulls: Pulls) -> str:
-    """The summary as Markdown, with a last line that counts the tests that fail."""
+    """The rows of :func:`pull_statistics` as Markdown, with a last line that counts the tests that fail.
+
+    Parameters
+    ----------
+    pulls : Pulls
+
+    Returns
+    -------
+    str
+    """
     lines = [
         f"(mean of {pulls.n_realisations} mocks - label) / standard error, bins with at least {pulls.min_pairs:g} "
         f"expected pairs a mock; Student's t with {pulls.n_realisations - 1} degrees of freedom has standard deviation "
@@ -130,16 +148,16 @@ def table(pulls: Pulls) -> str:
         "| statistic | r [Mpc/h] | n | mean | mean / error | std | in 68 % | in 95 % | p (KS) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = summarise(pulls)
+    rows = pull_statistics(pulls)
     for row in rows:
         where = "all" if row["r"] is None else f"{row['r']:.3f}"
         if "mean" not in row:
             lines.append(f"| {row['statistic']} | {where} | {row['n']} | - | - | - | - | - | - |")
             continue
-        z, p = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in (("z", "+.1f"), ("p", ".2g")))
+        z, p_value = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in (("z", "+.1f"), ("p", ".2g")))
         lines.append(
             f"| {row['statistic']} | {where} | {row['n']} | {row['mean']:+.3f} | {z} | {row['std']:.3f} "
-            f"| {row['inside_68']:.1%} | {row['inside_95']:.1%} | {p} |"
+            f"| {row['inside_68']:.1%} | {row['inside_95']:.1%} | {p_value} |"
         )
     p = np.array([row["p"] for row in rows if row.get("p") is not None])
     lines += [
@@ -150,8 +168,14 @@ def table(pulls: Pulls) -> str:
     return "\n".join(lines)
 
 
-def draw_pulls(pulls: Pulls, path) -> None:
-    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic."""
+def draw_pulls(pulls: Pulls, path: str | Path) -> None:
+    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic.
+
+    Parameters
+    ----------
+    pulls : Pulls
+    path : path-like
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

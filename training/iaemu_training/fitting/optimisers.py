@@ -24,7 +24,7 @@ class MuonAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0):
-        matrices = [parameter for parameter in network.hidden.parameters() if parameter.ndim == 2][1:]
+        matrices = [parameter for parameter in network.get_submodule("hidden").parameters() if parameter.ndim == 2][1:]
         if not matrices:
             raise ValueError("Muon needs a network of at least two hidden layers; raise depth, or choose adam.")
         chosen = {id(parameter) for parameter in matrices}
