@@ -18,6 +18,11 @@ def test_card_of_the_shipped_emulator(capsys):
     assert "8.192e+06 (Mpc/h)^3" in card
 
 
+def test_card_of_the_papers_network(capsys):
+    assert main(["card", "iaemunet-pm160"]) == 0
+    assert "- aleatoric: second output of the network; epistemic: Monte Carlo dropout" in capsys.readouterr().out
+
+
 def test_card_to_a_file_and_of_a_file_that_is_not_there(tmp_path, capsys):
     assert main(["card", "factorised-pm160", "-o", str(tmp_path / "card.md")]) == 0
     assert (tmp_path / "card.md").read_text().startswith("# factorised-pm160")

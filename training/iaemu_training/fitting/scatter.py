@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES
 from iaemu.models.factorised import Emulator
+from iaemu.models.network import NetworkModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
@@ -202,7 +203,7 @@ def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
 
 
 def training_arrays(
-    dataset: Dataset, scatter: Callable[[], Emulator], n_realisations: int, seed: int
+    dataset: Dataset, scatter: Callable[[], NetworkModel], n_realisations: int, seed: int
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict]:
     """Realisations to train on: a data set's mocks, or its labels with draws of an emulator's scatter.
 
@@ -246,9 +247,9 @@ def _mocks(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.array([np.stack([getattr(mock, name) for name in STATISTICS], axis=1) for mock in mocks])
 
 
-def _draws(dataset: Dataset, rows: np.ndarray, emulator: Emulator, n: int, rng: np.random.Generator) -> np.ndarray:
+def _draws(dataset: Dataset, rows: np.ndarray, emulator: NetworkModel, n: int, rng: np.random.Generator) -> np.ndarray:
     """Labels with draws of the emulator's scatter."""
-    if emulator.aleatoric is None:
+    if not isinstance(emulator, Emulator) or emulator.aleatoric is None:
         raise DatasetError(f"{dataset.path} has no mocks at all points, and the emulator for draws has no scatter.")
     sigma = emulator.predict(dataset.theta[rows], uncertainties=True).sigma_aleatoric
     assert sigma is not None
