@@ -16,7 +16,8 @@ from iaemu.parameters import PARAMETERS
 from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 from iaemu_training.dataset.make import DatasetSettings, make_dataset, matching_boxes
-from iaemu_training.evaluation.pulls import draw_pulls, find_pulls, pull_statistics
+from iaemu_training.evaluation.figures import draw_pulls
+from iaemu_training.evaluation.pulls import find_pulls, pull_statistics
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.parts import PartsError, PartStore

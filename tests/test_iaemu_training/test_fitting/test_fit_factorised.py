@@ -42,13 +42,13 @@ def test_same_seed_same_network_and_torchs_generator_untouched(pm40_tables, fitt
 
 def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, fitted, tmp_path, monkeypatch):
     checkpoint = tmp_path / "fit.checkpoint"
-    write = harness.write_checkpoint
+    write = harness.write_whole
 
     def write_and_die(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness, "write_checkpoint", write_and_die)
+    monkeypatch.setattr(harness, "write_whole", write_and_die)
     with pytest.raises(KeyboardInterrupt):
         fit_factorised(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
     monkeypatch.undo()

@@ -95,13 +95,13 @@ def test_nothing_global_changes_and_nothing_is_left_behind(tmp_path, monkeypatch
 
 
 def test_a_run_interrupted_at_every_checkpoint_gives_the_same_network(uninterrupted, tmp_path, monkeypatch):
-    write = harness.write_checkpoint
+    write = harness.write_whole
 
-    def write_and_stop(path, state):
-        write(path, state)
+    def write_and_stop(*arguments):
+        write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(harness, "write_checkpoint", write_and_stop)
+    monkeypatch.setattr(harness, "write_whole", write_and_stop)
     handler = signal.getsignal(signal.SIGINT)  # ignored, in a shell's background
     done = []
     for _ in range(5):  # after epochs 2, 4, 6, 8 and the last

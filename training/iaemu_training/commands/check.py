@@ -21,7 +21,8 @@ def main(parser: Parser, argv: list[str]) -> None:
     arguments = parser.parse(argv)
 
     from iaemu_training.dataset.file import Dataset
-    from iaemu_training.evaluation.pulls import draw_pulls, find_pulls, table
+    from iaemu_training.evaluation.figures import draw_pulls
+    from iaemu_training.evaluation.pulls import find_pulls, table
 
     pulls = find_pulls(Dataset(arguments.dataset), min_pairs=arguments.min_pairs, max_borrowed=arguments.max_borrowed)
     print(table(pulls))

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, and one of coverage.
+"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, of coverage and of pulls.
 
 Drawn on canvases of their own: matplotlib's global state is neither used nor changed.
 """
@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from iaemu.binning import bin_centers
 from iaemu.files import write_whole
 from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation import metrics as m
+from iaemu_training.evaluation.pulls import Pulls
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, HeldOut
 
@@ -313,14 +315,45 @@ def learning_curve_figure(history: list[dict]) -> Figure:
     return figure
 
 
+def draw_pulls(pulls: Pulls, path: str | Path) -> None:
+    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic.
+
+    Parameters
+    ----------
+    pulls : Pulls
+    path : path-like
+    """
+    student = pulls.student
+    figure, axes = _figure(2, len(pulls.t), (11, 6), height_ratios=(3, 2))
+    r = bin_centers(pulls.r_edges)
+    grid = np.linspace(-6, 6, 241)
+    for column, (name, t) in enumerate(pulls.t.items()):
+        upper, lower = axes[:, column]
+        # Of fewer values the outer percentiles are the extremes.
+        used = np.flatnonzero(np.isfinite(t).sum(axis=0) >= 10)
+        for percent in (2.5, 16.0, 50.0, 84.0, 97.5):
+            upper.axhline(student.ppf(percent / 100), color="0.6", lw=1, ls="--")
+            line = [np.nanpercentile(t[:, b], percent) for b in used]
+            upper.plot(r[used], line, "o-", ms=3, lw=1, color="C0" if percent == 50 else "C1")
+        upper.set(xscale="log", ylim=(-3.5, 3.5), title=name, xlabel="r [Mpc/h]")
+        values = t[np.isfinite(t)]
+        lower.hist(np.clip(values, -6, 6), bins=grid[::4], density=True, color="0.8")
+        lower.plot(grid, student.pdf(grid), color="C3", lw=1.5, label=f"Student's t, {pulls.n_realisations - 1} dof")
+        lower.set(xlabel="(mean - label) / standard error", yscale="log", ylim=(1e-4, 1))
+        lower.legend(frameon=False, fontsize=8, loc="lower center")
+    axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
+    axes[1, 0].set_ylabel("density")
+    _save(figure, Path(path), dpi=120)
+
+
 def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
     figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=130))
+def _save(figure: Figure, path: Path, dpi: int = 130) -> None:
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
 
 
 def _percentiles(entries, percent: float) -> np.ndarray:

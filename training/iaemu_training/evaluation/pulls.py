@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from iaemu.binning import PAPER_EDGES, bin_centers
-from iaemu.files import write_whole
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import Dataset, DatasetError
-
-_PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 
 
 @dataclass(frozen=True)
@@ -166,40 +162,3 @@ def table(pulls: Pulls) -> str:
         f"{p.min(initial=1.0):.2g} (times the number of tests: {min(1.0, len(p) * p.min(initial=1.0)):.2g}).",
     ]
     return "\n".join(lines)
-
-
-def draw_pulls(pulls: Pulls, path: str | Path) -> None:
-    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic.
-
-    Parameters
-    ----------
-    pulls : Pulls
-    path : path-like
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    student = pulls.student
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(pulls.t), squeeze=False, height_ratios=(3, 2))
-    r = bin_centers(pulls.r_edges)
-    grid = np.linspace(-6, 6, 241)
-    for column, (name, t) in enumerate(pulls.t.items()):
-        upper, lower = axes[:, column]
-        # Of fewer values the outer percentiles are the extremes.
-        used = np.flatnonzero(np.isfinite(t).sum(axis=0) >= 10)
-        for percent in _PERCENTILES:
-            upper.axhline(student.ppf(percent / 100), color="0.6", lw=1, ls="--")
-            line = [np.nanpercentile(t[:, b], percent) for b in used]
-            upper.plot(r[used], line, "o-", ms=3, lw=1, color="C0" if percent == 50 else "C1")
-        upper.set(xscale="log", ylim=(-3.5, 3.5), title=name, xlabel="r [Mpc/h]")
-        values = t[np.isfinite(t)]
-        lower.hist(np.clip(values, -6, 6), bins=grid[::4], density=True, color="0.8")
-        lower.plot(grid, student.pdf(grid), color="C3", lw=1.5, label=f"Student's t, {pulls.n_realisations - 1} dof")
-        lower.set(xlabel="(mean - label) / standard error", yscale="log", ylim=(1e-4, 1))
-        lower.legend(frameon=False, fontsize=8, loc="lower center")
-    axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
-    axes[1, 0].set_ylabel("density")
-    path = Path(path)
-    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=120))

@@ -258,7 +258,8 @@ class _WriteCheckpoint(Callback):
     def on_train_epoch_end(self, trainer, training):
         if training.finished or (training.epoch + 1) % training.settings.checkpoint_every == 0:
             if trainer.is_global_zero:
-                write_checkpoint(self.path, {"identity": self.identity, **training.to_checkpoint()})
+                state = {"identity": self.identity, **training.to_checkpoint()}
+                write_whole(self.path, lambda file: torch.save(state, file))
             trainer.strategy.barrier()
 
 
@@ -434,17 +435,6 @@ def digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
-
-
-def write_checkpoint(path: Path, state: dict) -> None:
-    """Write to a temporary name and rename: a checkpoint is whole or not there.
-
-    Parameters
-    ----------
-    path : Path
-    state : dict
-    """
-    write_whole(path, lambda file: torch.save(state, file))
 
 
 def thinned(history: list[dict]) -> list[dict]:
