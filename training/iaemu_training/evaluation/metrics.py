@@ -49,7 +49,7 @@ class MockMoments:
     n_realisations: int
 
     @property
-    def sigma(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def sigma(self) -> np.ndarray:
         """Standard deviation of one realisation, unbiased: the root of the variance over :func:`c4`."""
         return np.sqrt(self.variance) / c4(self.n_realisations)
 

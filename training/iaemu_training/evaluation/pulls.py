@@ -34,7 +34,7 @@ class Pulls:
     min_pairs: float
 
     @property
-    def student(self):  # numpydoc ignore=RT01
+    def student(self):
         """The distribution that t follows if mocks agree with labels."""
         return stats.t(self.n_realisations - 1)
 

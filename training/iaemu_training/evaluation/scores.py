@@ -49,12 +49,12 @@ class Case:
     sigma_epistemic: Any = None
 
     @cached_property
-    def moments(self) -> m.MockMoments:  # numpydoc ignore=RT01
+    def moments(self) -> m.MockMoments:
         """Mean and scatter of the mocks."""
         return m.mock_moments(self.realisations)
 
     @cached_property
-    def kept(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def kept(self) -> np.ndarray:
         """(n,) bool: points that the outlier rule leaves, see :func:`~iaemu_training.evaluation.metrics.outliers`."""
         limit = m.OUTLIER_LIMITS.get(self.statistic)
         if limit is None:
@@ -62,24 +62,24 @@ class Case:
         return ~m.outliers(self.prediction, self.moments.mean, self.moments.sigma, limit)
 
     @cached_property
-    def fractional_error(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def fractional_error(self) -> np.ndarray:
         """With sign, (n, n_bins)."""
         return m.fractional_error(self.prediction, self.moments.mean)
 
     @cached_property
-    def residuals(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def residuals(self) -> np.ndarray:
         """In units of sigma-hat, (n, n_bins); of xi in the logarithm beyond the one-halo regime, as in figure 3."""
         logarithmic = (self.r > m.ONE_HALO_LIMIT) if self.statistic == "xi" else None
         return m.residuals(self.prediction, self.moments.mean, self.moments.sigma, logarithmic)
 
     @cached_property
-    def pit_of_realisations(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def pit_of_realisations(self) -> np.ndarray:
         """(n, k, n_bins); NaN at entries that the moments leave out."""
         pit = m.pit_of_realisations(self.realisations, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
         return np.where(np.isfinite(self.moments.mean)[:, None], pit, np.nan)
 
     @cached_property
-    def pit_of_mean(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def pit_of_mean(self) -> np.ndarray:
         """(n, n_bins)."""
         return m.pit_of_mean(self.moments, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
 
@@ -141,17 +141,17 @@ class HeldOut:
     n_cleaned: int = 0
 
     @property
-    def r(self) -> np.ndarray:  # numpydoc ignore=RT01
+    def r(self) -> np.ndarray:
         """Bin centres [Mpc/h]."""
         return bin_centers(self.r_edges)
 
     @property
-    def has_sigmas(self) -> bool:  # numpydoc ignore=RT01
+    def has_sigmas(self) -> bool:
         """Whether the emulator predicts aleatoric standard deviations, of all statistics."""
         return all(case.sigma_aleatoric is not None for case in self.cases.values())
 
     @property
-    def has_epistemic(self) -> bool:  # numpydoc ignore=RT01
+    def has_epistemic(self) -> bool:
         """Whether it also predicts epistemic ones."""
         return self.has_sigmas and all(case.sigma_epistemic is not None for case in self.cases.values())
 

@@ -124,12 +124,12 @@ class NetworkTraining(LightningModule):
         return kind(self.network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     @property
-    def epoch(self) -> int:  # numpydoc ignore=RT01
+    def epoch(self) -> int:
         """The running epoch, from 0, over all sessions of the run."""
         return self._first_epoch + (self.trainer.current_epoch if self._trainer is not None else 0)
 
     @property
-    def finished(self) -> bool:  # numpydoc ignore=RT01
+    def finished(self) -> bool:
         """Whether all epochs are done, or the best weights are as old as the patience."""
         done, patience = len(self.history), self.settings.patience
         return done >= self.settings.epochs or (
