@@ -1,5 +1,6 @@
 """Every command answers --help; settings become options with their names, types, defaults and texts."""
 
+import argparse
 import subprocess
 import sys
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("numba")
 
 from iaemu_training.commands import iaemu, iaemu_train
-from iaemu_training.commands.options import Parser, changed_settings
+from iaemu_training.commands.options import add_settings, changed_settings, read_options
 from iaemu_training.dataset.make import DatasetSettings
 from iaemu_training.fitting.config import FitSettings, IAEmuNetSettings
 from iaemu_training.tables.box_error import BoxErrorSettings
@@ -96,17 +97,17 @@ def test_every_field_of_the_settings_has_an_option(name, settings, capsys):
 
 
 def test_options_are_read_into_settings(capsys):
-    parser = Parser("program")
-    parser.add_settings(Outer(), n_low={"flags": ["-n"]})
+    parser = argparse.ArgumentParser("program")
+    add_settings(parser, Outer(), n_low={"flags": ["-n"]})
     text = " ".join(parser.format_help().split())
     assert "--first-part-width WIDTH In 68 % of all cases, see somewhere.Else. (default: 0.25)" in text
     assert "--n-high N_HIGH Ends. (default: 9)" in text and "Of both. (default: None)" in text
-    assert changed_settings(Outer(), parser.parse([])) == Outer()
+    assert changed_settings(Outer(), read_options(parser, [])) == Outer()
     argv = ["--first-part-width", "2", "-n", "3", "--split", "0", "1", "--patience", "7"]
-    assert changed_settings(Outer(), parser.parse(argv)) == Outer(7, Inner(2.0), 3, split=(0.0, 1.0))
-    assert changed_settings(Outer(4), parser.parse(["--patience", "null"])) == Outer()
+    assert changed_settings(Outer(), read_options(parser, argv)) == Outer(7, Inner(2.0), 3, split=(0.0, 1.0))
+    assert changed_settings(Outer(4), read_options(parser, ["--patience", "null"])) == Outer()
     with pytest.raises(SystemExit) as end:
-        parser.parse(["--patience", "long"])
+        read_options(parser, ["--patience", "long"])
     assert end.value.code == 2
     assert "argument --patience: invalid int or null value: 'long'" in capsys.readouterr().err
 

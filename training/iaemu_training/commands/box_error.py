@@ -6,21 +6,22 @@ same command again: it goes on.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
 
 from iaemu.models.tables import TabulatedModel
-from iaemu_training.commands.options import Parser, changed_settings
+from iaemu_training.commands.options import add_settings, add_tables, changed_settings, read_options
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.tables.box_error import BoxErrorSettings, make_box_error
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help="box error to write (.safetensors)")
-    parser.add_tables()
-    parser.add_settings(BoxErrorSettings(), n_held_out={"flags": ["--held-out"]})
-    arguments = parser.parse(argv)
+    add_tables(parser)
+    add_settings(parser, BoxErrorSettings(), n_held_out={"flags": ["--held-out"]})
+    arguments = read_options(parser, argv)
 
     tables = TabulatedModel.load(arguments.tables)
     catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue or tables.metadata["catalogues"]]

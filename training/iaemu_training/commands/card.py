@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser
+from iaemu_training.commands.options import read_options
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("artifact", help="emulator (.safetensors), or the name of a shipped one (factorised-pm160)")
     parser.add_argument("--output", "-o", type=Path, help="file to write (.md; default: print)")
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu.artifact import shipped_artifact, shipped_artifacts
     from iaemu.files import write_text

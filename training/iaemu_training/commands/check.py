@@ -6,19 +6,20 @@ beside Student's t distribution, which it must follow.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser
+from iaemu_training.commands.options import read_options
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("dataset", type=Path, help="data set with mocks (.hdf5)")
     parser.add_argument("--output", "-o", type=Path, help="figure to write (.png, .pdf)")
     parser.add_argument("--min-pairs", type=float, default=30.0, help="expected pairs a mock that a bin needs")
     parser.add_argument(
         "--max-borrowed", type=float, default=1.0, help="leave out points where more of the satellites are borrowed"
     )
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu_training.dataset.file import Dataset
     from iaemu_training.evaluation.figures import draw_pulls

@@ -7,19 +7,20 @@ It holds noise-free labels from tables at all points, halotools-IA mocks at some
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser, changed_settings
+from iaemu_training.commands.options import add_settings, add_tables, changed_settings, read_options
 from iaemu_training.dataset.make import DatasetSettings, make_dataset
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.dataset.points import PARAMETER_SETS
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help="data set to write (.hdf5)")
-    parser.add_tables()
+    add_tables(parser)
     text = "the paper's set (evenly spaced logMmin, uniform tube), or a Sobol sequence"
-    parser.add_settings(DatasetSettings(), points={"choices": PARAMETER_SETS, "help": text}, n={"flags": ["-n"]})
+    add_settings(parser, DatasetSettings(), points={"choices": PARAMETER_SETS, "help": text}, n={"flags": ["-n"]})
     parser.add_argument(
         "--matter",
         type=Path,
@@ -35,7 +36,7 @@ def main(parser: Parser, argv: list[str]) -> None:
         help="run on Dask: local (default), slurm (configured in ~/.config/dask/jobqueue.yaml), or the address or "
         "scheduler file of a running scheduler",
     )
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     dataset = make_dataset(
         arguments.output,

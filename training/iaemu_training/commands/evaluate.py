@@ -7,12 +7,13 @@ against the labels. About 20 seconds for 100 points.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser
+from iaemu_training.commands.options import read_options
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument(
         "artifact", metavar="ARTIFACT", help="emulator or tables (.safetensors), or shipped for the shipped emulator"
     )
@@ -33,7 +34,7 @@ def main(parser: Parser, argv: list[str]) -> None:
         help="samples of the points for errors (default: 200; 0: none)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of these samples and of the examples drawn (default: 1)")
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu import Emulator, load
     from iaemu_training.dataset.file import Dataset

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from iaemu_training.commands.options import Parser
+from iaemu_training.commands.options import add_settings, read_options
 from iaemu_training.fitting.config import (
     Config,
     ConfigError,
@@ -26,14 +26,14 @@ from iaemu_training.fitting.config import (
 )
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help="emulator to write (.safetensors)", metavar="OUTPUT")
     parser.add_argument(
         "--config", default="factorised", metavar="NAME|FILE", help="factorised (default), iaemunet, or a YAML file"
     )
     parser.add_argument("--show", action="store_true", help="print the configuration in full, as YAML, and stop")
     _add_overrides(parser)
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     config = read_config(arguments.config, _overrides(arguments))
     if arguments.show:
@@ -51,7 +51,7 @@ def main(parser: Parser, argv: list[str]) -> None:
     print(f"Emulator written to {arguments.output}.")
 
 
-def _add_overrides(parser: Parser) -> None:
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
     """Flags in place of what the configuration says; what is not given is not in the namespace."""
     group = parser.add_argument_group("in place of what the configuration says, whichever the network")
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key; repeatable")
@@ -64,15 +64,15 @@ def _add_overrides(parser: Parser) -> None:
     group.add_argument("--accelerator", default=absent, help="auto (a GPU if there is one), cpu or gpu")
     group.add_argument("--devices", type=int, default=absent, help="GPUs, or processes on the CPU, that share a batch")
     common = [field.name for field in fields(TrainingSettings)]
-    parser.add_settings(TrainingSettings(), group=group, defaults=False)
+    add_settings(group, TrainingSettings(), defaults=False)
     group = parser.add_argument_group("factorised only")
     group.add_argument("--tables", default=absent, help="tables (.safetensors; default: the shipped ones)")
-    parser.add_settings(FitSettings(), group=group, skip=common)
+    add_settings(group, FitSettings(), skip=common)
     group = parser.add_argument_group("iaemunet only")
     group.add_argument(
         "--scatter", default=absent, help="emulator whose scatter gives draws (default: the shipped one)"
     )
-    parser.add_settings(IAEmuNetSettings(), group=group, skip=common)
+    add_settings(group, IAEmuNetSettings(), skip=common)
 
 
 def _overrides(arguments: argparse.Namespace) -> dict:

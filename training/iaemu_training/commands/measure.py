@@ -12,12 +12,12 @@ from pathlib import Path
 
 from iaemu.measurement import SUFFIX, Measurement
 from iaemu.prediction import STATISTICS
-from iaemu_training.commands.options import Parser, refuse_overwriting
+from iaemu_training.commands.options import read_options, refuse_overwriting
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     _add_options(parser)
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu_training.measuring.estimators import draw, table
 
@@ -34,7 +34,7 @@ def main(parser: Parser, argv: list[str]) -> None:
     )
 
 
-def _add_options(parser: Parser) -> None:
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("catalogue", type=Path, help="galaxies: .hdf5, .npz, .npy, .csv, .ecsv, .fits or .txt")
     parser.add_argument("--output", "-o", type=Path, required=True, help="file to write (.txt); covariances beside it")
     parser.add_argument("--Lbox", type=float, help="side of the box [Mpc/h] (default: the file's Lbox)")

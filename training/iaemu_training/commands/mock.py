@@ -5,17 +5,18 @@ They have positions, major axes, is_central and host. Occupation parameters are 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
 from iaemu.parameters import PARAMETERS, SupportError
-from iaemu_training.commands.options import Parser, refuse_overwriting
+from iaemu_training.commands.options import read_options, refuse_overwriting
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
 _SAMPLE_1 = {"logMmin": 12.54, "sigma_logM": 0.26, "logM0": 12.68, "logM1": 13.48, "alpha": 1.0}
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help="galaxies to write (.hdf5)")
     parser.add_argument(
         "--catalogue",
@@ -29,7 +30,7 @@ def main(parser: Parser, argv: list[str]) -> None:
         text = "required" if default is None else f"default: {default}"
         parser.add_argument(f"--{name}", type=float, default=default, required=default is None, help=text)
     parser.add_argument("--seed", type=int, default=1, help="same seed, same mock (default: 1)")
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.measuring.galaxy_files import write_galaxies

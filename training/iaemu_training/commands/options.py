@@ -11,79 +11,88 @@ from pathlib import Path
 from typing import Any
 
 
-class Parser(argparse.ArgumentParser):
-    """What a command reads its options with."""
+def add_settings(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    settings: Any,
+    prefix: str = "",
+    skip: Collection[str] = (),
+    defaults: bool = True,
+    **special: dict,
+) -> None:
+    """Add an option for each field of settings, with hyphens: ``--n-mocked``, ``--one-halo-dlog-mass``.
 
-    def add_settings(
-        self, settings, prefix: str = "", group=None, skip: Collection[str] = (), defaults: bool = True, **special: dict
-    ) -> None:
-        """Add an option for each field of settings, with hyphens: ``--n-mocked``, ``--one-halo-dlog-mass``.
-
-        Parameters
-        ----------
-        settings : dataclass
-            Holds the defaults; a field may be a dataclass itself.
-        prefix : str
-            Of the names, with a dot at its end, if the settings are a field of others.
-        group : argument group, optional
-            To add them to.
-        skip : collection of str
-            Fields that get no option.
-        defaults : bool
-            Whether the help states them.
-        **special : dict
-            By field: keywords for ``add_argument`` in place of its own, and ``flags``, further names.
-        """
-        texts, types = _help_texts(type(settings)), typing.get_type_hints(type(settings))
-        for name in (field.name for field in fields(settings) if field.name not in skip):
-            value = getattr(settings, name)
-            if is_dataclass(value):
-                self.add_settings(value, f"{prefix}{name}.", group, defaults=defaults)
-                continue
-            keywords: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
-            keywords |= _reader(types[name]) | special.get(name, {})
-            if "choices" not in keywords:
-                keywords["metavar"] = name.upper()
-            if defaults:
-                shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-                keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
-            flags = keywords.pop("flags", ())
-            (group or self).add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
-
-    def add_tables(self) -> None:
-        """Add the options of what is made from tables together with their catalogues."""
-        self.add_argument("--tables", type=Path, default=None, help="tables (default: the shipped ones)")
-        self.add_argument(
-            "--catalogue",
-            "-c",
-            action="append",
-            help="the catalogues that the tables were made from (default: by the names that the tables state)",
-        )
-
-    def parse(self, argv: list[str]) -> argparse.Namespace:
-        """Read a command line.
-
-        Parameters
-        ----------
-        argv : list of str
-
-        Returns
-        -------
-        argparse.Namespace
-
-        Raises
-        ------
-        ValueError
-            The folder of ``output`` does not exist.
-        """
-        arguments = self.parse_args(argv)
-        output = getattr(arguments, "output", None)
-        if output is not None and not output.parent.is_dir():
-            raise ValueError(f"The folder {output.parent} does not exist; make it first.")
-        return arguments
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+    settings : dataclass
+        Holds the defaults; a field may be a dataclass itself.
+    prefix : str
+        Of the names, with a dot at its end, if the settings are a field of others.
+    skip : collection of str
+        Fields that get no option.
+    defaults : bool
+        Whether the help states them.
+    **special : dict
+        By field: keywords for ``add_argument`` in place of its own, and ``flags``, further names.
+    """
+    texts, types = _help_texts(type(settings)), typing.get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings) if field.name not in skip):
+        value = getattr(settings, name)
+        if is_dataclass(value):
+            add_settings(parser, value, f"{prefix}{name}.", defaults=defaults)
+            continue
+        keywords: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
+        keywords |= _reader(types[name]) | special.get(name, {})
+        if "choices" not in keywords:
+            keywords["metavar"] = name.upper()
+        if defaults:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
+        flags = keywords.pop("flags", ())
+        parser.add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
 
 
-def changed_settings(settings, arguments: argparse.Namespace, prefix: str = "") -> Any:
+def add_tables(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is made from tables together with their catalogues.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    parser.add_argument("--tables", type=Path, help="tables (default: the shipped ones)")
+    parser.add_argument(
+        "--catalogue",
+        "-c",
+        action="append",
+        help="the catalogues that the tables were made from (default: by the names that the tables state)",
+    )
+
+
+def read_options(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    argv : list of str
+
+    Returns
+    -------
+    argparse.Namespace
+
+    Raises
+    ------
+    ValueError
+        The folder of ``output`` does not exist.
+    """
+    arguments = parser.parse_args(argv)
+    output = getattr(arguments, "output", None)
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"The folder {output.parent} does not exist; make it first.")
+    return arguments
+
+
+def changed_settings(settings: Any, arguments: argparse.Namespace, prefix: str = "") -> Any:
     """Settings with the values that options give.
 
     Parameters
@@ -91,7 +100,7 @@ def changed_settings(settings, arguments: argparse.Namespace, prefix: str = "") 
     settings : dataclass
     arguments : argparse.Namespace
     prefix : str
-        As for :meth:`Parser.add_settings`.
+        As for :func:`add_settings`.
 
     Returns
     -------
@@ -108,7 +117,7 @@ def changed_settings(settings, arguments: argparse.Namespace, prefix: str = "") 
     return replace(settings, **changes)
 
 
-def refuse_overwriting(catalogue, output: Path) -> None:
+def refuse_overwriting(catalogue: str | Path, output: Path) -> None:
     """Refuse an output that is the input, which it would destroy.
 
     Parameters
@@ -130,8 +139,9 @@ def _help_texts(settings_class: type) -> dict[str, str]:
     texts: dict[str, str] = {}
     for part in settings_class.__mro__[-2::-1]:
         for parameter in docstring_parser.parse(part.__doc__ or "").params:
-            text = re.sub(r":\w+:`~?([^`]*)`|``", r"\1", parameter.description or "").replace("%", "%%")
-            texts |= dict.fromkeys(parameter.arg_name.split(", "), text)
+            if parameter.description:
+                text = re.sub(r":\w+:`~?([^`]*)`|``", r"\1", parameter.description).replace("%", "%%")
+                texts |= dict.fromkeys(parameter.arg_name.split(", "), text)
     return texts
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser
+from iaemu_training.commands.options import read_options
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("catalogue", help="HDF5 file in halotools columns, or a name in halotools' cache")
     parser.add_argument("output", type=Path, help="packed catalogue to write (.hdf5)")
-    arguments = parser.parse(argv)
+    arguments = read_options(parser, argv)
 
     from iaemu_training.halos.catalogue import HaloCatalogue
 

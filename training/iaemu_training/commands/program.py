@@ -7,8 +7,6 @@ import importlib
 import sys
 from collections.abc import Mapping
 
-from iaemu_training.commands.options import Parser
-
 
 def run(program: str, description: str, commands: Mapping[str, str], argv: list[str] | None = None) -> int:
     """Run the command that a command line chooses: ``main`` of the module of its name.
@@ -34,7 +32,7 @@ def run(program: str, description: str, commands: Mapping[str, str], argv: list[
     command = parser.parse_args(argv[:1]).command
     try:
         module = importlib.import_module(f"iaemu_training.commands.{command.replace('-', '_')}")
-        module.main(Parser(f"{program} {command}", description=module.__doc__), argv[1:])
+        module.main(argparse.ArgumentParser(f"{program} {command}", description=module.__doc__), argv[1:])
     except ImportError as error:
         needs = "" if "pip install" in str(error) else ". It takes: pip install 'iaemu-cobaya[training]'"
         print(f"{program} {command}: {error}{needs}", file=sys.stderr)

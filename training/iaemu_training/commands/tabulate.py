@@ -5,16 +5,17 @@ Pair sums of several boxes are added. About 3 minutes a box of 160 Mpc/h on 2 co
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from iaemu_training.commands.options import Parser, changed_settings
+from iaemu_training.commands.options import add_settings, changed_settings, read_options
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.limits import CatalogueLimits
 from iaemu_training.tables.tabulate import TabulationSettings, tabulate
 
 
-def main(parser: Parser, argv: list[str]) -> None:
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     settings = TabulationSettings()
     parser.add_argument("output", type=Path, help="tables to write (.safetensors)")
     parser.add_argument(
@@ -46,8 +47,8 @@ def main(parser: Parser, argv: list[str]) -> None:
         help="largest logM0 (default: the mass above which the catalogues hold 100 hosts)",
     )
     parser.add_argument("--dlog-mass", type=float, help="width of the host-mass bins [dex], one-halo and two-halo")
-    parser.add_settings(settings)
-    arguments = parser.parse(argv)
+    add_settings(parser, settings)
+    arguments = read_options(parser, argv)
 
     catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue]
     limits = CatalogueLimits.of(catalogues, arguments.complete_above)

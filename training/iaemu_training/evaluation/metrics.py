@@ -34,7 +34,7 @@ _MIN_RANKED = 3
 class MockMoments:
     """Mean and scatter over the realisations of each point.
 
-    Attributes
+    Parameters
     ----------
     mean : (n, n_bins)
         Mean over realisations: what the paper calls ground truth.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -16,7 +17,7 @@ from iaemu_training.dataset.file import Dataset, DatasetError
 class Pulls:
     """Deviations of mocks from labels in units of the mocks' standard error.
 
-    Attributes
+    Parameters
     ----------
     t : dict of statistic to (n_points, n_bins)
         With z_i = S_i - label * D_i over realisations i (S / D is the statistic), mean(z) over its standard error.
@@ -34,12 +35,14 @@ class Pulls:
     min_pairs: float
 
     @property
-    def student(self):
+    def student(self) -> Any:
         """The distribution that t follows if mocks agree with labels."""
         return stats.t(self.n_realisations - 1)
 
 
-def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, max_borrowed: float = 1.0) -> Pulls:
+def find_pulls(
+    dataset: Dataset, r_edges: np.ndarray = PAPER_EDGES, min_pairs: float = 30.0, max_borrowed: float = 1.0
+) -> Pulls:
     """Compare all mocks of a data set with its labels.
 
     Parameters

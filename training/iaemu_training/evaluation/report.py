@@ -17,7 +17,7 @@ from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, c
 class Report:
     """Figures of merit of an emulator.
 
-    Attributes
+    Parameters
     ----------
     about : dict
         What was compared: names, numbers of points and realisations, entries that were left out, versions.

@@ -27,7 +27,7 @@ LEVELS = (0.68, 0.95)
 class Case:
     """One statistic at n held-out points.
 
-    Attributes
+    Parameters
     ----------
     statistic : str
     r : (n_bins,)
@@ -125,7 +125,7 @@ class Case:
 class HeldOut:
     """Held-out points of a data set and what an emulator predicts there.
 
-    Attributes
+    Parameters
     ----------
     theta : (n, 7)
     r_edges : (n_bins + 1,) [Mpc/h]
@@ -163,12 +163,10 @@ class HeldOut:
 class Metric:
     """A figure of merit.
 
-    Attributes
+    Parameters
     ----------
     key, label : str
         Name in the JSON report; in tables.
-    bin_label : str
-        In tables by bin, if another.
     unit : str
         "%", "dex" or "".
     overall : callable
@@ -181,6 +179,8 @@ class Metric:
         What the prediction is compared with; ceilings are for the first.
     epistemic : bool
         Whether it needs epistemic standard deviations.
+    bin_label : str
+        In tables by bin, if another.
     """
 
     key: str

@@ -30,7 +30,7 @@ class ConfigError(ValueError):
 class TrainingSettings:
     """How a network is trained, whichever it is.
 
-    Attributes
+    Parameters
     ----------
     epochs : int
         Times that all rows are shown.
@@ -98,16 +98,16 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class FitSettings(TrainingSettings):
-    """How a FactorisedNet is trained on noise-free labels; the rest as in :class:`TrainingSettings`.
+    """How a FactorisedNet is trained on noise-free labels.
 
-    Attributes
+    Parameters
     ----------
+    epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
     n_train, n_validation : int
         Labelled points; both sets are quasi-random in the support, from different seeds.
     width, depth : int
         Units in a hidden layer; hidden layers.
-    muon_learning_rate : float
-        Of the matrices between hidden layers, with ``muon``.
     activation : str
         gelu or silu.
     members : int
@@ -115,6 +115,8 @@ class FitSettings(TrainingSettings):
     xi_weight : float
         Of log(1 + xi) in the loss; that of the others is 1. It spans decades, so that a small part of its range is a
         large part of xi.
+    muon_learning_rate : float
+        Of the matrices between hidden layers, with ``muon``.
     """
 
     n_train: int = 65536
@@ -139,10 +141,12 @@ class FitSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class IAEmuNetSettings(TrainingSettings):
-    """How an IAEmuNet is trained on mocks: the paper's recipe; the rest as in :class:`TrainingSettings`.
+    """How an IAEmuNet is trained on mocks: the paper's recipe.
 
-    Attributes
+    Parameters
     ----------
+    epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
     n_realisations : int
         Draws a point, where the data set has no mocks.
     realisations : str
@@ -210,7 +214,7 @@ _NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
 class Config:
     """A training run.
 
-    Attributes
+    Parameters
     ----------
     network : "factorised" or "iaemunet"
     settings : FitSettings or IAEmuNetSettings

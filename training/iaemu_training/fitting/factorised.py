@@ -30,7 +30,14 @@ _SCALAR_WEIGHT = 20.0
 
 @dataclass
 class Member:
-    """A trained network, and its losses by epoch (see :class:`iaemu_training.fitting.harness.NetworkTraining`)."""
+    """A trained network.
+
+    Parameters
+    ----------
+    network : FactorisedNet
+    history : list of dict
+        Losses by epoch, see :class:`iaemu_training.fitting.harness.NetworkTraining`.
+    """
 
     network: FactorisedNet
     history: list[dict]

@@ -414,6 +414,10 @@ def seeded(seed: int) -> Iterator[None]:
     Parameters
     ----------
     seed : int
+
+    Yields
+    ------
+    None
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -92,7 +92,7 @@ def criterion(
 class BetaSchedule:
     """beta of each statistic by epoch: 1 in the warm-up, where the means are learned; equation 10.
 
-    Attributes
+    Parameters
     ----------
     warmup_epochs : int
     beta : (float, float, float)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -40,7 +42,7 @@ class MuonAdam(torch.optim.Optimizer):
         # The very dictionaries of the parts: a schedule that sets a rate here sets it there.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None):
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -21,7 +21,7 @@ from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 class ScatterSettings:
     """How the scatter is fitted.
 
-    Attributes
+    Parameters
     ----------
     width, depth, n_members : int
         Of :class:`iaemu.networks.aleatoric.AleatoricNet`.
@@ -47,7 +47,7 @@ class ScatterSettings:
 class Scatter:
     """Sample variances of mocks, in one binning.
 
-    Attributes
+    Parameters
     ----------
     variance : dict of statistic to (n, n_bins)
         Over realisations (ddof = 1), of those that have pairs.
