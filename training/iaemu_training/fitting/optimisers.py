@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,7 +43,7 @@ class MuonAdam(torch.optim.Optimizer):
         # The very dictionaries of the parts: a schedule that sets a rate here sets it there.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
-    def step(self, closure: Callable | None = None):
+    def step(self, closure: Callable | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
