@@ -7,7 +7,7 @@ pytest.importorskip("numba")
 
 from iaemu.files import sha256_of_file
 from iaemu.measurement import Measurement
-from iaemu_training.commands.galaxies import main
+from iaemu_training.commands.iaemu import main
 from iaemu_training.measuring.galaxy_files import read_galaxies, write_galaxies
 
 

@@ -13,10 +13,11 @@ pytest.importorskip("halotools")
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix
 from iaemu.parameters import PARAMETERS
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 from iaemu_training.dataset.make import DatasetSettings, make_dataset, matching_boxes
-from iaemu_training.evaluation.pulls import draw_pulls, find_pulls, summarise
+from iaemu_training.evaluation.figures import draw_pulls
+from iaemu_training.evaluation.pulls import find_pulls, pull_statistics
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.parts import PartsError, PartStore
@@ -141,7 +142,7 @@ class TestPulls:
             return values | {"omega": 1.5 * values["omega"]}
 
         monkeypatch.setattr(Dataset, "labels", shifted)
-        rows = summarise(find_pulls(dataset))
+        rows = pull_statistics(find_pulls(dataset))
         overall = {row["statistic"]: row["std"] for row in rows if row["r"] is None}
         assert overall["omega"] > 1.5 * overall["eta"]
 
@@ -187,7 +188,7 @@ class TestShipped:
 
     def test_mocks_follow_students_distribution(self, shipped):
         pulls = find_pulls(shipped, max_borrowed=1e-4)
-        for row in summarise(pulls):
+        for row in pull_statistics(pulls):
             if row["r"] is None:
                 assert row["n"] > 7000
                 assert row["std"] == pytest.approx(row["std_expected"], rel=0.05)
@@ -204,7 +205,7 @@ class TestSameWhateverHappens:
         return [
             sys.executable,
             "-m",
-            "iaemu_training.commands.train",
+            "iaemu_training.commands.iaemu_train",
             "dataset",
             str(output),
             "--tables",

@@ -4,7 +4,7 @@ import hashlib
 
 from iaemu.artifact import shipped_artifact
 from iaemu.models.factorised import Emulator
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 
 
 def test_card_of_the_shipped_emulator(capsys):
@@ -16,6 +16,11 @@ def test_card_of_the_shipped_emulator(capsys):
     assert f"| omega | {held_out['median']:.2%} |" in card
     assert "| logMmin | 11.5 to 14 |" in card
     assert "8.192e+06 (Mpc/h)^3" in card
+
+
+def test_card_of_the_papers_network(capsys):
+    assert main(["card", "iaemunet-pm160"]) == 0
+    assert "- aleatoric: second output of the network; epistemic: Monte Carlo dropout" in capsys.readouterr().out
 
 
 def test_card_to_a_file_and_of_a_file_that_is_not_there(tmp_path, capsys):

@@ -15,7 +15,7 @@ from iaemu.models.factorised import Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import Support
 from iaemu.prediction import STATISTICS, Prediction
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.evaluation.evaluate import evaluate, hold_out
 from iaemu_training.evaluation.figures import draw_figures
 

@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 import yaml
 
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.fitting.config import (
     Config,
     ConfigError,

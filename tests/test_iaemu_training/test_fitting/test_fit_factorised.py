@@ -8,19 +8,19 @@ import torch
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.labels import make_labels
 from iaemu_training.dataset.points import occupation_points
-from iaemu_training.fitting import harness as training
+from iaemu_training.fitting import harness
 from iaemu_training.fitting.config import checkpoint_paths, read_config
-from iaemu_training.fitting.factorised import FitSettings, fit, fit_members
+from iaemu_training.fitting.factorised import FitSettings, fit_factorised, fit_members
 
 SMALL = FitSettings(n_train=1024, n_validation=128, width=64, depth=2, epochs=40, batch_size=32, members=1)
 
 
 @pytest.fixture(scope="module")
 def fitted(pm40_tables):
-    return fit(pm40_tables, SMALL, progress=False)
+    return fit_factorised(pm40_tables, SMALL, progress=False)
 
 
 def weights(emulator):
@@ -35,31 +35,31 @@ def test_training_reduces_the_held_out_error(fitted):
 
 def test_same_seed_same_network_and_torchs_generator_untouched(pm40_tables, fitted):
     before = torch.random.get_rng_state()
-    again = fit(pm40_tables, SMALL, progress=False)
+    again = fit_factorised(pm40_tables, SMALL, progress=False)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(weights(again), weights(fitted))
 
 
 def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, fitted, tmp_path, monkeypatch):
     checkpoint = tmp_path / "fit.checkpoint"
-    write = training.write_checkpoint
+    write = harness.write_whole
 
     def write_and_die(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_checkpoint", write_and_die)
+    monkeypatch.setattr(harness, "write_whole", write_and_die)
     with pytest.raises(KeyboardInterrupt):
-        fit(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
+        fit_factorised(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
     monkeypatch.undo()
-    resumed = fit(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
+    resumed = fit_factorised(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
     assert torch.equal(weights(resumed), weights(fitted))
     with pytest.raises(ValueError, match="other settings"):
-        fit(pm40_tables, replace(SMALL, seed=9), checkpoint=checkpoint, progress=False)
+        fit_factorised(pm40_tables, replace(SMALL, seed=9), checkpoint=checkpoint, progress=False)
     theta = occupation_points(pm40_tables.support, SMALL.n_train, 77)
     other = make_labels(pm40_tables, theta, (PAPER_EDGES, TNG_EDGES), progress=False)
     with pytest.raises(ValueError, match="other labels"):
-        fit(pm40_tables, SMALL, labels=other, checkpoint=checkpoint, progress=False)
+        fit_factorised(pm40_tables, SMALL, labels=other, checkpoint=checkpoint, progress=False)
 
 
 def test_members_of_an_ensemble_differ_in_their_seeds_only_and_go_on_one_by_one(pm40_tables, tmp_path):
@@ -81,14 +81,14 @@ def test_members_of_an_ensemble_differ_in_their_seeds_only_and_go_on_one_by_one(
         assert torch.equal(one.network.output.weight, other.network.output.weight)
     (alone,) = fit_members(pm40_tables, replace(settings, members=1), labels=labels, progress=False)
     assert torch.equal(alone.network.output.weight, first.network.output.weight)
-    emulator = fit(pm40_tables, settings, **options)
+    emulator = fit_factorised(pm40_tables, settings, **options)
     assert torch.equal(emulator.network.output.weight, first.network.output.weight)
     assert torch.equal(emulator.members[0].output.weight, second.network.output.weight)
     assert set(emulator.metadata["epistemic_scale"]) == {"xi", "omega", "eta"}
 
 
 def test_epistemic_sigma_is_calibrated_on_labels_of_its_own(pm40_tables):
-    emulator = fit(pm40_tables, replace(SMALL, epochs=5, members=3), progress=False)
+    emulator = fit_factorised(pm40_tables, replace(SMALL, epochs=5, members=3), progress=False)
     theta = pm40_tables.support.sample(400, np.random.default_rng(99))
     truth, guess = pm40_tables.predict(theta, PAPER_EDGES), emulator.predict(theta, uncertainties=True)
     for name, sigma in guess.sigma_epistemic.items():

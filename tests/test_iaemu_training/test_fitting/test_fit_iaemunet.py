@@ -11,7 +11,7 @@ from iaemu.models.iaemunet import IAEmuNetEmulator
 from iaemu.parameters import Support
 from iaemu_training.fitting import objective
 from iaemu_training.fitting.config import IAEmuNetSettings
-from iaemu_training.fitting.iaemunet import IAEmuNetTask, fit_iaemunet
+from iaemu_training.fitting.iaemunet import IAEmuNetTraining, fit_iaemunet
 
 SUPPORT = Support(logMmin=(12.0, 13.0))
 SETTINGS = IAEmuNetSettings(
@@ -75,8 +75,10 @@ def test_the_artifact_says_where_it_comes_from(emulator, tmp_path):
 def test_a_killed_training_goes_on_to_the_same_network(data, emulator, tmp_path, monkeypatch):
     before = torch.random.get_rng_state()
     with monkeypatch.context() as patch:
-        loss = IAEmuNetTask.batch_loss
-        patch.setattr(IAEmuNetTask, "batch_loss", lambda task, rows: loss(task, rows) if task.epoch < 3 else 1 / 0)
+        loss = IAEmuNetTraining.batch_loss
+        patch.setattr(
+            IAEmuNetTraining, "batch_loss", lambda training, rows: loss(training, rows) if training.epoch < 3 else 1 / 0
+        )
         with pytest.raises(ZeroDivisionError):
             fit_iaemunet(*data, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
     resumed = fit_iaemunet(*data, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
@@ -88,10 +90,10 @@ def test_a_killed_training_goes_on_to_the_same_network(data, emulator, tmp_path,
 
 
 def test_an_epoch_shows_every_realisation_or_one_of_each_point(data):
-    every = IAEmuNetTask(*data, SETTINGS)
+    every = IAEmuNetTraining(*data, SETTINGS)
     rows = every.epoch_rows(torch.Generator().manual_seed(1))
     assert sorted(rows.tolist()) == list(range(64 * 3)) and every.n_batches == 12
-    one = IAEmuNetTask(*data, replace(SETTINGS, realisations="one"))
+    one = IAEmuNetTraining(*data, replace(SETTINGS, realisations="one"))
     rows = one.epoch_rows(torch.Generator().manual_seed(1))
     assert sorted((rows // 3).tolist()) == list(range(64)) and one.n_batches == 4
     assert set((rows % 3).tolist()) == {0, 1, 2}
@@ -100,7 +102,7 @@ def test_an_epoch_shows_every_realisation_or_one_of_each_point(data):
 
 
 def test_rows_pair_a_point_with_its_own_realisations(data):
-    task = IAEmuNetTask(*data, SETTINGS)
+    training = IAEmuNetTraining(*data, SETTINGS)
     seen = {}
 
     class Flat(torch.nn.Module):
@@ -108,25 +110,25 @@ def test_rows_pair_a_point_with_its_own_realisations(data):
             seen.update(inputs=inputs)
             return torch.zeros(2, 3, 20), torch.ones(2, 3, 20)
 
-    task.network = Flat()
-    task.schedule = lambda epoch: (0.0,) * 3
-    loss = task.batch_loss(torch.tensor([4, 17]))  # realisation 1 of point 1, realisation 2 of point 5
-    torch.testing.assert_close(seen["inputs"], task.data["train_inputs"][[1, 5]])
-    expected = task.standardiser.targets(torch.tensor(np.stack([data[1][1, 1], data[1][5, 2]]))).float()
+    training.network = Flat()
+    training.schedule = lambda epoch: (0.0,) * 3
+    loss = training.batch_loss(torch.tensor([4, 17]))  # realisation 1 of point 1, realisation 2 of point 5
+    torch.testing.assert_close(seen["inputs"], training.data["train_inputs"][[1, 5]])
+    expected = training.standardiser.targets(torch.tensor(np.stack([data[1][1, 1], data[1][5, 2]]))).float()
     torch.testing.assert_close(loss, objective.gaussian_nll(torch.zeros(2, 3, 20), torch.ones(2, 3, 20), expected))
 
 
 def test_the_validation_loss_is_the_papers_criterion_over_all_realisations(data):
-    task = IAEmuNetTask(*data, SETTINGS)
-    task.network.eval()
+    training = IAEmuNetTraining(*data, SETTINGS)
+    training.network.eval()
     with torch.no_grad():
-        mean, variance = task.network(task.data["validation_inputs"].repeat_interleave(2, dim=0))
-        targets = task.data["validation_targets"].flatten(0, 1)
-        torch.testing.assert_close(task.validation_loss(), objective.criterion(mean, variance, targets))
+        mean, variance = training.network(training.data["validation_inputs"].repeat_interleave(2, dim=0))
+        targets = training.data["validation_targets"].flatten(0, 1)
+        torch.testing.assert_close(training.validation_loss(), objective.criterion(mean, variance, targets))
 
 
 def test_missing_entries_and_negative_xi_are_masked_one_by_one(data):
-    targets = IAEmuNetTask(*data, SETTINGS).data["train_targets"]
+    targets = IAEmuNetTraining(*data, SETTINGS).data["train_targets"]
     y = torch.tensor(data[1])
     missing = ~torch.isfinite(targets)
     expected = torch.isnan(y)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from iaemu_training.fitting import harness as training
+from iaemu_training.fitting import harness
 from iaemu_training.fitting.config import TrainingSettings
-from iaemu_training.fitting.harness import Task, TrainingError, stream, train
+from iaemu_training.fitting.harness import NetworkTraining, TrainingError, stream, train
 
 SETTINGS = TrainingSettings(
     epochs=9,
@@ -29,13 +29,13 @@ SETTINGS = TrainingSettings(
 )
 
 
-class Parabola(Task):
+class Parabola(NetworkTraining):
     """Learns y = x^2 with everything that could spoil a resumption: dropout, batch norm, momentum, a schedule."""
 
     def __init__(self, settings=SETTINGS, seed=5):
         generator = torch.Generator().manual_seed(3)
         x = torch.randn(160, 3, generator=generator)
-        with training.seeded(seed):
+        with harness.seeded(seed):
             network = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
         super().__init__(network, settings, seed, {"x": x, "y": x**2}, len(x))
 
@@ -55,8 +55,8 @@ def weights(network):
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    task = Parabola()
-    return weights(train(task, progress=False)), task.history
+    training = Parabola()
+    return weights(train(training, progress=False)), training.history
 
 
 def test_training_learns(uninterrupted):
@@ -95,25 +95,25 @@ def test_nothing_global_changes_and_nothing_is_left_behind(tmp_path, monkeypatch
 
 
 def test_a_run_interrupted_at_every_checkpoint_gives_the_same_network(uninterrupted, tmp_path, monkeypatch):
-    write = training.write_checkpoint
+    write = harness.write_whole
 
-    def write_and_stop(path, state):
-        write(path, state)
+    def write_and_stop(*arguments):
+        write(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "write_checkpoint", write_and_stop)
+    monkeypatch.setattr(harness, "write_whole", write_and_stop)
     handler = signal.getsignal(signal.SIGINT)  # ignored, in a shell's background
     done = []
     for _ in range(5):  # after epochs 2, 4, 6, 8 and the last
-        task = Parabola()
+        training = Parabola()
         with pytest.raises(KeyboardInterrupt):
-            train(task, checkpoint=tmp_path / "c", progress=False)
-        done.append(len(task.history))
+            train(training, checkpoint=tmp_path / "c", progress=False)
+        done.append(len(training.history))
     assert done == [2, 4, 6, 8, 9]
     assert signal.getsignal(signal.SIGINT) is handler
-    task = Parabola()
-    assert torch.equal(weights(train(task, checkpoint=tmp_path / "c", progress=False)), uninterrupted[0])
-    assert task.history == uninterrupted[1]
+    training = Parabola()
+    assert torch.equal(weights(train(training, checkpoint=tmp_path / "c", progress=False)), uninterrupted[0])
+    assert training.history == uninterrupted[1]
 
 
 def test_a_run_killed_with_sigkill_goes_on_to_the_same_network(uninterrupted, tmp_path):
@@ -131,15 +131,15 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_network(uninterrupted, tm
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=environment)
     assert killed.returncode == -signal.SIGKILL
-    task = Parabola()
-    network = train(task, checkpoint=tmp_path / "c", progress=False)
-    assert task._first_epoch == 4
+    training = Parabola()
+    network = train(training, checkpoint=tmp_path / "c", progress=False)
+    assert training._first_epoch == 4
     assert torch.equal(weights(network), uninterrupted[0])
 
 
 def test_a_finished_run_is_not_trained_again(uninterrupted, tmp_path, monkeypatch):
     train(Parabola(), checkpoint=tmp_path / "c", progress=False)
-    monkeypatch.setattr(training, "Trainer", None)
+    monkeypatch.setattr(harness, "Trainer", None)
     assert torch.equal(weights(train(Parabola(), checkpoint=tmp_path / "c", progress=False)), uninterrupted[0])
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
@@ -167,17 +167,17 @@ class Worsens(Parabola):
 
 
 def test_training_stops_after_the_patience_and_the_best_weights_are_kept():
-    task = Worsens(replace(SETTINGS, epochs=50, patience=6))
-    network = train(task, progress=False)
-    assert len(task.history) == 4 + 6 and task.best["epoch"] == 3
-    assert torch.equal(weights(network), task.then)
+    training = Worsens(replace(SETTINGS, epochs=50, patience=6))
+    network = train(training, progress=False)
+    assert len(training.history) == 4 + 6 and training.best["epoch"] == 3
+    assert torch.equal(weights(network), training.then)
 
 
 def test_without_a_patience_the_last_weights_are_kept():
-    task = Worsens(replace(SETTINGS, patience=None))
-    network = train(task, progress=False)
-    assert len(task.history) == 9 and task.best is None
-    assert not torch.equal(weights(network), task.then)
+    training = Worsens(replace(SETTINGS, patience=None))
+    network = train(training, progress=False)
+    assert len(training.history) == 9 and training.best is None
+    assert not torch.equal(weights(network), training.then)
 
 
 def test_the_learning_rate_follows_its_schedule():
@@ -249,15 +249,15 @@ def test_streams_of_different_purposes_differ():
 
 @pytest.mark.slow
 def test_two_processes_share_the_work(uninterrupted):
-    task = Parabola()
-    train(task, progress=False, accelerator="cpu", devices=2)
-    assert len(task.history) == 9
-    assert task.history[-1]["validation"] == pytest.approx(uninterrupted[1][-1]["validation"], rel=0.2)
+    training = Parabola()
+    train(training, progress=False, accelerator="cpu", devices=2)
+    assert len(training.history) == 9
+    assert training.history[-1]["validation"] == pytest.approx(uninterrupted[1][-1]["validation"], rel=0.2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_trains_as_a_cpu_does(uninterrupted):
-    task = Parabola()
-    network = train(task, progress=False, accelerator="auto")
+    training = Parabola()
+    network = train(training, progress=False, accelerator="auto")
     assert all(parameter.device.type == "cpu" for parameter in network.parameters())
-    assert task.history[-1]["validation"] == pytest.approx(uninterrupted[1][-1]["validation"], rel=0.2)
+    assert training.history[-1]["validation"] == pytest.approx(uninterrupted[1][-1]["validation"], rel=0.2)

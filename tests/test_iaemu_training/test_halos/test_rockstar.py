@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("halotools")
 
-from iaemu_training.commands.train import main
+from iaemu_training.commands.iaemu_train import main
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 

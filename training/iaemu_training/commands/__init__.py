@@ -1,0 +1,1 @@
+"""The entry points ``iaemu`` and ``iaemu-train``: one command a file."""

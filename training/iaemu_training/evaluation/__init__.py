@@ -1,0 +1,1 @@
+"""How good an emulator is: figures of merit, reports, figures, model cards."""

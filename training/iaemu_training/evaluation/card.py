@@ -9,40 +9,42 @@ from pathlib import Path
 import yaml
 
 from iaemu.models.factorised import Emulator
+from iaemu.models.network import NetworkModel
 from iaemu.parameters import PARAMETERS, Support
 
 
-def model_card(emulator: Emulator, path=None) -> str:
+def model_card(emulator: NetworkModel, path: str | Path) -> str:
     """The card as Markdown, from what the artifact says of itself.
 
     Parameters
     ----------
-    emulator : Emulator
-    path : path-like, optional
+    emulator : NetworkModel
+    path : path-like
         Its file, for name, size and SHA-256.
+
+    Returns
+    -------
+    str
     """
     metadata = emulator.metadata
-    name = type(emulator.network).__name__ if path is None else Path(path).stem
+    path = Path(path)
+    content = path.read_bytes()
     lines = [
-        f"# {name}",
+        f"# {path.stem}",
         "",
         f"{metadata.get('description', 'An emulator')}, {metadata.get('made_by', 'unknown')}.",
         "",
-    ]
-    if path is not None:
-        content = Path(path).read_bytes()
-        lines += [
-            f"File: {Path(path).name}, {len(content) / 1e6:.2f} MB, SHA-256 `{hashlib.sha256(content).hexdigest()}`.",
-            "",
-        ]
-    lines += [
+        f"File: {path.name}, {len(content) / 1e6:.2f} MB, SHA-256 `{hashlib.sha256(content).hexdigest()}`.",
+        "",
         "## What it predicts",
         "",
-        "xi(r), omega(r) and eta(r) of halotools-IA mock galaxies; parameters in order: ",
+        "xi(r), omega(r) and eta(r) of halotools-IA mock galaxies; parameters in order: "
+        + ", ".join(f"`{parameter}`" for parameter in PARAMETERS)
+        + ". Native bins [Mpc/h]:",
+        "",
+        *[f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings],
+        *["", "## Where it holds", "", *_support(emulator.support), ""],
     ]
-    lines[-1] += ", ".join(f"`{parameter}`" for parameter in PARAMETERS) + ". Native bins [Mpc/h]:"
-    lines += [""] + [f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings]
-    lines += ["", "## Where it holds", "", *_support(emulator.support), ""]
     boxes = ", ".join(map(str, metadata.get("catalogues") or ["not stated"]))
     sides = ", ".join(f"{side:g}" for side in metadata.get("box_sizes") or [])
     lines += [
@@ -83,8 +85,10 @@ def _support(support: Support) -> list[str]:
     return lines
 
 
-def _uncertainties(emulator: Emulator) -> list[str]:
+def _uncertainties(emulator: NetworkModel) -> list[str]:
     metadata = emulator.metadata
+    if not isinstance(emulator, Emulator):
+        return ["- aleatoric: second output of the network; epistemic: Monte Carlo dropout, 50 passes."]
     lines = []
     if emulator.aleatoric is not None:
         lines.append(
@@ -94,8 +98,6 @@ def _uncertainties(emulator: Emulator) -> list[str]:
     if emulator.members:
         factors = ", ".join(f"{name} {factor:.2f}" for name, factor in metadata.get("epistemic_scale", {}).items())
         lines.append(f"- epistemic: spread of {len(emulator.members) + 1} networks, times {factors}.")
-    if not lines and emulator.kind != "emulator":
-        lines.append("- aleatoric: second output of the network; epistemic: Monte Carlo dropout, 50 passes.")
     return lines or ["None."]
 
 

@@ -17,7 +17,7 @@ from iaemu.binning import PAPER_EDGES, bin_centers, check_edges
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
 from iaemu.prediction import STATISTICS
-from iaemu_training.dataset.file import SPLITS
+from iaemu_training.dataset.file import SPLITS, Dataset
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, coverage_key
@@ -27,7 +27,11 @@ REGION_PARAMETERS = ("logMmin", "mu_cen")
 
 
 def hold_out(
-    emulator: ForwardModel, dataset, r_edges=PAPER_EDGES, cleaned: bool = False, progress: bool = True
+    emulator: ForwardModel,
+    dataset: Dataset,
+    r_edges: np.ndarray = PAPER_EDGES,
+    cleaned: bool = False,
+    progress: bool = True,
 ) -> HeldOut:
     """Collect predictions, mocks and labels at the test points of a data set that have mocks.
 
@@ -40,6 +44,10 @@ def hold_out(
     cleaned : bool
         Leave out the points that the paper's cleaning removes.
     progress : bool
+
+    Returns
+    -------
+    HeldOut
 
     Raises
     ------
@@ -99,8 +107,8 @@ def _sigma(sigmas, statistic: str, kind: str) -> np.ndarray | None:
 
 def evaluate(
     emulator: ForwardModel,
-    dataset,
-    r_edges=PAPER_EDGES,
+    dataset: Dataset,
+    r_edges: np.ndarray = PAPER_EDGES,
     cleaned: bool = False,
     n_bootstrap: int = 200,
     seed: int = 1,
@@ -126,6 +134,10 @@ def evaluate(
     names : (str, str)
         Of emulator and data set, for the report.
     progress : bool
+
+    Returns
+    -------
+    Report
 
     Raises
     ------
@@ -156,39 +168,29 @@ def evaluate(
 
 
 def _score(used, cases: dict[str, Case], ceilings: dict[str, Case]) -> dict[tuple[str, str, str], float]:
-    """Overall figures by (metric, statistic, "value" or "ceiling")."""
+    """Overall figures by metric, statistic, and "value", "ceiling" or their "difference"."""
     found = {}
     for metric in used:
         for name, case in cases.items():
-            found[metric.key, name, "value"] = metric.overall(case)
+            found[metric.key, name, "value"] = value = metric.overall(case)
             if metric.group == "mocks":
-                found[metric.key, name, "ceiling"] = metric.overall(ceilings[name])
+                found[metric.key, name, "ceiling"] = ceiling = metric.overall(ceilings[name])
+                found[metric.key, name, "difference"] = value - ceiling
     return found
 
 
 def _bootstrap(used, cases, ceilings, n_bootstrap: int, seed: int, progress: bool) -> dict:
-    """Standard deviations of all overall figures, and of value - ceiling, over samples of the points."""
+    """Standard deviations of all overall figures over samples of the points."""
     if n_bootstrap < 2:
         return {}
     rng = np.random.default_rng(seed)
     n = len(next(iter(cases.values())).prediction)
-    drawn: dict = {}
+    samples = []
     for _ in tqdm(range(n_bootstrap), "bootstrap", delay=2, disable=not progress):
         rows = rng.integers(n, size=n)  # the same points for emulator and ceiling
-        sample = _score(
-            used,
-            {name: case.take(rows) for name, case in cases.items()},
-            {name: case.take(rows) for name, case in ceilings.items()},
-        )
-        for key, value in sample.items():
-            drawn.setdefault(key, []).append(value)
-    draws = {key: np.array(values) for key, values in drawn.items()}
-    differences = {
-        (key, name, "difference"): draws[key, name, "value"] - values
-        for (key, name, kind), values in draws.items()
-        if kind == "ceiling"
-    }
-    return {key: _spread(values) for key, values in (draws | differences).items()}
+        taken = ({name: case.take(rows) for name, case in part.items()} for part in (cases, ceilings))
+        samples.append(_score(used, *taken))
+    return {key: _spread(np.array([sample[key] for sample in samples])) for key in samples[0]}
 
 
 def _spread(values) -> float:
@@ -198,19 +200,14 @@ def _spread(values) -> float:
 
 def _combine(used, scores, errors) -> dict:
     combined: dict = {}
+    for (key, name, kind), score in scores.items():
+        entry = combined.setdefault(key, {}).setdefault(name, {})
+        if kind != "difference":
+            entry[kind] = score
+        entry["error" if kind == "value" else f"{kind}_error"] = errors.get((key, name, kind), math.nan)
     for metric in used:
-        for name in STATISTICS:
-            entry = {
-                "value": scores[metric.key, name, "value"],
-                "error": errors.get((metric.key, name, "value"), math.nan),
-            }
-            if metric.group == "mocks":
-                entry["ceiling"] = scores[metric.key, name, "ceiling"]
-                entry["ceiling_error"] = errors.get((metric.key, name, "ceiling"), math.nan)
-                entry["difference_error"] = errors.get((metric.key, name, "difference"), math.nan)
-            if name in metric.paper:
-                entry["paper"] = metric.paper[name]
-            combined.setdefault(metric.key, {})[name] = entry
+        for name, published in metric.paper.items():
+            combined[metric.key][name]["paper"] = published
     return combined
 
 

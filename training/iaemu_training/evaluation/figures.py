@@ -1,4 +1,4 @@
-"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, and one of coverage.
+"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, of coverage and of pulls.
 
 Drawn on canvases of their own: matplotlib's global state is neither used nor changed.
 """
@@ -12,10 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from iaemu.binning import bin_centers
 from iaemu.files import write_whole
 from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation import metrics as m
+from iaemu_training.evaluation.pulls import Pulls
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, HeldOut
 
@@ -32,7 +34,7 @@ _MAX_DOTS = 20_000
 _N_EXAMPLES = 25
 
 
-def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]:
+def draw_figures(report: Report, folder: str | Path, seed: int = 1) -> list[tuple[str, str]]:
     """Draw all figures that a report has the numbers for.
 
     Parameters
@@ -53,7 +55,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
     drawn = [
         (
             "figure3.png",
-            accuracy_figure(report),
+            _accuracy_figure(report),
             "Figure 3: mean fractional errors, residuals in units of the mocks' standard deviation (median; band: 16 "
             "to 84 % of points), rank correlation, NRMSE and SMAPE by bin. Dashed: the noise-free label, against the "
             "same mocks.",
@@ -69,7 +71,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
             drawn.append(
                 (
                     name,
-                    uncertainty_figure(held_out, statistics, colours, seed),
+                    _uncertainty_figure(held_out, statistics, colours, seed),
                     f"{title}: aleatoric and epistemic standard deviations, one dot a point and bin, coloured by the "
                     f"bias of {by} against the mocks.",
                 )
@@ -78,7 +80,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
         drawn.append(
             (
                 f"figureD{number}.png",
-                examples_figure(held_out, statistic, seed),
+                _examples_figure(held_out, statistic, seed),
                 f"Figure D{number}: {SYMBOLS[statistic]} at {min(n, _N_EXAMPLES)} random held-out points. Error bars: "
                 "of the mean over mocks" + ("; band: epistemic standard deviation." if held_out.has_epistemic else "."),
             )
@@ -87,7 +89,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
         drawn.append(
             (
                 "coverage.png",
-                coverage_figure(held_out),
+                _coverage_figure(held_out),
                 "Coverage: distribution of the probability integral transform over all bins, of single mocks and of "
                 "their means, and share of both inside central intervals by bin, with the binomial error of a "
                 "calibrated prediction.",
@@ -107,7 +109,7 @@ def draw_figures(report: Report, folder, seed: int = 1) -> list[tuple[str, str]]
     return [(name, caption) for name, _, caption in drawn]
 
 
-def accuracy_figure(report: Report) -> Figure:
+def _accuracy_figure(report: Report) -> Figure:
     """Figure 3: by bin, fractional errors; residuals in units of sigma-hat; SCC, NRMSE and SMAPE."""
     figure, axes = _figure(3, 3, (12.5, 9.5), sharex=True)
     for column, statistic in enumerate(STATISTICS):
@@ -156,18 +158,10 @@ def accuracy_figure(report: Report) -> Figure:
     return figure
 
 
-def uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int = 1) -> Figure:
+def _uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int) -> Figure:
     """Figures 4, 5 and B1: epistemic against aleatoric standard deviation of each point and bin.
 
-    Parameters
-    ----------
-    held_out : HeldOut
-        With epistemic standard deviations.
-    statistics : sequence of str
-    colours : sequence of "sigma" and "amplitude"
-        What dots are coloured by: log10 of predicted over mocks' standard deviation, or of their amplitudes.
-    seed : int
-        Of the entries drawn, if there are too many.
+    Dots are coloured by log10 of predicted over mocks' standard deviation ("sigma"), or of their "amplitude".
     """
     panels = [(statistic, colour) for statistic in statistics for colour in colours]
     figure, axes = _figure(1, len(panels), (5.6 * len(panels), 4.8))
@@ -209,7 +203,7 @@ def uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int = 1) ->
     return figure
 
 
-def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
+def _examples_figure(held_out: HeldOut, statistic: str, seed: int) -> Figure:
     """Figures D1 to D3: predictions at random held-out points over the means of mocks.
 
     Error bars are of the mean, sigma-hat / sqrt(k); the band is the epistemic standard deviation, if there is one.
@@ -255,7 +249,7 @@ def examples_figure(held_out: HeldOut, statistic: str, seed: int = 1) -> Figure:
     return figure
 
 
-def coverage_figure(held_out: HeldOut) -> Figure:
+def _coverage_figure(held_out: HeldOut) -> Figure:
     """Calibration: histograms of the probability integral transform over all bins, and coverage by bin."""
     figure, axes = _figure(2, 3, (12.5, 7.0))
     kinds = (("single mocks", "pit_of_realisations", _MOCKS, "o"), ("means over mocks", "pit_of_mean", _EMULATOR, "s"))
@@ -295,11 +289,18 @@ def coverage_figure(held_out: HeldOut) -> Figure:
     return figure
 
 
-# ---------------------------------------------------------------------- helpers
+def learning_curve_figure(history: list[dict]) -> Figure:
+    """Losses by epoch; on a logarithmic axis if they are all positive.
 
+    Parameters
+    ----------
+    history : list of dict
+        With ``epoch``, ``train`` and ``validation``.
 
-def learning_curve_figure(history) -> Figure:
-    """Losses by epoch; on a logarithmic axis if they are all positive."""
+    Returns
+    -------
+    Figure
+    """
     figure, axes = _figure(1, 1, (5.5, 3.8))
     (ax,) = np.ravel(axes)
     for name, colour in (("train", _MOCKS), ("validation", _EMULATOR)):
@@ -314,14 +315,45 @@ def learning_curve_figure(history) -> Figure:
     return figure
 
 
+def draw_pulls(pulls: Pulls, path: str | Path) -> None:
+    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic.
+
+    Parameters
+    ----------
+    pulls : Pulls
+    path : path-like
+    """
+    student = pulls.student
+    figure, axes = _figure(2, len(pulls.t), (11, 6), height_ratios=(3, 2))
+    r = bin_centers(pulls.r_edges)
+    grid = np.linspace(-6, 6, 241)
+    for column, (name, t) in enumerate(pulls.t.items()):
+        upper, lower = axes[:, column]
+        # Of fewer values the outer percentiles are the extremes.
+        used = np.flatnonzero(np.isfinite(t).sum(axis=0) >= 10)
+        for percent in (2.5, 16.0, 50.0, 84.0, 97.5):
+            upper.axhline(student.ppf(percent / 100), color="0.6", lw=1, ls="--")
+            line = [np.nanpercentile(t[:, b], percent) for b in used]
+            upper.plot(r[used], line, "o-", ms=3, lw=1, color="C0" if percent == 50 else "C1")
+        upper.set(xscale="log", ylim=(-3.5, 3.5), title=name, xlabel="r [Mpc/h]")
+        values = t[np.isfinite(t)]
+        lower.hist(np.clip(values, -6, 6), bins=grid[::4], density=True, color="0.8")
+        lower.plot(grid, student.pdf(grid), color="C3", lw=1.5, label=f"Student's t, {pulls.n_realisations - 1} dof")
+        lower.set(xlabel="(mean - label) / standard error", yscale="log", ylim=(1e-4, 1))
+        lower.legend(frameon=False, fontsize=8, loc="lower center")
+    axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
+    axes[1, 0].set_ylabel("density")
+    _save(figure, Path(path), dpi=120)
+
+
 def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
     figure = Figure(figsize=size, layout=layout)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=130))
+def _save(figure: Figure, path: Path, dpi: int = 130) -> None:
+    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
 
 
 def _percentiles(entries, percent: float) -> np.ndarray:

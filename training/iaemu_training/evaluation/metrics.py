@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
 #: Fractional error beyond which the paper calls a prediction an outlier, by statistic (section 4.1).
@@ -33,7 +34,7 @@ _MIN_RANKED = 3
 class MockMoments:
     """Mean and scatter over the realisations of each point.
 
-    Attributes
+    Parameters
     ----------
     mean : (n, n_bins)
         Mean over realisations: what the paper calls ground truth.
@@ -53,10 +54,18 @@ class MockMoments:
         return np.sqrt(self.variance) / c4(self.n_realisations)
 
 
-def mock_moments(realisations) -> MockMoments:
-    """Moments over realisations (n, k, n_bins).
+def mock_moments(realisations: ArrayLike) -> MockMoments:
+    """Moments over realisations.
 
     An entry is NaN if a single one of its realisations is: what is left would be conditioned on having pairs.
+
+    Parameters
+    ----------
+    realisations : (n, k, n_bins)
+
+    Returns
+    -------
+    MockMoments
 
     Raises
     ------
@@ -72,33 +81,78 @@ def mock_moments(realisations) -> MockMoments:
 
 
 def c4(k: int) -> float:
-    """Mean of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.973 for 10."""
+    """Mean of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.973 for 10.
+
+    Parameters
+    ----------
+    k : int
+
+    Returns
+    -------
+    float
+    """
     return float(np.sqrt(2.0 / (k - 1)) * np.exp(special.gammaln(k / 2) - special.gammaln((k - 1) / 2)))
 
 
 def chi_median(k: int) -> float:
-    """Median of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.963 for 10."""
+    """Median of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.963 for 10.
+
+    Parameters
+    ----------
+    k : int
+
+    Returns
+    -------
+    float
+    """
     return float(np.sqrt(stats.chi2(k - 1).median() / (k - 1)))
 
 
 # ---------------------------------------------------------------------- from entries to bins, from bins to a figure
 
 
-def count_entries(*arrays) -> np.ndarray:
-    """Points at which all arrays (n, n_bins) are finite, by bin: (n_bins,)."""
+def count_entries(*arrays: ArrayLike) -> np.ndarray:
+    """Points at which all arrays are finite, by bin.
+
+    Parameters
+    ----------
+    *arrays : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,) int
+    """
     return np.sum(_finite(*arrays), axis=0)
 
 
-def bin_mean(values) -> np.ndarray:
-    """Mean over points of each bin, (n_bins,)."""
+def bin_mean(values: ArrayLike) -> np.ndarray:
+    """Mean over points of each bin.
+
+    Parameters
+    ----------
+    values : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,)
+    """
     values = np.asarray(values, dtype=np.float64)
     ok = np.isfinite(values)
     with np.errstate(invalid="ignore"):
         return np.where(ok, values, 0.0).sum(axis=0) / ok.sum(axis=0)
 
 
-def bin_median(values) -> np.ndarray:
-    """Median over points of each bin, (n_bins,)."""
+def bin_median(values: ArrayLike) -> np.ndarray:
+    """Median over points of each bin.
+
+    Parameters
+    ----------
+    values : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,)
+    """
     values = np.asarray(values, dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     result = np.full(values.shape[1], np.nan)
@@ -108,40 +162,70 @@ def bin_median(values) -> np.ndarray:
     return result
 
 
-def average(by_bin, weights=None) -> float:
-    """Mean over the bins (n_bins,) that have a value; ``weights`` such as bin centres for the r-weighted variant."""
+def average(by_bin: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """Mean over the bins that have a value.
+
+    Parameters
+    ----------
+    by_bin : (n_bins,)
+    weights : (n_bins,), optional
+        Such as bin centres, for the r-weighted variant.
+
+    Returns
+    -------
+    float
+    """
     by_bin = np.asarray(by_bin, dtype=np.float64)
     weights = np.ones_like(by_bin) if weights is None else np.asarray(weights, dtype=np.float64)
     ok = np.isfinite(by_bin)
     return float(np.sum(weights[ok] * by_bin[ok]) / np.sum(weights[ok])) if ok.any() else np.nan
 
 
-def percentile(values, percent: float) -> float:
-    """Percentile over all finite entries; 50 for the median."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    return float(np.percentile(values, percent)) if len(values) else np.nan
+def percentile(values: ArrayLike, percent: float) -> float:
+    """Percentile over all finite entries.
+
+    Parameters
+    ----------
+    values : array
+    percent : float
+        50 for the median.
+
+    Returns
+    -------
+    float
+    """
+    (values,) = _floats(values)
+    finite = values[np.isfinite(values)]
+    return float(np.percentile(finite, percent)) if len(finite) else np.nan
 
 
 # ---------------------------------------------------------------------- accuracy, as in section 4.1
 
 
-def fractional_error(prediction, truth) -> np.ndarray:
-    """(prediction - truth) / truth, with its sign; (n, n_bins). NaN where the truth is 0.
+def fractional_error(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """(prediction - truth) / truth, with its sign; NaN where the truth is 0.
 
     The paper gives no formula for its mean fractional error. The mean of absolute values it cannot be: a term of SMAPE
     (equation 12) is at most twice the absolute fractional error, so the paper's own SMAPE, after rounding and with 1 %
     of outliers, demands at least 4.7 % for xi and 13 % for omega, where 3.2 % and 4.9 % are stated. The absolute value
     of the mean with sign would agree, and so would medians.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n, n_bins)
     """
-    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    prediction, truth = _floats(prediction, truth)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = (prediction - truth) / truth
     return np.where(truth == 0, np.nan, error)
 
 
-def outliers(prediction, truth, sigma, limit: float) -> np.ndarray:
-    """Predictions (n,) bool that the paper leaves out of its figures for omega and eta (section 4.1).
+def outliers(prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, limit: float) -> np.ndarray:
+    """Predictions that the paper leaves out of its figures for omega and eta (section 4.1).
 
     Those that follow the mocks, and yet have a fractional error beyond ``limit`` because the mean over mocks happens to
     lie near zero. To follow is: a rank correlation over bins above 0.5, or a deviation of less than ``sigma`` in more
@@ -155,6 +239,10 @@ def outliers(prediction, truth, sigma, limit: float) -> np.ndarray:
         ``sigma`` of one realisation.
     limit : float
         See ``OUTLIER_LIMITS``.
+
+    Returns
+    -------
+    (n,) bool
     """
     error = np.abs(fractional_error(prediction, truth))
     extreme = np.max(np.where(np.isfinite(error), error, 0.0), axis=1) > limit
@@ -168,15 +256,28 @@ def outliers(prediction, truth, sigma, limit: float) -> np.ndarray:
     return extreme & follows
 
 
-def share_accurate(prediction, truth, limit: float = 0.1) -> float:
-    """Share of points whose median over bins of the absolute fractional error is below ``limit`` (section 4.1)."""
+def share_accurate(prediction: ArrayLike, truth: ArrayLike, limit: float = 0.1) -> float:
+    """Share of points whose median over bins of the absolute fractional error is small (section 4.1).
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+    limit : float
+        What it is below.
+
+    Returns
+    -------
+    float
+    """
     by_point = bin_median(np.abs(fractional_error(prediction, truth)).T)
     by_point = by_point[np.isfinite(by_point)]
     return float(np.mean(by_point < limit)) if len(by_point) else np.nan
 
 
-def residuals(prediction, truth, sigma, logarithmic=None) -> np.ndarray:
-    """(prediction - truth) / sigma, (n, n_bins): figure 3, middle row, is its median by bin.
+def residuals(
+    prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, logarithmic: ArrayLike | None = None
+) -> np.ndarray:
+    """(prediction - truth) / sigma: figure 3, middle row, is its median by bin.
 
     Parameters
     ----------
@@ -185,8 +286,12 @@ def residuals(prediction, truth, sigma, logarithmic=None) -> np.ndarray:
     logarithmic : (n_bins,) bool, optional
         Bins where the residual is taken in the logarithm, ln(prediction / truth) / (sigma / truth), as the paper does
         for xi beyond the one-halo regime. NaN there unless both are positive.
+
+    Returns
+    -------
+    (n, n_bins)
     """
-    prediction, truth, sigma = (np.asarray(array, dtype=np.float64) for array in (prediction, truth, sigma))
+    prediction, truth, sigma = _floats(prediction, truth, sigma)
     with np.errstate(divide="ignore", invalid="ignore"):
         linear = (prediction - truth) / sigma
         if logarithmic is None:
@@ -196,12 +301,20 @@ def residuals(prediction, truth, sigma, logarithmic=None) -> np.ndarray:
     return np.where(sigma > 0, np.where(logarithmic, log, linear), np.nan)
 
 
-def spearman(prediction, truth) -> np.ndarray:
-    """Spearman's rank correlation over points, by bin: (n_bins,). Section 4.1, figure 3, bottom row.
+def spearman(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """Spearman's rank correlation over points, by bin; section 4.1, figure 3, bottom row.
 
     NaN with fewer than 3 points, or if one of both does not vary.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,)
     """
-    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    prediction, truth = _floats(prediction, truth)
     ok = _finite(prediction, truth)
     result = np.full(prediction.shape[1], np.nan)
     whole = ok.all(axis=0)
@@ -214,42 +327,77 @@ def spearman(prediction, truth) -> np.ndarray:
     return result
 
 
-def _rank_correlation(prediction, truth) -> np.ndarray:
+def _rank_correlation(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     a, b = (stats.rankdata(values, axis=0) - (len(values) + 1) / 2 for values in (prediction, truth))
     with np.errstate(invalid="ignore"):
         return np.sum(a * b, axis=0) / np.sqrt(np.sum(a**2, axis=0) * np.sum(b**2, axis=0))
 
 
-def nrmse(prediction, truth) -> np.ndarray:
-    """Root mean square error over points over the root mean square of the truth, by bin: (n_bins,). Equation 11."""
-    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+def nrmse(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """Root mean square error over points over the root mean square of the truth, by bin; equation 11.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,)
+    """
+    prediction, truth = _floats(prediction, truth)
     ok = _finite(prediction, truth)
     error = np.where(ok, prediction - truth, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.sqrt(np.sum(error**2, axis=0) / np.sum(np.where(ok, truth, 0.0) ** 2, axis=0))
 
 
-def smape(prediction, truth) -> np.ndarray:
-    """Symmetric mean absolute percentage error over points, by bin: (n_bins,), between 0 and 2. Equation 12."""
-    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+def smape(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """Symmetric mean absolute percentage error over points, by bin, between 0 and 2; equation 12.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n_bins,)
+    """
+    prediction, truth = _floats(prediction, truth)
     return bin_mean(2.0 * np.abs(prediction - truth) / (np.abs(prediction) + np.abs(truth) + SMAPE_EPSILON))
 
 
-def amplitude_bias(prediction, truth) -> np.ndarray:
-    """log10 |prediction / truth| [dex], (n, n_bins): figure 5, and figure B1, right."""
+def amplitude_bias(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """log10 |prediction / truth| [dex]: figure 5, and figure B1, right.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n, n_bins)
+    """
     return _dex(np.abs(prediction), np.abs(truth))
 
 
 # ---------------------------------------------------------------------- against noise-free truth
 
 
-def relative_rms(prediction, truth) -> np.ndarray:
-    """Error of each point: rms over bins of prediction - truth, over the rms over bins of the truth; (n,).
+def relative_rms(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
+    """Error of each point: rms over bins of prediction - truth, over the rms over bins of the truth.
 
     For a noise-free truth; against mocks their noise would be in it. Bins without a truth are left out; a prediction
     that is missing where there is a truth makes the point NaN.
+
+    Parameters
+    ----------
+    prediction, truth : (n, n_bins)
+
+    Returns
+    -------
+    (n,)
     """
-    prediction, truth = np.asarray(prediction, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    prediction, truth = _floats(prediction, truth)
     ok = np.isfinite(truth)
     error = np.where(ok, prediction - truth, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -259,81 +407,172 @@ def relative_rms(prediction, truth) -> np.ndarray:
 # ---------------------------------------------------------------------- uncertainties, as in section 4.2
 
 
-def sigma_bias(sigma_aleatoric, moments: MockMoments) -> np.ndarray:
-    """log10 of the predicted over the mocks' standard deviation [dex], (n, n_bins): figure 4, and figure B1, left.
+def sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
+    """log10 of the predicted over the mocks' standard deviation [dex]: figure 4, and figure B1, left.
 
     Its median is 0 for a perfect prediction, since the mocks' is divided by :func:`chi_median`: a median passes
     through the logarithm, a mean does not. For 10 realisations :func:`c4` would leave 0.004 dex, no correction 0.016.
+
+    Parameters
+    ----------
+    sigma_aleatoric : (n, n_bins)
+        Predicted, of one realisation.
+    moments : MockMoments
+
+    Returns
+    -------
+    (n, n_bins)
     """
     return _dex(sigma_aleatoric, np.sqrt(moments.variance) / chi_median(moments.n_realisations))
 
 
-def pooled_sigma_bias(sigma_aleatoric, moments: MockMoments) -> np.ndarray:
-    """Half the log10 of mean predicted variance over mean variance of the mocks [dex], by bin: (n_bins,).
+def pooled_sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
+    """Half the log10 of mean predicted variance over mean variance of the mocks [dex], by bin.
 
     Unbiased without any correction, but a statement about the noisiest points of a bin.
+
+    Parameters
+    ----------
+    sigma_aleatoric : (n, n_bins)
+        Predicted, of one realisation.
+    moments : MockMoments
+
+    Returns
+    -------
+    (n_bins,)
     """
     variance = np.asarray(sigma_aleatoric, dtype=np.float64) ** 2
     ok = _finite(variance, moments.variance)
-    return 0.5 * _dex(
-        bin_mean(np.where(ok, variance, np.nan)),
-        bin_mean(np.where(ok, moments.variance, np.nan)),
-    )
+    return 0.5 * _dex(bin_mean(np.where(ok, variance, np.nan)), bin_mean(np.where(ok, moments.variance, np.nan)))
 
 
-def variance_ratio_bias(sigma_aleatoric, moments: MockMoments) -> np.ndarray:
-    """-Half the log10 of the mean of mocks' over predicted variance [dex], by bin: (n_bins,).
+def variance_ratio_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
+    """-Half the log10 of the mean of mocks' over predicted variance [dex], by bin.
 
     Unbiased as :func:`pooled_sigma_bias`, with the same weight for each point; sensitive to variances predicted much
     too small.
+
+    Parameters
+    ----------
+    sigma_aleatoric : (n, n_bins)
+        Predicted, of one realisation.
+    moments : MockMoments
+
+    Returns
+    -------
+    (n_bins,)
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = moments.variance / np.asarray(sigma_aleatoric, dtype=np.float64) ** 2
         return -0.5 * np.log10(bin_mean(ratio))
 
 
-def epistemic_ratio(sigma_aleatoric, sigma_epistemic) -> np.ndarray:
-    """log10 of epistemic over aleatoric standard deviation [dex], (n, n_bins): distance from the 1:1 line, figure 4."""
+def epistemic_ratio(sigma_aleatoric: ArrayLike, sigma_epistemic: ArrayLike) -> np.ndarray:
+    """log10 of epistemic over aleatoric standard deviation [dex]: distance from the 1:1 line, figure 4.
+
+    Parameters
+    ----------
+    sigma_aleatoric, sigma_epistemic : (n, n_bins)
+
+    Returns
+    -------
+    (n, n_bins)
+    """
     return _dex(sigma_epistemic, sigma_aleatoric)
 
 
-def pit_of_realisations(realisations, prediction, sigma_aleatoric, sigma_epistemic=None) -> np.ndarray:
-    """Probability integral transform of single realisations under the predicted normal, (n, k, n_bins).
+def pit_of_realisations(
+    realisations: ArrayLike,
+    prediction: ArrayLike,
+    sigma_aleatoric: ArrayLike,
+    sigma_epistemic: ArrayLike | None = None,
+) -> np.ndarray:
+    """Probability integral transform of single realisations under the predicted normal.
 
     Uniform in [0, 1] if the prediction is calibrated and mocks are normal. The variance is aleatoric plus epistemic.
+
+    Parameters
+    ----------
+    realisations : (n, k, n_bins)
+    prediction, sigma_aleatoric, sigma_epistemic : (n, n_bins)
+
+    Returns
+    -------
+    (n, k, n_bins)
     """
     variance = np.asarray(sigma_aleatoric) ** 2 + (0.0 if sigma_epistemic is None else np.asarray(sigma_epistemic) ** 2)
     return _pit(realisations, np.asarray(prediction)[:, None], np.sqrt(variance)[:, None])
 
 
-def pit_of_mean(moments: MockMoments, prediction, sigma_aleatoric, sigma_epistemic=None) -> np.ndarray:
-    """The same for the mean of the k realisations, (n, n_bins); the variance is aleatoric / k plus epistemic."""
+def pit_of_mean(
+    moments: MockMoments, prediction: ArrayLike, sigma_aleatoric: ArrayLike, sigma_epistemic: ArrayLike | None = None
+) -> np.ndarray:
+    """The same for the mean of the k realisations; the variance is aleatoric / k plus epistemic.
+
+    Parameters
+    ----------
+    moments : MockMoments
+    prediction, sigma_aleatoric, sigma_epistemic : (n, n_bins)
+
+    Returns
+    -------
+    (n, n_bins)
+    """
     variance = np.asarray(sigma_aleatoric) ** 2 / moments.n_realisations
     if sigma_epistemic is not None:
         variance = variance + np.asarray(sigma_epistemic) ** 2
     return _pit(moments.mean, np.asarray(prediction), np.sqrt(variance))
 
 
-def inside(pit, level: float) -> np.ndarray:
-    """Whether values lie in the central interval of probability ``level``: 1, 0 or NaN, in the shape of ``pit``."""
+def inside(pit: ArrayLike, level: float) -> np.ndarray:
+    """Whether values lie in a central interval: 1, 0 or NaN.
+
+    Parameters
+    ----------
+    pit : (n, n_bins) or (n, k, n_bins)
+    level : float
+        Probability of the interval.
+
+    Returns
+    -------
+    array in the shape of ``pit``
+    """
     pit = np.asarray(pit, dtype=np.float64)
     return np.where(np.isfinite(pit), np.abs(2.0 * pit - 1.0) <= level, np.nan)
 
 
-def coverage(pit, level: float) -> np.ndarray:
-    """Share of values inside the central interval of probability ``level``, by bin: (n_bins,).
+def coverage(pit: ArrayLike, level: float) -> np.ndarray:
+    """Share of values inside a central interval, by bin.
 
-    ``pit`` (n, n_bins) or (n, k, n_bins).
+    Parameters
+    ----------
+    pit : (n, n_bins) or (n, k, n_bins)
+    level : float
+        Probability of the interval.
+
+    Returns
+    -------
+    (n_bins,)
     """
     pit = np.asarray(pit)
     return bin_mean(inside(pit, level).reshape(-1, pit.shape[-1]))
 
 
-def pooled_coverage(pit, level: float) -> tuple[float, float]:
+def pooled_coverage(pit: ArrayLike, level: float) -> tuple[float, float]:
     """Coverage over all bins, and its standard error.
 
     Each point has the same weight, and the error is from the scatter between points: bins of one mock are not
     independent, nor are realisations if the prediction is off.
+
+    Parameters
+    ----------
+    pit : (n, n_bins) or (n, k, n_bins)
+    level : float
+        Probability of the interval.
+
+    Returns
+    -------
+    (float, float)
     """
     pit = np.asarray(pit)
     values = inside(pit, level).reshape(len(pit), -1)
@@ -344,14 +583,35 @@ def pooled_coverage(pit, level: float) -> tuple[float, float]:
     return float(by_point.mean()), float(by_point.std(ddof=1) / np.sqrt(len(by_point)))
 
 
-def binomial_error(level: float, n) -> np.ndarray:
-    """Standard deviation of the coverage by ``n`` independent values of a calibrated prediction."""
+def binomial_error(level: float, n: ArrayLike) -> np.ndarray:
+    """Standard deviation of the coverage by independent values of a calibrated prediction.
+
+    Parameters
+    ----------
+    level : float
+    n : array of int
+        Number of values.
+
+    Returns
+    -------
+    array
+    """
     with np.errstate(divide="ignore"):
         return np.sqrt(level * (1.0 - level) / np.asarray(n, dtype=np.float64))
 
 
-def terciles(values) -> list[tuple[float, float, np.ndarray]]:
-    """Three regions with a third of the points each: (lowest value, highest value, mask (n,) bool) of each."""
+def terciles(values: ArrayLike) -> list[tuple[float, float, np.ndarray]]:
+    """Three regions with a third of the points each.
+
+    Parameters
+    ----------
+    values : (n,)
+
+    Returns
+    -------
+    list of (float, float, (n,) bool)
+        Lowest value, highest value and mask of each.
+    """
     values = np.asarray(values, dtype=np.float64)
     parts = [part for part in np.array_split(np.argsort(values, kind="stable"), 3) if len(part)]
     regions = []
@@ -365,20 +625,24 @@ def terciles(values) -> list[tuple[float, float, np.ndarray]]:
 # ---------------------------------------------------------------------- helpers
 
 
-def _finite(*arrays) -> np.ndarray:
+def _floats(*arrays: ArrayLike) -> tuple[np.ndarray, ...]:
+    return tuple(np.asarray(array, dtype=np.float64) for array in arrays)
+
+
+def _finite(*arrays: ArrayLike) -> np.ndarray:
     return np.logical_and.reduce([np.isfinite(array) for array in arrays])
 
 
-def _row_mean(values) -> np.ndarray:
-    return bin_mean(np.asarray(values).T)
+def _row_mean(values: np.ndarray) -> np.ndarray:
+    return bin_mean(values.T)
 
 
-def _dex(above, below) -> np.ndarray:
+def _dex(above: ArrayLike, below: ArrayLike) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log10(np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64))
     return np.where(np.isfinite(ratio), ratio, np.nan)
 
 
-def _pit(values, mean, sigma) -> np.ndarray:
+def _pit(values: ArrayLike, mean: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return special.ndtr((np.asarray(values, dtype=np.float64) - mean) / sigma)

@@ -1,26 +1,23 @@
-"""Mocks against noise-free labels: are they centred on them, and as scattered as their own standard error says?"""
+"""Mocks against noise-free labels: whether they are centred on them, and as scattered as their standard error says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from iaemu.binning import PAPER_EDGES, bin_centers
-from iaemu.files import write_whole
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import Dataset, DatasetError
-
-_PERCENTILES = (2.5, 16.0, 50.0, 84.0, 97.5)
 
 
 @dataclass(frozen=True)
 class Pulls:
     """Deviations of mocks from labels in units of the mocks' standard error.
 
-    Attributes
+    Parameters
     ----------
     t : dict of statistic to (n_points, n_bins)
         With z_i = S_i - label * D_i over realisations i (S / D is the statistic), mean(z) over its standard error.
@@ -38,12 +35,14 @@ class Pulls:
     min_pairs: float
 
     @property
-    def student(self):
+    def student(self) -> Any:
         """The distribution that t follows if mocks agree with labels."""
         return stats.t(self.n_realisations - 1)
 
 
-def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, max_borrowed: float = 1.0) -> Pulls:
+def find_pulls(
+    dataset: Dataset, r_edges: np.ndarray = PAPER_EDGES, min_pairs: float = 30.0, max_borrowed: float = 1.0
+) -> Pulls:
     """Compare all mocks of a data set with its labels.
 
     Parameters
@@ -55,6 +54,10 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     max_borrowed : float
         Leave out points where a larger share of the mocks' satellites is borrowed: there, two-halo pairs of the labels
         rest on a few seeded draws of donors.
+
+    Returns
+    -------
+    Pulls
 
     Raises
     ------
@@ -73,7 +76,7 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     t = {name: np.full((len(rows), len(r_edges) - 1), np.nan) for name in STATISTICS}
     n = 0
     for row, index in enumerate(kept):
-        mocks = dataset.realisations(index, r_edges)
+        mocks = dataset.realisations(int(index), r_edges)
         n = len(mocks)
         if n < 2:
             raise DatasetError(f"{dataset.path} has one mock a point: no standard error.")
@@ -89,8 +92,12 @@ def find_pulls(dataset: Dataset, r_edges=PAPER_EDGES, min_pairs: float = 30.0, m
     return Pulls(t, n, np.asarray(r_edges), min_pairs)
 
 
-def summarise(pulls: Pulls) -> list[dict]:
+def pull_statistics(pulls: Pulls) -> list[dict]:
     """One row per statistic and bin, and one per statistic for all bins.
+
+    Parameters
+    ----------
+    pulls : Pulls
 
     Returns
     -------
@@ -103,8 +110,9 @@ def summarise(pulls: Pulls) -> list[dict]:
     student = pulls.student
     rows = []
     for name, t in pulls.t.items():
-        for b, r in [*enumerate(bin_centers(pulls.r_edges)), (slice(None), None)]:
-            values = t[:, b][np.isfinite(t[:, b])]
+        columns = [*zip(bin_centers(pulls.r_edges), t.T, strict=True), (None, t)]
+        for r, column in columns:
+            values = column[np.isfinite(column)]
             n = len(values)
             row = {"statistic": name, "r": r, "n": n, "std_expected": float(student.std())}
             if n >= 8:
@@ -121,7 +129,16 @@ def summarise(pulls: Pulls) -> list[dict]:
 
 
 def table(pulls: Pulls) -> str:
-    """The summary as Markdown, with a last line that counts the tests that fail."""
+    """The rows of :func:`pull_statistics` as Markdown, with a last line that counts the tests that fail.
+
+    Parameters
+    ----------
+    pulls : Pulls
+
+    Returns
+    -------
+    str
+    """
     lines = [
         f"(mean of {pulls.n_realisations} mocks - label) / standard error, bins with at least {pulls.min_pairs:g} "
         f"expected pairs a mock; Student's t with {pulls.n_realisations - 1} degrees of freedom has standard deviation "
@@ -130,16 +147,16 @@ def table(pulls: Pulls) -> str:
         "| statistic | r [Mpc/h] | n | mean | mean / error | std | in 68 % | in 95 % | p (KS) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = summarise(pulls)
+    rows = pull_statistics(pulls)
     for row in rows:
         where = "all" if row["r"] is None else f"{row['r']:.3f}"
         if "mean" not in row:
             lines.append(f"| {row['statistic']} | {where} | {row['n']} | - | - | - | - | - | - |")
             continue
-        z, p = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in (("z", "+.1f"), ("p", ".2g")))
+        z, p_value = ("-" if row[key] is None else f"{row[key]:{form}}" for key, form in (("z", "+.1f"), ("p", ".2g")))
         lines.append(
             f"| {row['statistic']} | {where} | {row['n']} | {row['mean']:+.3f} | {z} | {row['std']:.3f} "
-            f"| {row['inside_68']:.1%} | {row['inside_95']:.1%} | {p} |"
+            f"| {row['inside_68']:.1%} | {row['inside_95']:.1%} | {p_value} |"
         )
     p = np.array([row["p"] for row in rows if row.get("p") is not None])
     lines += [
@@ -148,34 +165,3 @@ def table(pulls: Pulls) -> str:
         f"{p.min(initial=1.0):.2g} (times the number of tests: {min(1.0, len(p) * p.min(initial=1.0)):.2g}).",
     ]
     return "\n".join(lines)
-
-
-def draw_pulls(pulls: Pulls, path) -> None:
-    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    student = pulls.student
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(pulls.t), squeeze=False, height_ratios=(3, 2))
-    r = bin_centers(pulls.r_edges)
-    grid = np.linspace(-6, 6, 241)
-    for column, (name, t) in enumerate(pulls.t.items()):
-        upper, lower = axes[:, column]
-        # Of fewer values the outer percentiles are the extremes.
-        used = np.flatnonzero(np.isfinite(t).sum(axis=0) >= 10)
-        for percent in _PERCENTILES:
-            upper.axhline(student.ppf(percent / 100), color="0.6", lw=1, ls="--")
-            line = [np.nanpercentile(t[:, b], percent) for b in used]
-            upper.plot(r[used], line, "o-", ms=3, lw=1, color="C0" if percent == 50 else "C1")
-        upper.set(xscale="log", ylim=(-3.5, 3.5), title=name, xlabel="r [Mpc/h]")
-        values = t[np.isfinite(t)]
-        lower.hist(np.clip(values, -6, 6), bins=grid[::4], density=True, color="0.8")
-        lower.plot(grid, student.pdf(grid), color="C3", lw=1.5, label=f"Student's t, {pulls.n_realisations - 1} dof")
-        lower.set(xlabel="(mean - label) / standard error", yscale="log", ylim=(1e-4, 1))
-        lower.legend(frameon=False, fontsize=8, loc="lower center")
-    axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
-    axes[1, 0].set_ylabel("density")
-    path = Path(path)
-    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=120))

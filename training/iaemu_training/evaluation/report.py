@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from pathlib import Path
 
 from iaemu.files import write_text
 from iaemu.prediction import STATISTICS
@@ -17,7 +17,7 @@ from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, c
 class Report:
     """Figures of merit of an emulator.
 
-    Attributes
+    Parameters
     ----------
     about : dict
         What was compared: names, numbers of points and realisations, entries that were left out, versions.
@@ -46,17 +46,41 @@ class Report:
     held_out: HeldOut = field(repr=False)
     history: list[dict] = field(default_factory=list)
 
-    def to_json(self, path) -> None:
-        """Write all but ``held_out``; NaN becomes null."""
-        content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
-        write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
+    def to_json(self, path: str | Path) -> None:
+        """Write all but ``held_out``; NaN becomes null.
 
-    def to_markdown(self, path, figures=()) -> None:
-        """Write the report as a page; ``figures`` are (file name, caption) to show."""
+        Parameters
+        ----------
+        path : path-like
+        """
+        content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
+        text = json.dumps(content, default=lambda value: value.tolist())  # of numpy's numbers and arrays
+        finite = json.loads(text, parse_constant=lambda _: None)
+        write_text(path, json.dumps(finite, indent=1, allow_nan=False) + "\n")
+
+    def to_markdown(self, path: str | Path, figures: Sequence[tuple[str, str]] = ()) -> None:
+        """Write the report as a page.
+
+        Parameters
+        ----------
+        path : path-like
+        figures : sequence of (str, str)
+            File name and caption of what it shows.
+        """
         write_text(path, self.markdown(figures))
 
-    def markdown(self, figures=()) -> str:
-        """The page that :meth:`to_markdown` writes."""
+    def markdown(self, figures: Sequence[tuple[str, str]] = ()) -> str:
+        """The page that :meth:`to_markdown` writes.
+
+        Parameters
+        ----------
+        figures
+            As there.
+
+        Returns
+        -------
+        str
+        """
         about = self.about
         masked = ", ".join(f"{count} of {name}" for name, count in about["masked_entries"].items())
         lines = [
@@ -83,7 +107,13 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def table(self) -> str:
-        """Figures of merit beside their ceilings and the paper's, as Markdown."""
+        """Figures of merit beside their ceilings and the paper's.
+
+        Returns
+        -------
+        str
+            Markdown.
+        """
         head = ("metric", "statistic", "emulator", "ceiling", "emulator - ceiling", "paper")
         titles = {
             "mocks": "Against means over mocks",
@@ -143,7 +173,7 @@ class Report:
             where = f"{region['parameter']} {region['low']:.2f} to {region['high']:.2f}"
             for statistic in STATISTICS:
                 cells = [where, str(region["n"]), statistic]
-                cells += [_number(*region[statistic][key], "%") for key in keys]
+                cells += [_number(value, error, "%") for value, error in map(region[statistic].get, keys)]
                 lines.append(f"| {' | '.join(cells)} |")
         return [*lines, ""]
 
@@ -178,16 +208,3 @@ def _number(value, error=None, unit: str = "", sign: bool = False) -> str:
 def _digits(value: float, significant: int) -> int:
     """Digits after the point."""
     return 0 if value == 0 else min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 5)
-
-
-def _plain(value):
-    """Numbers and lists that JSON holds; NaN and infinities as None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, np.bool_ | np.integer):
-        return value.item()
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ LEVELS = (0.68, 0.95)
 class Case:
     """One statistic at n held-out points.
 
-    Attributes
+    Parameters
     ----------
     statistic : str
     r : (n_bins,)
@@ -44,8 +45,8 @@ class Case:
     prediction: np.ndarray
     label: np.ndarray
     realisations: np.ndarray
-    sigma_aleatoric: np.ndarray | None = None
-    sigma_epistemic: np.ndarray | None = None
+    sigma_aleatoric: Any = None  # not asked of a case without
+    sigma_epistemic: Any = None
 
     @cached_property
     def moments(self) -> m.MockMoments:
@@ -82,15 +83,21 @@ class Case:
         """(n, n_bins)."""
         return m.pit_of_mean(self.moments, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
 
-    def take(self, rows) -> Case:
-        """The same at some of the points, given by indices (with repetitions) or a mask."""
-        taken = replace(
-            self,
-            **{
-                name: None if getattr(self, name) is None else getattr(self, name)[rows]
-                for name in ("prediction", "label", "realisations", "sigma_aleatoric", "sigma_epistemic")
-            },
-        )
+    def take(self, rows: np.ndarray) -> Case:
+        """The same at some of the points.
+
+        Parameters
+        ----------
+        rows : array
+            Indices, with repetitions, or a mask.
+
+        Returns
+        -------
+        Case
+        """
+        names = ("prediction", "label", "realisations", "sigma_aleatoric", "sigma_epistemic")
+        given: dict[str, Any] = {name: getattr(self, name)[rows] for name in names if getattr(self, name) is not None}
+        taken = replace(self, **given)
         # What belongs to a point is not computed anew for each sample of points; frozen, but its cache is a dict.
         for name in ("kept", "fractional_error", "residuals"):
             taken.__dict__[name] = getattr(self, name)[rows]
@@ -102,7 +109,12 @@ class Case:
         return taken
 
     def ceiling(self) -> Case:
-        """The label in place of the prediction, at the same entries and without the same outliers."""
+        """The label in place of the prediction, at the same entries and without the same outliers.
+
+        Returns
+        -------
+        Case
+        """
         label = np.where(np.isfinite(self.prediction), self.label, np.nan)
         case = replace(self, prediction=label, sigma_aleatoric=None, sigma_epistemic=None)
         case.__dict__.update(kept=self.kept, moments=self.moments)
@@ -113,7 +125,7 @@ class Case:
 class HeldOut:
     """Held-out points of a data set and what an emulator predicts there.
 
-    Attributes
+    Parameters
     ----------
     theta : (n, 7)
     r_edges : (n_bins + 1,) [Mpc/h]
@@ -151,12 +163,10 @@ class HeldOut:
 class Metric:
     """A figure of merit.
 
-    Attributes
+    Parameters
     ----------
     key, label : str
         Name in the JSON report; in tables.
-    bin_label : str
-        In tables by bin, if another.
     unit : str
         "%", "dex" or "".
     overall : callable
@@ -169,6 +179,8 @@ class Metric:
         What the prediction is compared with; ceilings are for the first.
     epistemic : bool
         Whether it needs epistemic standard deviations.
+    bin_label : str
+        In tables by bin, if another.
     """
 
     key: str
@@ -183,8 +195,30 @@ class Metric:
 
 
 def _averaged(key, label, unit, by_bin, paper=None, group="mocks") -> Metric:
-    """A metric that is the mean over bins."""
+    """The mean over bins."""
     return Metric(key, label, unit, lambda case: m.average(by_bin(case)), by_bin, paper or {}, group)
+
+
+def _median(key, label, unit, entries, paper=None, group="mocks", epistemic=False) -> Metric:
+    """The median over all entries (n, n_bins); by bin, over points."""
+
+    def overall(case):
+        return m.percentile(entries(case), 50)
+
+    return Metric(key, label, unit, overall, lambda case: m.bin_median(entries(case)), paper or {}, group, epistemic)
+
+
+def _compared(function) -> Callable:
+    """Of predictions and means over mocks."""
+    return lambda case: function(case.prediction, case.moments.mean)
+
+
+def _of_sigma(function) -> Callable:
+    return lambda case: function(case.sigma_aleatoric, case.moments)
+
+
+def _epistemic_ratio(case: Case) -> np.ndarray:
+    return m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic)
 
 
 def _of_statistics(xi=None, omega=None, eta=None) -> dict:
@@ -201,7 +235,18 @@ def _signed_mean_error(case: Case) -> np.ndarray:
 
 
 def coverage_key(kind: str, level: float) -> str:
-    """Name of a coverage in the JSON report; ``kind`` is "realisations" or "mean"."""
+    """Name of a coverage in the JSON report.
+
+    Parameters
+    ----------
+    kind : str
+        "realisations" or "mean".
+    level : float
+
+    Returns
+    -------
+    str
+    """
     return f"{kind}_{round(100 * level)}"
 
 
@@ -214,6 +259,13 @@ def _covered(name: str, level: float, label: str) -> Metric:
 
     short = name.removeprefix("pit_of_")
     return Metric(f"coverage_{coverage_key(short, level)}", label, "%", overall, by_bin, group="uncertainties")
+
+
+def _of_truth(key: str, label: str, percent: float) -> Metric:
+    def overall(case):
+        return m.percentile(m.relative_rms(case.prediction, case.label), percent)
+
+    return Metric(key, label, "%", overall, group="noise-free")
 
 
 #: The paper's mean fractional errors (section 4.1), beside both readings of the term.
@@ -260,7 +312,7 @@ METRICS: tuple[Metric, ...] = (
         "share_within_10_percent",
         "predictions with median fractional error below 10 %",
         "%",
-        lambda case: m.share_accurate(case.prediction, case.moments.mean),
+        _compared(m.share_accurate),
         paper=_of_statistics(omega=0.66),
     ),
     Metric(
@@ -272,41 +324,15 @@ METRICS: tuple[Metric, ...] = (
         paper=_of_statistics(omega="< 1", eta="< 1"),
         bin_label="median residual [sigma-hat]",
     ),
-    _averaged(
-        "scc",
-        "Spearman correlation (SCC)",
-        "",
-        lambda case: m.spearman(case.prediction, case.moments.mean),
-        _of_statistics(0.99, 0.98, 0.55),
-    ),
-    _averaged(
-        "nrmse",
-        "NRMSE",
-        "",
-        lambda case: m.nrmse(case.prediction, case.moments.mean),
-        _of_statistics(0.19, 0.19, 0.69),
-    ),
-    _averaged(
-        "smape",
-        "SMAPE",
-        "",
-        lambda case: m.smape(case.prediction, case.moments.mean),
-        _of_statistics(0.10, 0.30, 1.11),
-    ),
-    Metric(
-        "amplitude_bias",
-        "median bias of amplitudes",
-        "dex",
-        lambda case: m.percentile(m.amplitude_bias(case.prediction, case.moments.mean), 50),
-        lambda case: m.bin_median(m.amplitude_bias(case.prediction, case.moments.mean)),
-        paper=_of_statistics(xi=0.01),
-    ),
-    Metric(
+    _averaged("scc", "Spearman correlation (SCC)", "", _compared(m.spearman), _of_statistics(0.99, 0.98, 0.55)),
+    _averaged("nrmse", "NRMSE", "", _compared(m.nrmse), _of_statistics(0.19, 0.19, 0.69)),
+    _averaged("smape", "SMAPE", "", _compared(m.smape), _of_statistics(0.10, 0.30, 1.11)),
+    _median("amplitude_bias", "median bias of amplitudes", "dex", _compared(m.amplitude_bias), _of_statistics(xi=0.01)),
+    _median(
         "sigma_bias",
         "aleatoric sigma, median bias",
         "dex",
-        lambda case: m.percentile(m.sigma_bias(case.sigma_aleatoric, case.moments), 50),
-        lambda case: m.bin_median(m.sigma_bias(case.sigma_aleatoric, case.moments)),
+        _of_sigma(m.sigma_bias),
         _of_statistics(0.38, 0.34, 0.18),
         "uncertainties",
     ),
@@ -314,22 +340,21 @@ METRICS: tuple[Metric, ...] = (
         "sigma_bias_pooled",
         "aleatoric sigma, ratio of mean variances",
         "dex",
-        lambda case: m.pooled_sigma_bias(case.sigma_aleatoric, case.moments),
+        _of_sigma(m.pooled_sigma_bias),
         group="uncertainties",
     ),
     _averaged(
         "sigma_bias_ratio",
         "aleatoric sigma, mean ratio of variances",
         "dex",
-        lambda case: m.variance_ratio_bias(case.sigma_aleatoric, case.moments),
+        _of_sigma(m.variance_ratio_bias),
         group="uncertainties",
     ),
-    Metric(
+    _median(
         "epistemic_ratio",
         "epistemic over aleatoric sigma, median",
         "dex",
-        lambda case: m.percentile(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic), 50),
-        lambda case: m.bin_median(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic)),
+        _epistemic_ratio,
         group="uncertainties",
         epistemic=True,
     ),
@@ -337,7 +362,7 @@ METRICS: tuple[Metric, ...] = (
         "epistemic_below",
         "epistemic below aleatoric sigma, share of entries",
         "%",
-        lambda case: float(np.mean(m.epistemic_ratio(case.sigma_aleatoric, case.sigma_epistemic) < 0)),
+        lambda case: float(np.mean(_epistemic_ratio(case) < 0)),
         group="uncertainties",
         epistemic=True,
     ),
@@ -345,20 +370,8 @@ METRICS: tuple[Metric, ...] = (
     _covered("pit_of_realisations", 0.95, "single mocks inside 95 %"),
     _covered("pit_of_mean", 0.68, "means over mocks inside 68 %"),
     _covered("pit_of_mean", 0.95, "means over mocks inside 95 %"),
-    Metric(
-        "relative_rms_median",
-        "error over bins, median over points",
-        "%",
-        lambda case: m.percentile(m.relative_rms(case.prediction, case.label), 50),
-        group="noise-free",
-    ),
-    Metric(
-        "relative_rms_p95",
-        "error over bins, 95 % of points are within",
-        "%",
-        lambda case: m.percentile(m.relative_rms(case.prediction, case.label), 95),
-        group="noise-free",
-    ),
+    _of_truth("relative_rms_median", "error over bins, median over points", 50),
+    _of_truth("relative_rms_p95", "error over bins, 95 % of points are within", 95),
 )
 
 

@@ -30,27 +30,32 @@ class ConfigError(ValueError):
 class TrainingSettings:
     """How a network is trained, whichever it is.
 
-    Attributes
+    Parameters
     ----------
-    epochs, batch_size : int
-        A batch that is left incomplete at the end of an epoch is dropped.
-    optimiser : "adam", "adamw" or "muon"
-        See :class:`iaemu_training.fitting.optimisers.MuonAdam` for the last.
+    epochs : int
+        Times that all rows are shown.
+    batch_size : int
+        Rows a step; a batch that is left incomplete at the end of an epoch is dropped.
+    optimiser : str
+        adam, adamw, or for FactorisedNet muon, see :class:`iaemu_training.fitting.optimisers.MuonAdam`.
     learning_rate, weight_decay : float
-    schedule : "cosine" or "step"
-        Of the learning rate: to zero on half a cosine, step by step; or by ``step_factor`` every ``step_epochs``.
+        Of the optimiser.
+    schedule : str
+        Of the learning rate: cosine, to zero on half a cosine, step by step; or step, by ``step_factor`` every
+        ``step_epochs``.
     step_epochs, step_factor : int, float
+        See ``schedule``.
     gradient_clip : float or None
         Largest norm of the gradient.
     validate_every : int
         Epochs between measurements of the validation loss, which also follow the last epoch.
     patience : int or None
-        Training stops when the lowest validation loss is this many epochs old, and its weights are kept. With None
-        all epochs are run and the last weights are kept.
+        Training stops when the lowest validation loss is this many epochs old, and its weights are kept; if null, all
+        epochs are run and the last weights are kept.
     checkpoint_every : int
         Epochs between checkpoints.
     threads : int or None
-        Of torch on the CPU; None: as many as it chooses. Small networks are fastest on one.
+        Of torch on the CPU; null: as many as it chooses. Small networks are fastest on one.
     seed : int
         Of everything random: points, initial weights, order of batches, dropout.
     """
@@ -93,22 +98,25 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class FitSettings(TrainingSettings):
-    """How a FactorisedNet is trained on noise-free labels; the rest as in :class:`TrainingSettings`.
+    """How a FactorisedNet is trained on noise-free labels.
 
-    Attributes
+    Parameters
     ----------
+    epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
     n_train, n_validation : int
         Labelled points; both sets are quasi-random in the support, from different seeds.
     width, depth : int
-    muon_learning_rate : float
-        Of the matrices between hidden layers, with ``muon``.
+        Units in a hidden layer; hidden layers.
     activation : str
-        Of the network, see :class:`iaemu.networks.factorised.FactorisedNet`.
+        gelu or silu.
     members : int
         Networks to train, on the same labels from different seeds.
     xi_weight : float
         Of log(1 + xi) in the loss; that of the others is 1. It spans decades, so that a small part of its range is a
         large part of xi.
+    muon_learning_rate : float
+        Of the matrices between hidden layers, with ``muon``.
     """
 
     n_train: int = 65536
@@ -133,16 +141,20 @@ class FitSettings(TrainingSettings):
 
 @dataclass(frozen=True)
 class IAEmuNetSettings(TrainingSettings):
-    """How an IAEmuNet is trained on mocks: the paper's recipe; the rest as in :class:`TrainingSettings`.
+    """How an IAEmuNet is trained on mocks: the paper's recipe.
 
-    Attributes
+    Parameters
     ----------
+    epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
     n_realisations : int
         Draws a point, where the data set has no mocks.
-    realisations : "all" or "one"
+    realisations : str
         Whether an epoch shows all realisations of each point, or one, drawn at random.
-    dropout, variance_bias : float
-        See :class:`iaemu.networks.iaemunet.IAEmuNet`.
+    dropout : float
+        Probability.
+    variance_bias : float
+        What the bias of the variances starts at.
     warmup_epochs : int
         Epochs with beta = 1.
     beta_xi, beta_omega, beta_eta : float
@@ -202,7 +214,7 @@ _NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
 class Config:
     """A training run.
 
-    Attributes
+    Parameters
     ----------
     network : "factorised" or "iaemunet"
     settings : FitSettings or IAEmuNetSettings
@@ -226,7 +238,12 @@ class Config:
             raise ConfigError(f"devices must be at least 1, got {self.devices}.")
 
     def to_dict(self) -> dict:
-        """The content of the YAML file that describes this run in full."""
+        """The content of the YAML file that describes this run in full.
+
+        Returns
+        -------
+        dict
+        """
         _, keys = _NETWORKS[self.network]
         return {
             "network": self.network,
@@ -239,6 +256,14 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping) -> Config:
         """A run from the content of a YAML file.
+
+        Parameters
+        ----------
+        values : mapping
+
+        Returns
+        -------
+        Config
 
         Raises
         ------
@@ -270,8 +295,18 @@ class Config:
         )
 
 
-def checkpoint_paths(checkpoint, members: int) -> list[Path | None]:
-    """Checkpoint of each member: the path itself, with the member's number added if there are several."""
+def checkpoint_paths(checkpoint: str | Path | None, members: int) -> list[Path | None]:
+    """Checkpoint of each member: the path itself, with the member's number added if there are several.
+
+    Parameters
+    ----------
+    checkpoint : path-like or None
+    members : int
+
+    Returns
+    -------
+    list of Path or None
+    """
     if checkpoint is None:
         return [None] * members
     path = Path(checkpoint)
@@ -279,12 +314,17 @@ def checkpoint_paths(checkpoint, members: int) -> list[Path | None]:
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configurations that come with the package."""
+    """Names of the configurations that come with the package.
+
+    Returns
+    -------
+    list of str
+    """
     folder = resources.files("iaemu_training.fitting.configs")
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def read_config(name, overrides: Mapping | None = None) -> Config:
+def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
     """Read a configuration.
 
     Parameters
@@ -293,6 +333,10 @@ def read_config(name, overrides: Mapping | None = None) -> Config:
         A shipped one (see :func:`shipped_configs`), or a YAML file.
     overrides : mapping, optional
         Values that replace or complete those of the file.
+
+    Returns
+    -------
+    Config
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from iaemu_training.dataset.labels import Labels, make_labels
 from iaemu_training.dataset.points import occupation_points
 from iaemu_training.evaluation.metrics import relative_rms
 from iaemu_training.fitting.config import FitSettings, checkpoint_paths
-from iaemu_training.fitting.harness import Task, digest, seeded, stream, train
+from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
+from iaemu_training.fitting.optimisers import MuonAdam
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
 
 #: Weight of the number density and of the satellite fraction in the loss: two outputs among two hundred.
@@ -28,18 +30,25 @@ _SCALAR_WEIGHT = 20.0
 
 @dataclass
 class Member:
-    """A trained network, and its losses by epoch (see :class:`iaemu_training.fitting.harness.Task`)."""
+    """A trained network.
+
+    Parameters
+    ----------
+    network : FactorisedNet
+    history : list of dict
+        Losses by epoch, see :class:`iaemu_training.fitting.harness.NetworkTraining`.
+    """
 
     network: FactorisedNet
     history: list[dict]
 
 
-def fit(
+def fit_factorised(
     model: TabulatedModel,
     settings: FitSettings | None = None,
     binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
     labels: Labels | None = None,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     accelerator: str = "auto",
     devices: int = 1,
@@ -57,7 +66,7 @@ def fit(
     checkpoint : path-like, optional
         Training goes on from it if it exists and has the same settings; see :func:`checkpoint_paths`.
     progress : bool
-    accelerator, devices
+    accelerator, devices : str, int
         See :func:`iaemu_training.fitting.harness.train`.
     mocks : Dataset, optional
         Mocks of the tables' boxes, for the aleatoric part; without, the emulator has none.
@@ -108,16 +117,33 @@ def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
         )
 
 
-def epistemic_scale(emulator: Emulator, model: TabulatedModel, rng, n: int = 2000) -> dict[str, float]:
-    """What to multiply the ensemble's spread by, so that it is the error against noise-free labels, by statistic.
+def epistemic_scale(
+    emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000
+) -> dict[str, float]:
+    """What to multiply the ensemble's spread by, so that it is the error against noise-free labels.
 
     Members share their labels and their architecture, and so a part of their errors, which their spread lacks. The
     factor makes 68 % of the errors, over points and bins, smaller than one standard deviation.
+
+    Parameters
+    ----------
+    emulator : Emulator
+        Of several members.
+    model : TabulatedModel
+        Gives the labels.
+    rng : numpy.random.Generator
+    n : int
+        Points of the support.
+
+    Returns
+    -------
+    dict of statistic to float
     """
     theta = model.support.sample(n, rng)
     emulator.metadata.pop("epistemic_scale", None)
     truth = model.predict(theta, emulator.r_edges)
     guess = emulator.predict(theta, uncertainties=True)
+    assert guess.sigma_epistemic is not None
     scale = {}
     for name in STATISTICS:
         error = np.abs(getattr(guess, name) - getattr(truth, name))
@@ -130,14 +156,21 @@ def fit_members(
     settings: FitSettings,
     binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
     labels: Labels | None = None,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     accelerator: str = "auto",
     devices: int = 1,
 ) -> list[Member]:
     """Train the members of an ensemble, one after the other: same labels, own initial weights and order of batches.
 
-    Parameters and errors as in :func:`fit`.
+    Parameters
+    ----------
+    model, settings, binnings, labels, checkpoint, progress, accelerator, devices
+        As for :func:`fit_factorised`, which also says what is raised.
+
+    Returns
+    -------
+    list of Member
     """
     if labels is not None and not all(map(np.array_equal, labels.binnings, binnings)):
         raise ValueError("The labels were made for other binnings than those asked for.")
@@ -155,32 +188,35 @@ def fit_members(
     identity = {"labels": digest(labels.theta, labels.values)}
     members = []
     for number, path in enumerate(checkpoint_paths(checkpoint, settings.members)):
-        task = FactorisedTask(model, settings, binnings, labels, validation, stream(settings.seed, "member", number))
-        network = train(
-            task,
-            {**identity, "member": number},
-            path,
-            progress,
-            "fit" if settings.members == 1 else f"fit {number + 1}/{settings.members}",
-            accelerator,
-            devices,
+        training = FactorisedTraining(
+            model, settings, binnings, labels, validation, stream(settings.seed, "member", number)
         )
-        members.append(Member(network, task.history))
+        description = "fit" if settings.members == 1 else f"fit {number + 1}/{settings.members}"
+        train(training, {**identity, "member": number}, path, progress, description, accelerator, devices)
+        members.append(Member(training.network, training.history))
     return members
 
 
-class FactorisedTask(Task):
-    """A FactorisedNet and labels: mean squared error of standardised outputs, of xi and the scalars with weights."""
+class FactorisedTraining(NetworkTraining):
+    """A FactorisedNet and labels: mean squared error of standardised outputs, of xi and the scalars with weights.
+
+    Parameters
+    ----------
+    model : TabulatedModel
+        Gives the support.
+    settings : FitSettings
+    binnings : sequence of edges [Mpc/h]
+    labels, validation : Labels
+    seed : int
+    """
+
+    network: FactorisedNet
+    settings: FitSettings
 
     def __init__(self, model, settings: FitSettings, binnings, labels: Labels, validation: Labels, seed: int):
+        n_bins = [len(edges) - 1 for edges in binnings]
         with seeded(stream(seed, "weights")):
-            network = FactorisedNet(
-                model.support,
-                [len(edges) - 1 for edges in binnings],
-                settings.width,
-                settings.depth,
-                settings.activation,
-            )
+            network = FactorisedNet(model.support, n_bins, settings.width, settings.depth, settings.activation)
         values = torch.as_tensor(labels.values[np.isfinite(labels.values).all(axis=1)])
         network.output_mean.copy_(values.mean(dim=0))
         network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
@@ -196,13 +232,19 @@ class FactorisedTask(Task):
             data[f"{name}_targets"] = targets.float()
         super().__init__(network, settings, seed, data, len(data["train_inputs"]))
 
-    def epoch_rows(self, generator):
+    def optimiser(self) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.optimiser != "muon":
+            return super().optimiser()
+        return MuonAdam(self.network, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay)
+
+    def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
         return torch.randperm(len(self.data["train_inputs"]), generator=generator)
 
-    def batch_loss(self, rows):
+    def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
         return self._loss(self.data["train_inputs"][rows], self.data["train_targets"][rows])
 
-    def validation_loss(self):
+    def validation_loss(self) -> torch.Tensor:
         return self._loss(self.data["validation_inputs"], self.data["validation_targets"])
 
     def _loss(self, inputs, targets):
@@ -211,15 +253,15 @@ class FactorisedTask(Task):
         return torch.mean(self.data["weight"] * (outputs - targets) ** 2)
 
 
-def thinned(history: list[dict]) -> list[dict]:
-    """Some twenty entries of a history, the last among them."""
-    return history[:: max(1, len(history) // 20)] + history[-1:]
-
-
-def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 2000) -> dict:
+def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000) -> dict:
     """Errors of the emulator against the tables at random points of the support.
 
     The error of a statistic at a point is the rms over bins of the difference over the rms over bins of the truth.
+
+    Parameters
+    ----------
+    emulator, model, rng, n
+        As for :func:`epistemic_scale`.
 
     Returns
     -------
@@ -230,7 +272,7 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng, n: int = 200
     for edges in emulator.binnings:
         truth, guess = model.predict(theta, edges), emulator.predict(theta, edges)
         entry = {}
-        for name in ("xi", "omega", "eta"):
+        for name in STATISTICS:
             rms = relative_rms(getattr(guess, name), getattr(truth, name))
             entry[name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
         errors[f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"] = entry

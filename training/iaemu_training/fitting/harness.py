@@ -1,9 +1,9 @@
 """One harness that trains every network, on PyTorch Lightning: CPU, one GPU or several; reproducible; resumable.
 
-A network's own module subclasses :class:`Task`: which rows make an epoch, the loss of a batch of rows, the validation
-loss. Data sets are small and networks tiny, so that all data lie on the device as tensors and a batch is one gather by
-index. Everything random in an epoch comes from (seed, epoch), so that a run that was killed goes on to the same weights
-without a generator's state being kept.
+A network's own module subclasses :class:`NetworkTraining`: which rows make an epoch, the loss of a batch of rows, the
+validation loss. Data sets are small and networks tiny, so that all data lie on the device as tensors and a batch is one
+gather by index. Everything random in an epoch comes from (seed, epoch), so that a run that was killed goes on to the
+same weights without a generator's state being kept.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 from tqdm import tqdm
 
 from iaemu.files import write_whole
 from iaemu_training.fitting.config import TrainingSettings
-from iaemu_training.fitting.optimisers import MuonAdam
 
 #: Settings that have no influence on the weights: a checkpoint can be gone on from with others.
 _NO_INFLUENCE = ("checkpoint_every", "members")
@@ -38,7 +39,7 @@ class TrainingError(ValueError):
     """A training that cannot go on: its loss is not finite, or its checkpoint belongs to another run."""
 
 
-class Task(LightningModule):
+class NetworkTraining(LightningModule):
     """What is trained: a network, its data, and its loss.
 
     Subclasses implement :meth:`epoch_rows`, :meth:`batch_loss` and :meth:`validation_loss`.
@@ -73,21 +74,54 @@ class Task(LightningModule):
             raise TrainingError(f"batch_size = {settings.batch_size} exceeds the {n_rows} rows of an epoch; lower it.")
         self.history: list[dict] = []
         self.best: dict | None = None
-        self.train_loss = 0.0
+        self.train_loss: torch.Tensor | float = 0.0
         self._first_epoch = 0
         self._states: tuple[dict, dict] | None = None
 
     def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        """Row numbers in the order of an epoch, (n_rows,)."""
+        """Row numbers in the order of an epoch.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+
+        Returns
+        -------
+        (n_rows,) tensor
+        """
         raise NotImplementedError
 
     def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
-        """Loss of a batch of rows."""
+        """Loss of a batch.
+
+        Parameters
+        ----------
+        rows : (batch_size,) tensor
+
+        Returns
+        -------
+        scalar tensor
+        """
         raise NotImplementedError
 
     def validation_loss(self) -> torch.Tensor:
-        """Loss of the validation data; called in eval mode, without gradient."""
+        """Loss of the validation data; called in eval mode, without gradient.
+
+        Returns
+        -------
+        scalar tensor
+        """
         raise NotImplementedError
+
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser that the settings name.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+        """
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[self.settings.optimiser]
+        return kind(self.network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay)
 
     @property
     def epoch(self) -> int:
@@ -104,29 +138,18 @@ class Task(LightningModule):
 
     # ------------------------------------------------------------------ hooks of Lightning
 
-    def train_dataloader(self):
+    def train_dataloader(self) -> _Batches:
         return _Batches(self)
 
-    def configure_optimizers(self):
-        settings = self.settings
-        if settings.optimiser == "muon":
-            optimiser = MuonAdam(
-                self.network, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay
-            )
-        else:
-            optimiser_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
-            optimiser = optimiser_class(
-                self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-            )
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        settings, optimiser = self.settings, self.optimiser()
         if settings.schedule == "cosine":
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs * self.n_batches)
+            schedule: LRScheduler = CosineAnnealingLR(optimiser, settings.epochs * self.n_batches)
         else:
-            schedule = torch.optim.lr_scheduler.StepLR(
-                optimiser, settings.step_epochs * self.n_batches, gamma=settings.step_factor
-            )
+            schedule = StepLR(optimiser, settings.step_epochs * self.n_batches, gamma=settings.step_factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         self.data = {name: value.to(self.device) for name, value in self.data.items()}
         if self._states is not None:
             optimiser, schedule = self._states
@@ -134,11 +157,11 @@ class Task(LightningModule):
             self.trainer.lr_scheduler_configs[0].scheduler.load_state_dict(schedule)
             self._states = None
 
-    def on_train_epoch_start(self):
+    def on_train_epoch_start(self) -> None:
         self.train_loss = 0.0
         torch.manual_seed(stream(self.seed, "epoch", self.epoch, self.global_rank))
 
-    def training_step(self, rows, index):
+    def training_step(self, rows: torch.Tensor, index: int) -> torch.Tensor:
         loss = self.batch_loss(rows)
         # Added up on the device: reading a number would make the host wait for it in every step.
         self.train_loss = self.train_loss + loss.detach()
@@ -146,16 +169,21 @@ class Task(LightningModule):
 
     # Several processes give their results back to the first through the module's state.
 
-    def get_extra_state(self):
+    def get_extra_state(self) -> dict:
         return {"history": self.history, "best": self.best}
 
-    def set_extra_state(self, state):
+    def set_extra_state(self, state: dict) -> None:
         self.history, self.best = state["history"], state["best"]
 
     # ------------------------------------------------------------------ checkpoints
 
     def to_checkpoint(self) -> dict:
-        """All that :meth:`restore` needs."""
+        """All that :meth:`restore` needs.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "network": self.network.state_dict(),
             "optimiser": self.trainer.optimizers[0].state_dict(),
@@ -165,7 +193,13 @@ class Task(LightningModule):
         }
 
     def restore(self, state: dict) -> None:
-        """Go back to a checkpoint, before the trainer starts."""
+        """Go back to a checkpoint, before the trainer starts.
+
+        Parameters
+        ----------
+        state : dict
+            See :meth:`to_checkpoint`.
+        """
         self.network.load_state_dict(state["network"])
         self.history, self.best = state["history"], state["best"]
         self._states = state["optimiser"], state["schedule"]
@@ -175,17 +209,17 @@ class Task(LightningModule):
 class _Batches:
     """Row numbers by batch, an epoch at each iteration; of each batch the share of this process."""
 
-    def __init__(self, task: Task):
-        self.task = task
+    def __init__(self, training: NetworkTraining):
+        self.training = training
 
     def __len__(self) -> int:
-        return self.task.n_batches
+        return self.training.n_batches
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        task = self.task
-        generator = torch.Generator().manual_seed(stream(task.seed, "order", task.epoch))
-        size, rank, world = task.settings.batch_size, task.global_rank, task.trainer.world_size
-        rows = task.epoch_rows(generator)[: task.n_batches * size].to(task.device)
+        training = self.training
+        generator = torch.Generator().manual_seed(stream(training.seed, "order", training.epoch))
+        size, rank, world = training.settings.batch_size, training.global_rank, training.trainer.world_size
+        rows = training.epoch_rows(generator)[: training.n_batches * size].to(training.device)
         for batch in rows.split(size):
             yield batch[rank::world]
 
@@ -193,24 +227,26 @@ class _Batches:
 class _EndOfEpoch(Callback):
     """After each epoch: losses to the history, the best weights, the end of training."""
 
-    def on_train_epoch_end(self, trainer, task):
-        epoch, settings = task.epoch, task.settings
-        train = _mean_over_processes(trainer, task.train_loss / task.n_batches)
+    def on_train_epoch_end(self, trainer, training):
+        epoch, settings = training.epoch, training.settings
+        train = _mean_over_processes(trainer, training.train_loss / training.n_batches)
         if not math.isfinite(train):
             raise TrainingError(
                 f"The training loss is not finite in epoch {epoch}; lower learning_rate, or set gradient_clip."
             )
         entry = {"epoch": epoch, "train": train}
         if (epoch + 1) % settings.validate_every == 0 or epoch + 1 == settings.epochs:
-            task.network.eval()
+            training.network.eval()
             with torch.no_grad():
-                entry["validation"] = _mean_over_processes(trainer, task.validation_loss())
-            task.network.train()
-            if settings.patience is not None and (task.best is None or entry["validation"] < task.best["validation"]):
-                network = {name: value.detach().cpu().clone() for name, value in task.network.state_dict().items()}
-                task.best = {"epoch": epoch, "validation": entry["validation"], "network": network}
-        task.history.append(entry)
-        trainer.should_stop = task.finished
+                entry["validation"] = _mean_over_processes(trainer, training.validation_loss())
+            training.network.train()
+            if settings.patience is not None and (
+                training.best is None or entry["validation"] < training.best["validation"]
+            ):
+                network = {name: value.detach().cpu().clone() for name, value in training.network.state_dict().items()}
+                training.best = {"epoch": epoch, "validation": entry["validation"], "network": network}
+        training.history.append(entry)
+        trainer.should_stop = training.finished
 
 
 class _WriteCheckpoint(Callback):
@@ -219,10 +255,11 @@ class _WriteCheckpoint(Callback):
     def __init__(self, path: Path, identity: dict):
         self.path, self.identity = path, identity
 
-    def on_train_epoch_end(self, trainer, task):
-        if task.finished or (task.epoch + 1) % task.settings.checkpoint_every == 0:
+    def on_train_epoch_end(self, trainer, training):
+        if training.finished or (training.epoch + 1) % training.settings.checkpoint_every == 0:
             if trainer.is_global_zero:
-                write_checkpoint(self.path, {"identity": self.identity, **task.to_checkpoint()})
+                state = {"identity": self.identity, **training.to_checkpoint()}
+                write_whole(self.path, lambda file: torch.save(state, file))
             trainer.strategy.barrier()
 
 
@@ -233,53 +270,57 @@ class _Bar(Callback):
         self.description = description
         self.bar: tqdm | None = None
 
-    def on_train_start(self, trainer, task):
+    def on_train_start(self, trainer, training):
         if trainer.is_global_zero:
-            settings = task.settings
+            settings = training.settings
             self.bar = tqdm(
-                total=settings.epochs * task.n_batches,
-                initial=task.epoch * task.n_batches,
+                total=settings.epochs * training.n_batches,
+                initial=training.epoch * training.n_batches,
                 unit="step",
-                desc=self._describe(task),
+                desc=self._describe(training),
                 dynamic_ncols=True,
             )
 
-    def _describe(self, task) -> str:
-        return f"{self.description}, epoch {min(task.epoch + 1, task.settings.epochs)}/{task.settings.epochs}"
+    def _describe(self, training) -> str:
+        return (
+            f"{self.description}, epoch {min(training.epoch + 1, training.settings.epochs)}/{training.settings.epochs}"
+        )
 
-    def on_train_batch_end(self, trainer, task, *_):
+    def on_train_batch_end(self, trainer, training, *_):
         if self.bar is not None:
             self.bar.update()
 
-    def on_train_epoch_start(self, trainer, task):
+    def on_train_epoch_start(self, trainer, training):
         if self.bar is not None:
-            self.bar.set_description(self._describe(task), refresh=False)
+            self.bar.set_description(self._describe(training), refresh=False)
 
-    def on_train_epoch_end(self, trainer, task):
+    def on_train_epoch_end(self, trainer, training):
         if self.bar is not None:
-            held = next((entry["validation"] for entry in reversed(task.history) if "validation" in entry), math.nan)
-            self.bar.set_postfix(train=f"{task.history[-1]['train']:.3g}", validation=f"{held:.3g}", refresh=False)
+            held = next(
+                (entry["validation"] for entry in reversed(training.history) if "validation" in entry), math.nan
+            )
+            self.bar.set_postfix(train=f"{training.history[-1]['train']:.3g}", validation=f"{held:.3g}", refresh=False)
 
-    def teardown(self, trainer, task, stage):
+    def teardown(self, trainer, training, stage):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
 
 def train(
-    task: Task,
+    training: NetworkTraining,
     identity: dict | None = None,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     description: str = "fit",
     accelerator: str = "auto",
     devices: int = 1,
 ) -> nn.Module:
-    """Train a task's network; torch's generators, and whatever else is global, are left as they were.
+    """Train a network; torch's generators, and whatever else is global, are left as they were.
 
     Parameters
     ----------
-    task : Task
+    training : NetworkTraining
     identity : dict, optional
         What else than the settings a checkpoint must agree in, such as a digest of the data.
     checkpoint : path-like, optional
@@ -297,14 +338,14 @@ def train(
     Returns
     -------
     nn.Module
-        The network, in eval mode on the CPU; the losses are in ``task.history``.
+        The network, in eval mode on the CPU; the losses are in ``training.history``.
 
     Raises
     ------
     TrainingError
         The checkpoint belongs to another run, the loss is not finite, or there are fewer devices than asked for.
     """
-    settings = task.settings
+    settings = training.settings
     if settings.batch_size % devices:
         raise TrainingError(f"batch_size = {settings.batch_size} cannot be shared evenly by {devices} devices.")
     if accelerator == "auto":  # Lightning's own "auto" would take devices that lack double precision
@@ -318,20 +359,20 @@ def train(
     callbacks: list[Callback] = [_EndOfEpoch()]
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
-        state = read_checkpoint(checkpoint, identity)
+        state = _read_checkpoint(checkpoint, identity)
         if state is not None:
-            task.restore(state)
+            training.restore(state)
         callbacks.append(_WriteCheckpoint(checkpoint, identity))
     if progress:
         callbacks.append(_Bar(description))
-    if not task.finished:
+    if not training.finished:
         with _untouched(), _threads(settings.threads), tempfile.TemporaryDirectory() as folder:
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=devices,
                 strategy="ddp_spawn" if devices > 1 else "auto",
                 plugins=[LightningEnvironment()],  # under SLURM too, the processes are ours to start
-                max_epochs=settings.epochs - task.epoch,
+                max_epochs=settings.epochs - training.epoch,
                 gradient_clip_val=settings.gradient_clip,
                 callbacks=callbacks,
                 limit_val_batches=0,
@@ -342,48 +383,80 @@ def train(
                 use_distributed_sampler=False,
                 default_root_dir=folder,
             )
-            trainer.fit(task)
-    if task.best is not None:
-        task.network.load_state_dict(task.best["network"])
-    return task.network.cpu().eval()
+            trainer.fit(training)
+    if training.best is not None:
+        training.network.load_state_dict(training.best["network"])
+    return training.network.cpu().eval()
 
 
 def stream(seed: int, *keys: int | str) -> int:
-    """A seed for one purpose, from the seed of the run: streams of different purposes are independent."""
+    """A seed for one purpose, from the seed of the run: streams of different purposes are independent.
+
+    Parameters
+    ----------
+    seed : int
+    *keys : int or str
+        Name the purpose.
+
+    Returns
+    -------
+    int
+    """
     numbers = [int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:4], "big") for key in keys]
     words = np.random.SeedSequence([seed, *numbers]).generate_state(2, np.uint32)
     return int(words[0]) << 31 ^ int(words[1])
 
 
 @contextmanager
-def seeded(seed: int):
-    """torch's global generator seeded, then as it was: layers draw their initial weights from it."""
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator, then leave it as it was: layers draw their initial weights from it.
+
+    Parameters
+    ----------
+    seed : int
+
+    Yields
+    ------
+    None
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays."""
+    """SHA-256 of arrays.
+
+    Parameters
+    ----------
+    *arrays : array
+
+    Returns
+    -------
+    str
+    """
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()
 
 
-def write_checkpoint(path: Path, state: dict) -> None:
-    """Write to a temporary name and rename: a checkpoint is whole or not there."""
-    write_whole(path, lambda file: torch.save(state, file))
+def thinned(history: list[dict]) -> list[dict]:
+    """Some twenty entries of a history, the last among them.
 
+    Parameters
+    ----------
+    history : list of dict
 
-def read_checkpoint(path: Path, identity: dict) -> dict | None:
-    """The state in a checkpoint, None if there is none.
-
-    Raises
-    ------
-    TrainingError
-        It cannot be read, or belongs to a run of another identity.
+    Returns
+    -------
+    list of dict
     """
+    return history[:: max(1, len(history) // 20)] + history[-1:]
+
+
+def _read_checkpoint(path: Path, identity: dict) -> dict | None:
+    """The state in a checkpoint of this identity, None if there is none."""
     if not path.exists():
         return None
     try:

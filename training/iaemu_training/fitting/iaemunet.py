@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +16,7 @@ from iaemu.networks.standardise import Standardiser
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
 from iaemu_training.fitting.config import IAEmuNetSettings
-from iaemu_training.fitting.factorised import thinned
-from iaemu_training.fitting.harness import Task, digest, seeded, stream, train
+from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
 from iaemu_training.fitting.objective import BetaSchedule, beta_nll, criterion
 
 #: Validation points that go through the network at once.
@@ -31,7 +31,7 @@ def fit_iaemunet(
     support: Support,
     settings: IAEmuNetSettings | None = None,
     metadata: Mapping | None = None,
-    checkpoint=None,
+    checkpoint: str | Path | None = None,
     progress: bool = True,
     accelerator: str = "auto",
     devices: int = 1,
@@ -55,7 +55,7 @@ def fit_iaemunet(
     checkpoint : path-like, optional
         Training goes on from it if it exists and has the same settings and data.
     progress : bool
-    accelerator, devices
+    accelerator, devices : str, int
         See :func:`iaemu_training.fitting.harness.train`.
 
     Returns
@@ -71,16 +71,16 @@ def fit_iaemunet(
     settings = settings or IAEmuNetSettings()
     theta, y = _check("", theta, y)
     validation_theta, validation_y = _check("validation_", validation_theta, validation_y)
-    task = IAEmuNetTask(theta, y, validation_theta, validation_y, settings)
+    training = IAEmuNetTraining(theta, y, validation_theta, validation_y, settings)
     identity = {"data": digest(theta, y, validation_theta, validation_y)}
-    network = train(task, identity, checkpoint, progress, "fit", accelerator, devices)
+    train(training, identity, checkpoint, progress, "fit", accelerator, devices)
     metadata = {
         "description": "IAEmuNet trained on mocks with the beta-NLL",
         "units": "lengths Mpc/h, masses Msun/h",
         **(metadata or {}),
         "support": support.to_dict(),
         "fit": asdict(settings),
-        "history": thinned([entry for entry in task.history if "validation" in entry]),
+        "history": thinned([entry for entry in training.history if "validation" in entry]),
         "training_set": {
             "points": len(theta),
             "realisations": y.shape[1],
@@ -89,13 +89,23 @@ def fit_iaemunet(
         },
         "made_by": f"iaemu-train fit {__version__}",
     }
-    if task.best is not None:
-        metadata["best"] = {key: task.best[key] for key in ("epoch", "validation")}
-    return IAEmuNetEmulator(network, task.standardiser, metadata)
+    if training.best is not None:
+        metadata["best"] = {key: training.best[key] for key in ("epoch", "validation")}
+    return IAEmuNetEmulator(training.network, training.standardiser, metadata)
 
 
-class IAEmuNetTask(Task):
-    """An IAEmuNet and mocks: the beta-NLL of single realisations of standardised log xi, omega and eta."""
+class IAEmuNetTraining(NetworkTraining):
+    """An IAEmuNet and mocks: the beta-NLL of single realisations of standardised log xi, omega and eta.
+
+    Parameters
+    ----------
+    theta, y, validation_theta, validation_y, settings
+        As for :func:`fit_iaemunet`.
+    """
+
+    network: IAEmuNet
+    settings: IAEmuNetSettings
+    standardiser: Standardiser
 
     def __init__(self, theta, y, validation_theta, validation_y, settings: IAEmuNetSettings):
         seed = stream(settings.seed, "member", 0)
@@ -113,19 +123,19 @@ class IAEmuNetTask(Task):
         self.__dict__["standardiser"] = standardiser
         self.schedule = BetaSchedule(settings.warmup_epochs, (settings.beta_xi, settings.beta_omega, settings.beta_eta))
 
-    def epoch_rows(self, generator):
-        """Numbers of (point, realisation); realisations of a point follow one another."""
+    def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
+        # Numbers of (point, realisation); realisations of a point follow one another.
         n, k = self.n_points, self.n_realisations
         if self.settings.realisations == "all":
             return torch.randperm(n * k, generator=generator)
         return torch.randperm(n, generator=generator) * k + torch.randint(k, (n,), generator=generator)
 
-    def batch_loss(self, rows):
+    def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
         point, realisation = rows // self.n_realisations, rows % self.n_realisations
         mean, variance = self.network(self.data["train_inputs"][point])
         return beta_nll(mean, variance, self.data["train_targets"][point, realisation], self.schedule(self.epoch))
 
-    def validation_loss(self):
+    def validation_loss(self) -> torch.Tensor:
         inputs, targets = self.data["validation_inputs"], self.data["validation_targets"]
         outputs = [self.network(part) for part in inputs.split(_CHUNK)]
         # One prediction a point, (m, 1, 3, 20), beside all its realisations.

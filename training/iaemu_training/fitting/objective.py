@@ -18,13 +18,31 @@ VARIANCE_FLOOR = 1e-10
 
 
 def mse(mean: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error, summed over statistics."""
+    """Mean squared error, summed over statistics.
+
+    Parameters
+    ----------
+    mean, target : tensor
+
+    Returns
+    -------
+    scalar tensor
+    """
     residual, mask = _residual(mean, target)
     return _total(residual**2, mask)
 
 
 def gaussian_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of normal distributions without its constant, equation 7, summed over statistics."""
+    """Negative log-likelihood of normal distributions without its constant, equation 7, summed over statistics.
+
+    Parameters
+    ----------
+    mean, variance, target : tensor
+
+    Returns
+    -------
+    scalar tensor
+    """
     return beta_nll(mean, variance, target, (0.0,) * mean.shape[-2])
 
 
@@ -37,7 +55,13 @@ def beta_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, b
 
     Parameters
     ----------
-    beta : sequence of float, one a statistic
+    mean, variance, target : tensor
+    beta : sequence of float
+        One a statistic.
+
+    Returns
+    -------
+    scalar tensor
     """
     residual, mask = _residual(mean, target)
     variance = variance.clamp(min=VARIANCE_FLOOR)
@@ -46,8 +70,21 @@ def beta_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, b
     return _total(weight * 0.5 * (torch.log(variance) + residual**2 / variance), mask)
 
 
-def criterion(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, mse_weight: float = 0.7):
-    """The paper's measure on the validation set (Appendix C): 0.7 of the MSE and 0.3 of the Gaussian NLL."""
+def criterion(
+    mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, mse_weight: float = 0.7
+) -> torch.Tensor:
+    """The paper's measure on the validation set (Appendix C): 0.7 of the MSE and 0.3 of the Gaussian NLL.
+
+    Parameters
+    ----------
+    mean, variance, target : tensor
+    mse_weight : float
+        Of the MSE; the NLL has the rest.
+
+    Returns
+    -------
+    scalar tensor
+    """
     return mse_weight * mse(mean, target) + (1.0 - mse_weight) * gaussian_nll(mean, variance, target)
 
 
@@ -55,7 +92,7 @@ def criterion(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, 
 class BetaSchedule:
     """beta of each statistic by epoch: 1 in the warm-up, where the means are learned; equation 10.
 
-    Attributes
+    Parameters
     ----------
     warmup_epochs : int
     beta : (float, float, float)

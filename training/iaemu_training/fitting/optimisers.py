@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,7 +27,7 @@ class MuonAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0):
-        matrices = [parameter for parameter in network.hidden.parameters() if parameter.ndim == 2][1:]
+        matrices = [parameter for parameter in network.get_submodule("hidden").parameters() if parameter.ndim == 2][1:]
         if not matrices:
             raise ValueError("Muon needs a network of at least two hidden layers; raise depth, or choose adam.")
         chosen = {id(parameter) for parameter in matrices}
@@ -40,7 +43,7 @@ class MuonAdam(torch.optim.Optimizer):
         # The very dictionaries of the parts: a schedule that sets a rate here sets it there.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
-    def step(self, closure=None):
+    def step(self, closure: Callable | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

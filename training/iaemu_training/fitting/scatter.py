@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES
+from iaemu.models.factorised import Emulator
+from iaemu.models.network import NetworkModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
@@ -19,7 +21,7 @@ from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 class ScatterSettings:
     """How the scatter is fitted.
 
-    Attributes
+    Parameters
     ----------
     width, depth, n_members : int
         Of :class:`iaemu.networks.aleatoric.AleatoricNet`.
@@ -45,7 +47,7 @@ class ScatterSettings:
 class Scatter:
     """Sample variances of mocks, in one binning.
 
-    Attributes
+    Parameters
     ----------
     variance : dict of statistic to (n, n_bins)
         Over realisations (ddof = 1), of those that have pairs.
@@ -60,17 +62,29 @@ class Scatter:
     residuals: dict[str, np.ndarray]
 
 
-def measure_scatter(dataset: Dataset, rows: Sequence[int], r_edges, min_realisations: int = 5) -> Scatter:
-    """Scatter of the mocks in the given rows of ``dataset.mocked``."""
-    values = {name: [] for name in STATISTICS}
-    for row in rows:
-        mocks = dataset.realisations(row, r_edges)
-        for name in STATISTICS:
-            value = getattr(mocks, name)
-            values[name].append(np.where(np.isfinite(value) & (mocks.DD > 0), value, np.nan))
+def measure_scatter(
+    dataset: Dataset, rows: Sequence[int] | np.ndarray, r_edges: np.ndarray, min_realisations: int = 5
+) -> Scatter:
+    """Scatter of the mocks in some rows of ``dataset.mocked``.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rows : sequence of int
+    r_edges : (n_bins + 1,)
+        [Mpc/h]
+    min_realisations : int
+        A bin of a point is used if so many of its mocks have pairs there.
+
+    Returns
+    -------
+    Scatter
+    """
+    mocks = [dataset.realisations(int(row), r_edges) for row in rows]
     variance, dof, residuals = {}, {}, {}
     for name in STATISTICS:
-        value = np.array(values[name])
+        value = np.array([np.where(mock.DD > 0, getattr(mock, name), np.nan) for mock in mocks])
+        value[~np.isfinite(value)] = np.nan
         count = np.sum(np.isfinite(value), axis=1)
         used = count >= min_realisations
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -81,7 +95,9 @@ def measure_scatter(dataset: Dataset, rows: Sequence[int], r_edges, min_realisat
     return Scatter(variance, dof, residuals)
 
 
-def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = None, progress: bool = True):
+def fit_scatter(
+    emulator: Emulator, dataset: Dataset, settings: ScatterSettings | None = None, progress: bool = True
+) -> tuple[Aleatoric, dict]:
     """Fit the scatter to the training points of a data set.
 
     The likelihood is that of sample variances of normal draws: s^2 dof / sigma^2 follows a chi^2 distribution.
@@ -91,6 +107,8 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
     emulator : Emulator
         Gives xi and the number of pairs; its binnings are fitted.
     dataset : Dataset with mocks
+    settings : ScatterSettings, optional
+    progress : bool
 
     Returns
     -------
@@ -105,33 +123,15 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
     """
     settings = settings or ScatterSettings()
     split = dataset.split[dataset.mocked]
-    rows = np.flatnonzero(split == SPLITS.index("train"))
-    held = np.flatnonzero(split == SPLITS.index("validation"))
-    if not len(rows):
+    rows = {name: np.flatnonzero(split == SPLITS.index(name)) for name in ("train", "validation")}
+    if not len(rows["train"]):
         raise DatasetError(f"{dataset.path} has no training points with mocks.")
-    parts, measured = {}, []
-    for key, chosen in (("train", rows), ("validation", held)):
-        theta = torch.as_tensor(dataset.theta[dataset.mocked[chosen]])
-        targets, dofs = [], []
-        for edges in emulator.binnings:
-            scatter = measure_scatter(dataset, chosen, edges, settings.min_realisations)
-            if key == "train":
-                measured.append(scatter)
-            prediction = emulator.predict(theta, edges)
-            pairs = emulator.expected_pairs(prediction)
-            for name in STATISTICS:
-                amplitude = (1.0 + prediction.xi) ** 2 if name == "xi" else 1.0
-                targets.append(torch.as_tensor(scatter.variance[name]) * pairs / amplitude)
-                dofs.append(torch.as_tensor(scatter.dof[name], dtype=torch.float64))
-        # Bins in which all mocks are alike (two galaxies never apart, say) tell nothing.
-        target, dof = torch.cat(targets, dim=1), torch.cat(dofs, dim=1)
-        dof = torch.where(torch.isfinite(target) & (target > 0), dof, 0.0)
-        target = torch.where(dof > 0, target, 1.0)
-        parts[key] = (AleatoricNet.inputs(emulator.network, theta), target, dof)
-
-    def loss_of(log_variance, target, dof):
-        terms = 0.5 * dof * (log_variance + target * torch.exp(-log_variance))
-        return terms.sum() / dof.sum()
+    scatters = {
+        name: [measure_scatter(dataset, chosen, edges, settings.min_realisations) for edges in emulator.binnings]
+        for name, chosen in rows.items()
+        if len(chosen)
+    }
+    parts = {name: _targets(emulator, dataset, rows[name], measured) for name, measured in scatters.items()}
 
     inputs, target, dof = parts["train"]
     with torch.random.fork_rng(devices=[]):
@@ -146,20 +146,41 @@ def fit_scatter(emulator, dataset: Dataset, settings: ScatterSettings | None = N
     for _ in tqdm(range(settings.steps), desc="scatter", disable=not progress):
         optimiser.zero_grad(set_to_none=True)
         # Each member is fitted by itself; their mean is what is used.
-        loss = sum(loss_of(member(inputs) + network.output_mean, target, dof) for member in network.members)
-        loss.backward()
+        losses = [_loss(member(inputs) + network.output_mean, target, dof) for member in network.members]
+        torch.stack(losses).sum().backward()
         optimiser.step()
         schedule.step()
     network.eval()
-    report = {"settings": asdict(settings), "n_points": len(rows)}
+    report = {"settings": asdict(settings), "n_points": len(rows["train"])}
     with torch.no_grad():
         for key, (x, y, w) in parts.items():
-            if len(x):
-                report[f"loss_{key}"] = float(loss_of(network(x), y, w))
-                report[f"loss_{key}_constant"] = float(loss_of(network.output_mean.expand_as(y), y, w))
-    correlations = [_correlations(scatter) for scatter in measured]
+            report[f"loss_{key}"] = float(_loss(network(x), y, w))
+            report[f"loss_{key}_constant"] = float(_loss(network.output_mean.expand_as(y), y, w))
+    correlations = [_correlations(scatter) for scatter in scatters["train"]]
     volume = float(np.sum(dataset.attributes["box_volumes"]))
     return Aleatoric(network, correlations, volume), report
+
+
+def _targets(emulator: Emulator, dataset: Dataset, rows: np.ndarray, scatters: list[Scatter]) -> tuple:
+    """Inputs (n, 7) of the network, its targets (n, n_outputs): variance times pairs; and degrees of freedom."""
+    theta = torch.as_tensor(dataset.theta[dataset.mocked[rows]])
+    targets, dofs = [], []
+    for edges, scatter in zip(emulator.binnings, scatters, strict=True):
+        prediction = emulator.predict(theta, edges)
+        pairs = emulator.expected_pairs(prediction)
+        xi = torch.as_tensor(prediction.xi)
+        for name in STATISTICS:
+            amplitude = (1.0 + xi) ** 2 if name == "xi" else 1.0
+            targets.append(torch.as_tensor(scatter.variance[name]) * pairs / amplitude)
+            dofs.append(torch.as_tensor(scatter.dof[name], dtype=torch.float64))
+    # Bins in which all mocks are alike (two galaxies never apart, say) tell nothing.
+    target, dof = torch.cat(targets, dim=1), torch.cat(dofs, dim=1)
+    dof = torch.where(torch.isfinite(target) & (target > 0), dof, 0.0)
+    return AleatoricNet.inputs(emulator.network, theta), torch.where(dof > 0, target, 1.0), dof
+
+
+def _loss(log_variance: torch.Tensor, target: torch.Tensor, dof: torch.Tensor) -> torch.Tensor:
+    return torch.sum(0.5 * dof * (log_variance + target * torch.exp(-log_variance))) / dof.sum()
 
 
 def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
@@ -181,7 +202,9 @@ def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
     return matrices
 
 
-def training_arrays(dataset: Dataset, scatter, n_realisations: int, seed: int):
+def training_arrays(
+    dataset: Dataset, scatter: Callable[[], NetworkModel], n_realisations: int, seed: int
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict]:
     """Realisations to train on: a data set's mocks, or its labels with draws of an emulator's scatter.
 
     Parameters
@@ -206,37 +229,33 @@ def training_arrays(dataset: Dataset, scatter, n_realisations: int, seed: int):
     DatasetError
         The emulator has no aleatoric part.
     """
-    parts = {name: np.flatnonzero((dataset.split == SPLITS.index(name)) & dataset.cleaned) for name in SPLITS[:2]}
-    origin = {
-        "dataset": dataset.identity,
-        **{
-            key: dataset.attributes.get(key)
-            for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes")
-        },
-    }
-    arrays = []
+    keys = ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes")
+    origin = {"dataset": dataset.identity, **{key: dataset.attributes.get(key) for key in keys}}
+    train, held = (np.flatnonzero((dataset.split == code) & dataset.cleaned) for code in range(2))
     if dataset.has_mocks and len(dataset.mocked) == len(dataset):
-        for rows in parts.values():
-            mocks = [dataset.realisations(row) for row in rows]
-            arrays += [
-                dataset.theta[rows],
-                np.array([np.stack([getattr(mock, name) for name in STATISTICS], axis=1) for mock in mocks]),
-            ]
-        return tuple(arrays), {**origin, "trained_on": "halotools-IA mock realisations"}
-    emulator = scatter()
-    if emulator.aleatoric is None:
+        origin["trained_on"] = "halotools-IA mock realisations"
+        y, held_y = _mocks(dataset, train), _mocks(dataset, held)
+    else:
+        origin["trained_on"] = "noise-free labels with draws of a bin covariance that was fitted to halotools-IA mocks"
+        emulator, rng = scatter(), np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
+        y, held_y = (_draws(dataset, rows, emulator, n_realisations, rng) for rows in (train, held))
+    return (dataset.theta[train], y, dataset.theta[held], held_y), origin
+
+
+def _mocks(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    mocks = [dataset.realisations(int(row)) for row in rows]
+    return np.array([np.stack([getattr(mock, name) for name in STATISTICS], axis=1) for mock in mocks])
+
+
+def _draws(dataset: Dataset, rows: np.ndarray, emulator: NetworkModel, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels with draws of the emulator's scatter."""
+    if not isinstance(emulator, Emulator) or emulator.aleatoric is None:
         raise DatasetError(f"{dataset.path} has no mocks at all points, and the emulator for draws has no scatter.")
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
-    for rows in parts.values():
-        theta = dataset.theta[rows]
-        sigma = emulator.predict(theta, uncertainties=True).sigma_aleatoric
-        y = np.empty((len(rows), n_realisations, len(STATISTICS), len(PAPER_EDGES) - 1))
-        for column, name in enumerate(STATISTICS):
-            factor = np.linalg.cholesky(np.asarray(emulator.aleatoric.correlations[0][name]))
-            noise = rng.standard_normal((len(rows), n_realisations, len(factor))) @ factor.T
-            y[:, :, column] = dataset.read(f"labels/{name}")[rows][:, None] + noise * sigma[name][:, None]
-        arrays += [theta, y]
-    return tuple(arrays), {
-        **origin,
-        "trained_on": "noise-free labels with draws of a bin covariance that was fitted to halotools-IA mocks",
-    }
+    sigma = emulator.predict(dataset.theta[rows], uncertainties=True).sigma_aleatoric
+    assert sigma is not None
+    y = np.empty((len(rows), n, len(STATISTICS), len(PAPER_EDGES) - 1))
+    for column, name in enumerate(STATISTICS):
+        factor = np.linalg.cholesky(np.asarray(emulator.aleatoric.correlations[0][name]))
+        noise = rng.standard_normal((len(rows), n, len(factor))) @ factor.T
+        y[:, :, column] = dataset.read(f"labels/{name}")[rows][:, None] + noise * sigma[name][:, None]
+    return y

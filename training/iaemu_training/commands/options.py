@@ -1,0 +1,161 @@
+"""Options of a command, from the dataclass that they fill: names, types, defaults and help are stated there once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import typing
+from collections.abc import Callable, Collection
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+def add_settings(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    settings: Any,
+    prefix: str = "",
+    skip: Collection[str] = (),
+    defaults: bool = True,
+    **special: dict,
+) -> None:
+    """Add an option for each field of settings, with hyphens: ``--n-mocked``, ``--one-halo-dlog-mass``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser or argument group
+    settings : dataclass
+        Holds the defaults; a field may be a dataclass itself.
+    prefix : str
+        Of the names, with a dot at its end, if the settings are a field of others.
+    skip : collection of str
+        Fields that get no option.
+    defaults : bool
+        Whether the help states them.
+    **special : dict
+        By field: keywords for ``add_argument`` in place of its own, and ``flags``, further names.
+    """
+    texts, types = _help_texts(type(settings)), typing.get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings) if field.name not in skip):
+        value = getattr(settings, name)
+        if is_dataclass(value):
+            add_settings(parser, value, f"{prefix}{name}.", defaults=defaults)
+            continue
+        keywords: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
+        keywords |= _reader(types[name]) | special.get(name, {})
+        if "choices" not in keywords:
+            keywords["metavar"] = name.upper()
+        if defaults:
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
+        flags = keywords.pop("flags", ())
+        parser.add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
+
+
+def add_tables(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is made from tables together with their catalogues.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    parser.add_argument("--tables", type=Path, help="tables (default: the shipped ones)")
+    parser.add_argument(
+        "--catalogue",
+        "-c",
+        action="append",
+        help="the catalogues that the tables were made from (default: by the names that the tables state)",
+    )
+
+
+def read_options(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    argv : list of str
+
+    Returns
+    -------
+    argparse.Namespace
+
+    Raises
+    ------
+    ValueError
+        The folder of ``output`` does not exist.
+    """
+    arguments = parser.parse_args(argv)
+    output = getattr(arguments, "output", None)
+    if output is not None and not output.parent.is_dir():
+        raise ValueError(f"The folder {output.parent} does not exist; make it first.")
+    return arguments
+
+
+def changed_settings(settings: Any, arguments: argparse.Namespace, prefix: str = "") -> Any:
+    """Settings with the values that options give.
+
+    Parameters
+    ----------
+    settings : dataclass
+    arguments : argparse.Namespace
+    prefix : str
+        As for :func:`add_settings`.
+
+    Returns
+    -------
+    dataclass
+    """
+    changes = {}
+    for name in (field.name for field in fields(settings)):
+        value = getattr(settings, name)
+        if is_dataclass(value):
+            changes[name] = changed_settings(value, arguments, f"{prefix}{name}.")
+        elif hasattr(arguments, prefix + name):
+            given = getattr(arguments, prefix + name)
+            changes[name] = tuple(given) if isinstance(value, tuple) else given
+    return replace(settings, **changes)
+
+
+def refuse_overwriting(catalogue: str | Path, output: Path) -> None:
+    """Refuse an output that is the input, which it would destroy.
+
+    Parameters
+    ----------
+    catalogue, output : path-like
+
+    Raises
+    ------
+    ValueError
+    """
+    if output.exists() and Path(catalogue).exists() and output.samefile(catalogue):
+        raise ValueError(f"The output {output} is the catalogue itself; give it another name.")
+
+
+def _help_texts(settings_class: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of those that it inherits from say of each field."""
+    import docstring_parser  # of the extra 'training': the rest of the package does without
+
+    texts: dict[str, str] = {}
+    for part in settings_class.__mro__[-2::-1]:
+        for parameter in docstring_parser.parse(part.__doc__ or "").params:
+            if parameter.description:
+                text = re.sub(r":\w+:`~?([^`]*)`|``", r"\1", parameter.description).replace("%", "%%")
+                texts |= dict.fromkeys(parameter.arg_name.split(", "), text)
+    return texts
+
+
+def _reader(wanted) -> dict[str, Any]:
+    """Keywords for ``add_argument`` that read a value of a type."""
+    kinds = typing.get_args(wanted)
+    if not kinds:
+        return {"type": wanted}
+    if type(None) not in kinds:
+        return {"type": kinds[0], "nargs": len(kinds)}
+    kind: Callable = kinds[0]
+
+    def or_null(text: str):
+        return None if text == "null" else kind(text)
+
+    or_null.__name__ = f"{kind.__name__} or null"
+    return {"type": or_null}

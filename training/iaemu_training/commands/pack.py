@@ -1,0 +1,20 @@
+"""Keep only what the mock model uses of a halo catalogue, in about 8 bytes a sub-halo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from iaemu_training.commands.options import read_options
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    parser.add_argument("catalogue", help="HDF5 file in halotools columns, or a name in halotools' cache")
+    parser.add_argument("output", type=Path, help="packed catalogue to write (.hdf5)")
+    arguments = read_options(parser, argv)
+
+    from iaemu_training.halos.catalogue import HaloCatalogue
+
+    catalogue = HaloCatalogue.load(arguments.catalogue)
+    catalogue.write_packed(arguments.output)
+    print(f"{catalogue.name}: {len(catalogue.mass)} hosts, {len(catalogue.offset)} sub-halos to {arguments.output}.")
