@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +11,12 @@ from cobaya.log import LoggedError
 from iaemu_cobaya.gradients.cobaya_values import STEP, Term, log_posterior_terms, log_posteriors
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
-if TYPE_CHECKING:
-    from iaemu_cobaya.gradients.log_posterior import LogPosterior
-
 #: Agreement that is asked for: of log-densities, and of slopes in the scale of each parameter.
 VALUE_TOLERANCE = 1e-7
 SLOPE_TOLERANCE = 1e-4
 
 
-def check_points(density: LogPosterior, points: np.ndarray) -> None:
+def check_points(density: Any, points: np.ndarray) -> None:
     """Compare values and gradient at some points, each alone, and the values of all together.
 
     Parameters
@@ -46,7 +43,7 @@ def check_points(density: LogPosterior, points: np.ndarray) -> None:
         )
 
 
-def _check_point(density: LogPosterior, point: np.ndarray) -> None:
+def _check_point(density: Any, point: np.ndarray) -> None:
     x = torch.as_tensor(point)[None].clone().requires_grad_()
     expected = log_posterior_terms(density.model, point)
     with torch.enable_grad():
@@ -82,7 +79,7 @@ def _check_point(density: LogPosterior, point: np.ndarray) -> None:
                 _refuse(density, key, f"has the slope {found}", point)
 
 
-def _numerical_slopes(density: LogPosterior, point, index: int, centre) -> dict[Term, tuple[float, float]] | None:
+def _numerical_slopes(density: Any, point, index: int, centre) -> dict[Term, tuple[float, float]] | None:
     """Slopes in the scale of a parameter, with errors, by Richardson's extrapolation; None where too rough."""
 
     def moved(size):
@@ -103,7 +100,7 @@ def _numerical_slopes(density: LogPosterior, point, index: int, centre) -> dict[
     return None
 
 
-def _refuse(density: LogPosterior, key: Term, difference: str, point: np.ndarray) -> None:
+def _refuse(density: Any, key: Term, difference: str, point: np.ndarray) -> None:
     kind, name = key
     if kind == "prior":
         first = next(iter(density.model.prior))
@@ -118,5 +115,5 @@ def _refuse(density: LogPosterior, key: Term, difference: str, point: np.ndarray
     )
 
 
-def _describe(density: LogPosterior, point: np.ndarray) -> str:
+def _describe(density: Any, point: np.ndarray) -> str:
     return ", ".join(f"{name} = {value:.10g}" for name, value in zip(density.names, point, strict=True))

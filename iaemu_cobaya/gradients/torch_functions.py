@@ -17,6 +17,7 @@ import numpy as np
 import scipy.stats
 import torch
 from cobaya.log import LoggedError
+from numpy.typing import ArrayLike
 from torch.autograd.function import once_differentiable
 
 #: numpy's and math's names of functions that torch calls otherwise.
@@ -200,7 +201,9 @@ def _quiet_rows(rows: Callable, arguments: Mapping) -> np.ndarray:
     return values
 
 
-def differences(function: Callable, points, steps, bounds=None) -> np.ndarray:
+def differences(
+    function: Callable, points: ArrayLike, steps: ArrayLike, bounds: tuple[np.ndarray, np.ndarray] | None = None
+) -> np.ndarray:
     """Gradient of a function by central differences; one-sided, of the same order, where one side has no finite value.
 
     Parameters

@@ -31,7 +31,15 @@ _N_BOOTSTRAP = 400
 
 @dataclass(frozen=True)
 class Moments:
-    """Means and standard deviations of (mu_cen, mu_sat), (2,); Monte Carlo errors of the means; effective draws."""
+    """Moments of (mu_cen, mu_sat).
+
+    Attributes
+    ----------
+    mean, std, error : array (2,)
+        ``error`` is the Monte Carlo error of the mean.
+    effective : float
+        Effective draws.
+    """
 
     mean: np.ndarray
     std: np.ndarray

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from cobaya import mpi
@@ -17,9 +17,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from iaemu.files import write_text
-
-if TYPE_CHECKING:
-    from iaemu_cobaya.sampler.hmc import HMC
 
 #: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
 PROGRESS = {
@@ -57,7 +54,7 @@ class ChainFiles:
         Files hold fewer draws than the checkpoint counts, or draws although there is no checkpoint.
     """
 
-    def __init__(self, run: HMC, resuming: bool):
+    def __init__(self, run: Any, resuming: bool):
         self._run = run
         self._chains_per_file = run.n_chains // run.n_files
         first = 1 + mpi.rank() * run.n_files

@@ -184,7 +184,15 @@ def fastest_integrator(
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean (d,) and sum of squared deviations (d, d) of draws."""
+    """Count and moments of draws.
+
+    Attributes
+    ----------
+    count : int
+    mean : tensor (d,)
+    scatter : tensor (d, d)
+        Sum of squared deviations.
+    """
 
     count: int
     mean: torch.Tensor

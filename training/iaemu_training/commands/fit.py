@@ -111,9 +111,10 @@ def _fit_iaemunet(config: Config, checkpoint: Path):
     from iaemu_training.fitting.iaemunet import fit_iaemunet
     from iaemu_training.fitting.scatter import training_arrays
 
-    if config.sources.get("dataset") is None:
+    source = config.sources.get("dataset")
+    if source is None:
         raise ValueError("network: iaemunet needs a data set: give --dataset, or dataset: in the YAML.")
-    dataset = Dataset(config.sources["dataset"])
+    dataset = Dataset(source)
     settings = config.settings
     assert isinstance(settings, IAEmuNetSettings)
     arrays, origin = training_arrays(

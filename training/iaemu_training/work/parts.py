@@ -7,6 +7,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,8 +132,7 @@ class PartStore:
                     finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                     for future in finished:
                         name = running.pop(future)
-                        arrays = future.result()
-                        write_whole(self.path(name), lambda file, arrays=arrays: np.savez(file, **arrays))
+                        write_whole(self.path(name), partial(np.savez, **future.result()))
                         bar.update(tasks[name].weight)
             finally:
                 for future in running:
