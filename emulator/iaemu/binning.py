@@ -27,8 +27,7 @@ def check_edges(r_edges: ArrayLike) -> np.ndarray:
 
     Parameters
     ----------
-    r_edges : array (n_bins + 1,)
-        [Mpc/h].
+    r_edges : array (n_bins + 1,) [Mpc/h]
 
     Returns
     -------
@@ -54,13 +53,11 @@ def bin_centers(r_edges: ArrayLike) -> np.ndarray:
 
     Parameters
     ----------
-    r_edges : array (n_bins + 1,)
-        [Mpc/h].
+    r_edges : array (n_bins + 1,) [Mpc/h]
 
     Returns
     -------
-    array (n_bins,)
-        [Mpc/h].
+    array (n_bins,) [Mpc/h]
     """
     edges = check_edges(r_edges)
     return 0.5 * (edges[1:] + edges[:-1])
@@ -71,13 +68,11 @@ def shell_volumes(r_edges: ArrayLike) -> np.ndarray:
 
     Parameters
     ----------
-    r_edges : array (n_bins + 1,)
-        [Mpc/h].
+    r_edges : array (n_bins + 1,) [Mpc/h]
 
     Returns
     -------
-    array (n_bins,)
-        [(Mpc/h)^3].
+    array (n_bins,) [(Mpc/h)^3]
     """
     return 4.0 / 3.0 * np.pi * np.diff(check_edges(r_edges) ** 3)
 

@@ -79,8 +79,7 @@ class Bins:
 
         Returns
         -------
-        array (n_bins,)
-            [Mpc/h].
+        array (n_bins,) [Mpc/h]
         """
         return 0.5 * (self.r_low + self.r_high)
 

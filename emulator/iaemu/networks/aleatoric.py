@@ -111,12 +111,7 @@ class Aleatoric:
 
     @staticmethod
     def variance(
-        network: AleatoricNet,
-        inputs: torch.Tensor,
-        binning: int,
-        statistic: str,
-        xi: torch.Tensor,
-        pairs: torch.Tensor,
+        network: AleatoricNet, inputs: torch.Tensor, binning: int, statistic: str, xi: torch.Tensor, pairs: torch.Tensor
     ) -> torch.Tensor:
         """Variance of one statistic in the volume, in the bins of one binning.
 
@@ -160,8 +155,7 @@ class Aleatoric:
         arrays : dict of str to array
         config : dict
             Of the network.
-        volume : float
-            [(Mpc/h)^3].
+        volume : float [(Mpc/h)^3]
 
         Returns
         -------

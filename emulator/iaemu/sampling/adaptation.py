@@ -22,6 +22,8 @@ _TRIED_STEPS, _TRIALS = (1, 2, 3, 4), 4
 #: Harmonic mean of the acceptance above which the rotation is taken into consideration: below, the density is no
 #: Gaussian, and chains may stand for long in its tails although they rarely do so while it is tried.
 _NEAR_GAUSSIAN = 0.9
+#: Share of the warm-up before the first window.
+BEFORE_WINDOWS = 0.15
 #: gamma, t0 and kappa of dual averaging, as Hoffman & Gelman recommend.
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 
@@ -153,8 +155,7 @@ def fastest_integrator(
     Parameters
     ----------
     state : State
-    density : callable
-        Of whitened points, see :func:`iaemu.sampling.hmc.step`.
+    density : LogDensity
     generator : torch.Generator
     length : float
         Of the trajectories.
@@ -254,20 +255,6 @@ class Moments:
         return Metric(metric.colour(inner.mean[None])[0], factor.tril(), inverse.tril())
 
 
-def window_begin(n_warmup: int) -> int:
-    """Transitions before the first window.
-
-    Parameters
-    ----------
-    n_warmup : int
-
-    Returns
-    -------
-    int
-    """
-    return round(0.15 * n_warmup)
-
-
 def window_ends(n_warmup: int, shortest: int = 10) -> list[int]:
     """Numbers of transitions after which the metric is renewed: none in the first 15% or the last 25%.
 
@@ -281,7 +268,7 @@ def window_ends(n_warmup: int, shortest: int = 10) -> list[int]:
     -------
     list of int
     """
-    begin, end = window_begin(n_warmup), n_warmup - math.ceil(0.25 * n_warmup)
+    begin, end = round(BEFORE_WINDOWS * n_warmup), n_warmup - math.ceil(0.25 * n_warmup)
     ends, length = [], shortest
     while begin + length <= end:
         # A window that would leave too little for the next, twice as long, takes it all.

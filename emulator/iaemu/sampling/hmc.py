@@ -72,8 +72,7 @@ def init(position: torch.Tensor, density: LogDensity) -> State:
     Parameters
     ----------
     position : tensor (n_chains, d)
-    density : callable
-        See :func:`step`.
+    density : LogDensity
 
     Returns
     -------
@@ -115,8 +114,7 @@ def step(
     Parameters
     ----------
     state : State
-    density : callable
-        Log-density (n,) and gradient (n, d) of whitened points (n, d); -inf where they are not defined.
+    density : LogDensity
     step_size : float
         Largest step: a trajectory is divided into the fewest equal steps not above it.
     generator : torch.Generator

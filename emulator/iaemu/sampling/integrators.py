@@ -30,7 +30,7 @@ _TWO_STAGE = (3.0 - math.sqrt(3.0)) / 6.0
 #: Gradients that one step costs.
 GRADIENTS = {"leapfrog": 1, "two-stage": 2, "rotation": 1}
 
-#: Log-density (n,) and gradient (n, d) of points (n, d).
+#: Log-density (n,) and gradient (n, d) of points (n, d); -inf where they are not defined.
 LogDensity = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 #: Position, momentum, log-density and gradient.
 PhasePoint = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -50,8 +50,7 @@ def integrate(
 
     Parameters
     ----------
-    density : callable
-        Log-density (n,) and gradient (n, d) of points (n, d).
+    density : LogDensity
     position, momentum : tensors (n, d)
     log_density, gradient : tensors (n,) and (n, d)
         At the position.

@@ -111,8 +111,7 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
 
     Parameters
     ----------
-    density : callable
-        Log-density (n,) and gradient (n, d) of unbounded points (n, d).
+    density : LogDensity
     starts : tensor (m, d)
 
     Returns
@@ -148,8 +147,7 @@ def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Gener
 
     Parameters
     ----------
-    density : callable
-        As in :func:`approximate`.
+    density : LogDensity
     points : tensor (m, d)
     generator : torch.Generator
 
@@ -188,8 +186,7 @@ def scatter(
 
     Parameters
     ----------
-    density : callable
-        As in :func:`approximate`.
+    density : LogDensity
     maxima : list of Laplace
     n_points : int
     generator : torch.Generator

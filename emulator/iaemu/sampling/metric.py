@@ -82,8 +82,7 @@ class Metric(NamedTuple):
 
         Parameters
         ----------
-        density : callable
-            Log-density (n,) and gradient (n, d) at x (n, d).
+        density : LogDensity
 
         Returns
         -------

@@ -22,23 +22,16 @@ from iaemu.sampling.integrators import LogDensity, integrate
 
 
 class NUTSInfo(NamedTuple):
-    """What one transition did.
+    """What one transition did, as :class:`iaemu.sampling.hmc.HMCInfo` says it, with what is its own.
 
     Attributes
     ----------
     acceptance : tensor (n_chains,)
         Mean Metropolis probability over all leaves against the beginning.
-    accepted : tensor of bool (n_chains,)
-        Whether the chain moved.
     divergent : tensor of bool (n_chains,)
-        The energy error of a leaf exceeded 1000 or was not finite.
-    energy : tensor (n_chains,)
-        Of the leaf moved to; for E-BFMI.
-    energy_error : tensor (n_chains,)
-        Of that leaf, against the beginning.
-    n_leapfrog : tensor of int (n_chains,)
-        Gradients of each chain.
-    step_size : tensor (n_chains,)
+        As there, of any leaf.
+    energy, energy_error : tensors (n_chains,)
+        Of the leaf moved to, the error against the beginning.
     tree_depth : tensor of int (n_chains,)
         Doublings, the unfinished last one included.
     """
@@ -86,19 +79,14 @@ class _Half(NamedTuple):
 
 
 def step(
-    state: State,
-    density: LogDensity,
-    step_size: float,
-    generator: torch.Generator,
-    max_tree_depth: int = 10,
+    state: State, density: LogDensity, step_size: float, generator: torch.Generator, max_tree_depth: int = 10
 ) -> tuple[State, NUTSInfo]:
     """One transition of all chains.
 
     Parameters
     ----------
     state : State
-    density : callable
-        Log-density (n,) and gradient (n, d) of whitened points (n, d); -inf where they are not defined.
+    density : LogDensity
     step_size : float
     generator : torch.Generator
     max_tree_depth : int

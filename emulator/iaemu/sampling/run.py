@@ -40,6 +40,10 @@ class SamplingResult:
     metric : Metric
         In unbounded coordinates.
     step_size : float
+    acceptance : float
+        Mean acceptance probability.
+    n_divergences : int
+        Divergent transitions of all chains.
     rhat, ess_bulk, ess_tail : arrays (d,)
     bfmi : array (n_chains,)
     n_gradients : int
@@ -56,6 +60,8 @@ class SamplingResult:
     names: tuple[str, ...]
     metric: Metric
     step_size: float
+    acceptance: float
+    n_divergences: int
     rhat: np.ndarray
     ess_bulk: np.ndarray
     ess_tail: np.ndarray
@@ -63,26 +69,6 @@ class SamplingResult:
     n_gradients: int
     seconds: float
     sampler: Sampler
-
-    @property
-    def acceptance(self) -> float:
-        """Mean acceptance probability.
-
-        Returns
-        -------
-        float
-        """
-        return float(self.info.acceptance.mean())
-
-    @property
-    def n_divergences(self) -> int:
-        """Divergent transitions of all chains.
-
-        Returns
-        -------
-        int
-        """
-        return int(self.info.divergent.sum())
 
     def summary(self) -> diagnostics.Summary:
         """Moments, quantiles and convergence of each parameter; prints as a table.
@@ -210,6 +196,8 @@ def sample(
         names=tuple(f"x{index}" for index in range(dimension)) if names is None else tuple(names),
         metric=sampler.metric,
         step_size=sampler.step_size,
+        acceptance=float(draws.info.acceptance.mean()),
+        n_divergences=int(draws.info.divergent.sum()),
         rhat=diagnostics.rhat(draws.positions),
         ess_bulk=diagnostics.ess(draws.positions),
         ess_tail=diagnostics.ess(draws.positions, "tail"),
@@ -240,4 +228,6 @@ def _draw(sampler: Sampler, n_draws: int, target: tuple[float, float] | None, ba
         bar.set_postfix(rhat=f"{worst:.3f}", ess=f"{smallest:.0f}", divergences=divergences)
         if target is not None and worst < target[0] and smallest > target[1]:
             break
-    return Draws.join(parts)
+    positions, log_densities, infos = zip(*parts, strict=True)
+    info = type(infos[0])(*(torch.cat(fields, dim=1) for fields in zip(*infos, strict=True)))
+    return Draws(torch.cat(positions, dim=1), torch.cat(log_densities, dim=1), info)

@@ -8,7 +8,7 @@ on bit for bit as if it had not been.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 
 from iaemu.sampling import hmc, nuts
 from iaemu.sampling.adaptation import (
+    BEFORE_WINDOWS,
     DualAveraging,
     Moments,
     fastest_integrator,
     initial_step_size,
     pooled_acceptance,
-    window_begin,
     window_ends,
 )
 from iaemu.sampling.density import Density
@@ -59,24 +59,6 @@ class Draws(NamedTuple):
     positions: torch.Tensor
     log_density: torch.Tensor
     info: hmc.HMCInfo | nuts.NUTSInfo
-
-    @classmethod
-    def join(cls, parts: Sequence[Draws]) -> Draws:
-        """Consecutive draws in one.
-
-        Parameters
-        ----------
-        parts : sequence of Draws
-
-        Returns
-        -------
-        Draws
-        """
-        if len(parts) == 1:
-            return parts[0]
-        positions, log_densities, infos = zip(*parts, strict=True)
-        info = type(infos[0])(*(torch.cat(fields, dim=1) for fields in zip(*infos, strict=True)))
-        return cls(torch.cat(positions, dim=1), torch.cat(log_densities, dim=1), info)
 
 
 class Sampler:
@@ -330,7 +312,7 @@ class Sampler:
         return info
 
     def _warm_up_step(self) -> hmc.HMCInfo | nuts.NUTSInfo:
-        first = window_begin(self.settings.n_warmup)
+        first = round(BEFORE_WINDOWS * self.settings.n_warmup)
         early = self.n_steps < first
         info = self._step(early)
         acceptance = pooled_acceptance(info.acceptance, info.energy_error, early)
