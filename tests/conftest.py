@@ -3,6 +3,13 @@
 import sys
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tensors of a few numbers: handing them to several threads takes longer than working on them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -62,11 +62,6 @@ class Deviations:
         self._box_error = box_error
 
     @property
-    def knows_box_error(self) -> bool:
-        """Whether its deviations hold the error from the size of the boxes."""
-        return self.box_error is not None
-
-    @property
     def n_deviations(self) -> int:
         """Number of deviations; 0: the model does not know its error."""
         return self._n_epistemic + (0 if self.box_error is None else self.box_error.n_regions)
