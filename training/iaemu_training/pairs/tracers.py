@@ -51,7 +51,8 @@ def two_halo_rows(
     scale = len(guess) / r2_max
     third = 1.0 / 3.0
     for k in numba.prange(len(rows)):
-        out[k] = 0.0
+        sums = out[k]
+        sums[:] = 0.0
         for p in range(row_first[rows[k]], row_first[rows[k] + 1]):
             i = row_points[p]
             xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
@@ -75,9 +76,9 @@ def two_halo_rows(
                     cosine = ax * bx + ay * by + az * bz
                     weight = weight_i * multiplicity[j]
                     s = species[j]
-                    out[k, s, b, 0] += weight
-                    out[k, s, b, 1] += weight * (along * along / r2 - third_i)
-                    out[k, s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
+                    sums[s, b, 0] += weight
+                    sums[s, b, 1] += weight * (along * along / r2 - third_i)
+                    sums[s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
 
 
 @numba.njit(parallel=True, cache=True)
