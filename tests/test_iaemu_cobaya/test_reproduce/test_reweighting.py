@@ -89,7 +89,7 @@ def test_the_error_of_the_weighted_mean_is_its_scatter(like, exact):
 
 
 def test_pooled_mocks_are_far_less_noisy_and_know_how_much(like, exact):
-    draws, cheap = shifted_draws(exact, 1500)
+    draws, cheap = shifted_draws(exact, 600)
     _, noiseless = noisy(draws, np.full(12, 1e-12)).pooled(like, draws, cheap, noisy(CORNERS, np.full(12, 1e-12)))
     noise = 0.2 * like.bins["omega"].error
     shifts, errors = [], []
@@ -104,7 +104,7 @@ def test_pooled_mocks_are_far_less_noisy_and_know_how_much(like, exact):
 
 
 def test_noise_of_mocks_that_are_the_same_everywhere_is_the_scatter_of_means(like):
-    grid = np.stack(np.meshgrid(np.linspace(0.7, 0.9, 60), np.linspace(0, 0.6, 60), indexing="ij"), axis=-1)
+    grid = np.stack(np.meshgrid(np.linspace(0.7, 0.9, 40), np.linspace(0, 0.6, 40), indexing="ij"), axis=-1)
     mu = grid.reshape(-1, 2)
     predicted, loglikes = omega(mu), like.log_likelihoods(omega(mu))
     weight = np.exp(loglikes - loglikes.max())
