@@ -87,7 +87,7 @@ def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
     if "mcmc" in info["sampler"]:
         info["sampler"]["mcmc"].update(max_samples=12 if path in MOCKS else 40, measure_speeds=False)
     if "iaemu_cobaya.HMC" in info["sampler"]:
-        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=4, n_warmup=6, check_every=6, max_samples=24)
+        info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=4, n_warmup=20, check_every=6, max_samples=24)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
     assert command.main([f"chains/{path.stem}", "--out", "plots"]) == 0
