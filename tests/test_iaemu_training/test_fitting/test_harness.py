@@ -120,7 +120,7 @@ def test_a_run_killed_with_sigkill_goes_on_to_the_same_network(uninterrupted, tm
     script = f"""
         import os, signal, sys
         sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from test_training import Parabola, train
+        from test_harness import Parabola, train
         class Killed(Parabola):
             def batch_loss(self, rows):
                 if self.epoch == 5:  # one epoch after a checkpoint: in the middle of things
