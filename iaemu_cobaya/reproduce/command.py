@@ -9,7 +9,6 @@ Figures 6 and 7 of the paper in our hands. Chains and mocks are kept, and a kill
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -21,7 +20,7 @@ from cobaya.log import LoggedError
 
 from iaemu import BoxError, Emulator, TabulatedModel
 from iaemu.artifact import shipped_artifact
-from iaemu.files import write_text
+from iaemu.files import sha256_of_file, write_text
 from iaemu_cobaya.chains.reading import ChainError
 from iaemu_cobaya.reproduce.figures import figure_6, figure_7
 from iaemu_cobaya.reproduce.results import write_results
@@ -141,8 +140,7 @@ def _claim(folder: Path, ess_stop: int) -> None:
     """
     made_with: dict[str, Any] = {"--ess": ess_stop}
     for name in (Emulator.shipped, TabulatedModel.shipped, BoxError.shipped):
-        with open(shipped_artifact(name), "rb") as file:
-            made_with[f"the artifact {name}, sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        made_with[f"the artifact {name}, sha256"] = sha256_of_file(shipped_artifact(name))
     path = folder / "made_with.json"
     again = "Choose another folder with --chains, or remove this one."
     if not path.exists():

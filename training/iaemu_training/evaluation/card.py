@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
+from iaemu.files import sha256_of_file
 from iaemu.models.factorised import Emulator
 from iaemu.models.network import NetworkModel
 from iaemu.parameters import PARAMETERS, Support
@@ -28,13 +28,12 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
     """
     metadata = emulator.metadata
     path = Path(path)
-    content = path.read_bytes()
     lines = [
         f"# {path.stem}",
         "",
         f"{metadata.get('description', 'An emulator')}, {metadata.get('made_by', 'unknown')}.",
         "",
-        f"File: {path.name}, {len(content) / 1e6:.2f} MB, SHA-256 `{hashlib.sha256(content).hexdigest()}`.",
+        f"File: {path.name}, {path.stat().st_size / 1e6:.2f} MB, SHA-256 `{sha256_of_file(path)}`.",
         "",
         "## What it predicts",
         "",
