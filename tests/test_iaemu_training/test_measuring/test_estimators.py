@@ -104,6 +104,7 @@ def test_pairs_of_a_single_region_make_no_measurement():
         measure(x, rng.normal(size=x.shape), LBOX, [0.1, 4.0], 2, ["omega"])
 
 
+@pytest.mark.filterwarnings("ignore::iaemu_training.measuring.estimators.MeasureWarning")
 @pytest.mark.parametrize("n", [2, 40])
 def test_pairs_that_share_one_border_get_no_error(n):
     # A share of a pair stays when either of its regions goes: the mean of the rest would hardly scatter at all.

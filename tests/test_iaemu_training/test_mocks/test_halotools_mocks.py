@@ -372,7 +372,8 @@ class TestForwardModel:
     """:class:`MockEnsemble`, which predicts by these mocks."""
 
     @pytest.fixture(scope="class")
-    def ensemble(self):
+    @classmethod
+    def ensemble(cls):
         return MockEnsemble(["pm40"], n_realisations=3, seed=2, support=Support(logMmin=(11.5, 14.0)))
 
     def test_is_made_of_the_mocks_of_its_seed(self, mocks, ensemble):
