@@ -18,13 +18,23 @@ from iaemu_training.fitting.factorised import FitSettings, fit_factorised, fit_m
 SMALL = FitSettings(n_train=1024, n_validation=128, width=64, depth=2, epochs=40, batch_size=32, members=1)
 
 
+#: Where only the way to the network matters.
+TINY = replace(SMALL, n_train=256, n_validation=64, epochs=12)
+
+
 @pytest.fixture(scope="module")
 def fitted(pm40_tables):
     return fit_factorised(pm40_tables, SMALL, progress=False)
 
 
-def weights(emulator):
-    return torch.cat([value.flatten() for value in emulator._trained.state_dict().values()])
+@pytest.fixture(scope="module")
+def member(pm40_tables):
+    (member,) = fit_members(pm40_tables, TINY, progress=False)
+    return member
+
+
+def weights(member):
+    return torch.cat([value.flatten() for value in member.network.state_dict().values()])
 
 
 def test_training_reduces_the_held_out_error(fitted):
@@ -33,14 +43,14 @@ def test_training_reduces_the_held_out_error(fitted):
     assert history[-1]["validation"] < 0.25  # of the labels' variance: those of a box of 40 Mpc/h are jagged
 
 
-def test_same_seed_same_network_and_torchs_generator_untouched(pm40_tables, fitted):
+def test_same_seed_same_network_and_torchs_generator_untouched(pm40_tables, member):
     before = torch.random.get_rng_state()
-    again = fit_factorised(pm40_tables, SMALL, progress=False)
+    (again,) = fit_members(pm40_tables, TINY, progress=False)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(weights(again), weights(fitted))
+    assert torch.equal(weights(again), weights(member))
 
 
-def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, fitted, tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, member, tmp_path, monkeypatch):
     checkpoint = tmp_path / "fit.checkpoint"
     write = harness.write_whole
 
@@ -50,16 +60,16 @@ def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, fitted, tmp_
 
     monkeypatch.setattr(harness, "write_whole", write_and_die)
     with pytest.raises(KeyboardInterrupt):
-        fit_factorised(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
+        fit_members(pm40_tables, TINY, checkpoint=checkpoint, progress=False)
     monkeypatch.undo()
-    resumed = fit_factorised(pm40_tables, SMALL, checkpoint=checkpoint, progress=False)
-    assert torch.equal(weights(resumed), weights(fitted))
+    (resumed,) = fit_members(pm40_tables, TINY, checkpoint=checkpoint, progress=False)
+    assert torch.equal(weights(resumed), weights(member))
     with pytest.raises(ValueError, match="other settings"):
-        fit_factorised(pm40_tables, replace(SMALL, seed=9), checkpoint=checkpoint, progress=False)
-    theta = occupation_points(pm40_tables.support, SMALL.n_train, 77)
+        fit_members(pm40_tables, replace(TINY, seed=9), checkpoint=checkpoint, progress=False)
+    theta = occupation_points(pm40_tables.support, TINY.n_train, 77)
     other = make_labels(pm40_tables, theta, (PAPER_EDGES, TNG_EDGES), progress=False)
     with pytest.raises(ValueError, match="other labels"):
-        fit_factorised(pm40_tables, SMALL, labels=other, checkpoint=checkpoint, progress=False)
+        fit_members(pm40_tables, TINY, labels=other, checkpoint=checkpoint, progress=False)
 
 
 def test_members_of_an_ensemble_differ_in_their_seeds_only_and_go_on_one_by_one(pm40_tables, tmp_path):
