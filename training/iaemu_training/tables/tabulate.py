@@ -283,7 +283,8 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
             two_halo_rows(
                 part, row_first, row_points, position, axis, multiplicity, which, host, grid, edges2, guess, out
             )  # fmt: skip
-            # (row, species, bin, stat) -> (row, stat, bin, mode), then (mode, row) @ that.
-            projected = np.tensordot(out[: len(part)], basis, axes=(1, 0))  # (row, bin, stat, mode)
-            two_halo += np.einsum("kbsj,ki->sbij", projected, basis[part], optimize=True)
+            # (mode, species) @ (row, species, bin and stat), as they lie in memory: a copy would take as long again.
+            projected = basis.T @ out[: len(part)].reshape(len(part), n_species, -1)  # (row, mode, bin and stat)
+            sums = np.tensordot(basis[part], projected, axes=(0, 0)).reshape(*basis.shape[1:] * 2, n_bins, 3)
+            two_halo += np.moveaxis(sums, (3, 2), (0, 1))
             bar.update(int(np.diff(row_first)[part].sum()))
