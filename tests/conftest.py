@@ -1,6 +1,12 @@
 """A small halo catalogue of N-body origin (pm40, 40 Mpc/h) and tables made from it, shared by the tests."""
 
+import os
 import sys
+from contextlib import suppress
+
+# For the processes that tests run in, and for those that they start: one thread each.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 import pytest
 import torch
@@ -8,8 +14,12 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tensors of a few numbers: handing them to several threads takes longer than working on them."""
+    """Tests are of a few numbers each: handing these to several threads takes longer than working on them."""
     torch.set_num_threads(1)
+    with suppress(ImportError):
+        import numba
+
+        numba.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -123,13 +123,13 @@ def test_result_does_not_depend_on_the_number_of_threads():
     import numba
 
     x, e = clustered()
-    before = numba.get_num_threads()
+    single = count_pairs_by_region(x, e, LBOX, EDGES, 3)
+    threads = numba.get_num_threads()
     try:
-        numba.set_num_threads(1)
-        single = count_pairs_by_region(x, e, LBOX, EDGES, 3)
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+        again = count_pairs_by_region(x, e, LBOX, EDGES, 3)
     finally:
-        numba.set_num_threads(before)
-    again = count_pairs_by_region(x, e, LBOX, EDGES, 3)
+        numba.set_num_threads(threads)
     for a, b in zip((*single.auto, *single.cross), (*again.auto, *again.cross), strict=True):
         assert np.array_equal(a, b)
 
