@@ -2,10 +2,9 @@
 
 import os
 import sys
-from contextlib import suppress
 
 # For the processes that tests run in, and for those that they start: one thread each.
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 import pytest
@@ -16,10 +15,6 @@ import torch
 def one_thread():
     """Tests are of a few numbers each: handing these to several threads takes longer than working on them."""
     torch.set_num_threads(1)
-    with suppress(ImportError):
-        import numba
-
-        numba.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

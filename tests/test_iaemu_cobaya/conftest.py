@@ -68,7 +68,7 @@ def analytic():
     return AnalyticModel()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_analytic():
     """The analytic model's class: keywords gives_counts, n_deviations."""
     return AnalyticModel

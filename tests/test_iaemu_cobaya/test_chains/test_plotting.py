@@ -11,14 +11,12 @@ from iaemu_cobaya.chains import ChainError, command, corner_plot, data_plot, loa
 
 
 @pytest.fixture(scope="module")
-def chains(tmp_path_factory):
+def chains(tmp_path_factory, make_analytic):
     """Output prefixes of a Metropolis run and of a single evaluation, with the analytic model as the shipped tables."""
-    from conftest import AnalyticModel
-
     folder = tmp_path_factory.mktemp("chains")
     with pytest.MonkeyPatch.context() as patch:
         # The model is rebuilt from the updated YAML, so it must be one that YAML can name: the default.
-        patch.setattr(TabulatedIA, "_load_artifact", lambda self, path: AnalyticModel())
+        patch.setattr(TabulatedIA, "_load_artifact", lambda self, path: make_analytic())
         common = {
             "theory": {"iaemu_cobaya.TabulatedIA": None},
             "likelihood": {"iaemu_cobaya.TNG300Sample3": {"statistics": ["omega", "eta"]}},

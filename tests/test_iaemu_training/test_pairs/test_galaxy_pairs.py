@@ -76,17 +76,8 @@ def test_counts_across_the_faces_of_the_box():
     assert sums.S_eta[0] == pytest.approx(-2 / 3)
 
 
-def test_result_does_not_depend_on_the_number_of_threads():
-    import numba
-
-    x, e = clustered()
-    single = count_pairs(x, e, LBOX, EDGES)
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-        several = count_pairs(x, e, LBOX, EDGES)
-    finally:
-        numba.set_num_threads(threads)
+def test_result_does_not_depend_on_the_number_of_threads(on_one_and_two_threads):
+    single, several = on_one_and_two_threads(count_pairs, *clustered(), LBOX, EDGES)
     for a, b in zip(single, several, strict=True):
         assert np.array_equal(a, b)
 

@@ -119,17 +119,8 @@ def test_sums_over_shells_are_those_of_random_points(n_side):
             np.testing.assert_allclose(found.S_omega[:, b], expected[1], atol=0.06)
 
 
-def test_result_does_not_depend_on_the_number_of_threads():
-    import numba
-
-    x, e = clustered()
-    single = count_pairs_by_region(x, e, LBOX, EDGES, 3)
-    threads = numba.get_num_threads()
-    try:
-        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-        again = count_pairs_by_region(x, e, LBOX, EDGES, 3)
-    finally:
-        numba.set_num_threads(threads)
+def test_result_does_not_depend_on_the_number_of_threads(on_one_and_two_threads):
+    single, again = on_one_and_two_threads(count_pairs_by_region, *clustered(), LBOX, EDGES, 3)
     for a, b in zip((*single.auto, *single.cross), (*again.auto, *again.cross), strict=True):
         assert np.array_equal(a, b)
 
