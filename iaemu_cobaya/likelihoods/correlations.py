@@ -10,6 +10,7 @@ of its log-determinant too: -(chi^2 + log det (C_data + C_emu) - log det C_data)
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -213,7 +214,8 @@ class IACorrelations(MapsParameters, Likelihood):
         self._check_shape(np.asarray(theory_vector))
         vector = torch.as_tensor(np.asarray(theory_vector, dtype=np.float64))[None]
         scaled = None if deviations is None else torch.as_tensor(np.asarray(deviations, dtype=np.float64))[None]
-        return float(self._finite(vector, scaled)[0])
+        logp = float(self._data.log_likelihoods(vector, scaled)[0])
+        return logp if math.isfinite(logp) else float(self._finite(vector, scaled)[0])
 
     def log_likelihoods(self, theory_vectors: ArrayLike, deviations: ArrayLike | None = None) -> np.ndarray:
         """:meth:`log_likelihood` of a batch, without a word on what is not finite.

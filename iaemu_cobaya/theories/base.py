@@ -76,7 +76,7 @@ class ForwardModelTheory(MapsParameters, Theory):
         self.names = mapped_names(self.model.parameters, self.param_map, self.log)
         self._evaluation = Evaluation(self.model, self.names, self.support, self.log, lambda: self.stop_at_error)
         self._required_params: list[str] = []
-        self._constants: set[str] = set()
+        self._varying = set(self.names)
         self._checked = False
         self._warned_box_error = False
 
@@ -215,14 +215,14 @@ class ForwardModelTheory(MapsParameters, Theory):
         """
         super().initialize_with_provider(provider)
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
-        # Numbers, and no tensors: so the model knows that it can keep what it makes of an occupation.
+        # Tensors tell that the occupation varies; of numbers, the model keeps what it makes of it.
         constants = provider.model.parameterization.constant_params()
         occupation = {
             name
             for name, known in zip(self.names, self.model.parameters, strict=True)
             if known in OCCUPATION_PARAMETERS
         }
-        self._constants = occupation if occupation <= set(constants) else set()
+        self._varying = set() if occupation <= set(constants) else occupation
         if self._checked:
             return
         self._checked = True
@@ -271,9 +271,8 @@ class ForwardModelTheory(MapsParameters, Theory):
             False (zero likelihood) outside the support, with the option ``support: reject``.
         """
         params = {
-            name: value if name in self._constants else torch.tensor([value], dtype=torch.float64)
+            name: torch.tensor([value], dtype=torch.float64) if name in self._varying else value
             for name, value in params_values_dict.items()
-            if name in self.names
         }
         derived = dict.fromkeys([*self.output_params, *self._required_params]) if want_derived else ()
         try:

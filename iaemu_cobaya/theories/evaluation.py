@@ -202,7 +202,9 @@ def edges_key(r_edges: ArrayLike | None) -> EdgesKey:
 
 def _columns(values: Sequence) -> torch.Tensor:
     """Numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are numbers alone."""
-    n = next((len(value) for value in values if isinstance(value, torch.Tensor)), 1)
+    n = next((len(value) for value in values if isinstance(value, torch.Tensor)), None)
+    if n is None:
+        return torch.tensor([values], dtype=torch.float64)
     return torch.stack(
         [
             value if isinstance(value, torch.Tensor) else torch.full((n,), float(value), dtype=torch.float64)
