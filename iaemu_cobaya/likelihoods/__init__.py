@@ -1,0 +1,1 @@
+"""The Cobaya likelihoods, their data, and measurements by name."""

@@ -1,0 +1,1 @@
+"""The Cobaya theories."""

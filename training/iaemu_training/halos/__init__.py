@@ -1,0 +1,1 @@
+"""Halo catalogues: read, checked, packed, and what parameters they support."""

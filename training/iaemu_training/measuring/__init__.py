@@ -1,0 +1,1 @@
+"""xi, omega and eta of galaxies in a file, with jackknife covariances."""

@@ -1,0 +1,1 @@
+"""Long work: worker processes or Dask, and parts that survive a kill."""
