@@ -1,0 +1,98 @@
+"""What callers use of a forward model, whichever it is."""
+
+import numpy as np
+import pytest
+import torch
+
+import iaemu
+from iaemu import BoxError, ForwardModel, MassDependentModel, load
+from iaemu.artifact import ArtifactError
+from iaemu.binning import PAPER_EDGES, BinningError
+from iaemu.prediction import STATISTICS
+
+EDGES = PAPER_EDGES[::4]
+
+
+@pytest.fixture(scope="module")
+def models():
+    tables = load("tables-pm160")
+    return {
+        "emulator": load(),
+        "iaemunet": load("iaemunet-pm160"),
+        "tables": tables,
+        "mass-dependent": MassDependentModel(tables),
+    }
+
+
+@pytest.fixture(params=["emulator", "iaemunet", "tables", "mass-dependent"])
+def model(models, request):
+    return models[request.param]
+
+
+def test_it_says_what_it_is(model):
+    assert isinstance(model, ForwardModel) and model.statistics == STATISTICS
+    assert model.parameters == model.support.parameters
+    np.testing.assert_array_equal(model.r_edges, model.binnings[0])
+    assert model.metadata["catalogues"] == ["pm160a", "pm160b"] and model.box_volumes.shape == (2,)
+
+
+def test_bins_are_checked_before_they_are_needed(model):
+    model.check_bins(EDGES)
+    with pytest.raises(BinningError, match=r"edge 0\.7 "):
+        model.check_bins([0.7, 1.0])
+
+
+def test_one_occupation_gives_the_same_as_all_parameters(model):
+    theta = torch.as_tensor(model.support.sample(1, np.random.default_rng(1)))
+    fixed = model.at_occupation(theta[0, 2:7].tolist(), EDGES)
+    strengths = torch.cat([theta[:, :2], theta[:, 7:]], dim=1)
+    expected = model.predict(theta, EDGES)
+    assert fixed.statistics == STATISTICS
+    for name, value in fixed(strengths).items():
+        torch.testing.assert_close(value, getattr(expected, name), rtol=1e-9, atol=1e-14)
+    assert (fixed.n_gal is None) == (expected.n_gal is None)
+
+
+def test_deviations_come_with_their_number_or_are_refused(model):
+    theta = model.support.sample(2, np.random.default_rng(2))
+    if not model.n_deviations:
+        with pytest.raises(ValueError, match="does not know its error"):
+            model.deviations(theta)
+        with pytest.raises(ArtifactError, match="does not belong to the model"):
+            model.box_error = BoxError.load()
+        return
+    found = model.deviations(theta, EDGES, "omega")
+    assert found["omega"].shape == (2, model.n_deviations, len(EDGES) - 1)
+    at = model.at_occupation(theta[0, 2:7], EDGES, "omega").deviations(torch.as_tensor(theta[:1, :2]))
+    np.testing.assert_allclose(at["omega"][0], found["omega"][0], rtol=1e-6, atol=1e-12)
+
+
+def test_uncertainties_are_given_for_a_volume_or_refused(model):
+    theta = model.support.sample(2, np.random.default_rng(3))
+    if not model.has_uncertainties:
+        with pytest.raises(ValueError, match="no uncertainties"):
+            model.predict(theta, uncertainties=True)
+        return
+    whole, half = (
+        model.predict(theta, statistics="omega", uncertainties=True, volume=share * model.box_volumes.sum())
+        for share in (1.0, 0.5)
+    )
+    usual = model.predict(theta, statistics="omega", uncertainties=True)
+    np.testing.assert_allclose(whole.sigma_aleatoric["omega"], usual.sigma_aleatoric["omega"], rtol=1e-12)
+    np.testing.assert_allclose(half.sigma_aleatoric["omega"], np.sqrt(2) * whole.sigma_aleatoric["omega"], rtol=1e-12)
+
+
+def test_numbers_of_pairs_follow_from_numbers_of_galaxies(model):
+    prediction = model.predict(model.support.sample(2, np.random.default_rng(4)), EDGES)
+    if prediction.n_gal is None:
+        with pytest.raises(ValueError, match="n_gal"):
+            model.expected_pairs(prediction)
+    else:
+        assert (model.expected_pairs(prediction) > 0).all()
+
+
+def test_public_names_are_there_on_first_use():
+    for name in iaemu.__all__:
+        assert getattr(iaemu, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Emulators'"):
+        iaemu.Emulators  # noqa: B018
