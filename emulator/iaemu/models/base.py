@@ -201,26 +201,11 @@ class ForwardModel(Deviations, ABC):
         ------
         SupportError, iaemu.binning.BinningError, KeyError, ValueError
         """
-        names, bins = check_statistics(statistics), self._bins(r_edges)
-        theta = without_alignment(occupation)
+        names, theta = check_statistics(statistics), without_alignment(occupation, self.parameters)
         self.support.enforce(theta, support)
         # Tensors made under inference mode could not take part in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
-            found = self._ingredients_at(theta, bins, names)
-            if found is None:
-                return EvaluatedOccupation(self, theta, r_edges, names)
-            ingredients = {name: value[0].clone() for name, value in found.items()}
-        counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
-
-        def deviations() -> dict[str, torch.Tensor] | None:
-            if not self.n_deviations:
-                return None
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._ingredient_deviations(theta, r_edges, names)
-                return {name: value[0].clone() for name, value in found.items()}
-
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        return FixedOccupation(edges, ingredients, **counts, deviations=deviations)
+            return self._at_occupation(theta, r_edges, names)
 
     def expected_pairs(self, prediction: Prediction) -> Any:
         """Expected number of ordered pairs in all boxes of the catalogue together.
@@ -296,6 +281,24 @@ class ForwardModel(Deviations, ABC):
     ) -> dict[str, torch.Tensor]:
         """Standard deviations (n, n_bins) by names such as ``sigma_aleatoric.xi``; ``values`` are the predictions."""
         return {}
+
+    def _at_occupation(self, theta: torch.Tensor, r_edges: ArrayLike | None, names: tuple[str, ...]) -> AtOccupation:
+        """The model at the occupation of one point (1, n_parameters)."""
+        found = self._ingredients_at(theta, self._bins(r_edges), names)
+        if found is None:
+            return EvaluatedOccupation(self, theta, r_edges, names)
+        ingredients = {name: value[0].clone() for name, value in found.items()}
+        counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
+
+        def deviations() -> dict[str, torch.Tensor] | None:
+            if not self.n_deviations:
+                return None
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._ingredient_deviations(theta, r_edges, names)
+                return {name: value[0].clone() for name, value in found.items()}
+
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        return FixedOccupation(edges, ingredients, **counts, deviations=deviations)
 
     def _ingredients_at(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor] | None:
         """xi and the ingredients of omega and eta (1, n_bins), n_gal and f_sat (1,); None: strengths are no factors."""

@@ -7,7 +7,7 @@ whatever the forward model costs is paid once, and a batch of strengths takes on
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iaemu.halomodel.alignment import mean_p2
-from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, as_theta
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
 
 
 class AtOccupation(ABC):
@@ -174,7 +174,10 @@ class EvaluatedOccupation(AtOccupation):
 
     def __init__(self, model: Any, theta: torch.Tensor, r_edges: Any, statistics: tuple[str, ...]):
         self._model, self._r_edges, self.statistics = model, r_edges, statistics
-        self._occupation = theta[:, -len(OCCUPATION_PARAMETERS) :]
+        self._occupation = dict(zip(model.parameters, theta[0], strict=True))
+        self._strengths = [name for name in model.parameters if name not in OCCUPATION_PARAMETERS]
+        limits = [model.support.bounds(name, None) for name in self._strengths]
+        self._low, self._high = torch.tensor(limits, dtype=torch.float64).T
         counts = model.predict(theta, r_edges, (), support="warn")
         self.r_edges = counts.r_edges
         self.n_gal, self.f_sat = (None if value is None else float(value) for value in (counts.n_gal, counts.f_sat))
@@ -193,12 +196,13 @@ class EvaluatedOccupation(AtOccupation):
         return self._model.deviations(self._theta(mu), self._r_edges, self.statistics, support="warn")
 
     def _theta(self, mu: torch.Tensor) -> torch.Tensor:
-        """Parameters (n, n_parameters) of the strengths (n, n_strengths); ValueError beyond [-1, 1]."""
-        if mu.numel() and not float(mu.detach().abs().amax()) <= 1.0:  # NaN is not
-            raise ValueError(
-                f"Alignment strengths must lie in [-1, 1], got up to {float(mu.detach().abs().amax()):.6g}."
-            )
-        return torch.cat([mu, self._occupation.to(mu).expand(len(mu), -1)], dim=1)
+        """Parameters (n, n_parameters) of the strengths (n, n_strengths); ValueError beyond their limits."""
+        if not bool(((mu.detach() >= self._low) & (mu.detach() <= self._high)).all()):  # NaN is not
+            limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(self._low, self._high, strict=True))
+            raise ValueError(f"The strengths {', '.join(self._strengths)} must lie in {limits}.")
+        strengths = dict(zip(self._strengths, mu.unbind(dim=1), strict=True))
+        columns = (strengths.get(name, value.to(mu).expand(len(mu))) for name, value in self._occupation.items())
+        return torch.stack(list(columns), dim=1)
 
 
 def _omega_rows(ingredients) -> torch.Tensor | None:
@@ -213,16 +217,18 @@ def _eta_rows(ingredients) -> torch.Tensor | None:
     return torch.stack([ingredients["E_cc"], 2.0 * ingredients["E_cs"], ingredients["E_ss"]])
 
 
-def without_alignment(occupation: Any) -> torch.Tensor:
+def without_alignment(occupation: Any, parameters: Sequence[str] = PARAMETERS) -> torch.Tensor:
     """Parameters at one occupation, with strengths of zero.
 
     Parameters
     ----------
     occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+    parameters : sequence of str
+        Of the model.
 
     Returns
     -------
-    tensor (1, 7), float64
+    tensor (1, n_parameters), float64
 
     Raises
     ------
@@ -232,4 +238,6 @@ def without_alignment(occupation: Any) -> torch.Tensor:
     values = as_theta(occupation, OCCUPATION_PARAMETERS).detach().to(device="cpu", dtype=torch.float64)
     if values.ndim != 1:
         raise ValueError(f"at_occupation takes one occupation, not a batch of shape {tuple(values.shape[:-1])}.")
-    return torch.as_tensor(np.concatenate([np.zeros(len(ALIGNMENT_PARAMETERS)), values.numpy()]))[None]
+    theta = torch.zeros(1, len(parameters), dtype=torch.float64)
+    theta[0, [parameters.index(name) for name in OCCUPATION_PARAMETERS]] = values
+    return theta

@@ -16,21 +16,18 @@ That lowers the strength by at most ``CLIP_WIDTH * slope / 8``, of centrals so c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges
 from iaemu.halomodel.alignment import mean_p2, orientation_statistics
 from iaemu.models.base import ForwardModel
-from iaemu.models.fixed_occupation import AtOccupation, without_alignment
+from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.models.tables import CentralResponse, TabulatedModel, correlations
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS, check_statistics
 
 SLOPE = "mu_cen_slope"
 
@@ -186,30 +183,11 @@ class MassDependentModel(ForwardModel):
         rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
         return correlations(sums, rest, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
 
-    def at_occupation(
-        self,
-        occupation: Any,
-        r_edges: ArrayLike | None = None,
-        statistics: str | Iterable[str] = STATISTICS,
-        support: str = "raise",
-    ) -> MassDependentFixedOccupation:
-        """As :meth:`iaemu.models.base.ForwardModel.at_occupation`; strengths are (mu_cen, mu_sat, mu_cen_slope).
-
-        Parameters
-        ----------
-        occupation, r_edges, statistics, support
-            As there.
-
-        Returns
-        -------
-        MassDependentFixedOccupation
-        """
-        statistics = check_statistics(statistics)
-        theta = without_alignment(occupation)
-        self.tables.support.enforce(theta, support)
-        response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) :], r_edges)
+    def _at_occupation(self, theta, r_edges, names) -> MassDependentFixedOccupation:
+        """Strengths are mu_cen, mu_sat and mu_cen_slope."""
+        response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)], r_edges)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        return MassDependentFixedOccupation(edges, response, statistics, self.pivot, self.support.mu_cen_slope)
+        return MassDependentFixedOccupation(edges, response, names, self.pivot, self.support.mu_cen_slope)
 
     def clipped_share(self, theta: Any) -> np.ndarray:
         """Expected share of the centrals whose strength is clipped.
