@@ -6,7 +6,7 @@ import os
 
 from cobaya.log import LoggedError
 
-from iaemu.models.base import ForwardModel
+from iaemu.models import BoxError, Emulator, ForwardModel, MassDependentModel, TabulatedModel
 from iaemu_cobaya.theories.base import DifferentiableTheory
 
 
@@ -16,8 +16,6 @@ class IAEmu(DifferentiableTheory):
     box_error: str | os.PathLike | None
 
     def _load_artifact(self, path) -> ForwardModel:
-        from iaemu.models.factorised import Emulator
-
         return _with_box_error(Emulator.load(path), self.box_error)
 
 
@@ -27,8 +25,6 @@ class TabulatedIA(DifferentiableTheory):
     box_error: str | os.PathLike | None
 
     def _load_artifact(self, path) -> ForwardModel:
-        from iaemu.models.tables import TabulatedModel
-
         return _with_box_error(TabulatedModel.load(path), self.box_error)
 
 
@@ -46,9 +42,6 @@ class MassDependentIA(TabulatedIA):
     pivot: float
 
     def _load_model(self) -> ForwardModel:
-        from iaemu.models.laws import MassDependentModel
-        from iaemu.models.tables import TabulatedModel
-
         tables = super()._load_model()
         if not isinstance(tables, TabulatedModel):
             raise LoggedError(self.log, "artifact: must be tables, got a %s.", type(tables).__name__)
@@ -58,9 +51,7 @@ class MassDependentIA(TabulatedIA):
             raise LoggedError(self.log, "%s", error) from error
 
 
-def _with_box_error(model, path):
+def _with_box_error(model: ForwardModel, path: str | os.PathLike | None) -> ForwardModel:
     if path is not None:
-        from iaemu.models.box_error import BoxError
-
         model.box_error = BoxError.load(path)
     return model

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError, read_artifact, shipped_artifact
-from iaemu.binning import check_edges, find_edges, shell_volumes
+from iaemu.binning import BinningError, check_edges, find_edges, shell_volumes
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
 from iaemu.parameters import PARAMETERS, Support, as_theta, has_tensor
@@ -131,9 +131,9 @@ class ForwardModel(Deviations, ABC):
             try:
                 find_edges(available, edges)
                 return
-            except ValueError as error:
+            except BinningError as error:
                 errors.append(error)
-        raise type(errors[0])(" Nor: ".join(map(str, errors)))
+        raise BinningError(" Nor: ".join(map(str, errors)))
 
     # ------------------------------------------------------------------ predictions
 

@@ -26,6 +26,39 @@ def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return edges2, np.clip(guess, 0, len(edges2) - 2).astype(np.int64)
 
 
+@numba.njit(inline="always")
+def tracer_terms(
+    position: np.ndarray,
+    axis: np.ndarray,
+    host: np.ndarray,
+    i: int,
+    j: int,
+    Lbox: float,
+    edges2: np.ndarray,
+    guess: np.ndarray,
+) -> tuple[int, float, float]:
+    """Bin of a pair of different hosts, -1 if it lies in none, and what it adds to S_omega (axis of i) and S_eta."""
+    dx = minimum_image(position[j, 0] - position[i, 0], Lbox)
+    dy = minimum_image(position[j, 1] - position[i, 1], Lbox)
+    dz = minimum_image(position[j, 2] - position[i, 2], Lbox)
+    r2 = dx * dx + dy * dy + dz * dz
+    b = -1
+    omega = 0.0
+    eta = 0.0
+    if edges2[0] < r2 <= edges2[-1] and host[j] != host[i]:
+        b = guess[min(int(r2 * (len(guess) / edges2[-1])), len(guess) - 1)]
+        while r2 <= edges2[b]:
+            b -= 1
+        ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
+        bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+        third_i = 1.0 / 3.0 * (ax * ax + ay * ay + az * az)
+        along = ax * dx + ay * dy + az * dz
+        cosine = ax * bx + ay * by + az * bz
+        omega = along * along / r2 - third_i
+        eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
+    return b, omega, eta
+
+
 @numba.njit(parallel=True, fastmath=False, cache=True)
 def two_halo_rows(
     rows: np.ndarray,
@@ -47,38 +80,20 @@ def two_halo_rows(
     Points are sorted as ``grid``; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
     """
     first, Lbox = grid.first, grid.Lbox
-    r2_min, r2_max = edges2[0], edges2[-1]
-    scale = len(guess) / r2_max
-    third = 1.0 / 3.0
     for k in numba.prange(len(rows)):
         sums = out[k]
         sums[:] = 0.0
         for p in range(row_first[rows[k]], row_first[rows[k] + 1]):
             i = row_points[p]
-            xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
-            ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
-            third_i = third * (ax * ax + ay * ay + az * az)
-            weight_i = multiplicity[i]
-            host_i = host[i]
-            for cell in near_cells(grid, xi, yi, zi, 0.0, r2_max, 0):
+            for cell in near_cells(grid, position[i, 0], position[i, 1], position[i, 2], 0.0, edges2[-1], 0):
                 for j in range(first[cell], first[cell + 1]):
-                    dx = minimum_image(position[j, 0] - xi, Lbox)
-                    dy = minimum_image(position[j, 1] - yi, Lbox)
-                    dz = minimum_image(position[j, 2] - zi, Lbox)
-                    r2 = dx * dx + dy * dy + dz * dz
-                    if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
-                        continue
-                    b = guess[min(int(r2 * scale), len(guess) - 1)]
-                    while r2 <= edges2[b]:
-                        b -= 1
-                    bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
-                    along = ax * dx + ay * dy + az * dz
-                    cosine = ax * bx + ay * by + az * bz
-                    weight = weight_i * multiplicity[j]
-                    s = species[j]
-                    sums[s, b, 0] += weight
-                    sums[s, b, 1] += weight * (along * along / r2 - third_i)
-                    sums[s, b, 2] += weight * (cosine * cosine - third_i * (bx * bx + by * by + bz * bz))
+                    b, omega, eta = tracer_terms(position, axis, host, i, j, Lbox, edges2, guess)
+                    if b >= 0:
+                        weight = multiplicity[i] * multiplicity[j]
+                        s = species[j]
+                        sums[s, b, 0] += weight
+                        sums[s, b, 1] += weight * omega
+                        sums[s, b, 2] += weight * eta
 
 
 @numba.njit(parallel=True, cache=True)

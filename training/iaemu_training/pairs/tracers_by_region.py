@@ -11,8 +11,8 @@ import numpy as np
 
 from iaemu.models.tables import ONE_HALO_COLUMNS
 from iaemu_training.halos.catalogue import HaloCatalogue
-from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
-from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial
+from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
+from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial, tracer_terms
 
 #: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
 _BATCH = 256
@@ -136,32 +136,14 @@ class RegionCounter:
 def _sums_around(points, position, axis, host, kind, weights, grid, edges2, guess, out):
     """``out[p, k, b, :, m]``: DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
     first, Lbox, n_weights = grid.first, grid.Lbox, weights.shape[1]
-    r2_min, r2_max = edges2[0], edges2[-1]
-    scale = len(guess) / r2_max
-    third = 1.0 / 3.0
     for p in numba.prange(len(points)):
         i = points[p]
-        xi, yi, zi = position[i, 0], position[i, 1], position[i, 2]
-        ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
-        third_i = third * (ax * ax + ay * ay + az * az)
-        host_i = host[i]
         out[p] = 0.0
-        for cell in near_cells(grid, xi, yi, zi, 0.0, r2_max, 0):
+        for cell in near_cells(grid, position[i, 0], position[i, 1], position[i, 2], 0.0, edges2[-1], 0):
             for j in range(first[cell], first[cell + 1]):
-                dx = minimum_image(position[j, 0] - xi, Lbox)
-                dy = minimum_image(position[j, 1] - yi, Lbox)
-                dz = minimum_image(position[j, 2] - zi, Lbox)
-                r2 = dx * dx + dy * dy + dz * dz
-                if r2 > r2_max or r2 <= r2_min or host[j] == host_i:
+                b, omega, eta = tracer_terms(position, axis, host, i, j, Lbox, edges2, guess)
+                if b < 0:
                     continue
-                b = guess[min(int(r2 * scale), len(guess) - 1)]
-                while r2 <= edges2[b]:
-                    b -= 1
-                bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
-                along = ax * dx + ay * dy + az * dz
-                cosine = ax * bx + ay * by + az * bz
-                omega = along * along / r2 - third_i
-                eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
                 sums = out[p, kind[j], b]
                 for m in range(n_weights):
                     weight = weights[j, m]
