@@ -4,31 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
+#: Called with the open binary file, which can be read and sought too.
+Write = Callable[[IO[bytes]], Any]
 
-def write_whole(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+
+def write_whole(path: str | Path, write: Write) -> None:
     """Write a file under a temporary name, then rename it: an older one is replaced at once, or stays as it was.
 
     Parameters
     ----------
     path : str or Path
+        Of a link, its target is replaced. The mode of an older file is kept.
     write : callable
-        Called with the open binary file, which can be read and sought too (HDF5 needs it).
+        Called with the open binary file, which can be read and sought too.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; it is as it was before, or absent.
     """
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_together({path: write})
+
+
+def write_together(files: Mapping[str | Path, Write]) -> None:
+    """:func:`write_whole` of several files: none is renamed before all are written.
+
+    Parameters
+    ----------
+    files : mapping of path to callable
+        They are renamed in this order.
+
+    Raises
+    ------
+    OSError
+        One of them cannot be written; all are as they were before.
+    """
+    with ExitStack() as leftovers:
+        written = []
+        for path, write in files.items():
+            target = Path(os.path.realpath(path))
+            if target.is_dir():
+                raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+            if not target.parent.is_dir():
+                raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
+            # Of a name that nobody else has, and beside the target: a rename across file systems is a copy.
+            descriptor, name = tempfile.mkstemp(".tmp", f".{target.name[:100]}.", target.parent)
+            leftovers.callback(Path(name).unlink, missing_ok=True)
+            with open(descriptor, "w+b") as file:
+                write(file)
+                file.flush()
+                os.fchmod(descriptor, _mode(target))
+                os.fsync(descriptor)
+            written.append((name, target))
+        for name, target in written:
+            os.replace(name, target)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -56,3 +91,15 @@ def sha256_of_file(path: str | Path) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _mode(path: Path) -> int:
+    """Of the file that is there, or what a new file gets."""
+    try:
+        return path.stat().st_mode & 0o7777
+    except FileNotFoundError:
+        pass
+    # There is no way to ask for the mask but to set it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
-from iaemu.files import sha256_of_file, write_whole
+from iaemu.files import sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
@@ -33,6 +33,7 @@ from iaemu_training.dataset.points import PARAMETER_SETS
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.cluster import one_thread, workers
+from iaemu_training.work.hdf5 import write_hdf5
 from iaemu_training.work.parts import PartStore, Task
 
 _LABELS_PER_PART = 256
@@ -246,7 +247,7 @@ def make_dataset(
         with workers(n_workers, dask) as crew:
             store.run(_label_tasks(source, theta), crew, "labels", progress)
             store.run(_mock_tasks(boxes, model, theta, settings), crew, "mocks", progress)
-        write_whole(output, lambda file: _assemble(file, store, model, settings, theta, matter, identity))
+        write_hdf5(output, lambda file: _assemble(file, store, model, settings, theta, matter, identity))
     store.remove()
     return Dataset(output)
 
@@ -300,29 +301,28 @@ def _mock_name(point: int) -> str:
 # ---------------------------------------------------------------------- the file
 
 
-def _assemble(file, store: PartStore, model, settings, theta, matter, identity) -> None:
-    with h5py.File(file, "w") as h5:
-        h5.attrs["format"] = FORMAT
-        h5.attrs["description"] = (
-            "Correlation functions of galaxies populated by halotools-IA: expectations at all points (labels), mock "
-            "realisations at some (mocks)"
-        )
-        h5.attrs["units"] = "lengths Mpc/h, masses Msun/h (log10 in theta)"
-        h5.attrs["parameters"] = list(PARAMETERS)
-        h5.attrs["identity"] = json.dumps(identity)
-        for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support"):
-            h5.attrs[key] = json.dumps(model.metadata.get(key))
-        create = _Creator(h5)
-        xi_matter = matter.binned(PAPER_EDGES)
-        create("theta", theta, "parameters")
-        create("split", settings.split_codes(), f"by parameter point: {dict(enumerate(SPLITS))}")
-        create("r_edges", PAPER_EDGES, "edges of xi, omega and eta [Mpc/h]")
-        create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
-        create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
-        nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
-        _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter)
-        if settings.n_mocked:
-            _assemble_mocks(h5, create, store, settings, len(identity["boxes_sha256"]), nesting)
+def _assemble(h5, store: PartStore, model, settings, theta, matter, identity) -> None:
+    h5.attrs["format"] = FORMAT
+    h5.attrs["description"] = (
+        "Correlation functions of galaxies populated by halotools-IA: expectations at all points (labels), mock "
+        "realisations at some (mocks)"
+    )
+    h5.attrs["units"] = "lengths Mpc/h, masses Msun/h (log10 in theta)"
+    h5.attrs["parameters"] = list(PARAMETERS)
+    h5.attrs["identity"] = json.dumps(identity)
+    for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support"):
+        h5.attrs[key] = json.dumps(model.metadata.get(key))
+    create = _Creator(h5)
+    xi_matter = matter.binned(PAPER_EDGES)
+    create("theta", theta, "parameters")
+    create("split", settings.split_codes(), f"by parameter point: {dict(enumerate(SPLITS))}")
+    create("r_edges", PAPER_EDGES, "edges of xi, omega and eta [Mpc/h]")
+    create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
+    create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
+    nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
+    _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter)
+    if settings.n_mocked:
+        _assemble_mocks(h5, create, store, settings, len(identity["boxes_sha256"]), nesting)
 
 
 def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, nesting, xi_matter) -> None:

@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iaemu.files import write_whole
 from iaemu_training.halos.columns import AXIS_COLUMNS, COLUMNS, POSITION_COLUMNS, CatalogueError, checked_columns, plain
+from iaemu_training.work.hdf5 import write_hdf5
 
 if TYPE_CHECKING:
     from halotools.sim_manager import UserSuppliedHaloCatalog
@@ -275,27 +275,26 @@ class HaloCatalogue:
         """
         reach = float(np.abs(self.offset).max()) if len(self.offset) else 1.0
 
-        def write(target: Any) -> None:
-            with h5py.File(target, "w") as file:
-                file.attrs["format"] = PACKED_FORMAT
-                file.attrs["Lbox"] = self.Lbox
-                file.attrs["name"] = self.name
-                file.attrs["offset_reach"] = reach
-                for key, value in self.attributes.items():
-                    file.attrs[f"attribute_{key}"] = value
-                packed = {
-                    "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
-                    "mass": self.mass.astype(np.float32),
-                    "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
-                    "n_subhalos": self.n_subhalos.astype(np.uint16),
-                    "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
-                }
-                if self.n_subhalos.max(initial=0) >= 2**16:
-                    raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
-                for key, value in packed.items():
-                    file.create_dataset(key, data=value, compression="gzip", shuffle=True)
+        def fill(file: h5py.File) -> None:
+            file.attrs["format"] = PACKED_FORMAT
+            file.attrs["Lbox"] = self.Lbox
+            file.attrs["name"] = self.name
+            file.attrs["offset_reach"] = reach
+            for key, value in self.attributes.items():
+                file.attrs[f"attribute_{key}"] = value
+            packed = {
+                "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
+                "mass": self.mass.astype(np.float32),
+                "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
+                "n_subhalos": self.n_subhalos.astype(np.uint16),
+                "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
+            }
+            if self.n_subhalos.max(initial=0) >= 2**16:
+                raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
+            for key, value in packed.items():
+                file.create_dataset(key, data=value, compression="gzip", shuffle=True)
 
-        write_whole(path, write)
+        write_hdf5(path, fill)
 
     @classmethod
     def read_packed(cls, path: str | Path) -> HaloCatalogue:

@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iaemu.files import write_whole
 from iaemu_training.halos.columns import plain
+from iaemu_training.work.hdf5 import write_hdf5
 
 #: Columns that are looked for if none are named, in this order; the first is what halotools' mocks have.
 POSITIONS = (("x", "y", "z"), ("positions",), ("position",), ("pos",))
@@ -142,13 +142,12 @@ def write_galaxies(
     table |= {name: np.asarray(axes)[:, i] for i, name in enumerate(AXES[0])}
     table |= dict(columns or {})
 
-    def write(target: Any) -> None:
-        with h5py.File(target, "w") as file:
-            file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
-            for name, values in table.items():
-                file.create_dataset(name, data=values, compression="gzip", shuffle=True)
+    def fill(file: h5py.File) -> None:
+        file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
+        for name, values in table.items():
+            file.create_dataset(name, data=values, compression="gzip", shuffle=True)
 
-    write_whole(path, write)
+    write_hdf5(path, fill)
 
 
 def _read_columns(path: Path):

@@ -1,0 +1,146 @@
+"""Ranges of numbers: stated once beside a field, checked wherever a value comes from.
+
+@dataclass(frozen=True)
+class Settings:
+    width: Annotated[float, Range(above=0, at_most=1)] = 0.1
+
+    def __post_init__(self):
+        check_fields(self)
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import types
+import typing
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers between limits; NaN lies in no range, infinity in those of ``infinite``.
+
+    Attributes
+    ----------
+    above, below : float, optional
+        Limits that are not in it.
+    at_least, at_most : float, optional
+        Limits that are.
+    infinite : bool
+        Whether infinity will do, where no limit forbids it.
+    """
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    infinite: bool = False
+
+    def __contains__(self, value: Any) -> bool:
+        return (
+            (self.infinite or math.isfinite(value))
+            and (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
+        words = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
+        return " and ".join(words) or "finite"
+
+    def check(self, name: str, value: Any, kind: type = float, error: type[ValueError] = ValueError) -> None:
+        """Raise unless a value is a number of a kind, and in the range.
+
+        Parameters
+        ----------
+        name : str
+            What the message calls it.
+        value : object
+        kind : type
+            int: whole numbers only. float: any real number. Never True or False.
+        error : type
+            Of what is raised.
+        """
+        whole = kind is int
+        what = "a whole number" if whole else "a number"
+        wanted = numbers.Integral if whole else numbers.Real
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise error(f"{name} must be {what}, {self}; got {_short(value)}.")
+        try:
+            inside = value in self
+        except OverflowError:
+            inside = False
+        if not inside:
+            raise error(f"{name} must be {what}, {self}; got {_short(value)}.")
+
+
+def check_fields(settings: Any, error: type[ValueError] = ValueError) -> None:
+    """Check all numbers of a dataclass against the ranges that its annotations state.
+
+    Parameters
+    ----------
+    settings : dataclass
+        Fields are annotated ``Annotated[int, Range(...)]``, also in tuples, also ``| None``. A number without a range
+        must be finite.
+    error : type
+        Of what is raised.
+    """
+    for name, (kinds, optional) in _numbers(type(settings)).items():
+        value = getattr(settings, name)
+        if value is None and optional:
+            continue
+        several = len(kinds) > 1
+        if several and (not isinstance(value, tuple) or len(value) != len(kinds)):
+            raise error(f"{name} must be {len(kinds)} numbers, got {_short(value)}.")
+        for (kind, limits), entry in zip(kinds, value if several else (value,), strict=True):
+            limits.check(name, entry, kind, error)
+
+
+def number_of(wanted: Any) -> tuple[type, Range] | None:
+    """The kind of number and its range that an annotation states, ``Annotated[int, Range(...)]`` or ``int``.
+
+    Parameters
+    ----------
+    wanted : type
+        As of ``typing.get_type_hints(..., include_extras=True)``.
+
+    Returns
+    -------
+    kind : int or float
+    limits : Range
+        None in place of both if it is not of a number.
+    """
+    limits = Range()
+    if typing.get_origin(wanted) is typing.Annotated:
+        wanted, *extras = typing.get_args(wanted)
+        limits = next((extra for extra in extras if isinstance(extra, Range)), limits)
+    return (wanted, limits) if wanted in (int, float) else None
+
+
+def _numbers(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], bool]]:
+    """Of each field that holds numbers: kind and range of each of them, and whether None will do."""
+    hints = typing.get_type_hints(settings_class, include_extras=True)
+    found = {}
+    for name in (field.name for field in fields(settings_class)):
+        wanted, optional = hints[name], False
+        if typing.get_origin(wanted) in (types.UnionType, typing.Union):
+            choices = [choice for choice in typing.get_args(wanted) if choice is not type(None)]
+            optional = len(choices) < len(typing.get_args(wanted))
+            wanted = choices[0]
+        parts = typing.get_args(wanted) if typing.get_origin(wanted) is tuple else (wanted,)
+        kinds = [kind for part in parts if (kind := number_of(part)) is not None]
+        if len(kinds) == len(parts):
+            found[name] = (kinds, optional)
+    return found
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits.
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,95 @@
+"""Files that are there whole, or not at all."""
+
+import multiprocessing
+import os
+import stat
+
+import pytest
+
+from iaemu.files import write_text, write_together, write_whole
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_error_leaves_the_older_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.txt"
+    write_text(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_whole(path, fail)
+    assert contents(tmp_path) == {"table.txt": b"old"}
+
+
+def test_several_files_appear_together_or_not_at_all(tmp_path):
+    write_text(tmp_path / "a", "old")
+
+    def fail(file):
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_together({tmp_path / "a": lambda file: file.write(b"new"), tmp_path / "b": fail})
+    assert contents(tmp_path) == {"a": b"old"}
+    write_together({tmp_path / name: lambda file, name=name: file.write(name.encode()) for name in "ab"})
+    assert contents(tmp_path) == {"a": b"a", "b": b"b"}
+
+
+def test_other_peoples_temporary_files_and_links_are_not_touched(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("precious")
+    (tmp_path / "table.txt.tmp").symlink_to(other)
+    write_text(tmp_path / "table.txt", "new")
+    assert other.read_text() == "precious"
+    assert (tmp_path / "table.txt.tmp").is_symlink()
+
+
+def test_the_target_of_a_link_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "disk" / "table.txt")
+    for text in ("first", "second"):
+        write_text(tmp_path / "link.txt", text)
+        assert (tmp_path / "link.txt").is_symlink()
+        assert contents(tmp_path / "disk") == {"table.txt": text.encode()}
+
+
+def test_the_mode_is_kept_and_that_of_a_new_file_is_the_users(tmp_path):
+    path = tmp_path / "table.txt"
+    old = os.umask(0o027)
+    try:
+        write_text(path, "1")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+        path.chmod(0o600)
+        write_text(path, "2")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(old)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        write_text(tmp_path, "x")
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        write_text(tmp_path / "none" / "table.txt", "x")
+
+
+def _write_often(path, text):
+    for _ in range(100):
+        write_text(path, text)
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    texts = ["a" * 10_000, "b" * 10_000]
+    writers = [context.Process(target=_write_often, args=(tmp_path / "x", text)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() in texts

@@ -1,0 +1,35 @@
+"""HDF5 files that are there whole, or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from iaemu.files import write_whole
+
+
+def write_hdf5(path: str | Path, fill: Callable[[h5py.File], Any]) -> None:
+    """Write an HDF5 file under a temporary name, then rename it.
+
+    It is made in memory first: the HDF5 library crashes the process where a write to a full disk fails.
+
+    Parameters
+    ----------
+    path : str or Path
+    fill : callable
+        Called with the open, empty file.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    with io.BytesIO() as memory:
+        with h5py.File(memory, "w") as hdf5:
+            fill(hdf5)
+        with memory.getbuffer() as content:
+            write_whole(path, lambda file: file.write(content))
