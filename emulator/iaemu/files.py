@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,6 +79,41 @@ def write_text(path: str | Path, text: str) -> None:
     text : str
     """
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file as people have it: in UTF-8, with a byte-order mark or without, or in latin-1; compressed too.
+
+    Parameters
+    ----------
+    path : str or Path
+        Compressed if it ends in ``.gz``, ``.bz2`` or ``.xz``.
+
+    Returns
+    -------
+    str
+        Lines end in newlines, whatever they end in in the file.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read, or is not what its compression says.
+    ValueError
+        It is not text: it holds NUL bytes.
+    """
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(Path(path).suffix.lower(), open)
+    try:
+        with opener(path, "rb") as file:
+            content = file.read()
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+    if b"\0" in content:
+        raise ValueError(f"{path} is not a text file: it holds NUL bytes.")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def sha256_of_file(path: str | Path) -> str:

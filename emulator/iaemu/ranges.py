@@ -52,7 +52,7 @@ class Range:
         words = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
         return " and ".join(words) or "finite"
 
-    def check(self, name: str, value: Any, kind: type = float, error: type[ValueError] = ValueError) -> None:
+    def check(self, name: str, value: Any, kind: type = float, error: type[Exception] = ValueError) -> None:
         """Raise unless a value is a number of a kind, and in the range.
 
         Parameters
@@ -78,7 +78,7 @@ class Range:
             raise error(f"{name} must be {what}, {self}; got {_short(value)}.")
 
 
-def check_fields(settings: Any, error: type[ValueError] = ValueError) -> None:
+def check_fields(settings: Any, error: type[Exception] = ValueError) -> None:
     """Check all numbers of a dataclass against the ranges that its annotations state.
 
     Parameters

@@ -1,12 +1,15 @@
 """Files that are there whole, or not at all."""
 
+import bz2
+import gzip
+import lzma
 import multiprocessing
 import os
 import stat
 
 import pytest
 
-from iaemu.files import write_text, write_together, write_whole
+from iaemu.files import read_text, write_text, write_together, write_whole
 
 
 def contents(folder):
@@ -93,3 +96,38 @@ def test_two_writers_do_not_meet(tmp_path):
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() in texts
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.txt", "r = 1 µm\n".encode()),
+        ("bom.txt", b"\xef\xbb\xbf" + "r = 1 µm\n".encode()),
+        ("latin.txt", "r = 1 µm\n".encode("latin-1")),
+        ("windows.txt", "r = 1 µm\r\n".encode()),
+        ("a.txt.gz", gzip.compress("r = 1 µm\n".encode())),
+        ("a.txt.bz2", bz2.compress("r = 1 µm\n".encode())),
+        ("a.txt.XZ", lzma.compress("r = 1 µm\n".encode())),
+    ],
+)
+def test_text_as_people_have_it(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_text(tmp_path / name) == "r = 1 µm\n"
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.bz2", "a.xz"])
+def test_damaged_compressed_text_is_an_error_of_the_file(tmp_path, name):
+    module = {"a.gz": gzip, "a.bz2": bz2, "a.xz": lzma}[name]
+    content = module.compress(bytes(range(1, 256)) * 100)
+    for damaged in (content[:-10], content[:30] + b"xxxxxxxx" + content[38:], b"no", b""):
+        (tmp_path / name).write_bytes(damaged)
+        if damaged == b"" and name == "a.gz":
+            continue  # an empty gzip file reads as no text
+        with pytest.raises(OSError):
+            read_text(tmp_path / name)
+
+
+def test_binary_files_are_no_text(tmp_path):
+    (tmp_path / "x").write_bytes(b"\x89HDF\0\0")
+    with pytest.raises(ValueError, match="not a text file"):
+        read_text(tmp_path / "x")

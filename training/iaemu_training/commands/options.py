@@ -10,6 +10,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from iaemu.ranges import Range
+
 
 def add_settings(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
@@ -50,6 +52,33 @@ def add_settings(
             keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
         flags = keywords.pop("flags", ())
         parser.add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
+
+
+def number(kind: type, **limits: Any) -> Callable[[str], Any]:
+    """What reads a number of an option: ``type=number(float, above=0)``.
+
+    Parameters
+    ----------
+    kind : int or float
+    **limits : float
+        As of :class:`iaemu.ranges.Range`.
+
+    Returns
+    -------
+    callable
+        Raises argparse.ArgumentTypeError, so that the error names the option.
+    """
+    allowed = Range(**limits)
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = text
+        allowed.check("it", value, kind, argparse.ArgumentTypeError)
+        return value
+
+    return read
 
 
 def add_tables(parser: argparse.ArgumentParser) -> None:
