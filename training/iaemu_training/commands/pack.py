@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import read_options
+from iaemu_training.commands.options import read_options, refuse_overwriting
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument("catalogue", help="HDF5 file in halotools columns, or a name in halotools' cache")
+    parser.add_argument(
+        "catalogue",
+        help="HDF5 file in halotools columns, ROCKSTAR ascii, a shipped catalogue, or a name in halotools' cache",
+    )
     parser.add_argument("output", type=Path, help="packed catalogue to write (.hdf5)")
     arguments = read_options(parser, argv)
 
     from iaemu_training.halos.catalogue import HaloCatalogue
 
+    refuse_overwriting(arguments.catalogue, arguments.output)
+    if arguments.output.suffix.lower() not in (".hdf5", ".h5"):
+        raise ValueError(f"{arguments.output}: packed catalogues are HDF5; name the file .hdf5.")
     catalogue = HaloCatalogue.load(arguments.catalogue)
     catalogue.write_packed(arguments.output)
-    print(f"{catalogue.name}: {len(catalogue.mass)} hosts, {len(catalogue.offset)} sub-halos to {arguments.output}.")
+    print(f"{catalogue}, to {arguments.output}.")

@@ -7,8 +7,9 @@ ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form in 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -18,7 +19,27 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iaemu_training.halos.columns import AXIS_COLUMNS, COLUMNS, POSITION_COLUMNS, CatalogueError, checked_columns, plain
+from iaemu.ranges import Range
+from iaemu_training.halos.checks import check_arrays, check_physics
+from iaemu_training.halos.columns import (
+    AXIS_COLUMNS,
+    COLUMNS,
+    POSITION_COLUMNS,
+    CatalogueError,
+    checked_columns,
+    numbers,
+    wrapped,
+)
+from iaemu_training.halos.hdf5 import (
+    PACKED_FORMAT,
+    SEAL,
+    is_packed,
+    packed_content,
+    packed_seal,
+    read_hdf5,
+    read_packed,
+)
+from iaemu_training.halos.rockstar import read_rockstar
 from iaemu_training.work.hdf5 import write_hdf5
 
 if TYPE_CHECKING:
@@ -28,7 +49,15 @@ if TYPE_CHECKING:
 #: by Van Alfen et al. 2024): 14 bins, edges in log10 Msun/h.
 BORROWING_EDGES = np.linspace(10.5, 15.2, 15)
 
-PACKED_FORMAT = "iaemu-packed-halos-1"
+#: Endings of HDF5 files; what else is HDF5 or text is told by its first bytes.
+_HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
+#: Attributes that are numbers, with their ranges, where a catalogue states them.
+_ATTRIBUTES = {
+    "redshift": Range(above=-1, at_most=1e4),
+    "particle_mass": Range(above=0),
+    "particle_mass_for_halotools": Range(above=0),
+    "min_mass": Range(at_least=0),
+}
 
 
 @dataclass
@@ -51,6 +80,12 @@ class HaloCatalogue:
         Sub-halo position minus host position [Mpc/h], by host, then by descending ``halo_mpeak``.
     attributes : dict
         Redshift, cosmology and provenance, as text and numbers.
+
+    Raises
+    ------
+    CatalogueError
+        The arrays are not as described; or the catalogue has 100 hosts or more, and these cannot be of a universe in
+        these units: see :func:`iaemu_training.halos.checks.check_physics`.
     """
 
     name: str
@@ -61,6 +96,30 @@ class HaloCatalogue:
     n_subhalos: np.ndarray
     offset: np.ndarray
     attributes: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.name = str(self.name)
+        what = f"Catalogue {self.name}"
+        Range(above=0).check(f"{what}: Lbox [Mpc/h]", self.Lbox, error=CatalogueError)
+        self.Lbox = float(self.Lbox)
+        arrays = {}
+        for key, kinds, kind in (
+            *((key, "iuf", np.float64) for key in ("position", "mass", "axis", "offset")),
+            ("n_subhalos", "iu", np.int64),
+        ):
+            arrays[key] = numbers(getattr(self, key), f"{what}: {key}", kinds).astype(kind, copy=False)
+            setattr(self, key, arrays[key])
+        self.attributes = _numbers(self.attributes, what)
+        check_arrays(self.name, self.Lbox, arrays)
+        check_physics(self.name, self.Lbox, arrays, self.attributes.get("redshift"))
+
+    def __str__(self) -> str:
+        low, high = self.log_mass[[0, -1]]
+        return (
+            f"{self.name}: {len(self.mass)} hosts, {len(self.offset)} sub-halos, hosts of 10^{low:.2f} .. "
+            f"10^{high:.2f} Msun/h in a box of {self.Lbox:g} Mpc/h (units as assumed: a factor h in "
+            "mass or length does not show in the numbers)"
+        )
 
     @property
     def log_mass(self) -> np.ndarray:
@@ -101,41 +160,52 @@ class HaloCatalogue:
     def load(cls, source: str | Path) -> HaloCatalogue:
         """A catalogue by path of a file, by name of a shipped one, or by name in halotools' cache.
 
-        Files are HDF5, or ROCKSTAR's if the name ends in ``.list`` or ``.list.gz``.
+        Files are HDF5, or text of ROCKSTAR or consistent-trees, as such or compressed (.gz, .bz2, .xz). Masses are
+        taken as Msun/h, lengths as comoving Mpc/h, whatever the file is: a factor h in either does not show in the
+        numbers.
 
         Raises
         ------
         CatalogueError
-            Nothing of that name is found, or the catalogue is incomplete; says what there is and what to do.
+            Nothing of that name is found, or the catalogue is incomplete or impossible; says what there is and what to
+            do.
         """
-        path = Path(source)
-        if path.name.endswith((".list", ".list.gz")):
-            return cls.read_rockstar(path)
-        if path.suffix in (".hdf5", ".h5") or path.exists():
-            if not path.exists():
-                raise CatalogueError(f"There is no catalogue file {path}.")
+        if not isinstance(source, (str, Path)) or not str(source):
+            raise CatalogueError(f"A catalogue is named by a path or a name, got {source!r:.60}.")
+        path, shipped = Path(source), shipped_catalogues()
+        try:
+            is_file, is_hdf5 = path.is_file(), path.is_file() and h5py.is_hdf5(path)
+        except (OSError, ValueError) as error:
+            raise CatalogueError(f"{str(source)[:200]!r} is no path of a catalogue: {error}") from error
+        if is_hdf5 or (is_file and path.suffix.lower() in _HDF5_SUFFIXES):
             return cls.read_hdf5(path)
-        shipped = shipped_catalogues()
+        if is_file:
+            return cls.read_rockstar(path)
         if str(source) in shipped:
             return cls.read_packed(shipped[str(source)])
+        if path.is_dir():
+            raise CatalogueError(f"{path} is a folder; name the file of the catalogue in it.")
+        if path.suffix or path.name != str(source):
+            raise CatalogueError(f"There is no catalogue file {path}.")
         return cls.from_halotools_cache(str(source))
 
     @classmethod
     def read_hdf5(cls, path: str | Path) -> HaloCatalogue:
-        """An HDF5 file with halotools' column names as data sets and ``Lbox`` as attribute, or a packed file."""
-        path = Path(path)
+        """An HDF5 file of halotools' columns, as :func:`iaemu_training.halos.hdf5.read_hdf5` finds them; or packed.
+
+        Raises
+        ------
+        CatalogueError
+            The file is damaged or lacks something; or as :meth:`from_columns`.
+        """
+        if is_packed(path):
+            return cls.read_packed(path)
+        found = read_hdf5(path)
         try:
-            with h5py.File(path, "r") as file:
-                if file.attrs.get("format") == PACKED_FORMAT:
-                    return cls.read_packed(path)
-                if "Lbox" not in file.attrs:
-                    raise CatalogueError(f"{path.name} has no attribute Lbox (side of the box in Mpc/h).")
-                columns = {name: file[name][:] for name in COLUMNS if name in file}
-                attributes = {key: plain(value) for key, value in file.attrs.items()}
-                Lbox, name = attributes.pop("Lbox"), str(attributes.pop("catalogue", path.stem))
-        except OSError as error:
-            raise CatalogueError(f"{path} cannot be read as HDF5: {error}") from error
-        return cls.from_columns(columns, Lbox, name=name, attributes=attributes)
+            return cls.from_columns(*found)
+        except CatalogueError as error:
+            note = found.attributes.get("Lbox_from")
+            raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error
 
     @classmethod
     def read_rockstar(
@@ -152,7 +222,7 @@ class HaloCatalogue:
         Parameters
         ----------
         path : path
-            Plain or gzipped text.
+            Text, as such or compressed (.gz, .bz2, .xz).
         Lbox, particle_mass : float, optional
             Side of the box [Mpc/h] and mass of a particle [Msun/h]; None: as the header states.
         min_mass : float, optional
@@ -162,15 +232,9 @@ class HaloCatalogue:
         Raises
         ------
         CatalogueError
-            The file is not there, truncated or malformed, or lacks columns, parents or the side of the box; halotools,
-            which reads it, is not installed; or as :meth:`from_columns`.
+            The file is not there, truncated or malformed, or lacks columns, parents or the side of the box; or as
+            :meth:`from_columns`.
         """
-        try:
-            from iaemu_training.halos.rockstar import read_rockstar  # needs halotools
-        except ImportError as error:
-            raise CatalogueError(
-                f"To read {Path(path).name}, install halotools: pip install 'iaemu-cobaya[training]'."
-            ) from error
         return cls.from_columns(*read_rockstar(path, Lbox, particle_mass, min_mass))
 
     @classmethod
@@ -212,23 +276,38 @@ class HaloCatalogue:
 
     @classmethod
     def from_columns(
-        cls, columns: Mapping[str, Any], Lbox: Any, name: str = "user", attributes: dict | None = None
+        cls,
+        columns: Any,
+        Lbox: Any,
+        name: str = "user",
+        attributes: dict | None = None,
+        lines: np.ndarray | None = None,
     ) -> HaloCatalogue:
         """Check and prepare halotools columns as halotools' SubhaloPhaseSpace does.
 
         Halos whose major axis is all zero and hosts below 10^10.5 Msun/h are removed, and their sub-halos with them;
         sub-halos are ordered by host and descending ``halo_mpeak``. (Where no sub-halo has an axis, all are kept.)
 
+        Parameters
+        ----------
+        columns : mapping of name to (n,), astropy table or structured array
+            Positions in comoving Mpc/h, masses in Msun/h.
+        Lbox : number, or three equal ones
+            [Mpc/h].
+        name : str
+        attributes : dict, optional
+        lines : (n,), optional
+            Lines of the file, for errors; by default rows are counted from 0.
+
         Raises
         ------
         CatalogueError
             A column is missing or of another length, a value is not finite, a position lies outside the box, the box
-            is not a cube, two hosts share an id, or no host remains.
+            is not a cube, two hosts share an id, no host remains; or the hosts cannot be of a universe in these units.
         """
-        columns, Lbox = checked_columns(columns, Lbox, name)
+        columns, Lbox = checked_columns(columns, Lbox, name, lines)
         position, axis = (
-            np.stack([columns[key] for key in keys], axis=-1).astype(np.float64)
-            for keys in (POSITION_COLUMNS, AXIS_COLUMNS)
+            np.stack([columns[key] for key in keys], axis=-1) for keys in (POSITION_COLUMNS, AXIS_COLUMNS)
         )
         oriented = np.any(axis != 0, axis=1)
         # halotools refuses hosts below its coarse mass bins; they are far below any that could host a galaxy here.
@@ -250,19 +329,19 @@ class HaloCatalogue:
         where = by_id[np.minimum(where, len(by_id) - 1)]
         matched = host_id[where] == columns["halo_hostid"][sub]
         sub, where = sub[matched], where[matched]
-        order = np.lexsort((-columns["halo_mpeak"][sub].astype(np.float64), where))
+        order = np.lexsort((-columns["halo_mpeak"][sub], where))
         sub, where = sub[order], where[order]
         offset = position[sub] - position[rows[where]]
         offset -= Lbox * np.round(offset / Lbox)
         return cls(
             name=name,
             Lbox=Lbox,
-            position=np.mod(position[rows], Lbox),
-            mass=columns["halo_mvir_host_halo"][rows].astype(np.float64),
+            position=position[rows],
+            mass=columns["halo_mvir_host_halo"][rows],
             axis=axis[rows] / np.linalg.norm(axis[rows], axis=1, keepdims=True),
             n_subhalos=np.bincount(where, minlength=len(rows)).astype(np.int64),
             offset=offset,
-            attributes=dict(attributes or {}),
+            attributes=attributes or {},
         )
 
     # ------------------------------------------------------------------ packed form
@@ -271,55 +350,81 @@ class HaloCatalogue:
         """Write the packed form: 16-bit positions, axes and offsets, 32-bit masses; about 8 bytes a sub-halo.
 
         Rounding: positions to Lbox / 2^16, offsets to max |offset| / 2^15, axes to 2^-15. A packed catalogue is a
-        catalogue in its own right: what is made from it is made from the rounded values.
+        catalogue in its own right: what is made from it is made from the rounded values. The file states the SHA-256 of
+        its contents.
+
+        Raises
+        ------
+        CatalogueError
+            A host has too many sub-halos, or an attribute is neither text nor number.
+        OSError
+            The file cannot be written.
         """
-        reach = float(np.abs(self.offset).max()) if len(self.offset) else 1.0
+        reach = float(np.abs(self.offset).max(initial=0.0)) or 1.0
+        if self.n_subhalos.max(initial=0) >= 2**16:
+            raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
+        packed = {
+            "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
+            "mass": self.mass.astype(np.float32),
+            "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
+            "n_subhalos": self.n_subhalos.astype(np.uint16),
+            "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
+        }
+        attributes = {"format": PACKED_FORMAT, "Lbox": self.Lbox, "name": self.name, "offset_reach": reach}
+        attributes |= {f"attribute_{key}": value for key, value in self.attributes.items()}
 
         def fill(file: h5py.File) -> None:
-            file.attrs["format"] = PACKED_FORMAT
-            file.attrs["Lbox"] = self.Lbox
-            file.attrs["name"] = self.name
-            file.attrs["offset_reach"] = reach
-            for key, value in self.attributes.items():
-                file.attrs[f"attribute_{key}"] = value
-            packed = {
-                "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
-                "mass": self.mass.astype(np.float32),
-                "axis": np.round(self.axis * (2**15 - 1)).astype(np.int16),
-                "n_subhalos": self.n_subhalos.astype(np.uint16),
-                "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
-            }
-            if self.n_subhalos.max(initial=0) >= 2**16:
-                raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
+            for key, value in attributes.items():
+                try:
+                    file.attrs[key] = value
+                except (TypeError, ValueError, RuntimeError, OSError) as error:
+                    raise CatalogueError(
+                        f"{key} = {value!r:.60} of catalogue {self.name} cannot be an attribute of an HDF5 file "
+                        f"({error}); it must be a number or a text of less than 64 kB."
+                    ) from error
             for key, value in packed.items():
                 file.create_dataset(key, data=value, compression="gzip", shuffle=True)
+            file.attrs[SEAL] = packed_seal(*packed_content(file, self.name))
 
         write_hdf5(path, fill)
 
     @classmethod
     def read_packed(cls, path: str | Path) -> HaloCatalogue:
-        """Expand a file written by :meth:`write_packed`."""
-        try:
-            with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != PACKED_FORMAT:
-                    raise CatalogueError(f"{Path(path).name} is not a packed halo catalogue ({PACKED_FORMAT}).")
-                axis = file["axis"][:].astype(np.float64)
-                return cls(
-                    name=str(file.attrs["name"]),
-                    Lbox=float(file.attrs["Lbox"]),
-                    position=file["position"][:] * (float(file.attrs["Lbox"]) / 2**16),
-                    mass=file["mass"][:].astype(np.float64),
-                    axis=axis / np.linalg.norm(axis, axis=1, keepdims=True),
-                    n_subhalos=file["n_subhalos"][:].astype(np.int64),
-                    offset=file["offset"][:] * (float(file.attrs["offset_reach"]) / (2**15 - 1)),
-                    attributes={
-                        key.removeprefix("attribute_"): plain(value)
-                        for key, value in file.attrs.items()
-                        if key.startswith("attribute_")
-                    },
-                )
-        except (OSError, KeyError) as error:
-            raise CatalogueError(f"{Path(path).name} is damaged or not a packed halo catalogue: {error}") from error
+        """Expand a file written by :meth:`write_packed`.
+
+        Files of earlier versions have no seal: they are read with a warning.
+
+        Raises
+        ------
+        CatalogueError
+            The file is damaged, does not agree with its seal, or is none of this kind.
+        """
+        arrays, stated, sealed = read_packed(path)
+        missing = [key for key in ("name", "Lbox", "offset_reach") if key not in stated]
+        if missing:
+            raise CatalogueError(f"{Path(path).name} is damaged: it lacks the attribute(s) {', '.join(missing)}.")
+        for key in ("Lbox", "offset_reach"):
+            Range(above=0).check(f"{Path(path).name}: {key} [Mpc/h]", stated[key], error=CatalogueError)
+        if not sealed:
+            warnings.warn(
+                f"{path} was packed by an earlier version and states no SHA-256: that it is undamaged is not known. "
+                f"Pack it again: iaemu-train pack {path} NEW.hdf5.",
+                stacklevel=2,
+            )
+        axis = arrays["axis"].astype(np.float64)
+        norm = np.linalg.norm(axis, axis=1, keepdims=True)
+        return cls(
+            name=str(stated["name"]),
+            Lbox=stated["Lbox"],
+            position=arrays["position"] * (stated["Lbox"] / 2**16),
+            mass=arrays["mass"].astype(np.float64),
+            axis=axis / np.where(norm > 0, norm, 1.0),
+            n_subhalos=arrays["n_subhalos"].astype(np.int64),
+            offset=arrays["offset"] * (stated["offset_reach"] / (2**15 - 1)),
+            attributes={
+                key.removeprefix("attribute_"): value for key, value in stated.items() if key.startswith("attribute_")
+            },
+        )
 
     # ------------------------------------------------------------------ to halotools
 
@@ -329,7 +434,7 @@ class HaloCatalogue:
 
         n_hosts, n_subs = len(self.mass), len(self.offset)
         host = self.subhalo_host
-        position = np.concatenate([self.position, np.mod(self.position[host] + self.offset, self.Lbox)])
+        position = np.concatenate([self.position, wrapped(self.position[host] + self.offset, self.Lbox)])
         axis = np.concatenate([self.axis, np.tile([0.0, 0.0, 1.0], (n_subs, 1))])
         mass = np.concatenate([self.mass, self.mass[host]])
         ids = np.arange(n_hosts + n_subs)
@@ -356,6 +461,24 @@ class HaloCatalogue:
             simname=self.name,
             **columns,
         )
+
+
+def _numbers(attributes: Any, what: str) -> dict[str, Any]:
+    """Attributes, of which those that must be numbers are; they may be stated as text, or not at all (None)."""
+    if not isinstance(attributes, dict):
+        raise CatalogueError(f"{what}: attributes must be a dictionary, got {type(attributes).__name__}.")
+    found = {}
+    for key, value in attributes.items():
+        if key in _ATTRIBUTES:
+            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):
+                    value = float(value)
+            if value is None:
+                continue
+            _ATTRIBUTES[key].check(f"{what}: the attribute {key}", value, error=CatalogueError)
+        found[str(key)] = value
+    return found
 
 
 def _virial_radius(mass, delta=332.5, omega_m=0.30711):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 POSITION_COLUMNS = ("halo_x", "halo_y", "halo_z")
 AXIS_COLUMNS = ("halo_axisA_x", "halo_axisA_y", "halo_axisA_z")
+ID_COLUMNS = ("halo_id", "halo_upid", "halo_hostid")
 COLUMNS = (
-    *("halo_id", "halo_upid", "halo_hostid", "halo_mvir_host_halo", "halo_mpeak"),
+    *ID_COLUMNS,
+    *("halo_mvir_host_halo", "halo_mpeak"),
     *POSITION_COLUMNS,
     *AXIS_COLUMNS,
 )
+
+#: What 32 bits, or text of five decimals, can put outside the box, over its side.
+ROUNDING = 1e-5
 
 #: A halo of fewer particles is not reliably found.
 MIN_PARTICLES = 40
@@ -33,12 +39,15 @@ class HaloColumns(NamedTuple):
         Side of the box [Mpc/h].
     name : str
     attributes : dict
+    lines : (n,) int64, optional
+        Of a text, the line of each halo, counted from 1.
     """
 
     columns: dict[str, np.ndarray]
     Lbox: Any
     name: str
     attributes: dict
+    lines: np.ndarray | None = None
 
 
 def plain(value: Any) -> Any:
@@ -61,64 +70,178 @@ def plain(value: Any) -> Any:
     return [plain(entry) for entry in value] if isinstance(value, list) else value
 
 
-def checked_columns(columns: Mapping[str, Any], Lbox: Any, name: str) -> tuple[dict[str, np.ndarray], float]:
+def checked_columns(
+    columns: Any, Lbox: Any, name: str, lines: np.ndarray | None = None
+) -> tuple[dict[str, np.ndarray], float]:
     """The columns that are needed as arrays, and the side of the box, once they are known to be sound.
 
     Parameters
     ----------
-    columns : mapping of name to (n,)
-        More than ``COLUMNS`` is no harm.
+    columns : mapping of name to (n,), astropy table or structured array
+        More than ``COLUMNS`` is no harm. Ids may be unsigned, their largest number then standing for -1, or whole
+        numbers in floating point.
     Lbox : number, or three equal ones
         [Mpc/h].
     name : str
         Of the catalogue, for errors.
+    lines : (n,), optional
+        Lines of the file, for errors; by default rows are counted from 0.
 
     Returns
     -------
     columns : dict of (n,) arrays
+        Ids as int64, the rest as float64; positions in [0, Lbox).
     Lbox : float
 
     Raises
     ------
     CatalogueError
-        The box is not a cube; a column is missing or of another length, a value is not finite, or a position lies
-        outside the box.
+        The box is not a cube; a column is missing, of another length or not of numbers, a value is missing or not
+        finite, or a position lies outside the box by more than rounding.
     """
     side = _box_side(Lbox, name)
-    missing = [key for key in COLUMNS if key not in columns]
+    there = _names(columns, name)
+    missing = [key for key in COLUMNS if key not in there]
     if missing:
         raise CatalogueError(
             f"Catalogue {name} lacks the column(s) {', '.join(missing)}. Needed, with halotools' names, are "
-            f"{', '.join(COLUMNS)}."
+            f"{', '.join(COLUMNS)}; there are {', '.join(map(str, there[:40])) or 'none'}."
         )
-    found = {key: np.asarray(columns[key]) for key in COLUMNS}
+    found = {key: numbers(columns[key], f"Catalogue {name}: column {key}") for key in COLUMNS}
+    for key, values in found.items():
+        if values.ndim != 1:
+            raise CatalogueError(
+                f"Catalogue {name}: column {key} must hold one number a halo, but has the shape {values.shape}."
+            )
     lengths = {key: len(value) for key, value in found.items()}
     if len(set(lengths.values())) > 1:
         raise CatalogueError(f"Catalogue {name}: the columns differ in length: {lengths}.")
-    for key in (*POSITION_COLUMNS, *AXIS_COLUMNS, "halo_mvir_host_halo", "halo_mpeak"):
+
+    def place(row: int) -> str:
+        return f"row {row}" if lines is None else f"line {lines[row]} of the file"
+
+    for key, values in found.items():
+        if key in ID_COLUMNS:
+            found[key] = _ids(values, f"Catalogue {name}: column {key}", place)
+            continue
+        with np.errstate(over="ignore"):
+            found[key] = values.astype(np.float64)
         bad = ~np.isfinite(found[key])
         if bad.any():
             raise CatalogueError(
-                f"Catalogue {name}: column {key} has {bad.sum()} NaN or infinite values, first in row "
-                f"{int(np.argmax(bad))}."
+                f"Catalogue {name}: column {key} has {bad.sum()} NaN or infinite values, first in "
+                f"{place(int(np.argmax(bad)))}."
             )
-    position = np.stack([found[key] for key in POSITION_COLUMNS], axis=-1).astype(np.float64)
-    outside = (position < 0) | (position > side)
+    position = np.stack([found[key] for key in POSITION_COLUMNS], axis=-1)
+    outside = (position < -ROUNDING * side) | (position > (1 + ROUNDING) * side)
     if outside.any():
         row, axis = np.argwhere(outside)[0]
         raise CatalogueError(
             f"Catalogue {name}: {outside.any(axis=1).sum()} halos lie outside the box [0, {side:g}] Mpc/h, first "
-            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in row {row}. Check Lbox and units (Mpc/h)."
+            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in {place(row)}. Check Lbox and units (Mpc/h); if the "
+            "positions are right, but the box begins elsewhere (-Lbox/2, say), shift them: numpy.mod(x, Lbox)."
         )
+    beyond = ((position < 0) | (position >= side)).any(axis=1)
+    if beyond.any():
+        warnings.warn(
+            f"Catalogue {name}: {beyond.sum()} halos lie outside the box [0, {side:g}) Mpc/h by rounding, and are "
+            f"taken to its other side, first {place(int(np.argmax(beyond)))}.",
+            stacklevel=3,
+        )
+        found |= {key: wrapped(found[key], side) for key in POSITION_COLUMNS}
     return found, side
+
+
+def wrapped(position: np.ndarray, side: float) -> np.ndarray:
+    """Positions in [0, side) of a periodic box.
+
+    Parameters
+    ----------
+    position : array
+    side : float
+
+    Returns
+    -------
+    array
+        Never ``side`` itself, to which numpy.mod rounds what is below 0 by next to nothing.
+    """
+    inside = np.mod(position, side)
+    return np.where(inside >= side, 0.0, inside)
+
+
+def numbers(values: Any, what: str, kinds: str = "iuf") -> np.ndarray:
+    """An array of real numbers, none of which is missing.
+
+    Parameters
+    ----------
+    values : array-like
+    what : str
+        For errors.
+    kinds : str
+        Of numpy's types.
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    CatalogueError
+        It holds something else, or is masked in part.
+    """
+    if np.ma.is_masked(values):
+        masked = np.ma.getmaskarray(values)
+        raise CatalogueError(
+            f"{what} has {masked.sum()} missing (masked) values, first in row {int(np.argmax(masked.ravel()))}. Fill "
+            "them in (-1 in halo_upid for hosts), or leave those halos out."
+        )
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # of whatever object stands there
+        raise CatalogueError(f"{what} is not an array of numbers ({error}).") from error
+    if array.dtype.kind not in kinds:
+        raise CatalogueError(
+            f"{what} must hold {'real' if 'f' in kinds else 'whole'} numbers, but holds {array.dtype}."
+        )
+    return array
+
+
+def _names(columns: Any, name: str) -> list:
+    """Names of columns, of whatever holds them."""
+    dtype = getattr(columns, "dtype", None)
+    for names in (getattr(columns, "colnames", None), getattr(dtype, "names", None)):
+        if names:
+            return list(names)
+    try:
+        return list(columns.keys())
+    except (AttributeError, TypeError):
+        raise CatalogueError(
+            f"Catalogue {name}: the columns must be a mapping from names to arrays, got {type(columns).__name__}."
+        ) from None
+
+
+def _ids(values: np.ndarray, what: str, place: Callable[[int], str]) -> np.ndarray:
+    """Ids as int64; the largest number of an unsigned type is -1."""
+    if values.dtype.kind == "u":
+        return np.where(values == np.iinfo(values.dtype).max, -1, values.astype(np.int64))
+    if values.dtype.kind == "f":
+        bad = ~(np.abs(values) < 2.0 ** min(np.finfo(values.dtype).nmant + 1, 62)) | (np.floor(values) != values)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise CatalogueError(
+                f"{what} must hold whole numbers, exactly, but {values.dtype} has {values[row]:.17g} in {place(row)}. "
+                "Store ids as 64-bit integers."
+            )
+    return values.astype(np.int64)
 
 
 def _box_side(Lbox: Any, name: str) -> float:
     """The side of a cubic box [Mpc/h]; CatalogueError if it is not one positive number, or three equal ones."""
     try:
-        sides = np.unique(np.asarray(Lbox, dtype=np.float64))
-    except (TypeError, ValueError):
-        sides = np.array([])
-    if len(sides) != 1 or not np.isfinite(sides[0]) or sides[0] <= 0:
+        given = np.asarray(Lbox)
+        sides = np.unique(given.astype(np.float64)) if given.dtype.kind in "iuf" and given.size in (1, 3) else None
+    except Exception:  # of whatever object stands there
+        sides = None
+    if sides is None or len(sides) != 1 or np.ma.is_masked(Lbox) or not 1e-6 < sides[0] < 1e12:
         raise CatalogueError(f"Catalogue {name}: Lbox = {Lbox!r} is not the side of a cubic box in Mpc/h.")
     return float(sides[0])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from iaemu.parameters import ZHENG07_LINE, Support
-from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue
+from iaemu.ranges import Range
+from iaemu_training.halos.catalogue import BORROWING_EDGES, CatalogueError, HaloCatalogue
 from iaemu_training.halos.columns import MIN_PARTICLES
 
 #: The paper's range of logMmin, beyond which the line of Zheng et al. 2007 is an extrapolation.
@@ -19,6 +20,9 @@ PAPER_LOGMMIN = (11.0, 15.0)
 MIN_HOSTS = 200
 #: Hosts above 10^logM0, without which hardly any host has a satellite.
 MIN_SATELLITE_HOSTS = 100
+
+#: Of what is a log10 of a mass in Msun/h.
+_LOG_MASS = Range(at_least=0, at_most=20)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,16 @@ class CatalogueLimits:
         log_mass_complete : float, optional
             By default the largest of: the mass of 40 particles, if all catalogues state their ``particle_mass``; the
             ``min_mass`` to which one was cut; the lowest mass of hosts that halotools' model takes.
+
+        Raises
+        ------
+        CatalogueError
+            There is no catalogue, or ``log_mass_complete`` is no log10 of a mass.
         """
+        if not catalogues or not all(isinstance(catalogue, HaloCatalogue) for catalogue in catalogues):
+            raise CatalogueError(f"Limits are those of one or more halo catalogues, got {catalogues!r:.100}.")
+        if log_mass_complete is not None:
+            _LOG_MASS.check("log_mass_complete (--complete-above)", log_mass_complete, error=CatalogueError)
         if log_mass_complete is None and all("particle_mass" in c.attributes for c in catalogues):
             log_mass_complete = round(max(_log_mass_complete(catalogue) for catalogue in catalogues), 4)
         low = None
@@ -84,32 +97,46 @@ class CatalogueLimits:
 
         Raises
         ------
-        ValueError
-            A range beyond the limits, with the limit and its reason; or no lower limit is known and none is given.
+        CatalogueError
+            A range beyond the limits, with the limit and its reason, or none at all; or no lower limit is known and
+            none is given.
         """
         if logMmin is None:
             if self.logMmin_low is None:
-                raise ValueError(
+                raise CatalogueError(
                     "The catalogue does not state its particle_mass, so the smallest logMmin that its resolution "
                     "supports is not known. Give --complete-above (the log10 mass above which its halos are complete) "
                     "or the range of logMmin."
                 )
             logMmin = (self.logMmin_low, self.logMmin_high)
+            if logMmin[0] >= logMmin[1]:
+                raise CatalogueError(
+                    f"The catalogue supports no logMmin: its resolution supports {logMmin[0]:g} and more, its volume "
+                    f"{logMmin[1]:g} and less ({MIN_HOSTS} hosts above). Use a larger box, more boxes, or one of "
+                    "higher resolution."
+                )
+        if not isinstance(logMmin, (tuple, list)) or len(logMmin) != 2:
+            raise CatalogueError(f"logMmin must be a lower and an upper limit, got {logMmin!r:.60}.")
+        for limit in logMmin:
+            _LOG_MASS.check("A limit of logMmin", limit, error=CatalogueError)
+        if logMmin[0] >= logMmin[1]:
+            raise CatalogueError(f"The lower limit of logMmin must be below the upper one, got {logMmin}.")
         if self.logMmin_low is not None and logMmin[0] < self.logMmin_low - 1e-9:
-            raise ValueError(
+            raise CatalogueError(
                 f"logMmin = {logMmin[0]:g} is below {self.logMmin_low:g}, the smallest that the catalogue's resolution "
                 f"supports: its halos are complete above 10^{self.log_mass_complete:g} Msun/h, and more than 1 % of "
                 f"the centrals would live in smaller ones. Raise it, or use a catalogue of higher resolution."
             )
         if logMmin[1] > self.logMmin_high + 1e-9:
-            raise ValueError(
+            raise CatalogueError(
                 f"logMmin = {logMmin[1]:g} is above {self.logMmin_high:g}, the largest that the catalogue's volume "
                 f"supports: at least {MIN_HOSTS} hosts must lie above it, or bins at small r run empty. Lower it, or "
                 f"use a larger box or more boxes."
             )
         logM0_max = self.logM0_max if logM0_max is None else logM0_max
+        _LOG_MASS.check("logM0_max", logM0_max, error=CatalogueError)
         if logM0_max > self.logM0_max + 1e-9:
-            raise ValueError(
+            raise CatalogueError(
                 f"logM0_max = {logM0_max:g} is above {self.logM0_max:g}, beyond which the catalogue holds fewer than "
                 f"{MIN_SATELLITE_HOSTS} hosts. Lower it, or use a larger box or more boxes."
             )

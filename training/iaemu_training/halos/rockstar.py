@@ -1,25 +1,27 @@
 """Halo catalogues as ROCKSTAR and consistent-trees write them: text, one halo a row.
 
-Two formats are read, plain or gzipped: ``hlist_*.list`` of consistent-trees, and ROCKSTAR's own ``out_*.list`` after
-its utility ``find_parents``. Columns are found by name in the first line of the file, since their order depends on
-version and settings. halotools' ``TabularAsciiReader`` reads the rows in chunks: memory is needed only for those kept.
+Two formats are read: ``hlist_*.list`` of consistent-trees, and ROCKSTAR's own ``out_*.list`` after its utility
+``find_parents``; also compressed, also with commas between the columns. Columns are found by name in the first line of
+the file, since their order depends on version and settings. Rows are read in chunks: memory is needed only for those
+kept.
 """
 
 from __future__ import annotations
 
-import contextlib
+import bz2
 import gzip
 import io
+import lzma
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from halotools.sim_manager import TabularAsciiReader
 
+from iaemu.ranges import Range
 from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
 
 #: ROCKSTAR's names of the columns that every file must have.
@@ -34,24 +36,27 @@ _MPEAK = "Mpeak"
 _TYPES = {"halo_id": "i8", "parent": "i8", "halo_x": "f8", "halo_y": "f8", "halo_z": "f8"}
 _OTHER_TYPE = "f4"
 
-_NUMBER = r"([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)"
 #: What is looked for in the comments; units are part of it, so that a length in other units counts as missing.
 _COMMENTS = {
-    "Lbox": rf"\bbox size\s*[:=]\s*{_NUMBER}\s*Mpc\s*/\s*h",
-    "particle_mass": rf"\bparticle mass\s*[:=]\s*{_NUMBER}\s*Msun\s*/\s*h",
-    "scale_factor": rf"^#\s*a\s*=\s*{_NUMBER}",
-    "Om0": rf"\b(?:Om|Omega_M)\s*=\s*{_NUMBER}",
-    "Ode0": rf"\b(?:Ol|Omega_L)\s*=\s*{_NUMBER}",
-    "h": rf"\bh0?\s*=\s*{_NUMBER}",
+    "Lbox": r"\bbox size\s*[:=]\s*(\S+?)\s*Mpc\s*/\s*h",
+    "particle_mass": r"\bparticle mass\s*[:=]\s*(\S+?)\s*Msun\s*/\s*h",
+    "scale_factor": r"^#\s*a\s*=\s*([^\s;]+)",
+    "Om0": r"\b(?:Om|Omega_M)\s*=\s*([^\s;]+)",
+    "Ode0": r"\b(?:Ol|Omega_L)\s*=\s*([^\s;]+)",
+    "h": r"\bh0?\s*=\s*([^\s;]+)",
 }
-#: Megabytes of the file in a chunk (if gzipped, several times as many of text).
-_CHUNK = 50
+#: Endings that a catalogue's name is without.
+_ENDINGS = r"(?i)\.(list|txt|ascii|dat|csv)(\.(gz|bz2|xz))?$"
+#: First bytes of compressed files.
+_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+#: Rows in a chunk.
+_CHUNK = 200_000
 
 
 def read_rockstar(
     path: str | Path, Lbox: float | None = None, particle_mass: float | None = None, min_mass: float | None = None
 ) -> HaloColumns:
-    """Read an ``hlist_*.list`` or ``out_*.list``, plain or gzipped.
+    """Read an ``hlist_*.list`` or ``out_*.list``, as such or compressed.
 
     The mass is ``Mvir``, the major axis that of the whole halo (``A[x]``, not ``A[x](500c)``). Sub-halos are ranked by
     ``Mpeak`` where the file has it, else by ``Mvir``. A sub-halo belongs to its ``upid``, as in halotools; where there
@@ -75,6 +80,11 @@ def read_rockstar(
     path = Path(path)
     if not path.is_file():
         raise CatalogueError(f"There is no catalogue file {path}.")
+    for what, value in (("Lbox [Mpc/h]", Lbox), ("particle_mass [Msun/h]", particle_mass)):
+        if value is not None:
+            Range(above=0).check(what, value, error=CatalogueError)
+    if min_mass is not None:
+        Range(at_least=0).check("min_mass [Msun/h]", min_mass, error=CatalogueError)
     try:
         comments, first_row = _read_header(path)
         names = _column_names(comments[0], path.name)
@@ -85,17 +95,17 @@ def read_rockstar(
                 "one repeats the names of all columns, but not all columns."
             )
         positions, parent = _positions(names, path.name)
-        stated = _stated(comments, names, first_row)
-        stated |= {"Lbox": Lbox} if Lbox is not None else {}
+        stated = _stated(comments, names, first_row, path.name)
+        stated |= {"Lbox": float(Lbox)} if Lbox is not None else {}
         stated |= {"particle_mass": float(particle_mass)} if particle_mass is not None else {}
         if "Lbox" not in stated:
             raise CatalogueError(_no_box(path))
-        Lbox = stated.pop("Lbox")
+        side = stated.pop("Lbox")
         ranking = "halo_mpeak" if "halo_mpeak" in positions else "halo_mvir"
         if min_mass is None:
             min_mass = MIN_PARTICLES * stated.get("particle_mass", 0.0)
-        halos = _CheckedReader(path, positions, len(names), {ranking: min_mass} if min_mass > 0 else {}).read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        halos = _rows(path, positions, len(names), ranking, min_mass)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise CatalogueError(f"{path.name} cannot be read, or is truncated: {error}") from error
     if len(halos) == 0:
         raise CatalogueError(f"{path.name} has no halo above {min_mass:g} Msun/h.")
@@ -117,8 +127,7 @@ def read_rockstar(
         "min_mass": float(min_mass),
         "n_subhalos_without_host": n_read - len(kept),
     }
-    name = re.sub(r"\.list(\.gz)?$", "", path.name)
-    return HaloColumns(columns, Lbox, name, attributes)
+    return HaloColumns(columns, side, re.sub(_ENDINGS, "", path.name), attributes, halos["line"])
 
 
 # ---------------------------------------------------------------------- header
@@ -127,34 +136,43 @@ def read_rockstar(
 def _read_header(path: Path) -> tuple[list[str], list[str]]:
     """The comment lines at the top, and the words of the first row of data."""
     with _open(path) as file:
-        if file.read(1) != "#":
+        first = file.readline(100_000)
+        if "\0" in first:
+            raise CatalogueError(
+                f"{path.name} is neither HDF5 nor text: it begins with {first[:20]!r}. Catalogues are read from HDF5 "
+                "in halotools' columns, and from the text of ROCKSTAR or consistent-trees."
+            )
+        # Databases give commas, and no mark.
+        if not first.startswith("#") and "," not in first:
             raise CatalogueError(
                 f"{path.name} is not a catalogue of ROCKSTAR or consistent-trees: its first line must name the columns "
-                "(#ID DescID Mvir ... or #scale(0) id(1) ...)."
+                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but is {first[:60]!r}."
             )
-        comments = ["#" + file.readline()]
+        comments = [first]
         for line in file:
             if line.startswith("#"):
                 comments.append(line)
-            elif line.strip():
-                return comments, line.split()
+            elif words := _words(line):
+                return comments, words
     raise CatalogueError(f"{path.name} has a header, but no halos.")
 
 
-def _open(path: Path):
-    """The file as text."""
-    return (gzip.open if _is_gzipped(path) else open)(path, "rt", encoding="utf-8", errors="replace")
-
-
-def _is_gzipped(path: Path) -> bool:
+def _open(path: Path) -> io.TextIOWrapper:
+    """The file as text; a byte-order mark is left out, and letters of other encodings, in comments, do not matter."""
     with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+        first = file.read(6)
+    opener: Any = next((opener for mark, opener in _COMPRESSED.items() if first.startswith(mark)), open)
+    return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", errors="replace")
+
+
+def _words(line: str) -> list[str]:
+    return line.replace(",", " ").split()
 
 
 def _column_names(line: str, name: str) -> list[str]:
     """Column names in lower case, without the number that consistent-trees appends to each."""
     names = []
-    for position, word in enumerate(line.lstrip("#").split()):
+    for position, word in enumerate(_words(line.lstrip("#"))):
         # Digits only: A[x](500c) is another axis, not column 500.
         match = re.fullmatch(r"(.+)\((\d+)\)", word)
         if match and int(match[2]) != position:
@@ -190,17 +208,21 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
     return {key: names.index(column) for key, column in wanted.items()}, parent
 
 
-def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict[str, Any]:
+def _stated(comments: list[str], names: list[str], first_row: list[str], name: str) -> dict[str, Any]:
     """What the header says of the simulation: ``Lbox`` [Mpc/h], ``particle_mass`` [Msun/h], redshift, cosmology."""
     stated: dict[str, Any] = {}
-    for key, pattern in _COMMENTS.items():
-        found = next(filter(None, (re.search(pattern, line, re.IGNORECASE) for line in comments[1:])), None)
-        # ROCKSTAR writes 0 where it was not told.
-        if found and float(found[1]) > 0:
-            stated[key] = float(found[1])
+    for number, line in enumerate(comments[1:], start=2):
+        for key, pattern in _COMMENTS.items():
+            found = re.search(pattern, line, re.IGNORECASE)
+            value = _positive(found[1]) if found and key not in stated else 0.0
+            # ROCKSTAR writes 0 where it was not told.
+            if value:
+                stated[key] = value
+            elif value is None and key in ("Lbox", "particle_mass"):
+                raise CatalogueError(f"{name}: line {number} should state a number: {line.strip()[:80]!r}. Mend it.")
     if "scale_factor" not in stated and "scale" in names:
-        with contextlib.suppress(ValueError):
-            stated["scale_factor"] = float(first_row[names.index("scale")])
+        scale = _positive(first_row[names.index("scale")])
+        stated |= {"scale_factor": scale} if scale else {}
     if "scale_factor" in stated:
         stated["redshift"] = round(1.0 / stated["scale_factor"] - 1.0, 5) + 0.0
     cosmology = [f"{key}={stated[key]:g}" for key in ("Om0", "Ode0", "h") if key in stated]
@@ -209,8 +231,17 @@ def _stated(comments: list[str], names: list[str], first_row: list[str]) -> dict
     return stated
 
 
+def _positive(word: str) -> float | None:
+    """A positive number, 0.0 for 0, None if it is neither."""
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
+
+
 def _no_box(path: Path) -> str:
-    packed = re.sub(r"\.list(\.gz)?$", "", path.name) + ".hdf5"
+    packed = re.sub(_ENDINGS, "", path.name) + ".hdf5"
     return (
         f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python, and for the command "
         "line convert the file:\n"
@@ -223,74 +254,58 @@ def _no_box(path: Path) -> str:
 # ---------------------------------------------------------------------- rows
 
 
-class _CheckedReader(TabularAsciiReader):
-    """halotools' reader, which takes rows as they come, with errors that name file, line and remedy.
+def _rows(path: Path, positions: dict[str, int], n_columns: int, ranking: str, min_mass: float) -> np.ndarray:
+    """The halos whose mass ``ranking`` is above a limit, with the line of each; CatalogueError names the line."""
+    types = {key: _TYPES.get(key, _OTHER_TYPE) for key in positions}
+    dtype = np.dtype([*types.items(), ("line", "i8")])
+    # A sub-halo of a few particles may lack a shape; it is a matter of the halos kept whether that is an error.
+    converters: list[tuple[int, Callable[[str], Any]]] = [
+        (position, _id if types[key] == "i8" else float if "axis" in key else _finite)
+        for key, position in positions.items()
+    ]
 
-    Parameters
-    ----------
-    path : Path
-    positions : dict
-        Position of each column to keep, by name.
-    n_columns : int
-        Columns that the header names.
-    lower_bounds : dict
-        Only rows with a larger value are kept, by name of the column.
-    """
+    def keep(rows: list[tuple]) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            chunk = np.array(rows, dtype=dtype)
+        return chunk[chunk[ranking] > min_mass] if min_mass > 0 else chunk
 
-    def __init__(self, path: Path, positions: dict[str, int], n_columns: int, lower_bounds: dict[str, float]):
-        types = {key: _TYPES.get(key, _OTHER_TYPE) for key in positions}
-        columns = {key: (position, types[key]) for key, position in positions.items()}
-        # halotools reads gzipped files as bytes, and then knows comments only by a mark in bytes.
-        mark = b"#" if _is_gzipped(path) else "#"
-        super().__init__(str(path), columns, header_char=mark, row_cut_min_dict=lower_bounds)
-        self._name, self._n_columns, self._line = path.name, n_columns, 0
-        # A sub-halo of a few particles may lack a shape; it is a matter of the halos kept whether that is an error.
-        self._converters = [
-            (position, int if types[key] == "i8" else float if "axis" in key else _finite)
-            for key, position in positions.items()
-        ]
-
-    def read(self) -> np.ndarray:
-        """The rows kept, as a structured array."""
-        with contextlib.redirect_stdout(io.StringIO()):  # halotools reports each chunk, and rings a bell at the end
-            return self.read_ascii(chunk_memory_size=_CHUNK)
-
-    def header_len(self) -> int:
-        """Lines of the header, from which the lines of the file are counted."""
-        self._line = super().header_len()
-        return self._line
-
-    def data_chunk_generator(self, chunk_size: int, f: IO) -> Iterator[tuple]:
-        """The numbers of each row, up to ``chunk_size`` rows."""
-        n = 0
-        while n < chunk_size:
-            line = f.readline()
-            if not line:
-                return
-            self._line += 1
-            words = line.split()
-            if not words or words[0][:1] == self.header_char:
+    kept, rows = [], []
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            words = _words(line)
+            if number == 1 or not words or line.startswith("#"):
                 continue
-            n += 1
-            if len(words) != self._n_columns:
-                raise self._malformed(
-                    f"has {len(words)} columns where the first line of the file names {self._n_columns}"
+            problem = ""
+            if len(words) != n_columns:
+                problem = f"has {len(words)} columns where the first line of the file names {n_columns}"
+            elif not line.endswith("\n"):
+                problem = "is the last one and does not end with a line feed"
+            else:
+                try:
+                    rows.append((*[convert(words[position]) for position, convert in converters], number))
+                except ValueError as error:
+                    problem = f"does not hold the numbers that it should ({error})"
+            if problem:
+                raise CatalogueError(
+                    f"{path.name}: line {number} {problem}. The file is truncated or damaged; copy it again, or make "
+                    "it anew."
                 )
-            if line[-1:] not in ("\n", b"\n"):
-                raise self._malformed("is the last one and does not end with a line feed")
-            try:
-                row = tuple([convert(words[position]) for position, convert in self._converters])
-            except ValueError as error:
-                raise self._malformed(f"does not hold the numbers that it should ({error})") from error
-            yield row
-
-    def _malformed(self, what: str) -> CatalogueError:
-        return CatalogueError(
-            f"{self._name}: line {self._line} {what}. The file is truncated or damaged; copy it again, or make it anew."
-        )
+            if len(rows) == _CHUNK:
+                kept.append(keep(rows))
+                rows = []
+    return np.concatenate([*kept, keep(rows)])
 
 
-def _finite(word) -> float:
+def _id(word: str) -> int:
+    value = int(word)
+    # -1 as an unsigned number.
+    value -= 2**64 if value >= 2**63 else 0
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{word} has more than 64 bits")
+    return value
+
+
+def _finite(word: str) -> float:
     value = float(word)
     if not math.isfinite(value):
         raise ValueError(f"{value} is not finite")

@@ -1,0 +1,198 @@
+"""Whether a halo catalogue is sound, and whether it can be of a universe: numbers, units, the box.
+
+Numbers carry no units, but physics does: hosts of a mass have a density, sub-halos live within a few virial radii of
+their hosts, halos fill their box. What is a factor h away cannot be seen: Mpc for Mpc/h changes the density by 0.3,
+Msun for Msun/h by 1.4, while universes of other parameters and redshifts differ by more.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from iaemu_training.halos.columns import CatalogueError
+
+#: Hosts (or sub-halos) that it takes to judge a catalogue.
+ENOUGH = 100
+#: Factor by which the density of hosts may leave the range of universes that are thought of.
+DENSITY_FACTOR = 10.0
+#: Virial radii within which 99 % of the sub-halos lie, and all of them.
+REACHES = (5.0, 20.0)
+#: Halos fill the box to this share of its side, or more.
+FILLED = 0.9
+
+_RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
+_OMEGA_M = 0.31
+#: Redshifts of a catalogue that does not state its own, and linear amplitudes of the matter field over Planck's.
+_REDSHIFTS = (0.0, 2.0)
+_AMPLITUDES = (0.8, 1.2)
+
+
+def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
+    """Check the arrays of a catalogue: shapes, finite numbers, and what is promised of each.
+
+    Parameters
+    ----------
+    name : str
+        Of the catalogue, for errors.
+    Lbox : float
+        Side of the box [Mpc/h].
+    arrays : dict
+        ``position``, ``mass``, ``axis``, ``n_subhalos``, ``offset`` as in
+        :class:`iaemu_training.halos.catalogue.HaloCatalogue`.
+
+    Raises
+    ------
+    CatalogueError
+        Names the array, the row (counted from 0) and the value.
+    """
+    n = np.size(arrays["mass"])
+    if not n:
+        raise CatalogueError(f"Catalogue {name} has no hosts.")
+    shapes = {"position": (n, 3), "mass": (n,), "axis": (n, 3), "n_subhalos": (n,)}
+    total = int(arrays["n_subhalos"].sum(dtype=np.float64))
+    shapes["offset"] = (total, 3)
+    for key, shape in shapes.items():
+        if arrays[key].shape != shape:
+            raise CatalogueError(
+                f"Catalogue {name}: {key} has the shape {arrays[key].shape}; {n} hosts with {total} sub-halos in all "
+                f"need {shape}."
+            )
+    norm = np.linalg.norm(arrays["axis"], axis=-1)
+    half = 0.5 * Lbox * (1 + 1e-6)
+    for key, good, wanted in (
+        ("position", (arrays["position"] >= 0) & (arrays["position"] < Lbox), f"within [0, {Lbox:g}) Mpc/h"),
+        ("mass", (arrays["mass"] > 0) & np.isfinite(arrays["mass"]), "positive and finite [Msun/h]"),
+        ("mass", np.diff(arrays["mass"], prepend=arrays["mass"][:1]) >= 0, "in ascending order"),
+        ("axis", np.abs(norm - 1.0) < 1e-3, "unit vectors"),
+        ("n_subhalos", arrays["n_subhalos"] >= 0, "not negative"),
+        ("offset", np.abs(arrays["offset"]) <= half, f"within half the side, {0.5 * Lbox:g} Mpc/h"),
+    ):
+        good = good.reshape(len(arrays[key]), -1).all(axis=1)
+        if not good.all():
+            row = int(np.argmin(good))
+            raise CatalogueError(
+                f"Catalogue {name}: {key} must be {wanted}; {np.sum(~good)} rows are not, first row {row}, counted "
+                f"from 0: {np.array2string(np.asarray(arrays[key][row]), precision=6)}."
+            )
+
+
+def check_physics(name: str, Lbox: float, arrays: dict[str, np.ndarray], redshift: float | None) -> None:
+    """Check what physics allows, of a catalogue with at least ``ENOUGH`` hosts.
+
+    Parameters
+    ----------
+    name, Lbox, arrays
+        As for :func:`check_arrays`.
+    redshift : float or None
+        If it is stated.
+
+    Raises
+    ------
+    CatalogueError
+        The hosts leave a part of the box empty; they are 10 times more, or fewer, than any universe near ours has of
+        their masses; or sub-halos lie far from their hosts. Says by how much, and what to do.
+    """
+    if len(arrays["mass"]) < ENOUGH:
+        return
+    _check_extent(name, Lbox, arrays["position"])
+    _check_density(name, Lbox, arrays["mass"], redshift)
+    _check_offsets(name, arrays)
+
+
+def _check_extent(name: str, Lbox: float, position: np.ndarray) -> None:
+    low, high = position.min(axis=0), position.max(axis=0)
+    share = (high - low) / Lbox
+    axis = int(np.argmin(share))
+    # Ten halos that cluster count as one: by chance this happens to one catalogue in a million.
+    if share[axis] < FILLED and len(position) / 10.0 * math.log(max(share[axis], 1e-300)) < math.log(1e-6):
+        raise CatalogueError(
+            f"Catalogue {name}: the {len(position)} hosts fill the box only from {'xyz'[axis]} = {low[axis]:.6g} to "
+            f"{high[axis]:.6g} of {Lbox:g} Mpc/h. Give the side of the periodic box in the units of the positions "
+            "(comoving Mpc/h); a part cut out of a box is not periodic and cannot be used."
+        )
+
+
+def _check_density(name: str, Lbox: float, mass: np.ndarray, redshift: float | None) -> None:
+    above = np.unique(np.geomspace(ENOUGH, len(mass), 20).astype(int))
+    density = above / Lbox / Lbox / Lbox
+    least, most = density_range(mass[-above], redshift)
+    many, few = density / (DENSITY_FACTOR * most), density * DENSITY_FACTOR / least
+    if not (np.all(many > 1) or np.all(few < 1)):
+        return
+    closest = int(np.argmin(many)) if np.all(many > 1) else int(np.argmax(few))
+    expected = math.sqrt(least[closest] * most[closest])
+    when = f"z = {redshift:g}" if redshift is not None else "any z of 0 .. 2"
+    factor = (expected / density[closest]) ** (1.0 / 3.0)
+    raise CatalogueError(
+        f"Catalogue {name}: {density[closest]:.2g} hosts above {mass[-above[closest]]:.2g} Msun/h in (Mpc/h)^3, where "
+        f"universes near ours have {least[closest]:.2g} .. {most[closest]:.2g} at {when}: as if all lengths were "
+        f"{factor:.3g} times too large. Positions and Lbox must be in comoving Mpc/h (divide kpc/h by 1000) and masses "
+        "in Msun/h."
+    )
+
+
+def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest density of halos above each mass, of universes near ours.
+
+    The mass function of Sheth & Tormen 1999 (astro-ph/9901122), with sigma(M) of Klypin et al. 2011 (arXiv:1002.3660;
+    within 9 % of CAMB's for Bolshoi-Planck) times 0.8 to 1.2, and the growth of Carroll et al. 1992.
+
+    Parameters
+    ----------
+    mass : (n,)
+        [Msun/h]
+    redshift : float or None
+        None: any of 0 .. 2.
+
+    Returns
+    -------
+    least, most : (n,) float64
+        [(h/Mpc)^3]
+    """
+    first, last = _REDSHIFTS if redshift is None else (redshift, redshift)
+    amplitudes = np.geomspace(_AMPLITUDES[0] * _growth(last), _AMPLITUDES[1] * _growth(first), 6)
+    log_mass = np.log(np.clip(mass, 1e8, 1e16))
+    # Upwards from each mass over 7 e-folds, beyond which hardly any are left.
+    ln_m = log_mass[:, None] + np.linspace(0.0, 7.0, 200)
+    y = 1e12 / np.exp(ln_m)
+    sigma = 16.9 * y**0.41 / (1 + 1.102 * y**0.2 + 6.22 * y**0.333)
+    slope = np.gradient(np.log(sigma), ln_m[0], axis=1)
+    found = []
+    for amplitude in amplitudes:
+        nu2 = 0.707 * (1.686 / (amplitude * sigma)) ** 2
+        multiplicity = 0.3222 * np.sqrt(2 * nu2 / np.pi) * (1 + nu2**-0.3) * np.exp(-0.5 * nu2)
+        per_ln_mass = _OMEGA_M * _RHO_CRITICAL / np.exp(ln_m) * multiplicity * np.abs(slope)
+        found.append(trapezoid(per_ln_mass, ln_m, axis=1))
+    return np.min(found, axis=0), np.max(found, axis=0)
+
+
+def _growth(redshift: float) -> float:
+    """Linear growth over that at z = 0."""
+
+    def unnormalised(z: float) -> float:
+        matter = _OMEGA_M * (1 + z) ** 3
+        om, ol = matter / (matter + 1 - _OMEGA_M), (1 - _OMEGA_M) / (matter + 1 - _OMEGA_M)
+        return om / (om ** (4 / 7) - ol + (1 + om / 2) * (1 + ol / 70)) / (1 + z)
+
+    return unnormalised(min(max(redshift, -0.5), 20.0)) / unnormalised(0.0)
+
+
+def _check_offsets(name: str, arrays: dict[str, np.ndarray]) -> None:
+    offset, n_subhalos = arrays["offset"], arrays["n_subhalos"]
+    if len(offset) < ENOUGH:
+        return
+    host = np.repeat(np.arange(len(n_subhalos)), n_subhalos)
+    volume = arrays["mass"][host] / (200.0 * _OMEGA_M * _RHO_CRITICAL)
+    apart = np.linalg.norm(offset, axis=1)
+    in_radii = apart / (3.0 / (4.0 * np.pi) * volume) ** (1.0 / 3.0)
+    far, share = int(np.argmax(in_radii)), np.mean(in_radii > REACHES[0])
+    if share > 0.01 or in_radii[far] > REACHES[1]:
+        raise CatalogueError(
+            f"Catalogue {name}: {share:.2%} of the sub-halos lie more than {REACHES[0]:g} virial radii from their "
+            f"hosts, the farthest {apart[far]:.3g} Mpc/h from a host of {arrays['mass'][host[far]]:.2g} Msun/h, "
+            f"{in_radii[far]:.3g} radii: they are not its sub-halos. Check halo_hostid, and the units of positions "
+            "(comoving Mpc/h) and masses (Msun/h)."
+        )
