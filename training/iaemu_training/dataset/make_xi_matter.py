@@ -18,7 +18,9 @@ from scipy.fft import fht
 from scipy.interpolate import CubicSpline
 
 from iaemu.files import write_text
+from iaemu.ranges import Range
 from iaemu_training.dataset.matter import MatterCorrelation
+from iaemu_training.halos.columns import numbers
 
 #: Flat LCDM of Bolshoi-Planck (Klypin et al. 2016, arXiv:1411.4001; Rodriguez-Puebla et al. 2016, arXiv:1602.04813),
 #: with the digits of the shipped catalogues.
@@ -106,11 +108,18 @@ def matter_power(
         import camb
     except ImportError as error:
         raise ImportError("The matter power spectrum is computed by CAMB: pip install camb.") from error
-    if not (0 < Ob < Om <= 1 and h > 0 and sigma8 > 0 and z >= 0 and kmax >= 1):
-        raise ValueError(
-            f"Needed are 0 < Ob < Om <= 1, h > 0, sigma8 > 0, z >= 0 and kmax >= 1 h/Mpc, got Ob = {Ob}, Om = {Om}, "
-            f"h = {h}, sigma8 = {sigma8}, z = {z}, kmax = {kmax}."
-        )
+    for name, value, limits in (
+        ("Om", Om, Range(above=0, at_most=1)),
+        ("Ob", Ob, Range(above=0, below=1)),
+        ("h", h, Range(above=0, at_most=10)),
+        ("sigma8", sigma8, Range(above=0, at_most=10)),
+        ("ns", ns, Range(at_least=-5, at_most=5)),
+        ("z", z, Range(at_least=0, at_most=1000)),
+        ("kmax [h/Mpc]", kmax, Range(at_least=1, at_most=10_000)),
+    ):
+        limits.check(name, value)
+    if not Ob < Om:
+        raise ValueError(f"Needed is 0 < Ob < Om <= 1 (baryons are part of matter), got Ob = {Ob}, Om = {Om}.")
     linear = halofit_version == "linear"
     if not linear and halofit_version not in camb.nonlinear.halofit_version_names:
         raise ValueError(
@@ -160,7 +169,10 @@ def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.n
     ValueError
         r leaves the range, or k and power are not as described.
     """
-    r, k, power = (np.asarray(array, dtype=np.float64) for array in (r, k, power))
+    r, k, power = (
+        numbers(array, name, error=ValueError).astype(np.float64)
+        for name, array in (("r", r), ("k", k), ("power", power))
+    )
     if not np.all((r >= R_ACCEPTED[0]) & (r <= R_ACCEPTED[1])):
         raise ValueError(f"r must lie within {R_ACCEPTED[0]:g} .. {R_ACCEPTED[1]:g} Mpc/h.")
     if k.ndim != 1 or k.shape != power.shape or len(k) < 4 or k[0] <= 0 or not np.all(np.diff(k) > 0):

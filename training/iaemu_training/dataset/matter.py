@@ -19,12 +19,21 @@ from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
 from iaemu.binning import EDGE_TOLERANCE, BinningError, check_edges
+from iaemu.files import read_text
+from iaemu.ranges import Range
+from iaemu_training.halos.columns import numbers
 
 _SHIPPED = "xi_matter_bolplanck_z0.txt"
+#: What separations [Mpc/h] and correlations can be, whatever the universe.
+_RANGES = {"r": (1e-6, 1e4), "xi": (1e-15, 1e15)}
 
 
 class MatterCorrelationError(ValueError):
-    """A table of the matter correlation function that is missing or malformed."""
+    """A table of the matter correlation function that is missing or malformed; ``row``, from 0, if it is one row's."""
+
+    def __init__(self, message: str, row: int | None = None):
+        super().__init__(message)
+        self.row = row
 
 
 @dataclass
@@ -56,25 +65,36 @@ class MatterCorrelation:
     source: str = "not stated"
 
     def __post_init__(self):
-        self.r, self.xi = np.asarray(self.r, dtype=np.float64), np.asarray(self.xi, dtype=np.float64)
+        for name in ("r", "xi"):
+            with np.errstate(over="ignore"):
+                column = numbers(getattr(self, name), name, error=MatterCorrelationError).astype(np.float64)
+            setattr(self, name, column)
         if self.r.ndim != 1 or self.r.shape != self.xi.shape or len(self.r) < 4:
             raise MatterCorrelationError(
                 f"r and xi must be columns of the same length, at least 4, got shapes {self.r.shape}, {self.xi.shape}."
             )
-        for name, column in (("r", self.r), ("xi", self.xi)):
-            bad = ~(np.isfinite(column) & (column > 0))
+        for name, (low, high) in _RANGES.items():
+            column = getattr(self, name)
+            bad = ~((column >= low) & (column <= high))
             if bad.any():
                 row = int(np.argmax(bad))
                 raise MatterCorrelationError(
-                    f"{name} must be positive and finite, but {bad.sum()} rows are not, first row {row + 1}: "
-                    f"r = {self.r[row]:g} Mpc/h, xi = {self.xi[row]:g}."
+                    f"{name} must be positive and finite, but {bad.sum()} rows are not, first row {row + 1}: r = "
+                    f"{self.r[row]:g} Mpc/h, xi = {self.xi[row]:g} (possible are {low:g} .. {high:g}).",
+                    row,
                 )
         steps = np.diff(self.r)
         if np.any(steps <= 0):
             row = int(np.argmax(steps <= 0))
             raise MatterCorrelationError(
-                f"r must be strictly increasing, but {self.r[row]:g} is followed by {self.r[row + 1]:g} Mpc/h."
+                f"r must be strictly increasing, but {self.r[row]:g} is followed by {self.r[row + 1]:g} Mpc/h.", row
             )
+        if not isinstance(self.cosmology, dict):
+            raise MatterCorrelationError(f"cosmology must be a dictionary of numbers, got {self.cosmology!r:.60}.")
+        for name, value in self.cosmology.items():
+            Range().check(f"{name} of the cosmology", value, error=MatterCorrelationError)
+        if self.redshift is not None:
+            Range(above=-1).check("redshift", self.redshift, error=MatterCorrelationError)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> MatterCorrelation:
@@ -92,12 +112,14 @@ class MatterCorrelation:
         MatterCorrelationError
             There is no such file, or it is malformed; names the file and the line.
         """
+        if path is not None and not isinstance(path, (str, Path)):
+            raise MatterCorrelationError(f"A table is named by its path, got {path!r:.60}.")
         file = resources.files("iaemu_training.dataset") / _SHIPPED if path is None else Path(path)
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(str(file)).split("\n")
+        except (OSError, ValueError) as error:
             raise MatterCorrelationError(f"The table {file.name} cannot be read: {error}") from error
-        header, rows = {}, []
+        header, rows, row_lines = {}, [], []
         for number, line in enumerate(lines, start=1):
             if line.startswith("#"):
                 key, colon, value = line[1:].partition(":")
@@ -105,12 +127,13 @@ class MatterCorrelation:
                     header[key.strip()] = value.strip()
             elif line.strip():
                 try:
-                    radius, height = (float(word) for word in line.split())
+                    radius, height = (float(word) for word in line.replace(",", " ").split())
                 except ValueError as error:
                     raise MatterCorrelationError(
                         f"Line {number} of {file.name} is not two numbers, r [Mpc/h] and xi: {line.strip()[:60]!r}."
                     ) from error
                 rows.append((radius, height))
+                row_lines.append(number)
         try:
             redshift = float(header["redshift"]) if "redshift" in header else None
             cosmology = dict(_parameter(item) for item in header.get("cosmology", "").split(",") if item.strip())
@@ -122,7 +145,8 @@ class MatterCorrelation:
         try:
             return cls(r, xi, cosmology, redshift, header.get("source", "not stated"))
         except MatterCorrelationError as error:
-            raise MatterCorrelationError(f"The table {file.name}: {error}") from error
+            where = f" It is line {row_lines[error.row]}." if error.row is not None else ""
+            raise MatterCorrelationError(f"The table {file.name}: {error}{where}") from error
 
     def binned(self, r_edges: ArrayLike) -> np.ndarray:
         """Average over the volume of each bin, 3 / (r2^3 - r1^3) * integral of xi r^2 dr.
@@ -141,7 +165,8 @@ class MatterCorrelation:
         Raises
         ------
         BinningError
-            The edges are malformed or leave the range of the table: xi is not extrapolated.
+            The edges are malformed or leave the range of the table: xi is not extrapolated. Or the table is so
+            uneven that no smooth curve leads through it.
         """
         edges = check_edges(r_edges)
         low, high = self.r[0], self.r[-1]
@@ -160,8 +185,14 @@ class MatterCorrelation:
         nodes, weights = np.polynomial.legendre.leggauss(6)
         half = 0.5 * np.diff(np.log(limits))
         log_r = 0.5 * (np.log(limits[1:]) + np.log(limits[:-1]))[:, None] + half[:, None] * nodes
-        pieces = half * (np.exp(log_xi(log_r) + 3.0 * log_r) @ weights)
-        return 3.0 * np.add.reduceat(pieces, np.searchsorted(limits, edges[:-1])) / np.diff(edges**3)
+        with np.errstate(over="ignore", invalid="ignore"):
+            pieces = half * (np.exp(log_xi(log_r) + 3.0 * log_r) @ weights)
+            binned = 3.0 * np.add.reduceat(pieces, np.searchsorted(limits, edges[:-1])) / np.diff(edges**3)
+        if not np.all(np.isfinite(binned) & (binned > 0)):
+            raise BinningError(
+                "The table of the matter correlation function jumps: a spline through it leaves all range."
+            )
+        return binned
 
 
 def _parameter(text: str) -> tuple[str, float]:

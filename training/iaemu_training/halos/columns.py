@@ -169,7 +169,7 @@ def wrapped(position: np.ndarray, side: float) -> np.ndarray:
     return np.where(inside >= side, 0.0, inside)
 
 
-def numbers(values: Any, what: str, kinds: str = "iuf") -> np.ndarray:
+def numbers(values: Any, what: str, kinds: str = "iuf", error: type[Exception] = CatalogueError) -> np.ndarray:
     """An array of real numbers, none of which is missing.
 
     Parameters
@@ -179,30 +179,25 @@ def numbers(values: Any, what: str, kinds: str = "iuf") -> np.ndarray:
         For errors.
     kinds : str
         Of numpy's types.
+    error : type
+        Of what is raised, if it holds something else, or is masked in part.
 
     Returns
     -------
     array
-
-    Raises
-    ------
-    CatalogueError
-        It holds something else, or is masked in part.
     """
     if np.ma.is_masked(values):
         masked = np.ma.getmaskarray(values)
-        raise CatalogueError(
+        raise error(
             f"{what} has {masked.sum()} missing (masked) values, first in row {int(np.argmax(masked.ravel()))}. Fill "
-            "them in (-1 in halo_upid for hosts), or leave those halos out."
+            "them in, or leave those rows out."
         )
     try:
         array = np.asarray(values)
-    except Exception as error:  # of whatever object stands there
-        raise CatalogueError(f"{what} is not an array of numbers ({error}).") from error
+    except Exception as reason:  # of whatever object stands there
+        raise error(f"{what} is not an array of numbers ({reason}).") from reason
     if array.dtype.kind not in kinds:
-        raise CatalogueError(
-            f"{what} must hold {'real' if 'f' in kinds else 'whole'} numbers, but holds {array.dtype}."
-        )
+        raise error(f"{what} must hold {'real' if 'f' in kinds else 'whole'} numbers, but holds {array.dtype}.")
     return array
 
 
