@@ -168,7 +168,7 @@ class MatterCorrelation:
             The edges are malformed or leave the range of the table: xi is not extrapolated. Or the table is so
             uneven that no smooth curve leads through it.
         """
-        edges = check_edges(r_edges)
+        edges = check_edges(numbers(r_edges, "r_edges", error=BinningError))
         low, high = self.r[0], self.r[-1]
         if edges[0] < low * (1 - EDGE_TOLERANCE) or edges[-1] > high * (1 + EDGE_TOLERANCE):
             raise BinningError(

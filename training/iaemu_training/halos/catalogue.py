@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import warnings
 from dataclasses import dataclass, field
 from importlib import resources
@@ -28,6 +29,7 @@ from iaemu_training.halos.columns import (
     CatalogueError,
     checked_columns,
     numbers,
+    plain,
     wrapped,
 )
 from iaemu_training.halos.hdf5 import (
@@ -376,7 +378,9 @@ class HaloCatalogue:
         def fill(file: h5py.File) -> None:
             for key, value in attributes.items():
                 try:
-                    file.attrs[key] = value
+                    # Text of a fixed length: the HDF5 library can hang over a damaged one of variable length.
+                    file.attrs[key] = np.bytes_(value.encode() or b"\0") if isinstance(value, str) else value
+                    json.dumps(plain(file.attrs[key]))
                 except (TypeError, ValueError, RuntimeError, OSError) as error:
                     raise CatalogueError(
                         f"{key} = {value!r:.60} of catalogue {self.name} cannot be an attribute of an HDF5 file "
@@ -384,7 +388,7 @@ class HaloCatalogue:
                     ) from error
             for key, value in packed.items():
                 file.create_dataset(key, data=value, compression="gzip", shuffle=True)
-            file.attrs[SEAL] = packed_seal(*packed_content(file, self.name))
+            file.attrs[SEAL] = np.bytes_(packed_seal(*packed_content(file, self.name)).encode())
 
         write_hdf5(path, fill)
 
