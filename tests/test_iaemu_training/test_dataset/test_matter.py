@@ -127,6 +127,32 @@ def test_malformed_tables_are_refused(tmp_path, text, message):
         MatterCorrelation.load(tmp_path / "bad.txt")
 
 
+def test_tables_as_people_have_them(tmp_path):
+    text = "# source: Jos\u00e9\n0.1, 8\n1, 4\n10, 2\n20, 1\n"
+    for name, content in (("bom.csv", b"\xef\xbb\xbf" + text.encode()), ("latin.txt", text.encode("latin-1"))):
+        (tmp_path / name).write_bytes(content)
+        assert MatterCorrelation.load(tmp_path / name).source == "Jos\u00e9"
+    (tmp_path / "bad.txt").write_text("# a\n\n0.1 8\n# b\n1 -4\n10 2\n20 1\n")
+    with pytest.raises(MatterCorrelationError, match=r"first row 2: .* It is line 5\."):
+        MatterCorrelation.load(tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"xi": np.array([8, 4, 2, 1j])},
+        {"xi": None},
+        {"xi": ["8", "4", "2", "1"]},
+        {"xi": np.ma.array([8.0, 4.0, 2.0, 1.0], mask=[0, 1, 0, 0])},
+        {"redshift": np.nan},
+        {"cosmology": {"Om": np.inf}},
+    ],
+)
+def test_what_are_no_real_numbers_is_refused(change):
+    with pytest.raises(MatterCorrelationError):
+        MatterCorrelation(**{"r": [0.1, 1.0, 10.0, 20.0], "xi": [8.0, 4.0, 2.0, 1.0], **change})
+
+
 def test_missing_table_is_named(tmp_path):
     with pytest.raises(MatterCorrelationError, match=r"The table none\.txt cannot be read"):
         MatterCorrelation.load(tmp_path / "none.txt")
@@ -215,6 +241,10 @@ def test_unreasonable_parameters_are_refused():
     pytest.importorskip("camb")
     with pytest.raises(ValueError, match="0 < Ob < Om"):
         matter_power(**{**AT_Z0, "Ob": 0.4})
+    for name in ("Om", "Ob", "h", "sigma8", "ns", "z", "kmax"):
+        for value in (np.nan, np.inf, -10.0, "1"):
+            with pytest.raises(ValueError, match=f"{name}.* must be a number"):
+                matter_power(**{**AT_Z0, name: value})
     with pytest.raises(ValueError, match=r"no non-linear model 'halofit9'; it has .*mead2020"):
         matter_power(**AT_Z0, halofit_version="halofit9")
 

@@ -95,6 +95,21 @@ def test_unknown_resolution_asks_for_a_limit(pm40):
     assert limits.support(logMmin=(11.5, 12.0)).logMmin == (11.5, 12.0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, "11", 400.0, True])
+def test_a_limit_must_be_a_mass(pm40, value):
+    with pytest.raises(ValueError, match=r"log_mass_complete \(--complete-above\) must be a number"):
+        CatalogueLimits.of([pm40], value)
+    with pytest.raises(ValueError, match="must be"):
+        CatalogueLimits.of([pm40]).support((value, 13.0))
+    with pytest.raises(ValueError, match="logM0_max must be a number"):
+        CatalogueLimits.of([pm40], 11.0).support(logM0_max=value)
+
+
+def test_there_is_no_limit_of_nothing():
+    with pytest.raises(ValueError, match="one or more halo catalogues"):
+        CatalogueLimits.of([])
+
+
 class TestPoints:
     support = Support(logMmin=(11.5, 14.0), log_mass_complete=11.0172, logM0_max=14.21)
 

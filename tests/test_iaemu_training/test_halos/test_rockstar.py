@@ -1,6 +1,8 @@
 """Catalogues of ROCKSTAR and consistent-trees: written here in their formats, and read back."""
 
+import bz2
 import gzip
+import lzma
 
 import numpy as np
 import pytest
@@ -166,6 +168,56 @@ class TestFormats:
         packed = HaloCatalogue.load(tmp_path / "packed.hdf5")
         assert packed.attributes["redshift"] == -0.0023
         np.testing.assert_array_equal(packed.n_subhalos, pm40.n_subhalos)
+
+
+class TestForms:
+    """The same halos, however the text is kept."""
+
+    @pytest.fixture
+    def whole(self, pm40, tmp_path):
+        return write_out(tmp_path / "whole.list", pm40)
+
+    def forms(self, text):
+        lines = text.splitlines(keepends=True)
+        commas = "".join(line if line[0] == "#" and i else line.replace(" ", ",") for i, line in enumerate(lines))
+        note = "#Made by Jos\u00e9\n"
+        return {
+            "bom.list": b"\xef\xbb\xbf" + text.encode(),
+            "latin.list": (lines[0] + note + "".join(lines[1:])).encode("latin-1"),
+            "windows.txt": text.replace("\n", "\r\n").encode(),
+            "commas.csv": commas[1:].encode(),
+            "UPPER.LIST": text.encode(),
+            "squeezed.ascii.bz2": bz2.compress(text.encode()),
+            "squeezed.list.xz": lzma.compress(text.encode()),
+            "misnamed.dat": gzip.compress(text.encode()),
+            "unsigned.list": text.replace(" -1\n", f" {2**64 - 1}\n").encode(),
+        }
+
+    def test_all_give_the_same(self, whole, tmp_path):
+        wanted = HaloCatalogue.load(whole).sha256
+        for name, content in self.forms(whole.read_text()).items():
+            (tmp_path / name).write_bytes(content)
+            assert HaloCatalogue.load(tmp_path / name).sha256 == wanted, name
+
+    def test_rows_in_errors_are_lines_of_the_file(self, whole, tmp_path):
+        lines = whole.read_text().splitlines(keepends=True)
+        words = lines[999].split()
+        words[OUT.index("X")] = "47.5"
+        (tmp_path / "out_2.list").write_text("".join([*lines[:999], " ".join(words) + "\n", *lines[1000:]]))
+        with pytest.raises(CatalogueError, match=r"halo_x = 47\.5 in line 1000 of the file"):
+            HaloCatalogue.load(tmp_path / "out_2.list")
+
+    @pytest.mark.parametrize("stated", ["Particle mass: . Msun/h", "Particle mass: 1e400 Msun/h", "Box size: - Mpc/h"])
+    def test_a_header_without_its_number_is_named(self, whole, tmp_path, stated):
+        first, rest = whole.read_text().split("\n", 1)
+        (tmp_path / "out_2.list").write_text(f"{first}\n#{stated}\n{rest}")
+        with pytest.raises(CatalogueError, match=r"out_2\.list: line 2 should state a number: '#"):
+            HaloCatalogue.load(tmp_path / "out_2.list")
+
+    @pytest.mark.parametrize("options", [{"Lbox": -1.0}, {"Lbox": "40"}, {"particle_mass": np.nan}, {"min_mass": -1}])
+    def test_numbers_given_have_ranges(self, whole, options):
+        with pytest.raises(CatalogueError, match=f"{next(iter(options))} .* must be a number"):
+            HaloCatalogue.read_rockstar(whole, **options)
 
 
 class TestParents:

@@ -70,7 +70,7 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
         ("n_subhalos", arrays["n_subhalos"] >= 0, "not negative"),
         ("offset", np.abs(arrays["offset"]) <= half, f"within half the side, {0.5 * Lbox:g} Mpc/h"),
     ):
-        good = good.reshape(len(arrays[key]), -1).all(axis=1)
+        good = good.all(axis=1) if good.ndim > 1 else good
         if not good.all():
             row = int(np.argmin(good))
             raise CatalogueError(
