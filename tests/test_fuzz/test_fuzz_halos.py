@@ -297,14 +297,14 @@ class TestFiles:
         )
 
 
-def test_limits(fuzz, pm40, small):
-    low, high, lowest = 11.7, 12.2, 11.02
+def test_limits(fuzz, pm40):
+    low, high, lowest = 11.6, 12.1, 11.02
 
     def make(rng):
-        return awkward_mapping(rng, {"complete": lowest, "low": low, "high": high, "logM0_max": 12.6, "range": None})
+        return awkward_mapping(rng, {"complete": lowest, "low": low, "high": high, "logM0_max": 12.45, "range": None})
 
     def call(given):
-        limits = CatalogueLimits.of([pm40, small], given.get("complete"))
+        limits = CatalogueLimits.of([pm40], given.get("complete"))
         logMmin = given.get("range") or (given.get("low"), given.get("high"))
         return limits.support(logMmin, given.get("logM0_max"))
 

@@ -51,6 +51,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     arguments = read_options(parser, argv)
 
     catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue]
+    print(*catalogues, sep="\n")
     limits = CatalogueLimits.of(catalogues, arguments.complete_above)
     print(f"These catalogues support {limits}.")
     support = limits.support(arguments.logMmin, arguments.logM0_max)

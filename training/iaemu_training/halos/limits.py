@@ -100,6 +100,8 @@ class CatalogueLimits:
         CatalogueError
             A range beyond the limits, with the limit and its reason, or none at all; or no lower limit is known and
             none is given.
+        ValueError
+            At the ends of the range, nothing is left of the range of another parameter.
         """
         if logMmin is None:
             if self.logMmin_low is None:

@@ -139,7 +139,7 @@ def _read_header(path: Path) -> tuple[list[str], list[str]]:
         first = file.readline(100_000)
         if "\0" in first:
             raise CatalogueError(
-                f"{path.name} is neither HDF5 nor text: it begins with {first[:20]!r}. Catalogues are read from HDF5 "
+                f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Catalogues are read from HDF5 "
                 "in halotools' columns, and from the text of ROCKSTAR or consistent-trees."
             )
         # Databases give commas, and no mark.
