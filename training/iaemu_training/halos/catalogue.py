@@ -53,6 +53,8 @@ BORROWING_EDGES = np.linspace(10.5, 15.2, 15)
 
 #: Endings of HDF5 files; what else is HDF5 or text is told by its first bytes.
 _HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
+#: Of texts, which tell a file that is not there from a name in halotools' cache.
+_TEXT_SUFFIXES = (".list", ".txt", ".ascii", ".dat", ".csv", ".gz", ".bz2", ".xz")
 #: Attributes that are numbers, with their ranges, where a catalogue states them.
 _ATTRIBUTES = {
     "redshift": Range(above=-1, at_most=1e4),
@@ -187,7 +189,7 @@ class HaloCatalogue:
             return cls.read_packed(shipped[str(source)])
         if path.is_dir():
             raise CatalogueError(f"{path} is a folder; name the file of the catalogue in it.")
-        if path.suffix or path.name != str(source):
+        if path.suffix.lower() in (*_HDF5_SUFFIXES, *_TEXT_SUFFIXES) or path.name != str(source):
             raise CatalogueError(f"There is no catalogue file {path}.")
         return cls.from_halotools_cache(str(source))
 

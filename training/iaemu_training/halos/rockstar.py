@@ -50,7 +50,7 @@ _ENDINGS = r"(?i)\.(list|txt|ascii|dat|csv)(\.(gz|bz2|xz))?$"
 #: First bytes of compressed files.
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 #: Rows in a chunk.
-_CHUNK = 200_000
+_CHUNK = 20_000
 
 
 def read_rockstar(
