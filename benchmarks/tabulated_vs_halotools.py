@@ -49,6 +49,7 @@ from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
+from iaemu_training.work.kernels import LIMIT
 
 BINNINGS = {"paper": PAPER_EDGES, "TNG": TNG_EDGES}
 FINE_EDGES = union_edges(PAPER_EDGES, TNG_EDGES)
@@ -121,9 +122,7 @@ _worker: list[HalotoolsMocks] = []
 
 def _start_worker(names, single_thread: bool, pivot: float | None) -> None:
     if single_thread:
-        import numba
-
-        numba.set_num_threads(1)
+        LIMIT.set(1)
     _worker[:] = [HalotoolsMocks(HaloCatalogue.load(name), FINE_EDGES, pivot=pivot) for name in names]
 
 

@@ -8,11 +8,12 @@ import sys
 import pytest
 
 CODE = """
-import pickle, sys, numba
+import pickle, sys
+from iaemu_training.work.kernels import LIMIT
 function, arguments = pickle.load(sys.stdin.buffer)
 results = []
 for n in (1, 2):
-    numba.set_num_threads(n)
+    LIMIT.set(n)
     results.append(function(*arguments))
 pickle.dump(results, sys.stdout.buffer)
 """

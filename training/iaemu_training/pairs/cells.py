@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from iaemu_training.work.kernels import kernel
+
 _MAX_CELLS = 96
 
 
@@ -45,7 +47,7 @@ def choose_cells(n_points: int, Lbox: float, r_max: float, per_radius: int) -> i
     return int(np.clip(int(per_radius * Lbox / r_max), 1, most))
 
 
-@numba.njit(cache=True)
+@kernel
 def near_cells(grid: CellGrid, x: float, y: float, z: float, width: float, r2_max: float, lowest: int) -> np.ndarray:
     """Cells of index ``lowest`` and above that have points within a distance of a point, or of a cell; in fixed order.
 

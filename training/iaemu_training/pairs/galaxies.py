@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
 from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
+from iaemu_training.work.kernels import in_threads, kernel
 
 #: Cells in the largest separation: smaller ones follow the sphere more closely, but cost more look-ups. Measured best.
 CELLS_PER_RADIUS = 2
@@ -64,7 +65,8 @@ def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: Arr
     grid = CellGrid.build(positions, Lbox, choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS))
     # One row of the result per column of cells, whatever the number of threads: the order of additions is fixed.
     partial = np.zeros((grid.n_cells**2, 3, n_bins))
-    _count_columns(np.concatenate([positions, axes], axis=1)[grid.order], grid, edges * edges, partial)
+    points = np.concatenate([positions, axes], axis=1)[grid.order]
+    in_threads(_count_columns, len(partial), points, grid, edges * edges, partial)
     return PairSums(*partial.sum(axis=0))
 
 
@@ -113,16 +115,16 @@ def checked_galaxies(
     return positions, axes / norm[:, None], Lbox, edges
 
 
-@numba.njit(parallel=True, cache=True)
-def _count_columns(points, grid, edges2, partial):
-    """Fill ``partial[column]`` with the sums of pairs whose first-sorted point lies in that column of cells.
+@kernel
+def _count_columns(start, stop, points, grid, edges2, partial):
+    """Fill ``partial[start:stop]`` with the sums of pairs whose first-sorted point lies in that column of cells.
 
     ``points``: (n, 6) position and unit axis, sorted. Every pair is visited once and added for both of its orders.
     """
     n_bins = len(edges2) - 1
     n_cells, first = grid.n_cells, grid.first
     side = grid.Lbox / n_cells
-    for column in numba.prange(n_cells * n_cells):
+    for column in range(start, stop):
         sums = np.zeros((3, n_bins))
         x, y = (column // n_cells + 0.5) * side, (column % n_cells + 0.5) * side
         for iz in range(n_cells):

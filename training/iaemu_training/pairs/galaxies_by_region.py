@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
+from iaemu_training.work.kernels import in_threads, kernel
 
 # Seconds before a progress bar appears.
 _BAR_AFTER = 2.0
@@ -137,8 +137,9 @@ def count_pairs_by_region(
     # Parts of the regions in turn, for the bar; each large enough to occupy all threads.
     n_parts = min(n_regions, 25)
     parts = np.array_split(np.arange(n_regions), n_parts)
-    for part in tqdm(parts, desc="pairs", unit="part", delay=_BAR_AFTER, disable=not progress):
-        _count_regions(points, grid, n_side, edges * edges, part, sums)
+    # A bar that is not shown would leave a thread of its own all the same.
+    for part in tqdm(parts, desc="pairs", unit="part", delay=_BAR_AFTER) if progress else parts:
+        in_threads(_count_regions, len(part), points, grid, n_side, edges * edges, part, sums)
     counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums[:, 0], sums[:, 1]
     shells = _spread_shells(positions, axes, Lbox, edges, n_side)
@@ -161,7 +162,7 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
     sin = np.sqrt(1.0 - cos**2)
     directions = np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
     spread = np.zeros((n_side**3, 27, 2, len(edges) - 1))
-    _fill_spread(points, grid, radii, 0.5 * weight, directions, spread)
+    in_threads(_fill_spread, len(spread), points, grid, radii, 0.5 * weight, directions, spread)
     inside = spread[:, 13]
     leaving = spread.sum(axis=1) - inside
     by_step = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
@@ -174,14 +175,14 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
     return RandomSums(*inside.swapaxes(0, 1)), RandomSums(*across.swapaxes(0, 1))
 
 
-@numba.njit(parallel=True, cache=True)
-def _fill_spread(points, grid, radii, weights, directions, spread):
-    """:func:`_spread_region` of all regions."""
-    for region in numba.prange(len(spread)):
+@kernel
+def _fill_spread(start, stop, points, grid, radii, weights, directions, spread):
+    """:func:`_spread_region` of the regions from ``start`` to ``stop``."""
+    for region in range(start, stop):
         spread[region] = _spread_region(points, grid, radii, weights, directions, region)
 
 
-@numba.njit(cache=True)
+@kernel
 def _spread_region(points, grid, radii, weights, directions, region):
     """D and S_omega of the shells about the galaxies of a region, by where they reach; (27, 2, n_bins).
 
@@ -224,14 +225,14 @@ def _spread_region(points, grid, radii, weights, directions, region):
     return own
 
 
-@numba.njit(parallel=True, cache=True)
-def _count_regions(points, grid, n_side, edges2, regions, sums):
-    """:func:`_count_region` of ``regions``; no two threads write to one place."""
-    for k in numba.prange(len(regions)):
+@kernel
+def _count_regions(start, stop, points, grid, n_side, edges2, regions, sums):
+    """:func:`_count_region` of ``regions[start:stop]``."""
+    for k in range(start, stop):
         sums[regions[k]] = _count_region(points, grid, n_side, edges2, regions[k])
 
 
-@numba.njit(cache=True)
+@kernel
 def _count_region(points, grid, n_side, edges2, region):
     """Sums of pairs inside of a region, and across its border; (2, 3, n_bins).
 

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from iaemu_training.pairs.cells import CellGrid, minimum_image, near_cells
+from iaemu_training.work.kernels import in_threads, kernel
 
 #: Cells in the largest separation, for :func:`two_halo_rows`.
 CELLS_PER_RADIUS = 3
@@ -26,40 +27,31 @@ def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return edges2, np.clip(guess, 0, len(edges2) - 2).astype(np.int64)
 
 
+# Inlined functions that take arrays count references in the innermost loop, which takes three times as long where they
+# also loop: bins are looked up in the kernels.
+
+
 @numba.njit(inline="always")
-def tracer_terms(
-    position: np.ndarray,
-    axis: np.ndarray,
-    host: np.ndarray,
-    i: int,
-    j: int,
-    Lbox: float,
-    edges2: np.ndarray,
-    guess: np.ndarray,
-) -> tuple[int, float, float]:
-    """Bin of a pair of different hosts, -1 if it lies in none, and what it adds to S_omega (axis of i) and S_eta."""
+def separation(position: np.ndarray, i: int, j: int, Lbox: float) -> tuple[float, float, float]:
+    """From point i to the nearest image of point j."""
     dx = minimum_image(position[j, 0] - position[i, 0], Lbox)
     dy = minimum_image(position[j, 1] - position[i, 1], Lbox)
     dz = minimum_image(position[j, 2] - position[i, 2], Lbox)
-    r2 = dx * dx + dy * dy + dz * dz
-    b = -1
-    omega = 0.0
-    eta = 0.0
-    if edges2[0] < r2 <= edges2[-1] and host[j] != host[i]:
-        b = guess[min(int(r2 * (len(guess) / edges2[-1])), len(guess) - 1)]
-        while r2 <= edges2[b]:
-            b -= 1
-        ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
-        bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
-        third_i = 1.0 / 3.0 * (ax * ax + ay * ay + az * az)
-        along = ax * dx + ay * dy + az * dz
-        cosine = ax * bx + ay * by + az * bz
-        omega = along * along / r2 - third_i
-        eta = cosine * cosine - third_i * (bx * bx + by * by + bz * bz)
-    return b, omega, eta
+    return dx, dy, dz
 
 
-@numba.njit(parallel=True, fastmath=False, cache=True)
+@numba.njit(inline="always")
+def tracer_terms(
+    ax: float, ay: float, az: float, bx: float, by: float, bz: float, dx: float, dy: float, dz: float
+) -> tuple[float, float]:
+    """What a pair of axes a and b at a separation d adds to S_omega (axis a) and S_eta."""
+    third = 1.0 / 3.0 * (ax * ax + ay * ay + az * az)
+    along = ax * dx + ay * dy + az * dz
+    cosine = ax * bx + ay * by + az * bz
+    omega = along * along / (dx * dx + dy * dy + dz * dz) - third
+    return omega, cosine * cosine - third * (bx * bx + by * by + bz * bz)
+
+
 def two_halo_rows(
     rows: np.ndarray,
     row_first: np.ndarray,
@@ -79,16 +71,31 @@ def two_halo_rows(
     ``out[k, s, b, :]`` gets (DD, S_omega, S_eta) of axis-bearing species ``rows[k]`` with species ``s`` in bin ``b``.
     Points are sorted as ``grid``; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
     """
+    arguments = (rows, row_first, row_points, position, axis, multiplicity, species)
+    in_threads(_two_halo_rows, len(rows), *arguments, host, grid, edges2, guess, out)
+
+
+@kernel
+def _two_halo_rows(
+    start, stop, rows, row_first, row_points, position, axis, multiplicity, species, host, grid, edges2, guess, out
+):
     first, Lbox = grid.first, grid.Lbox
-    for k in numba.prange(len(rows)):
+    for k in range(start, stop):
         sums = out[k]
         sums[:] = 0.0
         for p in range(row_first[rows[k]], row_first[rows[k] + 1]):
             i = row_points[p]
             for cell in near_cells(grid, position[i, 0], position[i, 1], position[i, 2], 0.0, edges2[-1], 0):
                 for j in range(first[cell], first[cell + 1]):
-                    b, omega, eta = tracer_terms(position, axis, host, i, j, Lbox, edges2, guess)
-                    if b >= 0:
+                    dx, dy, dz = separation(position, i, j, Lbox)
+                    r2 = dx * dx + dy * dy + dz * dz
+                    if edges2[0] < r2 <= edges2[-1] and host[j] != host[i]:
+                        b = guess[min(int(r2 * (len(guess) / edges2[-1])), len(guess) - 1)]
+                        while r2 <= edges2[b]:
+                            b -= 1
+                        ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
+                        bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                        omega, eta = tracer_terms(ax, ay, az, bx, by, bz, dx, dy, dz)
                         weight = multiplicity[i] * multiplicity[j]
                         s = species[j]
                         sums[s, b, 0] += weight
@@ -96,7 +103,6 @@ def two_halo_rows(
                         sums[s, b, 2] += weight * eta
 
 
-@numba.njit(parallel=True, cache=True)
 def one_halo_sums(
     bin_first: np.ndarray,
     host_first: np.ndarray,
@@ -120,10 +126,31 @@ def one_halo_sums(
     separation.) Each host counts with ``host_weight``. Pairs of a borrowed satellite with the central or with another
     borrowed one are left out: see :func:`donor_pair_sums`.
     """
+    arguments = (bin_first, host_first, offset, sat_axis, central_axis, multiplicity, rank_bin)
+    in_threads(_one_halo_sums, len(bin_first) - 1, *arguments, virtual, host_weight, edges2, species_of, out)
+
+
+@kernel
+def _one_halo_sums(
+    start,
+    stop,
+    bin_first,
+    host_first,
+    offset,
+    sat_axis,
+    central_axis,
+    multiplicity,
+    rank_bin,
+    virtual,
+    host_weight,
+    edges2,
+    species_of,
+    out,
+):
     third = 1.0 / 3.0
     n_bins = len(edges2) - 1
     r2_max, r2_min = edges2[n_bins], edges2[0]
-    for m in numba.prange(len(bin_first) - 1):
+    for m in range(start, stop):
         base = species_of[m]
         for h in range(bin_first[m], bin_first[m + 1]):
             for i in range(host_first[h], host_first[h + 1]):
@@ -161,19 +188,23 @@ def one_halo_sums(
                     row[5] += 2.0 * weight * (cosine * cosine - 3.0 * third_i * third_j)
 
 
-@numba.njit(parallel=True, cache=True)
 def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) -> np.ndarray:
     """DD, S_omega and S_eta over all ordered pairs of donors placed about one host, (n_blocks, n_bins, 3).
 
     Borrowed satellites are drawn independently from the donors, so this over the number of donors squared is what any
-    two of one host contribute on average. Sum over the first axis (blocks of donors, one a thread).
+    two of one host contribute on average. Sum over the first axis (blocks of donors).
     """
-    n = len(offset)
-    n_blocks = min(n, 64)
+    out = np.zeros((min(len(offset), 64), len(edges2) - 1, 3))
+    in_threads(_donor_pair_sums, len(out), offset, axis, edges2, out)
+    return out
+
+
+@kernel
+def _donor_pair_sums(start, stop, offset, axis, edges2, out):
+    n, n_blocks = len(offset), len(out)
     third = 1.0 / 3.0
     n_bins = len(edges2) - 1
-    out = np.zeros((n_blocks, n_bins, 3))
-    for block in numba.prange(n_blocks):
+    for block in range(start, stop):
         for i in range(block, n, n_blocks):
             for j in range(n):
                 dx = offset[j, 0] - offset[i, 0]
@@ -190,7 +221,6 @@ def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) ->
                 out[block, b, 0] += 1.0
                 out[block, b, 1] += along * along / r2 - third * norm_i
                 out[block, b, 2] += cosine * cosine - third * norm_i * norm_j
-    return out
 
 
 def radial(offset: np.ndarray) -> np.ndarray:

@@ -6,13 +6,13 @@ of an axis is in the region that its galaxy is in.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from iaemu.models.tables import ONE_HALO_COLUMNS
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
-from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial, tracer_terms
+from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial, separation, tracer_terms
+from iaemu_training.work.kernels import in_threads, kernel
 
 #: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
 _BATCH = 256
@@ -87,7 +87,8 @@ class RegionCounter:
             points = np.flatnonzero((self._region_of_points == region) & (kind == first))
             for start in range(0, len(points), _BATCH):
                 part = points[start : start + _BATCH]
-                _sums_around(part, position, axis, host, kind, weights, self._grid, self._edges2, self._guess, around)
+                arguments = (part, position, axis, host, kind, weights, self._grid, self._edges2, self._guess, around)
+                in_threads(_sums_around, len(part), *arguments)
                 out[first] += weights[part].T @ around[: len(part)].reshape(len(part), -1)
         return np.moveaxis(out.reshape(2, n, 2, n_bins, 3, n), 1, 4)
 
@@ -132,18 +133,25 @@ class RegionCounter:
         )
 
 
-@numba.njit(parallel=True, cache=True)
-def _sums_around(points, position, axis, host, kind, weights, grid, edges2, guess, out):
+@kernel
+def _sums_around(start, stop, points, position, axis, host, kind, weights, grid, edges2, guess, out):
     """``out[p, k, b, :, m]``: DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
     first, Lbox, n_weights = grid.first, grid.Lbox, weights.shape[1]
-    for p in numba.prange(len(points)):
+    for p in range(start, stop):
         i = points[p]
         out[p] = 0.0
         for cell in near_cells(grid, position[i, 0], position[i, 1], position[i, 2], 0.0, edges2[-1], 0):
             for j in range(first[cell], first[cell + 1]):
-                b, omega, eta = tracer_terms(position, axis, host, i, j, Lbox, edges2, guess)
-                if b < 0:
+                dx, dy, dz = separation(position, i, j, Lbox)
+                r2 = dx * dx + dy * dy + dz * dz
+                if r2 <= edges2[0] or r2 > edges2[-1] or host[j] == host[i]:
                     continue
+                b = guess[min(int(r2 * (len(guess) / edges2[-1])), len(guess) - 1)]
+                while r2 <= edges2[b]:
+                    b -= 1
+                ax, ay, az = axis[i, 0], axis[i, 1], axis[i, 2]
+                bx, by, bz = axis[j, 0], axis[j, 1], axis[j, 2]
+                omega, eta = tracer_terms(ax, ay, az, bx, by, bz, dx, dy, dz)
                 sums = out[p, kind[j], b]
                 for m in range(n_weights):
                     weight = weights[j, m]

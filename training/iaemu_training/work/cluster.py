@@ -57,7 +57,7 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
     if n == 1:
         yield Workers(_InThisProcess(), 1)
         return
-    # Fork would copy the threads' locks of torch and numba in whatever state they are.
+    # Fork would copy the threads' locks of torch in whatever state they are.
     pool = concurrent.futures.ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Workers(pool, _WINDOW)
@@ -72,22 +72,22 @@ def available_cores() -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch and numba use one thread in the calling thread, and as many as before afterwards.
+    """Let torch and our kernels use one thread in the calling thread, and as many as before afterwards.
 
     Tasks run so whatever worker runs them: they are parallel to each other, and a sum split over threads would depend
     on their number.
     """
-    import numba
     import torch
 
-    before = torch.get_num_threads(), numba.get_num_threads()
+    from iaemu_training.work.kernels import LIMIT
+
+    before, token = torch.get_num_threads(), LIMIT.set(1)
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
+        torch.set_num_threads(before)
+        LIMIT.reset(token)
 
 
 class _InThisProcess(concurrent.futures.Executor):
