@@ -23,11 +23,23 @@ Optional are ``covariances``: files beside it, each with a header of its own and
 The rows run over the bins of the file's ``statistics``, one statistic after the other, in increasing r; a file with
 several statistics holds their cross-covariance. ``n_regions`` is there if the matrix was estimated from (jackknife)
 regions, and turns on the Hartlap factor of the likelihood. Any other header entry is kept as ``metadata``.
+
+Files that :meth:`Measurement.write` writes also state what a file that was cut short or damaged does not fulfil::
+
+    # bins: {omega: 14}
+    # sha256: 0f3a...
+
+``sha256`` is that of all other lines, without spaces at their ends and with a newline after each. Who edits such a
+file by hand takes that line out. Of a file without it, the last line must end in a newline, and the statistics that
+``bins`` or ``statistics`` in the header name must be there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,13 +49,18 @@ import yaml
 from numpy.typing import ArrayLike
 
 from iaemu.binning import EDGE_TOLERANCE, union_edges
-from iaemu.files import write_text
+from iaemu.files import Write, read_text, write_together
 from iaemu.prediction import STATISTICS
 
 _FORMAT = "iaemu measurement 1"
 _COVARIANCE_FORMAT = "iaemu covariance 1"
 _COLUMNS = ("statistic", "r_low", "r_high", "value", "error")
 SUFFIX = ".txt"
+
+#: Entries of headers that are not metadata.
+_RESERVED = ("format", "r_unit", "columns", "statistics", "bins", "covariances", "replaces", "sha256")
+_COVARIANCE_RESERVED = ("format", "statistics", "n_regions", "sha256")
+_CHECKSUM = re.compile(r"#\s*sha256:\s*([0-9a-f]{64})\s*")
 
 #: A covariance's diagonal and the squared errors of its bins may differ by this fraction (figures are rounded).
 _DIAGONAL_TOLERANCE = 0.01
@@ -63,12 +80,26 @@ class Bins:
         Limits of the radial bins [Mpc/h]; increasing, not overlapping, gaps are allowed.
     value, error : array (n_bins,)
         Correlation function and its standard error, dimensionless.
+
+    Raises
+    ------
+    MeasurementError
+        Not real numbers, masked, or not one of each a bin.
     """
 
     r_low: np.ndarray
     r_high: np.ndarray
     value: np.ndarray
     error: np.ndarray
+
+    def __post_init__(self):
+        for name in ("r_low", "r_high", "value", "error"):
+            values = _real_array(getattr(self, name), f"{name} of the bins", 1)
+            object.__setattr__(self, name, values)
+            if values.shape != self.r_low.shape:
+                raise MeasurementError(
+                    f"{name} of the bins has {len(values)} entries, r_low has {len(self.r_low)}: one a bin, please."
+                )
 
     def __len__(self) -> int:
         return len(self.value)
@@ -126,12 +157,41 @@ class Covariance:
         Number of regions from which it was estimated; None if it was not (a model, say).
     metadata : dict
         Other entries of the header.
+
+    Raises
+    ------
+    MeasurementError
+        Statistics that are unknown or named twice; not a square matrix of real numbers; a bad number of regions.
     """
 
     statistics: tuple[str, ...]
     matrix: np.ndarray
     n_regions: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = (self.statistics,) if isinstance(self.statistics, str) else self.statistics
+        if (
+            not isinstance(names, (list, tuple))
+            or not names
+            or any(not isinstance(name, str) or name not in STATISTICS for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise MeasurementError(
+                f"'statistics' of a covariance must be some of {', '.join(STATISTICS)}, each once, got {_brief(names)}."
+            )
+        object.__setattr__(self, "statistics", tuple(names))
+        matrix = _real_array(self.matrix, f"the covariance of {', '.join(names)}", 2)
+        if matrix.shape[0] != matrix.shape[1]:
+            raise MeasurementError(f"A covariance has as many rows as columns, got the shape {matrix.shape}.")
+        object.__setattr__(self, "matrix", matrix)
+        if self.n_regions is not None and (
+            not isinstance(self.n_regions, numbers.Integral) or isinstance(self.n_regions, bool) or self.n_regions < 2
+        ):
+            raise MeasurementError(
+                f"'n_regions' of a covariance must be a whole number above 1, or None, got {_brief(self.n_regions)}."
+            )
+        _check_metadata(self.metadata, _COVARIANCE_RESERVED)
 
     @classmethod
     def read(cls, path: str | Path) -> Covariance:
@@ -154,24 +214,18 @@ class Covariance:
         """
         path = Path(path)
         header, rows = _read_text(path, _COVARIANCE_FORMAT)
-        statistics = header.pop("statistics", None)
-        if isinstance(statistics, str):
-            statistics = [statistics]
-        if not statistics or any(name not in STATISTICS for name in statistics):
-            raise MeasurementError(
-                f"{path}: 'statistics' in the header must list some of {', '.join(STATISTICS)}, got {statistics!r}."
-            )
         lengths = {len(row) for _, row in rows}
         if not rows or lengths != {len(rows)}:
             raise MeasurementError(
                 f"{path}: a covariance has as many rows as columns, not {len(rows)} rows of {sorted(lengths)} numbers."
             )
         matrix = np.array([[_number(path, line, word) for word in row] for line, row in rows])
-        n_regions = header.pop("n_regions", None)
-        if n_regions is not None and (not isinstance(n_regions, int) or n_regions < 2):
-            raise MeasurementError(f"{path}: 'n_regions' must be a whole number above 1, got {n_regions!r}.")
+        try:
+            covariance = cls(header.pop("statistics", None), matrix, header.pop("n_regions", None), header)
+        except MeasurementError as error:
+            raise MeasurementError(f"{path}: {error}") from None
         check_covariance(matrix, str(path))
-        return cls(tuple(statistics), matrix, n_regions, header)
+        return covariance
 
     def write(self, path: str | Path) -> Path:
         """Write to a temporary name, then rename: a reader never sees half a file.
@@ -184,11 +238,16 @@ class Covariance:
         -------
         Path
         """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_together({path: _writer(self._text())})
+        return path
+
+    def _text(self) -> str:
         header = {"format": _COVARIANCE_FORMAT, "statistics": list(self.statistics), **self.metadata}
         if self.n_regions is not None:
-            header["n_regions"] = self.n_regions
-        rows = [" ".join(f"{value:.12g}" for value in row) for row in self.matrix]
-        return _write_text(Path(path), header, rows)
+            header["n_regions"] = int(self.n_regions)
+        return _as_text(header, [" ".join(map(repr, row)) for row in self.matrix.tolist()])
 
 
 @dataclass(frozen=True)
@@ -212,12 +271,19 @@ class Measurement:
     name: str = "measurement"
 
     def __post_init__(self):
+        if not isinstance(self.bins, Mapping) or not all(isinstance(bins, Bins) for bins in self.bins.values()):
+            raise MeasurementError(f"{self.name}: 'bins' must map statistics to Bins, got {_brief(self.bins)}.")
+        if not isinstance(self.covariances, (list, tuple)) or not all(
+            isinstance(covariance, Covariance) for covariance in self.covariances
+        ):
+            raise MeasurementError(f"{self.name}: 'covariances' must be a list of Covariance.")
+        _check_metadata(self.metadata, _RESERVED)
         if not self.bins:
             raise MeasurementError(f"{self.name}: there is no measurement in it.")
         for statistic, bins in self.bins.items():
-            if statistic not in STATISTICS:
+            if not isinstance(statistic, str) or statistic not in STATISTICS:
                 raise MeasurementError(
-                    f"{self.name}: unknown statistic {statistic!r}; known are {', '.join(STATISTICS)}."
+                    f"{self.name}: unknown statistic {_brief(statistic)}; known are {', '.join(STATISTICS)}."
                 )
             _check_bins(f"{self.name}: {statistic}", bins)
         seen: set[str] = set()
@@ -283,44 +349,81 @@ class Measurement:
         if unit != "Mpc/h":
             raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h', got {unit!r}.")
         bins = _read_bins(path, str(header.pop("columns", "")).replace(",", " ").split(), rows)
-        files = header.pop("covariances", None) or []
-        if isinstance(files, str):
-            files = [files]
+        _check_complete(path, bins, header.pop("bins", None), header.pop("statistics", None))
+        header.pop("replaces", None)
+        files = _file_names(path, header.pop("covariances", None))
         for file in files:
             if not (path.parent / file).is_file():
                 raise MeasurementError(f"{path}: its header names the covariance {file!r}, which is not beside it.")
         return cls(bins, [Covariance.read(path.parent / file) for file in files], header, name or str(path))
 
-    def write(self, path: str | Path) -> Path:
+    def write(self, path: str | Path, beside: Mapping[str | Path, Write] | None = None) -> Path:
         """Write the table, and its covariances beside it as ``<stem>_<statistics>_covariance.txt``.
 
-        Each file is written under a temporary name and renamed, covariances first: a table never refers to a file
-        that is not there.
+        They appear together or not at all, also if the process is killed: at each moment the table that is there refers
+        to covariances of its own. Where it replaces one that refers to covariances of these names, the new ones get
+        other names first. Covariances of the older table that are of no more use are removed.
 
         Parameters
         ----------
         path : str or Path
+        beside : mapping of path to callable, optional
+            Further files that appear together with the table, such as a picture of it; as of
+            :func:`iaemu.files.write_together`.
 
         Returns
         -------
         Path
+
+        Raises
+        ------
+        MeasurementError
+            A header that cannot be written.
+        OSError
+            One of the files cannot be written; all are as they were before.
         """
         path = Path(path)
-        names = []
-        for covariance in self.covariances:
-            name = f"{path.stem}_{'_'.join(covariance.statistics)}_covariance{SUFFIX}"
-            covariance.write(path.parent / name)
-            names.append(name)
-        header = {"format": _FORMAT, **self.metadata, "r_unit": "Mpc/h"}
-        if names:
-            header["covariances"] = names
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stems = [f"{path.stem}_{'_'.join(covariance.statistics)}_covariance" for covariance in self.covariances]
+        texts = [covariance._text() for covariance in self.covariances]
+        plain, spare = [stem + SUFFIX for stem in stems], [f"{stem}_new{SUFFIX}" for stem in stems]
+
+        def files(names: list[str], replaces: Sequence[str] = ()) -> dict[str | Path, Write]:
+            contents = {path.parent / name: text for name, text in zip(names, texts, strict=True)}
+            changed = {file: text for file, text in contents.items() if not _holds(file, text)}
+            return {file: _writer(text) for file, text in {**changed, path: self._text(names, replaces)}.items()}
+
+        present, replaced = _covariances_of(path)
+        unused = [name for name in (*present, *replaced) if name not in (*plain, *spare)]
+        if any(
+            name in present and not _holds(path.parent / name, text) for name, text in zip(plain, texts, strict=True)
+        ):
+            write_together(files(spare, unused) | dict(beside or {}))
+        elif unused:
+            # They are named until they are gone, so that a killed process leaves nothing that nobody knows of.
+            write_together(files(plain, unused) | dict(beside or {}))
+        for name in unused:
+            (path.parent / name).unlink(missing_ok=True)
+        write_together(files(plain) | dict(beside or {}))
+        for name in spare:
+            (path.parent / name).unlink(missing_ok=True)
+        return path
+
+    def _text(self, covariances: Sequence[str], replaces: Sequence[str] = ()) -> str:
+        header: dict[str, Any] = {"format": _FORMAT, **self.metadata, "r_unit": "Mpc/h"}
+        if covariances:
+            header["covariances"] = list(covariances)
+        if replaces:
+            header["replaces"] = list(replaces)
         header["columns"] = " ".join(_COLUMNS)
+        header["bins"] = {statistic: len(bins) for statistic, bins in self.bins.items()}
+        # As many digits as it takes to read the same number.
         rows = [
-            f"{statistic:<5s} {low:<14.12g} {high:<14.12g} {value:<19.12g} {error:.12g}"
+            f"{statistic:<5s} {low!r:<19s} {high!r:<19s} {value!r:<22s} {error!r}"
             for statistic, bins in self.bins.items()
-            for low, high, value, error in zip(bins.r_low, bins.r_high, bins.value, bins.error, strict=True)
+            for low, high, value, error in np.stack([bins.r_low, bins.r_high, bins.value, bins.error], axis=1).tolist()
         ]
-        return _write_text(path, header, rows)
+        return _as_text(header, rows)
 
 
 def check_covariance(matrix: np.ndarray, label: str) -> None:
@@ -331,6 +434,10 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
     matrix : array (n, n)
     label : str
         What the message calls it.
+
+    Raises
+    ------
+    MeasurementError
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise MeasurementError(f"{label}: the covariance must be a square matrix, got shape {matrix.shape}.")
@@ -341,16 +448,25 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
     if np.any(diagonal <= 0):
         bad = int(np.argmax(diagonal <= 0))
         raise MeasurementError(f"{label}: the covariance has the variance {diagonal[bad]:.6g} at bin {bad}.")
-    # Compare correlations: bins of xi differ by many orders of magnitude.
-    scale = np.sqrt(np.outer(diagonal, diagonal))
-    asymmetry = np.abs(matrix - matrix.T) / scale
+    # Compare correlations: bins of xi differ by many orders of magnitude, of which the products may overflow.
+    sigma = np.sqrt(diagonal)
+    with np.errstate(over="ignore"):
+        correlation = matrix / sigma[:, None] / sigma
+        large = np.abs(correlation) > 2.0
+    if large.any():
+        row, column = np.argwhere(large)[0]
+        raise MeasurementError(
+            f"{label}: the covariance is not positive definite: {matrix[row, column]:.6g} at ({row}, {column}) is more "
+            f"than the variances {diagonal[row]:.6g} and {diagonal[column]:.6g} allow."
+        )
+    asymmetry = np.abs(correlation - correlation.T)
     if asymmetry.max() > 1e-6:
         row, column = np.unravel_index(np.argmax(asymmetry), matrix.shape)
         raise MeasurementError(
             f"{label}: the covariance is not symmetric: {matrix[row, column]:.6g} at ({row}, {column}), "
             f"{matrix[column, row]:.6g} at ({column}, {row})."
         )
-    eigenvalues = np.linalg.eigvalsh(matrix / scale)
+    eigenvalues = np.linalg.eigvalsh(correlation)
     if eigenvalues[0] <= 1e-12 * eigenvalues[-1]:
         raise MeasurementError(
             f"{label}: the covariance is not positive definite: its correlation matrix has the eigenvalue "
@@ -363,7 +479,8 @@ def _check_against_errors(matrix: np.ndarray, error: np.ndarray, label: str) -> 
     if matrix.shape != (len(error), len(error)):
         raise MeasurementError(f"{label} has shape {matrix.shape}, but the table holds {len(error)} bins of it.")
     check_covariance(matrix, label)
-    apart = np.abs(np.diag(matrix) / error**2 - 1.0) > _DIAGONAL_TOLERANCE
+    with np.errstate(over="ignore"):
+        apart = np.abs((np.sqrt(np.diag(matrix)) / error) ** 2 - 1.0) > _DIAGONAL_TOLERANCE
     if np.any(apart):
         bad = int(np.argmax(apart))
         raise MeasurementError(
@@ -375,8 +492,8 @@ def _check_against_errors(matrix: np.ndarray, error: np.ndarray, label: str) -> 
 def _check_bins(label: str, bins: Bins) -> None:
     for name in ("r_low", "r_high", "value", "error"):
         values = getattr(bins, name)
-        if values.shape != bins.value.shape or values.ndim != 1 or len(values) == 0:
-            raise MeasurementError(f"{label}: {name} has shape {values.shape}, value has {bins.value.shape}.")
+        if len(values) == 0:
+            raise MeasurementError(f"{label}: it has no bins.")
         if not np.all(np.isfinite(values)):
             bad = int(np.argmax(~np.isfinite(values)))
             raise MeasurementError(
@@ -417,43 +534,181 @@ def _read_bins(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]
     return {statistic: Bins(*np.array(numbers).T) for statistic, numbers in table.items()}
 
 
+def _check_complete(path: Path, bins: Mapping[str, Bins], counts: Any, statistics: Any) -> None:
+    """Raise unless there are as many bins of each statistic as the header says."""
+    if counts is not None:
+        found = {statistic: len(entry) for statistic, entry in bins.items()}
+        if counts != found:
+            raise MeasurementError(
+                f"{path}: its header states the bins {_brief(counts)}, but the table holds {found}. Is it complete? If "
+                f"you took bins out, change the line '# bins: ...', or remove it."
+            )
+    for statistic in [statistics] if isinstance(statistics, str) else statistics or ():
+        if statistic not in bins:
+            raise MeasurementError(
+                f"{path}: its header names the statistic {_brief(statistic)}, but the table has none."
+            )
+
+
+def _file_names(path: Path, given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else given or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name and "\0" not in name for name in names):
+        raise MeasurementError(f"{path}: 'covariances' in the header must list names of files, got {_brief(given)}.")
+    return names
+
+
+def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
+    """Those that a table on disk refers to, and those that it replaces, of names that :meth:`Measurement.write` gives"""
+    statistic = f"_(?:{'|'.join(STATISTICS)})"
+    own = re.compile(re.escape(path.stem) + f"(?:{statistic})+_covariance(?:_new)?" + re.escape(SUFFIX))
+    try:
+        header, _ = _read_text(path, _FORMAT)
+        present, replaced = (_file_names(path, header.get(key)) for key in ("covariances", "replaces"))
+    except (MeasurementError, OSError):
+        return [], []
+    return [name for name in present if own.fullmatch(name)], [name for name in replaced if own.fullmatch(name)]
+
+
 def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
     """Header of a file of the format expected, and (line number, words) of each row of the body."""
-    header, rows = [], []
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise MeasurementError(f"{path}: not a text file in UTF-8 ({error}).") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.startswith("#"):
+        text = read_text(path)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        raise MeasurementError(f"{path} cannot be read: {error}") from error
+    *lines, rest = text.split("\n")
+    if rest:
+        raise MeasurementError(
+            f"{path}: its last line, {rest[:40]!r}, does not end in a newline: the file was cut short. If it is "
+            f"complete, add a newline."
+        )
+    header, rows = [], []
+    checksums = set()
+    for number, line in enumerate(lines, start=1):
+        if checksum := _CHECKSUM.fullmatch(line):
+            checksums.add(checksum[1])
+        elif line.startswith("#"):
             # "# key" and "#key" are both fine, mixed or not; indentation beyond that belongs to YAML.
             header.append(line[1:].removeprefix(" "))
         elif line.strip():
             rows.append((number, line.split()))
-    try:
-        parsed = yaml.safe_load("\n".join(header)) or {}
-    except yaml.YAMLError as error:
-        raise MeasurementError(f"{path}: the lines behind '#' are not valid YAML: {error}") from error
-    if not isinstance(parsed, dict):
-        raise MeasurementError(f"{path}: the lines behind '#' must be 'key: value' pairs.")
+    parsed = _parsed_header(path, "\n".join(header))
     found = parsed.pop("format", None)
     if found != expected:
         raise MeasurementError(
-            f"{path}: the header must hold '# format: {expected}', got {found!r}. Is it the right file?"
+            f"{path}: the header must hold '# format: {expected}', got {_brief(found)}. Is it the right file?"
+        )
+    if "sha256" in parsed or checksums - {_checksum(lines)}:
+        raise MeasurementError(
+            f"{path} is not as it was written: the checksum in its header does not fit. If you changed it on purpose, "
+            f"remove the line '# sha256: ...' from it; if not, it is damaged: write or copy it again."
         )
     return parsed, rows
 
 
-def _write_text(path: Path, header: Mapping[str, Any], rows: Sequence[str]) -> Path:
-    text = yaml.safe_dump(dict(header), sort_keys=False, width=110, allow_unicode=True, default_flow_style=None)
-    lines = [f"# {line}" for line in text.splitlines()] + list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "\n".join(lines) + "\n")
-    return path
+class _Loader(yaml.SafeLoader):
+    """Without aliases, of which a few lines can make gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """As of yaml.SafeLoader."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to itself (*), which is not supported.")
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes out what appears twice, and NumPy's numbers as numbers."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """As of yaml.SafeDumper."""
+        return True
+
+
+_Dumper.add_multi_representer(np.generic, lambda dumper, value: dumper.represent_data(value.item()))
+_Dumper.add_representer(np.ndarray, lambda dumper, value: dumper.represent_data(value.tolist()))
+
+
+def _parsed_header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        parsed = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # PyYAML lets through whatever a bad date, number or depth of brackets raises.
+        raise MeasurementError(f"{path}: the lines behind '#' are not valid YAML: {error}") from error
+    if not isinstance(parsed or {}, dict) or any(not isinstance(key, str) for key in parsed or ()):
+        raise MeasurementError(f"{path}: the lines behind '#' must be 'key: value' pairs.")
+    return parsed or {}
+
+
+def _as_text(header: Mapping[str, Any], rows: Sequence[str]) -> str:
+    try:
+        text = yaml.dump(
+            dict(header), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True, default_flow_style=None
+        )
+        lines = [*(f"# {line}".rstrip() for line in text.rstrip("\n").split("\n")), *rows]
+        _parsed_header(Path("header"), text)
+        "\n".join(lines).encode()
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+        raise MeasurementError(
+            f"The metadata cannot be written; it takes text, numbers, dates, and lists and mappings of these ({error})."
+        ) from error
+    lines.insert(len(lines) - len(rows), f"# sha256: {_checksum(lines)}")
+    return "\n".join(lines) + "\n"
+
+
+def _checksum(lines: Sequence[str]) -> str:
+    content = "".join(line.rstrip() + "\n" for line in lines if not _CHECKSUM.fullmatch(line))
+    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
+
+
+def _writer(text: str) -> Callable:
+    return lambda file: file.write(text.encode())
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether a file is there and holds just this."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
+
+
+def _real_array(values: Any, label: str, ndim: int) -> np.ndarray:
+    """Finite or not, but real numbers: float64 of so many dimensions."""
+    try:
+        array = np.asanyarray(values)
+    except Exception as error:  # of whatever class the object raises
+        raise MeasurementError(f"{label.capitalize()}: {_brief(values)} is not an array of numbers.") from error
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise MeasurementError(f"{label.capitalize()} holds masked entries; leave out bins without a measurement.")
+    if array.dtype.kind not in "iuf" or array.ndim != ndim:
+        raise MeasurementError(
+            f"{label.capitalize()} must be {ndim}-dimensional, of real numbers; got {array.ndim} dimension(s) of "
+            f"{array.dtype}."
+        )
+    return np.array(array, dtype=np.float64, subok=False)
+
+
+def _check_metadata(metadata: Any, taken: Sequence[str]) -> None:
+    if not isinstance(metadata, Mapping) or any(not isinstance(key, str) for key in metadata):
+        raise MeasurementError(f"Metadata must be a mapping of names to values, got {_brief(metadata)}.")
+    reserved = [key for key in metadata if key in taken]
+    if reserved:
+        raise MeasurementError(f"Metadata cannot hold {', '.join(reserved)}: the format uses the name itself.")
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # of whatever class the object raises
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(path: Path, line: int, word: str, column: str = "number") -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise MeasurementError(f"{path}, line {line}: {column} is {word!r}, which is not a number.") from None
+    # Python reads 1_000 and the digits of all scripts.
+    if word.isascii() and "_" not in word:
+        try:
+            return float(word)
+        except ValueError:
+            pass
+    raise MeasurementError(f"{path}, line {line}: {column} is {word[:60]!r}, which is not a number.")
