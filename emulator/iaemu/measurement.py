@@ -558,7 +558,7 @@ def _file_names(path: Path, given: Any) -> list[str]:
 
 
 def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
-    """Those that a table on disk refers to, and those that it replaces, of names that :meth:`Measurement.write` gives"""
+    """What a table on disk refers to, and what it replaces, of names that :meth:`Measurement.write` gives."""
     statistic = f"_(?:{'|'.join(STATISTICS)})"
     own = re.compile(re.escape(path.stem) + f"(?:{statistic})+_covariance(?:_new)?" + re.escape(SUFFIX))
     try:

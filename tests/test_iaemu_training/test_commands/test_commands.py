@@ -31,7 +31,11 @@ def test_a_mock_is_measured(tmp_path, capsys):
     galaxies = read_galaxies(mock)
     assert galaxies.Lbox == 40.0
     assert galaxies.metadata["mu_cen"] == 0.8 and galaxies.metadata["alpha"] == 1.0 and galaxies.metadata["seed"] == 4
-    assert main(["mock", str(mock), *arguments, "--seed", "4"]) == 0
+    before = mock.read_bytes()
+    assert main(["mock", str(mock), *arguments, "--seed", "5"]) == 1
+    assert "mock.hdf5 exists; give --force to replace it" in capsys.readouterr().err
+    assert mock.read_bytes() == before
+    assert main(["mock", str(mock), *arguments, "--seed", "4", "--force"]) == 0
     assert np.array_equal(read_galaxies(mock).axes, galaxies.axes)
     out = tmp_path / "own.txt"
     assert main(["measure", str(mock), "-o", str(out), "--bins", "0.3,1,3,10", "--regions", "3"]) == 0
@@ -107,8 +111,9 @@ def test_mocks_without_galaxies_or_beyond_the_emulator_are_named(tmp_path, capsy
     assert not out.exists()
     assert main(["mock", str(out), *strengths, "--logMmin", "12", "--alpha", "2"]) == 0
     assert "alpha = 2" in capsys.readouterr().err
-    assert main(["mock", str(out), *strengths, "--seed", "-1"]) == 1
-    assert "--seed must not be negative, got -1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["mock", str(out), *strengths, "--seed", "-1"])
+    assert "argument --seed: it must be a whole number, at least 0" in capsys.readouterr().err
 
 
 def test_an_output_that_is_the_input_is_refused(catalogue, tmp_path, capsys):

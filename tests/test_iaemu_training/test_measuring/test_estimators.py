@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("numba")
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError
+from iaemu.files import write_whole
 from iaemu.measurement import Measurement, MeasurementError
 from iaemu_training.measuring import jackknife
 from iaemu_training.measuring.estimators import MeasureWarning, draw, measure, parse_bins, table
@@ -57,7 +58,7 @@ def test_it_can_be_written_read_drawn_and_printed(galaxies, tmp_path):
         assert back.bins[name].value == pytest.approx(bins.value, rel=1e-11)
         assert back.covariance_of(name).matrix == pytest.approx(measured.covariance_of(name).matrix, rel=1e-9)
         assert back.covariance_of(name).n_regions == 27
-    draw(measured, tmp_path / "own.png")
+    write_whole(tmp_path / "own.png", lambda file: draw(measured, file))
     assert (tmp_path / "own.png").stat().st_size > 5000
     assert len(table(measured).splitlines()) == 10
 

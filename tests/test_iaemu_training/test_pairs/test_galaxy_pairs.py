@@ -114,7 +114,13 @@ def test_random_pairs_of_several_catalogues():
         (dict(positions=np.ones((4, 3))), "equal length"),
         (dict(axes=np.zeros((5, 3))), "axes have length 0"),
         (dict(r_edges=[1.0, 26.0]), "Lbox / 2 = 25"),
-        (dict(Lbox=-1.0), "Lbox must be positive"),
+        (dict(Lbox=-1.0), "Lbox must be a number, above 0; got -1.0"),
+        (dict(Lbox=None), "Lbox must be a number, above 0; got None"),
+        (dict(axes=np.full((5, 3), 1j)), "axes must be real numbers, got complex128"),
+        (dict(axes=np.full((5, 3), "1.5")), "axes must be real numbers, got <U3"),
+        (dict(positions=np.ma.array(np.ones((5, 3)), mask=True)), "masked values in 5 rows, first in row 0"),
+        (dict(positions=[[1, 2, 3], [4, 5]]), r"array of numbers of shape \(n, 3\)"),
+        (dict(positions=np.full((5, 3), -0.001)), r"5 positions lie outside the box.*Wrap them"),
     ],
 )
 def test_bad_input_is_refused(change, message):
@@ -126,3 +132,19 @@ def test_bad_input_is_refused(change, message):
 def test_bad_bins_are_refused():
     with pytest.raises(BinningError):
         count_pairs(np.ones((5, 3)), np.ones((5, 3)), LBOX, [1.0, 0.5])
+
+
+def test_what_is_outside_of_the_box_by_rounding_is_put_back():
+    x, e = clustered(300)
+    x[0] = -1e-5, LBOX * (1 + 1e-7), LBOX
+    inside = np.mod(x, LBOX)
+    for a, b in zip(count_pairs(x, e, LBOX, EDGES), count_pairs(inside, e, LBOX, EDGES), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert x[0, 0] == -1e-5  # the user's array stays as it is
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e200, 1e308])
+def test_axes_may_be_of_any_length(scale):
+    x, e = clustered(300)
+    for a, b in zip(count_pairs(x, e, LBOX, EDGES), count_pairs(x, e * (scale / 2), LBOX, EDGES), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)

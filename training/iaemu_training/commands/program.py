@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 
@@ -33,6 +34,10 @@ def run(program: str, description: str, commands: Mapping[str, str], argv: list[
     try:
         module = importlib.import_module(f"iaemu_training.commands.{command.replace('-', '_')}")
         module.main(argparse.ArgumentParser(f"{program} {command}", description=module.__doc__), argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough ("| head -1"). Python would write the rest once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ImportError as error:
         needs = "" if "pip install" in str(error) else ". It takes: pip install 'iaemu-cobaya[training]'"
         print(f"{program} {command}: {error}{needs}", file=sys.stderr)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, check_edges
-from iaemu.files import write_whole
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
 from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
+from iaemu_training.pairs.galaxies import as_vectors, wrapped
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
 #: Binnings by name.
@@ -57,7 +56,7 @@ def measure(
     Parameters
     ----------
     positions : (n, 3)
-        In [0, Lbox] [Mpc/h].
+        In [0, Lbox] [Mpc/h]; what is outside by rounding is put back, with a note.
     axes : (n, 3)
         Major axes, of any length but 0.
     Lbox : float
@@ -91,12 +90,19 @@ def measure(
     MeasurementError
         A statistic could not be measured in any bin.
     """
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ValueError(f"metadata must be a mapping of names to values, got {type(metadata).__name__}.")
     names = check_statistics([statistics] if isinstance(statistics, str) else statistics)
+    if not names:
+        raise ValueError(f"statistics: name at least one of {', '.join(STATISTICS)}.")
     sums = count_pairs_by_region(positions, axes, Lbox, r_edges, n_regions_per_side, progress)
+    notes, bins, kept = [], {}, {}
+    _, n_outside = wrapped(as_vectors(positions, "positions"), sums.Lbox)
+    if n_outside:
+        notes.append(f"{n_outside} galaxies outside of the box by rounding were put back to the other side")
     values, estimates = whole_box(sums), delete_one(sums)
     low, high = sums.r_edges[:-1], sums.r_edges[1:]
     enough = (sums.total.DD >= 2 * MIN_PAIRS) & (sums.n_effective >= MIN_REGIONS)  # ordered pairs
-    notes, bins, kept = [], {}, {}
     for name in names:
         with np.errstate(invalid="ignore"):
             errors = np.sqrt(np.diag(covariance(estimates[name])))
@@ -175,8 +181,8 @@ def table(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
-def draw(measurement: Measurement, path: str | Path) -> None:
-    """A picture of all statistics with their errors; written to ``path``, a PNG."""
+def draw(measurement: Measurement, file: IO[bytes]) -> None:
+    """A picture of all statistics with their errors, written to an open file as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(measurement.bins), 3.4), layout="constrained")
@@ -188,4 +194,4 @@ def draw(measurement: Measurement, path: str | Path) -> None:
             ax.set_yscale("log")
         else:
             ax.axhline(0, color="0.6", lw=0.8)
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    figure.savefig(file, format="png", dpi=110)

@@ -1,14 +1,19 @@
 """Galaxy catalogues in files: positions and major axes, read from what people have, and written for later.
 
-HDF5 (a data set a column, in any group, or one table), NumPy ``.npz`` and structured ``.npy``, and through astropy
-``.csv``, ``.ecsv``, ``.fits``, ``.txt``. Three columns of numbers make a vector, or one column of threes.
+HDF5 (a data set a column, in any group, or tables), NumPy ``.npz`` and structured ``.npy``, and through astropy
+``.fits`` and text: ``.csv``, ``.ecsv``, ``.txt``, ``.dat``, ``.ascii``, also compressed (``.gz``, ``.bz2``, ``.xz``).
+Three columns of numbers make a vector, or one column of threes.
+
+A column in a group or table has the name ``table/column``. The name of the column alone will do as long as one table
+has it: galaxies and halos in one file are not mixed.
 """
 
 from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +21,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.files import read_text
+from iaemu.ranges import Range
 from iaemu_training.halos.columns import plain
 from iaemu_training.work.hdf5 import write_hdf5
 
@@ -29,7 +36,11 @@ AXES = (
 )
 
 _HDF5 = (".hdf5", ".h5")
-_ASTROPY = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".fits": "fits", ".txt": "ascii", ".dat": "ascii"}
+_FITS = (".fits", ".fit")
+_TEXT = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".txt": "ascii", ".dat": "ascii", ".ascii": "ascii"}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+#: Larger boxes than anybody simulates [Mpc/h]: the unit is another.
+_LARGEST_BOX = 2e4
 _COMPARISONS = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -89,31 +100,38 @@ def read_galaxies(
     Raises
     ------
     GalaxyFileError
-        Unknown format, missing column (the message lists those that there are), wrong shape, or nothing selected.
+        Unknown format, damaged file; a column that is missing (the message lists those that there are), that several
+        tables have, or that does not hold numbers; wrong shape; nothing selected; a value that is not finite or an axis
+        of length 0 in what is; a bad side of the box.
     FileNotFoundError
         No such file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no galaxy catalogue {str(path)!r}.")
+    Range(above=0).check("scale", scale, float, GalaxyFileError)
     columns, attributes = _read_columns(path)
-    vectors = [
-        _vector(path, columns, tuple(names), defaults, option)
-        for names, defaults, option in ((positions, POSITIONS, "--positions"), (axes, AXES, "--axes"))
-    ]
-    keep = np.ones(len(vectors[0]), dtype=bool)
-    for condition in select:
-        keep &= _condition(path, columns, condition, len(keep))
+    given = [(names,) if isinstance(names, str) else tuple(names) for names in (positions, axes)]
+    first = _find(path, columns, given[0], POSITIONS, "--positions")
+    second = _find(path, columns, given[1], AXES, "--axes", columns[first[0]].table)
+    _check_tables(path, columns, (first, given[0]), (second, given[1]))
+    x, e = _vector(path, columns, first, "--positions"), _vector(path, columns, second, "--axes")
+    if len(x) != len(e):
+        raise GalaxyFileError(f"{path}: {' '.join(first)} hold {len(x)} galaxies, {' '.join(second)} {len(e)}.")
+    keep = np.ones(len(x), dtype=bool)
+    for condition in [select] if isinstance(select, str) else select:
+        keep &= _condition(path, columns, condition, len(keep), columns[first[0]].table)
     if not keep.any():
         raise GalaxyFileError(
             f"{path}: none of {len(keep)} galaxies is left after {' and '.join(select) or 'reading'}."
         )
-    metadata = {str(key): plain(value) for key, value in attributes.items()}
+    for names, values in ((first, x), (second, e)):
+        _check_rows(path, names, keep & ~np.isfinite(values).all(axis=1), "values that are missing or not finite")
+    _check_rows(path, second, keep & ~e.any(axis=1), "axes of length 0")
+    Lbox = _box_side(path, attributes, scale)
+    metadata = {str(key): plain(value) for key, value in attributes.items() if str(key).lower() not in _SIDES}
     metadata = {key: value for key, value in metadata.items() if isinstance(value, (bool, int, float, str))}
-    Lbox = next((metadata.pop(key) for key in list(metadata) if key.lower() == "lbox"), None)
-    return GalaxyFile(
-        vectors[0][keep] * scale, vectors[1][keep], None if Lbox is None else float(Lbox) * scale, metadata
-    )
+    return GalaxyFile(x[keep] * scale, e[keep], Lbox, metadata)
 
 
 def write_galaxies(
@@ -137,118 +155,292 @@ def write_galaxies(
         Further columns.
     attributes : mapping, optional
         Numbers and text about the whole.
+
+    Raises
+    ------
+    GalaxyFileError
+        Not one position and axis a galaxy, or a column of another length; what HDF5 cannot hold.
+    OSError
+        The file cannot be written; an older one is as it was.
     """
-    table: dict[str, Any] = {name: np.asarray(positions)[:, i] for i, name in enumerate(POSITIONS[0])}
-    table |= {name: np.asarray(axes)[:, i] for i, name in enumerate(AXES[0])}
+    Range(above=0).check("Lbox", Lbox, float, GalaxyFileError)
+    table: dict[str, Any] = {}
+    for names, given in ((POSITIONS[0], positions), (AXES[0], axes)):
+        vector = _numbers(Path(path), " ".join(names), partial(np.ma.asanyarray, given), "iuf")
+        if vector.ndim != 2 or vector.shape[1] != 3 or not np.isfinite(vector).all():
+            raise GalaxyFileError(
+                f"{' '.join(names)} must be three finite numbers a galaxy, got an array of the shape {vector.shape}."
+            )
+        table |= dict(zip(names, vector.T, strict=True))
     table |= dict(columns or {})
 
     def fill(file: h5py.File) -> None:
         file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
         for name, values in table.items():
+            if np.shape(values) != (len(table["x"]),):
+                raise ValueError(f"the column {name} has the shape {np.shape(values)}, for {len(table['x'])} galaxies")
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
 
-    write_hdf5(path, fill)
-
-
-def _read_columns(path: Path):
-    """Columns by name, loaded on access where the format allows, and attributes."""
-    suffix = path.suffix.lower()
     try:
-        if suffix in _HDF5:
-            with h5py.File(path, "r") as file:
-                return _Hdf5Columns(path), dict(file.attrs)
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            return {k: v for k, v in arrays.items() if v.ndim}, {k: v[()] for k, v in arrays.items() if not v.ndim}
-        if suffix == ".npy":
-            array = np.load(path, allow_pickle=False)
-            if array.dtype.names is None:
-                raise GalaxyFileError(f"{path}: a .npy file needs named columns (a structured array); or use .npz.")
-            return {name: array[name] for name in array.dtype.names}, {}
-        if suffix in _ASTROPY:
-            from astropy.table import Table
+        write_hdf5(path, fill)
+    except OSError:
+        raise
+    except Exception as error:  # of whatever class h5py has for what it cannot hold
+        raise GalaxyFileError(f"{path}: these galaxies cannot be written as HDF5: {error}") from error
 
-            table = Table.read(path, format=_ASTROPY[suffix])
-            return {name: table[name] for name in table.colnames}, table.meta
+
+class _Column(NamedTuple):
+    """Where a column is: its table or group, its name there, and what reads it."""
+
+    table: str
+    name: str
+    read: Callable[[], Any]
+
+
+_Columns = dict[str, _Column]
+#: Names of attributes that hold the side of the box, in lower case; that of TNG stands in a group.
+_SIDES = ("lbox", "header/boxsize")
+
+
+def _read_columns(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    """Columns by their full names, and attributes."""
+    suffix = path.suffix.lower()
+    packed = suffix in _COMPRESSED
+    if packed:
+        suffix = Path(path.stem).suffix.lower()
+    known = {**dict.fromkeys(_HDF5, _of_hdf5), ".npz": _of_npz, ".npy": _of_npy, **dict.fromkeys(_FITS, _of_fits)}
+    known |= dict.fromkeys(_TEXT, _of_text)
+    if suffix not in known:
+        raise GalaxyFileError(f"{path}: unknown format {suffix!r}; known are {', '.join(known)}.")
+    if packed and suffix not in (*_TEXT, *_FITS):
+        raise GalaxyFileError(f"{path}: only text and FITS are read compressed; unpack it first.")
+    try:
+        return known[suffix](path)
     except GalaxyFileError:
         raise
-    except (OSError, ValueError) as error:
-        raise GalaxyFileError(f"{path} cannot be read as {suffix}: {error}") from error
+    except Exception as error:  # of whatever class h5py, zipfile, NumPy and astropy have for what is wrong with a file
+        raise GalaxyFileError(f"{path} cannot be read as {suffix}: {error or type(error).__name__}") from error
+
+
+def _of_hdf5(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    columns: _Columns = {}
+    with h5py.File(path, "r") as file:
+
+        def add(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.dtype.names:
+                for field in item.dtype.names:
+                    columns[f"{name}/{field}"] = _Column(name, field, partial(_hdf5_values, path, name, field))
+            elif isinstance(item, h5py.Dataset) and item.ndim:
+                table, _, short = name.rpartition("/")
+                columns[name] = _Column(table, short, partial(_hdf5_values, path, name, None))
+
+        file.visititems(add)
+        attributes = dict(file.attrs)
+        if "Header" in file and "BoxSize" in file["Header"].attrs:
+            attributes["Header/BoxSize"] = file["Header"].attrs["BoxSize"]
+        return columns, attributes
+
+
+def _hdf5_values(path: Path, name: str, field: str | None) -> np.ndarray:
+    with h5py.File(path, "r") as file:
+        return file[name][()] if field is None else file[name].fields(field)[()]
+
+
+def _of_npz(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    columns: _Columns = {}
+    for name, array in arrays.items():
+        if array.dtype.names:
+            columns |= _of_table(array, array.dtype.names, f"{name}/")
+        elif array.ndim:
+            columns |= _of_table(arrays, [name])
+    return columns, {name: array[()] for name, array in arrays.items() if not array.ndim}
+
+
+def _of_npy(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    array = np.load(path, allow_pickle=False)
+    if array.dtype.names is None:
+        raise GalaxyFileError(f"{path}: a .npy file needs named columns (a structured array); or use .npz.")
+    return _of_table(array, array.dtype.names), {}
+
+
+def _of_fits(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    from astropy.io import fits
+    from astropy.table import Table
+
+    columns: _Columns = {}
+    with fits.open(path, memmap=False) as units:
+        attributes = dict(units[0].header)
+        tables = [(number, unit) for number, unit in enumerate(units) if isinstance(unit, fits.BinTableHDU)]
+        for number, unit in tables:
+            table = Table.read(unit)
+            columns |= _of_table(table, table.colnames, f"{unit.name or number}/" if len(tables) > 1 else "")
+            attributes |= table.meta
+    return columns, attributes
+
+
+def _of_text(path: Path) -> tuple[_Columns, dict[str, Any]]:
+    from astropy.table import Table
+
+    lines = read_text(path).split("\n")
+    suffix = path.suffix.lower() if path.suffix.lower() in _TEXT else Path(path.stem).suffix.lower()
+    style = _TEXT[suffix]
+    if style == "ascii.csv" and lines[0].startswith("#"):
+        style = "ascii"  # which guesses whether comments or the names of columns come first
+    table = Table.read(lines, format=style)
+    return _of_table(table, table.colnames), table.meta
+
+
+def _of_table(table: Any, names: Sequence[str], prefix: str = "") -> _Columns:
+    return {f"{prefix}{name}": _Column(prefix[:-1], name, partial(operator.getitem, table, name)) for name in names}
+
+
+def _find(
+    path: Path, columns: _Columns, names: tuple[str, ...], defaults, option: str, table: str | None = None
+) -> list[str]:
+    """Full names of the columns ``names``, or of the first of ``defaults`` that one table has, ``table`` if it does."""
+    if names:
+        if len(names) not in (1, 3):
+            raise GalaxyFileError(f"{option} takes one column of threes or three columns, got {len(names)}.")
+        known = {*columns, *(column.name for column in columns.values())}
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise GalaxyFileError(f"{path} has no column {', '.join(missing)} ({option}). {_listing(columns)}")
+        return [_full_name(path, columns, name, option, table) for name in names]
+    for entry in defaults:
+        tables = [
+            place
+            for place in dict.fromkeys(column.table for column in columns.values())
+            if all(_joined(place, name) in columns for name in entry)
+        ]
+        if len(tables) > 1 and table not in tables:
+            raise GalaxyFileError(
+                f"{path}: the columns {' '.join(entry)} are in {_listed_tables(tables)}. Name those that you mean: "
+                f"{option} {' '.join(_joined(tables[0] or tables[1], name) for name in entry)}."
+            )
+        if tables:
+            return [_joined(table if table in tables else tables[0], name) for name in entry]
     raise GalaxyFileError(
-        f"{path}: unknown format {suffix!r}; known are {', '.join((*_HDF5, '.npz', '.npy', *_ASTROPY))}."
+        f"{path} has none of the columns {'; '.join(' '.join(entry) for entry in defaults)}. Name them with "
+        f"{option}. {_listing(columns)}"
     )
 
 
-class _Hdf5Columns(dict):
-    """Names of all data sets, or of the fields of the only one; each is read when it is asked for."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
-        with h5py.File(path, "r") as file:
-            found = {}
-            file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-            for name, item in found.items():
-                if item.dtype.names:
-                    self.update({field: (name, field) for field in item.dtype.names})
-                elif item.ndim:
-                    self[name] = (name, None)
-
-    def __getitem__(self, key):
-        name, field = super().__getitem__(key)
-        with h5py.File(self.path, "r") as file:
-            return file[name][()] if field is None else file[name].fields(field)[()]
+def _full_name(path: Path, columns: _Columns, name: str, option: str, table: str | None = None) -> str:
+    if table is not None and _joined(table, name) in columns:
+        return _joined(table, name)
+    if name in columns:
+        return name
+    found = [full for full, column in columns.items() if column.name == name]
+    if not found:
+        raise GalaxyFileError(f"{path} has no column {name} ({option}). {_listing(columns)}")
+    if len(found) > 1:
+        raise GalaxyFileError(
+            f"{path}: the column {name} ({option}) is in {_listed_tables([columns[full].table for full in found])}. "
+            f"Name the one that you mean: {' or '.join(found)}."
+        )
+    return found[0]
 
 
-def _vector(path: Path, columns, names: tuple[str, ...], defaults, option: str) -> np.ndarray:
-    """Columns ``names``, or the first of ``defaults`` that is there, as (n, 3) float64."""
-    if not names:
-        names = next((entry for entry in defaults if all(name in columns for name in entry)), ())
-        if not names:
-            raise GalaxyFileError(
-                f"{path} has none of the columns {'; '.join(' '.join(entry) for entry in defaults)}. Name them with "
-                f"{option}. {_listing(columns)}"
-            )
-    missing = [name for name in names if name not in columns]
-    if missing:
-        raise GalaxyFileError(f"{path} has no column {', '.join(missing)} ({option}). {_listing(columns)}")
-    if len(names) not in (1, 3):
-        raise GalaxyFileError(f"{option} takes one column of threes or three columns, got {len(names)}.")
-    arrays = [_numbers(path, name, columns[name]) for name in names]
+def _check_tables(path: Path, columns: _Columns, *wanted: tuple[list[str], tuple[str, ...]]) -> None:
+    """Columns of several tables are of one galaxy a row only if somebody says so, by their full names."""
+    tables = dict.fromkeys(columns[name].table for names, _ in wanted for name in names)
+    if len(tables) > 1 and any(name not in given for names, given in wanted for name in names):
+        raise GalaxyFileError(
+            f"{path}: these columns are in {_listed_tables(list(tables))}: "
+            f"{', '.join(name for names, _ in wanted for name in names)}. If each row is one "
+            f"galaxy in all of them, name all so with --positions and --axes."
+        )
+
+
+def _joined(table: str, name: str) -> str:
+    return f"{table}/{name}" if table else name
+
+
+def _listed_tables(tables: Sequence[str]) -> str:
+    return " and ".join(f"the table {table}" if table else "the top of the file" for table in tables)
+
+
+def _vector(path: Path, columns: _Columns, names: Sequence[str], option: str) -> np.ndarray:
+    """Columns as (n, 3) float64."""
+    arrays = [_numbers(path, name, columns[name].read, "iuf") for name in names]
+    if len({array.shape for array in arrays}) > 1:
+        raise GalaxyFileError(
+            f"{path}: {' '.join(names)} ({option}) are of unequal shapes: {', '.join(str(a.shape) for a in arrays)}."
+        )
     vector = arrays[0] if len(names) == 1 else np.stack(arrays, axis=-1)
     if vector.ndim != 2 or vector.shape[1] != 3:
         raise GalaxyFileError(
             f"{path}: {' '.join(names)} ({option}) must hold three numbers a galaxy, got the shape {vector.shape}."
         )
-    return vector
+    return vector.astype(np.float64)
 
 
-def _numbers(path: Path, name: str, values) -> np.ndarray:
+def _numbers(path: Path, name: str, read: Callable[[], Any], kinds: str) -> np.ndarray:
+    """An array of some kinds of numbers; NaN where entries are masked."""
     try:
-        # Masked values of a table become NaN, which the pair counter refuses by row.
-        filled = values.filled(np.nan) if hasattr(values, "filled") else values
-        return np.asarray(filled, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise GalaxyFileError(f"{path}: the column {name} does not hold numbers ({error}).") from error
+        values = np.ma.asanyarray(read())
+        if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+            values = np.ma.filled(np.ma.MaskedArray(values, dtype=np.float64), np.nan)
+        array = np.asarray(values)
+    except Exception as error:  # of whatever class the library that reads it has
+        raise GalaxyFileError(f"{path}: the column {name} cannot be read as numbers: {error}") from error
+    if array.dtype.kind not in kinds:
+        raise GalaxyFileError(f"{path}: the column {name} does not hold numbers, but {_sample(array)}.")
+    return array
 
 
-def _condition(path: Path, columns, text: str, n: int) -> np.ndarray:
+def _sample(array: np.ndarray) -> str:
+    text = f"{array.dtype} such as {array.ravel()[0]!r}" if array.size else str(array.dtype)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_rows(path: Path, names: Sequence[str], bad: np.ndarray, what: str) -> None:
+    if bad.any():
+        raise GalaxyFileError(
+            f"{path}: {' '.join(names)} hold {what} in {bad.sum()} rows, first in row {int(np.argmax(bad))} of the "
+            f"file (the first is 0). Leave these galaxies out with --select, or mend the file."
+        )
+
+
+def _box_side(path: Path, attributes: Mapping[str, Any], scale: float) -> float | None:
+    """The side that the file states, times ``scale``."""
+    for key, value in attributes.items():
+        if str(key).lower() in _SIDES:
+            try:
+                sides = np.unique(np.asarray(plain(value), dtype=np.float64))
+            except (TypeError, ValueError):
+                sides = np.array([])
+            if len(sides) != 1 or not 0 < sides[0] < np.inf:
+                raise GalaxyFileError(f"{path}: its {key} = {value!r:.80} is not the side of a cubic box.")
+            side = float(sides[0]) * scale
+            if side > _LARGEST_BOX:
+                raise GalaxyFileError(
+                    f"{path}: its {key} = {sides[0]:g} makes a box of {side:g} Mpc/h. If it and the positions are in "
+                    f"kpc/h, give --scale 0.001."
+                )
+            return side
+    return None
+
+
+def _condition(path: Path, columns: _Columns, text: str, n: int, table: str) -> np.ndarray:
     match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*", text)
     name, symbol, word = match.groups() if match else ("", "", "")
     try:
         number = float(word)
     except ValueError:
-        raise GalaxyFileError(
-            f"--select {text!r} is not of the form 'column > number' (or >=, <, <=, ==, !=)."
-        ) from None
-    if name not in columns:
-        raise GalaxyFileError(f"{path} has no column {name} (--select). {_listing(columns)}")
-    values = _numbers(path, name, columns[name])
+        number = np.nan
+    if np.isnan(number):
+        raise GalaxyFileError(f"--select {text!r} is not of the form 'column > number' (or >=, <, <=, ==, !=).")
+    full = _full_name(path, columns, name, "--select", table)
+    values = _numbers(path, full, columns[full].read, "iufb")
     if values.shape != (n,):
-        raise GalaxyFileError(f"{path}: {name} (--select) must hold one number a galaxy, got {values.shape}.")
-    return _COMPARISONS[symbol](values, number)
+        raise GalaxyFileError(f"{path}: {full} (--select) must hold one number a galaxy, got the shape {values.shape}.")
+    if values.dtype.kind in "iu" and re.fullmatch(r"[+-]?\d{1,18}", word):
+        return _COMPARISONS[symbol](values, int(word))  # float64 holds no long identifiers
+    return _COMPARISONS[symbol](values, number) & ~np.isnan(values)
 
 
-def _listing(columns) -> str:
+def _listing(columns: _Columns) -> str:
     return f"It has: {', '.join(columns) or 'no columns'}."

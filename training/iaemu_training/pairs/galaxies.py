@@ -13,11 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
+from iaemu.ranges import Range
 from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
 from iaemu_training.work.kernels import in_threads, kernel
 
 #: Cells in the largest separation: smaller ones follow the sphere more closely, but cost more look-ups. Measured best.
 CELLS_PER_RADIUS = 2
+
+#: A position that is outside of the box by so small a share of its side was rounded: to 32 bits, or as text.
+ROUNDING = 1e-5
 
 
 class PairSums(NamedTuple):
@@ -43,7 +47,7 @@ def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: Arr
     Parameters
     ----------
     positions : (n, 3)
-        In [0, Lbox] [Mpc/h].
+        In [0, Lbox] [Mpc/h]; what is outside by rounding is put back.
     axes : (n, 3)
         Major axes; normalised here, as halotools does.
     Lbox : float
@@ -54,8 +58,8 @@ def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: Arr
     Raises
     ------
     ValueError
-        Wrong shapes; a value that is not finite; a position outside the box; an axis of length 0; bins beyond half
-        of the box.
+        Wrong shapes; a value that is masked, not a real number or not finite; a position outside the box; an axis of
+        length 0; bins beyond half of the box.
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
     n_bins = len(edges) - 1
@@ -75,44 +79,101 @@ def random_pairs(n_galaxies: ArrayLike, Lbox: float, r_edges: ArrayLike) -> np.n
     return np.asarray(n_galaxies, dtype=np.float64)[..., None] ** 2 * shell_volumes(r_edges) / float(Lbox) ** 3
 
 
-def _as_vectors(values, name: str) -> np.ndarray:
-    values = np.ascontiguousarray(values, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != 3:
-        raise ValueError(f"{name} must be of shape (n, 3), got {values.shape}.")
-    bad = ~np.isfinite(values).all(axis=1)
+def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
+    """Three finite numbers each, (n, 3) float64.
+
+    Parameters
+    ----------
+    values : (n, 3)
+    name : str
+        What messages call them.
+
+    Returns
+    -------
+    (n, 3) float64
+
+    Raises
+    ------
+    ValueError
+        Wrong shape; masked, not real numbers, or not finite.
+    """
+    try:
+        array = np.asanyarray(values)
+    except Exception as error:  # of whatever class the object has
+        raise ValueError(f"{name} must be an array of numbers of shape (n, 3): {error}") from error
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} must be real numbers, got {array.dtype}.")
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise ValueError(f"{name} must be of shape (n, 3), got {array.shape}.")
+    filled = np.ma.filled(array.astype(np.float64), np.nan)
+    bad = ~np.isfinite(filled).all(axis=1)
     if bad.any():
-        raise ValueError(f"{name} hold NaN or infinite values in {bad.sum()} rows, first in row {int(np.argmax(bad))}.")
-    return values
+        raise ValueError(
+            f"{name} hold NaN, infinite or masked values in {bad.sum()} rows, first in row {int(np.argmax(bad))}."
+        )
+    return np.ascontiguousarray(filled)
+
+
+def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
+    """Positions of which those that lie outside of the box by rounding are put back to where they are periodically.
+
+    Parameters
+    ----------
+    positions : (n, 3) float64
+    Lbox : float
+
+    Returns
+    -------
+    positions : (n, 3) float64
+        In [0, Lbox].
+    n : int
+        How many were put back.
+
+    Raises
+    ------
+    ValueError
+        A position outside by more than ``ROUNDING`` of the side.
+    """
+    outside = np.any((positions < 0) | (positions > Lbox), axis=1)
+    if not outside.any():
+        return positions, 0
+    far = np.any((positions < -ROUNDING * Lbox) | (positions > (1 + ROUNDING) * Lbox), axis=1)
+    if far.any():
+        row = int(np.argmax(far))
+        raise ValueError(
+            f"{far.sum()} positions lie outside the box [0, {Lbox:g}] Mpc/h, first {positions[row]} in row {row}. "
+            f"Wrap them with numpy.mod(positions, Lbox), or check their units (Mpc/h)."
+        )
+    positions = positions.copy()
+    # A tiny negative number plus the side is the side: in the box all the same.
+    positions[outside] = np.mod(positions[outside], Lbox)
+    return positions, int(outside.sum())
 
 
 def checked_galaxies(
     positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Positions, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
+    """Positions in the box, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
     edges = check_edges(r_edges)
+    Range(above=0).check("Lbox", Lbox)
     Lbox = float(Lbox)
-    positions = _as_vectors(positions, "positions")
-    axes = _as_vectors(axes, "axes")
+    positions = as_vectors(positions, "positions")
+    axes = as_vectors(axes, "axes")
     if len(positions) != len(axes):
         raise ValueError(f"positions and axes must be of equal length, got {len(positions)} and {len(axes)}.")
-    if not (np.isfinite(Lbox) and Lbox > 0):
-        raise ValueError(f"Lbox must be positive and finite, got {Lbox}.")
     if edges[-1] > 0.5 * Lbox:
         raise ValueError(
             f"r_edges reach {edges[-1]:.4g} Mpc/h, but separations in a periodic box are defined up to Lbox / 2 = "
             f"{0.5 * Lbox:.4g} Mpc/h. Use fewer bins or a larger box."
         )
-    outside = np.any((positions < 0) | (positions > Lbox), axis=1)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(
-            f"{outside.sum()} positions lie outside the box [0, {Lbox:g}] Mpc/h, first {positions[row]} in row {row}. "
-            f"Wrap them with numpy.mod(positions, Lbox), or check their units (Mpc/h)."
-        )
-    norm = np.linalg.norm(axes, axis=1)
-    if np.any(norm == 0):
-        raise ValueError(f"{np.sum(norm == 0)} axes have length 0, first in row {int(np.argmin(norm))}.")
-    return positions, axes / norm[:, None], Lbox, edges
+    positions, _ = wrapped(positions, Lbox)
+    # First the largest component: squares of very large or small numbers are not numbers.
+    largest = np.abs(axes).max(axis=1, initial=0.0)
+    if np.any(largest == 0):
+        raise ValueError(f"{np.sum(largest == 0)} axes have length 0, first in row {int(np.argmin(largest))}.")
+    scale = np.where((largest < 1e-100) | (largest > 1e100), largest, 1.0)
+    axes = axes / scale[:, None]
+    return positions, axes / np.linalg.norm(axes, axis=1)[:, None], Lbox, edges
 
 
 @kernel

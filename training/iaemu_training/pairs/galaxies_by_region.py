@@ -5,6 +5,7 @@ One pass over all pairs fills the sums of all regions at once, beside :func:`iae
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
 from iaemu_training.work.kernels import in_threads, kernel
 
+# A million regions.
+_MAX_SIDE = 100
 # Seconds before a progress bar appears.
 _BAR_AFTER = 2.0
 # Nodes of the integral over a shell. Their error is the same in all regions, and far below the scatter of galaxies.
@@ -119,8 +122,10 @@ def count_pairs_by_region(
         the largest separation.
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
-    if int(n_side) != n_side or n_side < 2:
-        raise ValueError(f"A jackknife takes at least 2 regions along each side of the box, got {n_side}.")
+    if not isinstance(n_side, numbers.Integral) or isinstance(n_side, bool) or not 2 <= n_side <= _MAX_SIDE:
+        raise ValueError(
+            f"A jackknife takes at least 2 regions along each side of the box, at most {_MAX_SIDE}; got {n_side!r:.60}."
+        )
     n_side = int(n_side)
     if edges[-1] > Lbox / n_side:
         fewer = int(Lbox / edges[-1])
