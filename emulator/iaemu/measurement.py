@@ -61,6 +61,7 @@ SUFFIX = ".txt"
 _RESERVED = ("format", "r_unit", "columns", "statistics", "bins", "covariances", "replaces", "sha256")
 _COVARIANCE_RESERVED = ("format", "statistics", "n_regions", "sha256")
 _CHECKSUM = re.compile(r"#\s*sha256:\s*([0-9a-f]{64})\s*")
+_BROKEN_CHECKSUM = re.compile(r"(?<!\w)sha256:\s*[0-9a-f]{8,}")
 
 #: A covariance's diagonal and the squared errors of its bins may differ by this fraction (figures are rounded).
 _DIAGONAL_TOLERANCE = 0.01
@@ -588,6 +589,8 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
     for number, line in enumerate(lines, start=1):
         if checksum := _CHECKSUM.fullmatch(line):
             checksums.add(checksum[1])
+        elif _BROKEN_CHECKSUM.search(line):
+            checksums.add("of another line too")
         elif line.startswith("#"):
             # "# key" and "#key" are both fine, mixed or not; indentation beyond that belongs to YAML.
             header.append(line[1:].removeprefix(" "))

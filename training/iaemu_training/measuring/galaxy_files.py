@@ -110,6 +110,7 @@ def read_galaxies(
     if not path.is_file():
         raise FileNotFoundError(f"There is no galaxy catalogue {str(path)!r}.")
     Range(above=0).check("scale", scale, float, GalaxyFileError)
+    scale = float(scale)
     columns, attributes = _read_columns(path)
     given = [(names,) if isinstance(names, str) else tuple(names) for names in (positions, axes)]
     first = _find(path, columns, given[0], POSITIONS, "--positions")
@@ -172,7 +173,10 @@ def write_galaxies(
                 f"{' '.join(names)} must be three finite numbers a galaxy, got an array of the shape {vector.shape}."
             )
         table |= dict(zip(names, vector.T, strict=True))
-    table |= dict(columns or {})
+    for what, extra in {"columns": columns, "attributes": attributes}.items():
+        if extra is not None and (not isinstance(extra, Mapping) or any(not isinstance(key, str) for key in extra)):
+            raise GalaxyFileError(f"{what} must be a mapping of names to values, got {extra!r:.80}.")
+    table |= columns or {}
 
     def fill(file: h5py.File) -> None:
         file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from iaemu.binning import PAPER_EDGES, check_edges, nesting_matrix, union_edges
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support, as_theta
 from iaemu.prediction import STATISTICS, check_statistics
+from iaemu.ranges import Range
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.mocks.realisations import MockRealisations, concatenate, sum_boxes
@@ -73,16 +75,19 @@ class MockEnsemble(ForwardModel):
         processes: int = 1,
         support: Support | None = None,
     ):
-        if not catalogues:
-            raise ValueError("catalogues: name at least one halo catalogue.")
-        if n_realisations < 2:
-            raise ValueError(f"n_realisations must be at least 2, for a standard error; got {n_realisations}.")
-        if seeds not in SEED_POLICIES:
-            raise ValueError(f"seeds must be one of {', '.join(SEED_POLICIES)}, got {seeds!r}.")
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
-        if processes < 1:
-            raise ValueError(f"processes must be at least 1, got {processes}.")
+        if isinstance(catalogues, str | bytes) or not isinstance(catalogues, Sequence) or not catalogues:
+            raise ValueError(f"catalogues: name at least one halo catalogue, in a list; got {catalogues!r:.60}.")
+        wrong = [catalogue for catalogue in catalogues if not isinstance(catalogue, str | Path)]
+        if wrong:
+            raise ValueError(f"catalogues must be names or paths, got {wrong[0]!r:.60}.")
+        # Of one mock there is no standard error.
+        Range(at_least=2).check("n_realisations", n_realisations, int)
+        if not isinstance(seeds, str) or seeds not in SEED_POLICIES:
+            raise ValueError(f"seeds must be one of {', '.join(SEED_POLICIES)}, got {seeds!r:.60}.")
+        Range(at_least=0).check("seed", seed, int)
+        Range(at_least=1).check("processes", processes, int)
+        if support is not None and not isinstance(support, Support):
+            raise ValueError(f"support must be a Support, got {support!r:.60}.")
         self.catalogues = tuple(str(catalogue) for catalogue in catalogues)
         self.n_realisations, self.seed, self.seeds, self.processes = n_realisations, seed, seeds, processes
         self.support = Support() if support is None else support

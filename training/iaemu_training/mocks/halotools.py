@@ -20,8 +20,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, check_edges
+from iaemu.halomodel.occupation import mean_nsat
 from iaemu.models.laws import SLOPE, central_strengths
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
+from iaemu.ranges import Range
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subhalo_mass_bins
 from iaemu_training.mocks.dimroth_watson import quantile
 from iaemu_training.mocks.realisations import MockRealisations
@@ -40,6 +42,9 @@ _FLOAT_COLUMNS = (
 _INTEGER_COLUMNS = ("halo_id", "halo_upid", "halo_hostid")
 # The model carries velocities along, but nothing here depends on them.
 _VELOCITY_COLUMNS = ("halo_vx", "halo_vy", "halo_vz")
+
+#: 100 times those of any survey's box; halotools takes some 200 bytes of memory for each.
+_MAX_GALAXIES = 10**8
 
 #: Strengths between these fall into a gap of halotools' sampler, which then fails after 100 rejections: exp(-kappa)
 #: is not yet 0, but erfi(sqrt(kappa)) and exp(kappa) have overflown. The lower limit stands for the whole gap, which
@@ -121,6 +126,7 @@ class HalotoolsMocks:
             columns = _prepared_columns(halocat)
             is_host = columns["halo_upid"] == -1
             log_mass = np.log10(columns["halo_mvir_host_halo"])
+            self._log_mass = torch.as_tensor(log_mass[is_host])
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
             self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
 
@@ -142,9 +148,13 @@ class HalotoolsMocks:
         Raises
         ------
         ValueError
-            ``theta`` is not one point, sigma_logM <= 0, or a strength lies outside [-1, 1].
+            ``theta`` is not one point, sigma_logM <= 0, a strength lies outside [-1, 1], or there would be more
+            galaxies than fit into memory; ``seed`` is no whole number, or negative.
+        KeyError
+            ``theta`` lacks a parameter.
         """
         values = _one_point(theta, self.parameters)
+        self._check_numbers(values)
         # A large integer from the sequence: halotools adds 1, 2, ... to it for its steps, so seeds next to each other
         # would share their random numbers between mocks.
         states = _seed_sequence(seed).generate_state(4) >> 1
@@ -152,6 +162,16 @@ class HalotoolsMocks:
             self._model.param_dict.update(values)
             self._mock.populate(seed=int(states[0]))
             return _as_galaxies(self._mock.galaxy_table, self.Lbox)
+
+    def _check_numbers(self, values: Mapping[str, float]) -> None:
+        """ValueError if a point makes more galaxies than fit into memory."""
+        occupation = [torch.tensor(values[name], dtype=torch.float64) for name in ("logM0", "logM1", "alpha")]
+        expected = len(self._log_mass) + float(mean_nsat(self._log_mass, *occupation).sum())
+        if not expected <= _MAX_GALAXIES:
+            raise ValueError(
+                f"logM0 = {values['logM0']:g}, logM1 = {values['logM1']:g}, alpha = {values['alpha']:g} put "
+                f"{expected:.3g} galaxies into this box; {_MAX_GALAXIES:g} are the most that a mock may have."
+            )
 
     def iterate(
         self, theta: Mapping[str, Any] | ArrayLike, n: int, seed: int | np.random.SeedSequence = 0, smooth: bool = False
@@ -177,8 +197,7 @@ class HalotoolsMocks:
         ValueError
             As :meth:`populate`; ``n`` is not positive; bins beyond half of the box.
         """
-        if n < 1:
-            raise ValueError(f"The number of realisations must be at least 1, got {n}.")
+        Range(at_least=1).check("The number of realisations", n, int)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         sums, counts = [], []
         for galaxies in self.iterate(theta, n, seed, smooth):
@@ -227,6 +246,7 @@ def _seed_sequence(seed) -> np.random.SeedSequence:
     """A fresh sequence, so that spawning from it twice gives the same children."""
     if isinstance(seed, np.random.SeedSequence):
         return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
+    Range(at_least=0).check("seed", seed, int)
     return np.random.SeedSequence(seed)
 
 

@@ -44,7 +44,7 @@ class CellGrid(NamedTuple):
 def choose_cells(n_points: int, Lbox: float, r_max: float, per_radius: int) -> int:
     """Cells along a side: so many in the largest separation, but altogether not many more than there are points."""
     most = min(_MAX_CELLS, max(4, int(np.ceil((2.0 * n_points) ** (1.0 / 3.0)))))
-    return int(np.clip(int(per_radius * Lbox / r_max), 1, most))
+    return int(np.clip(per_radius * Lbox / r_max, 1, most))
 
 
 @kernel

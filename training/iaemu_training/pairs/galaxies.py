@@ -155,7 +155,7 @@ def checked_galaxies(
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Positions in the box, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
     edges = check_edges(r_edges)
-    Range(above=0).check("Lbox", Lbox)
+    Range(above=0, at_most=1e9).check("Lbox", Lbox)
     Lbox = float(Lbox)
     positions = as_vectors(positions, "positions")
     axes = as_vectors(axes, "axes")
