@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import fcntl
+import glob
 import gzip
 import hashlib
 import lzma
@@ -10,7 +12,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,14 +59,14 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
                 raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
             if not target.parent.is_dir():
                 raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
-            # Of a name that nobody else has, and beside the target: a rename across file systems is a copy.
-            descriptor, name = tempfile.mkstemp(".tmp", f".{target.name[:100]}.", target.parent)
+            _remove_abandoned(target)
+            file, name = _temporary(target)
+            leftovers.enter_context(file)
             leftovers.callback(Path(name).unlink, missing_ok=True)
-            with open(descriptor, "w+b") as file:
-                write(file)
-                file.flush()
-                os.fchmod(descriptor, _mode(target))
-                os.fsync(descriptor)
+            write(file)
+            file.flush()
+            os.fchmod(file.fileno(), _mode(target))
+            os.fsync(file.fileno())
             written.append((name, target))
         for name, target in written:
             os.replace(name, target)
@@ -130,6 +132,29 @@ def sha256_of_file(path: str | Path) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary(target: Path) -> tuple[IO[bytes], str]:
+    """A new file of a name that nobody else has, beside the target: a rename across file systems is a copy.
+
+    It is locked as long as its writer lives.
+    """
+    while True:
+        descriptor, name = tempfile.mkstemp(".tmp", f".{target.name[:100]}.", target.parent)
+        file = open(descriptor, "w+b")
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return file, name
+        file.close()  # another writer took it for abandoned before it was locked
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove temporary files of writers that were killed."""
+    for path in target.parent.glob(f".{glob.escape(target.name[:100])}.????????.tmp"):
+        with suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _mode(path: Path) -> int:

@@ -6,6 +6,8 @@ import lzma
 import multiprocessing
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -131,3 +133,19 @@ def test_binary_files_are_no_text(tmp_path):
     (tmp_path / "x").write_bytes(b"\x89HDF\0\0")
     with pytest.raises(ValueError, match="not a text file"):
         read_text(tmp_path / "x")
+
+
+def test_what_killed_writers_leave_is_removed_and_what_living_ones_write_is_not(tmp_path):
+    code = "import os, sys; from iaemu.files import write_whole; "
+    code += "write_whole(sys.argv[1], lambda file: os.kill(os.getpid(), 9))"
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")])
+    assert len(list(tmp_path.glob(".a.txt.*.tmp"))) == 1  # each takes away what the one before it left
+
+    def write(file):
+        write_whole(tmp_path / "a.txt", lambda other: other.write(b"first"))  # another writer at the same time
+        file.write(b"second")
+
+    write_whole(tmp_path / "a.txt", write)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_bytes() == b"second"

@@ -1,9 +1,17 @@
 """``iaemu mock`` and ``iaemu measure``, one after the other."""
 
+import shutil
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 
 pytest.importorskip("numba")
+pytest.importorskip("h5py")
+
+import h5py
 
 from iaemu.files import sha256_of_file
 from iaemu.measurement import Measurement
@@ -128,3 +136,152 @@ def test_an_output_that_is_the_input_is_refused(catalogue, tmp_path, capsys):
         assert main(arguments) == 1
         assert "is the catalogue itself" in capsys.readouterr().err
         assert path.read_bytes() == before
+
+
+# ---------------------------------------------------------------------- full disks, closed pipes, kills
+
+#: Runs ``iaemu`` where no file can grow beyond a limit, as on a full disk or at the end of a quota.
+LIMITED = """
+import resource, sys
+from iaemu_training.commands.iaemu import main
+import iaemu_training.measuring.estimators, iaemu_training.mocks.halotools
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.exit(main())
+"""
+MOCK = ["-c", "pm40", "--mu_cen", "0.8", "--mu_sat", "0.3", "--logMmin", "12.0", "--logM0", "11.8", "--logM1", "13.0"]
+
+
+def limited(limit, *arguments, **keywords):
+    command = [sys.executable, "-c", LIMITED, str(limit), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, **keywords)
+
+
+@pytest.mark.parametrize("older", [pytest.param(None, marks=pytest.mark.slow), b"an older mock"])
+def test_a_mock_on_a_full_disk_is_an_error_in_one_line_and_an_older_file_stays(tmp_path, older):
+    pytest.importorskip("halotools")
+    out = tmp_path / "mock.hdf5"
+    if older:
+        out.write_bytes(older)
+    done = limited(20_000, "mock", out, *MOCK, "--force")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("iaemu mock: ") and done.stderr.count("\n") == 1 and "too large" in done.stderr
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({"mock.hdf5": older} if older else {})
+
+
+# the first covariance, the table, the picture
+@pytest.mark.parametrize(
+    "limit", [pytest.param(200, marks=pytest.mark.slow), 1500, pytest.param(8000, marks=pytest.mark.slow)]
+)
+def test_a_measurement_on_a_full_disk_leaves_the_older_one(catalogue, tmp_path, limit):
+    out = tmp_path / "own.txt"
+    arguments = ["measure", catalogue, "-o", out, "--regions", "3"]
+    assert main([*map(str, arguments), "--bins", "0.5,2,4,6,8"]) == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    done = limited(limit, *arguments, "--bins", "1,3,8", "--joint")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("iaemu measure: ") and done.stderr.count("\n") == 1
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    Measurement.read(out)
+
+
+def test_outputs_that_are_folders_are_named_before_anything_is_read(tmp_path, capsys):
+    for name in ("own.txt", "other.png"):
+        (tmp_path / name).mkdir()
+    for output in ("own.txt", "other.txt"):
+        assert main(["measure", str(tmp_path / "nothing.hdf5"), "-o", str(tmp_path / output)]) == 1
+        error = capsys.readouterr().err
+        assert "is a folder" in error and error.count("\n") == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other.png", "own.txt"]
+
+
+def test_whoever_reads_the_table_may_go_away(catalogue, tmp_path):
+    out = tmp_path / "own.txt"
+    command = f"'{sys.executable}' -c 'from iaemu_training.commands.iaemu import main; raise SystemExit(main())' "
+    command += f"measure '{catalogue}' -o '{out}' --regions 3 --bins 1,2,3,4,5,6,7,8 --no-plot"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | true"], capture_output=True, text=True, timeout=200
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(Measurement.read(out).covariances) == 3
+
+
+def test_two_tables_in_a_file_are_an_error_that_names_both(catalogue, tmp_path, capsys):
+    with h5py.File(catalogue) as file, h5py.File(tmp_path / "two.hdf5", "w") as two:
+        two.attrs["Lbox"] = 40.0
+        for name, values in file.items():
+            two[f"galaxies/{name}"] = values[()]
+        for name in "xyz":
+            two[f"halos/{name}"] = np.random.default_rng(1).uniform(0, 40, len(file["x"]))
+    arguments = [
+        "measure",
+        str(tmp_path / "two.hdf5"),
+        "-o",
+        str(tmp_path / "own.txt"),
+        "--bins",
+        "0.5,2,8",
+        "--no-plot",
+    ]
+    arguments += ["--regions", "3"]
+    assert main(arguments) == 1
+    assert "are in the table galaxies and the table halos" in capsys.readouterr().err
+    assert main([*arguments, "--positions", "galaxies/x", "galaxies/y", "galaxies/z", "--select", "mass > 1"]) == 0
+    select = ["--select", "mass > 1"]
+    assert main(["measure", str(catalogue), "-o", str(tmp_path / "one.txt"), *arguments[4:], *select]) == 0
+    one, two = (Measurement.read(tmp_path / name) for name in ("one.txt", "own.txt"))
+    assert np.array_equal(one.bins["xi"].value, two.bins["xi"].value) and one.bins["xi"].value[0] > 5
+
+
+def test_galaxies_outside_of_the_box_by_rounding_are_noted(tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    x = rng.uniform(0, 40, (800, 3))
+    x[0] = -1e-5, 40 * (1 + 1e-7), 40.0
+    np.savez(tmp_path / "g.npz", positions=x, axes=rng.normal(size=x.shape), Lbox=40.0)
+    arguments = ["-o", str(tmp_path / "own.txt"), "--bins", "2,4,8", "--regions", "3", "--no-plot"]
+    assert main(["measure", str(tmp_path / "g.npz"), *arguments]) == 0
+    assert "iaemu measure: 1 galaxies outside of the box by rounding were put back" in capsys.readouterr().err
+    assert "outside of the box" in Measurement.read(tmp_path / "own.txt").metadata["notes"][0]
+    x[0, 0] = -0.01
+    np.savez(tmp_path / "g.npz", positions=x, axes=rng.normal(size=x.shape), Lbox=40.0)
+    assert main(["measure", str(tmp_path / "g.npz"), *arguments]) == 1
+    assert "1 positions lie outside the box [0, 40] Mpc/h" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_kills_leave_the_older_or_the_new_measurement_and_it_can_be_run_again(catalogue, tmp_path):
+    def command(output, *options):
+        program = "from iaemu_training.commands.iaemu import main; raise SystemExit(main())"
+        return [sys.executable, "-c", program, "measure", str(catalogue), "-o", str(output), "--regions", "3", *options]
+
+    old, new = ["--bins", "0.5,2,4,6,8", "--joint"], ["--bins", "1,3,8"]
+    folders = [tmp_path / name for name in ("old", "new", "work")]
+    for folder in folders:
+        folder.mkdir()
+    start = time.perf_counter()
+    for folder, options in zip(folders, (old, new), strict=False):
+        subprocess.run(command(folder / "own.txt", *options), check=True, capture_output=True)
+    seconds = 0.5 * (time.perf_counter() - start)
+    before, after = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders[:2])
+    texts = {folder.name: Measurement.read(folder / "own.txt").bins["xi"].value.tolist() for folder in folders[:2]}
+    rng, work, killed = np.random.default_rng(1), folders[2], 0
+    for number in range(20):
+        shutil.rmtree(work)
+        shutil.copytree(folders[0], work)
+        process = subprocess.Popen(
+            command(work / "own.txt", *new), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if number % 2:
+            time.sleep(rng.uniform(0, 1.1 * seconds))
+        else:  # when the first file of it appears: while it writes
+            while process.poll() is None and len(list(work.iterdir())) <= len(before):
+                pass
+            time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        killed += process.wait() == -9
+        found = Measurement.read(work / "own.txt")
+        name = "old" if found.bins["xi"].value.tolist() == texts["old"] else "new"
+        assert found.bins["xi"].value.tolist() == texts[name]
+        assert len(found.covariances) == (1 if name == "old" else 3)
+        subprocess.run(command(work / "own.txt", *new), check=True, capture_output=True)
+        assert {file.name: file.read_bytes() for file in work.iterdir()} == after
+    assert killed >= 10
