@@ -63,10 +63,15 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
             file, name = _temporary(target)
             leftovers.enter_context(file)
             leftovers.callback(Path(name).unlink, missing_ok=True)
-            write(file)
-            file.flush()
-            os.fchmod(file.fileno(), _mode(target))
-            os.fsync(file.fileno())
+            try:
+                write(file)
+                file.flush()
+                os.fchmod(file.fileno(), _mode(target))
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.filename is None:  # a full disk: of which file?
+                    error.filename = str(path)
+                raise
             written.append((name, target))
         for name, target in written:
             os.replace(name, target)
