@@ -69,7 +69,7 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
                 os.fchmod(file.fileno(), _mode(target))
                 os.fsync(file.fileno())
             except OSError as error:
-                if error.filename is None:  # a full disk: of which file?
+                if error.errno is not None and error.filename is None:  # a full disk: of which file?
                     error.filename = str(path)
                 raise
             written.append((name, target))
