@@ -4,6 +4,8 @@ model = iaemu.load()                  # the shipped emulator; a path or a name l
 prediction = model.predict(theta)
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,22 @@ __all__ = [
     "__version__",
     "load",
 ]
+
+
+def _one_thread_in_children() -> None:
+    """In a process that was forked, as those of ``multiprocessing.Pool``, torch computes in one thread.
+
+    A fork copies the thread that asks for it and no other, so torch's pool of OpenMP threads, which its first larger
+    operation started, is not there: the child would wait for it for ever. Processes share the cores anyway. ``torch``
+    may be imported later, or never.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread_in_children)
 
 
 def __getattr__(name: str) -> Any:
