@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.ranges import Range, real_array
+
 #: Edges of the 20 bins of IAEmu (arXiv:2504.05235, section 2.1) [Mpc/h].
 PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
 
@@ -36,15 +38,24 @@ def check_edges(r_edges: ArrayLike) -> np.ndarray:
     Raises
     ------
     BinningError
-        They are not increasing, positive and finite.
+        They are not increasing, positive and finite real numbers.
     """
-    edges = np.asarray(r_edges, dtype=np.float64)
+    edges = real_array(r_edges, "r_edges", BinningError)
     if edges.ndim != 1 or len(edges) < 2:
         raise BinningError(f"r_edges must be one-dimensional with at least 2 edges, got shape {edges.shape}.")
     if not np.all(np.isfinite(edges)):
         raise BinningError("r_edges contain NaN or infinite values.")
     if edges[0] <= 0 or np.any(np.diff(edges) <= 0):
         raise BinningError("r_edges must be positive and strictly increasing [Mpc/h].")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        volumes = np.diff(edges**3)
+    # Far beyond any length, but short of where powers of them are 0 or infinite.
+    possible = (volumes > 1e-60) & (volumes < 1e60)
+    if not np.all(possible):
+        bad = int(np.argmin(possible))
+        raise BinningError(
+            f"The bin [{edges[bad]:.6g}, {edges[bad + 1]:.6g}] Mpc/h has no volume that can be; see r_edges."
+        )
     return edges
 
 
@@ -98,8 +109,9 @@ def pairs_inside_cube(r_edges: ArrayLike, side: float) -> np.ndarray:
     Raises
     ------
     BinningError
-        The cube is smaller than the largest edge.
+        The cube is smaller than the largest edge, or its side is no length.
     """
+    Range(above=0, at_most=1e6).check("side [Mpc/h]", side, error=BinningError)
     t = check_edges(r_edges) / side
     if t[-1] > 1.0:
         raise BinningError(

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+
+from iaemu.ranges import Range, check_fields, real_array
 
 ALIGNMENT_PARAMETERS = ("mu_cen", "mu_sat")
 OCCUPATION_PARAMETERS = ("logMmin", "sigma_logM", "logM0", "logM1", "alpha")
@@ -24,6 +26,10 @@ PARAMETERS = ALIGNMENT_PARAMETERS + OCCUPATION_PARAMETERS
 
 #: Parameters as they may be given: by name, or (..., n_parameters) in the order of the model's ``parameters``.
 Theta = Mapping[str, Any] | ArrayLike | torch.Tensor
+
+
+#: log10 of a halo mass in Msun/h, of any galaxies' hosts and beyond.
+LogMass = Annotated[float, Range(at_least=5, at_most=20)]
 
 
 class LinearFit(NamedTuple):
@@ -72,23 +78,23 @@ def as_theta(theta: Theta, parameters: Sequence[str] = PARAMETERS) -> torch.Tens
 
     Raises
     ------
-    KeyError
-        A parameter is missing from the mapping.
     ValueError
-        Wrong size of the last axis, a name that is not a parameter, or a NaN or infinite value.
+        A parameter is missing, or a name is not one; the last axis has another size, or shapes do not broadcast; a
+        value is no real number, or NaN or infinite.
     """
     if isinstance(theta, Mapping):
         missing = [name for name in parameters if name not in theta]
         unknown = [name for name in theta if name not in parameters]
         if missing:
-            raise KeyError(f"Missing parameter(s) {', '.join(missing)}; needed are {', '.join(parameters)}.")
+            raise ValueError(f"Missing parameter(s) {', '.join(missing)}; needed are {', '.join(parameters)}.")
         if unknown:
             raise ValueError(f"Unknown parameter(s) {', '.join(map(str, unknown))}; known are {', '.join(parameters)}.")
-        tensor = _stack([theta[name] for name in parameters])
+        tensor = _stack([theta[name] for name in parameters], parameters)
     elif isinstance(theta, list | tuple) and has_tensor(theta):
-        tensor = _stack(theta)
+        names = parameters if len(theta) == len(parameters) else [f"theta[{index}]" for index in range(len(theta))]
+        tensor = _stack(theta, names)
     else:
-        tensor = _as_floating(theta)
+        tensor = real_tensor(theta, "theta")
     if tensor.ndim == 0 or tensor.shape[-1] != len(parameters):
         raise ValueError(
             f"theta has shape {tuple(tensor.shape)}; its last axis must hold the {len(parameters)} parameters "
@@ -118,25 +124,64 @@ def has_tensor(theta: Theta) -> bool:
     return any(isinstance(value, torch.Tensor) for value in values)
 
 
-def _as_floating(value: Any) -> torch.Tensor:
-    """A tensor in its own floating dtype (single precision at least), anything else in float64."""
-    if isinstance(value, torch.Tensor):
-        if not value.is_floating_point():
-            return value.double()
-        return value if value.dtype in (torch.float32, torch.float64) else value.float()
-    return torch.from_numpy(np.array(value, dtype=np.float64))
+def real_tensor(values: Any, name: str) -> torch.Tensor:
+    """Real numbers as a tensor.
+
+    Parameters
+    ----------
+    values : tensor, or what :func:`iaemu.ranges.real_array` takes
+    name : str
+        What the message calls it.
+
+    Returns
+    -------
+    tensor
+        A tensor in its own floating dtype (single precision at least), anything else in float64.
+
+    Raises
+    ------
+    ValueError
+        They are complex or no numbers; or a tensor that has no values, or not all, in memory.
+    """
+    if not isinstance(values, torch.Tensor):
+        return torch.from_numpy(real_array(values, name))
+    form = (
+        "nested"
+        if values.is_nested
+        else "quantised"
+        if values.is_quantized
+        else f"on the device {values.device}"
+        if values.device.type == "meta"
+        else f"of layout {values.layout}"
+        if values.layout != torch.strided
+        else f"of type {values.dtype}"
+        if values.is_complex() or values.dtype == torch.bool
+        else None
+    )
+    if form is not None:
+        raise ValueError(f"{name} must be a dense tensor of real numbers; this one is {form}.")
+    if not values.is_floating_point():
+        return values.double()
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
-def _stack(values: Sequence[Any]) -> torch.Tensor:
+def _stack(values: Sequence[Any], names: Sequence[str]) -> torch.Tensor:
     """Columns, broadcast, in the widest of their dtypes and on the device of the tensors among them."""
+    if all(isinstance(value, float) for value in values):
+        return torch.tensor(values, dtype=torch.float64)
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
-    columns = [_as_floating(value) for value in values]
+    columns = [real_tensor(value, name) for value, name in zip(values, names, strict=True)]
     # Plain numbers follow the tensors' precision; arrays and tensors do not lose theirs.
     dtypes = [column.dtype for column, value in zip(columns, values, strict=True) if not np.isscalar(value)]
     dtype = torch.float64 if torch.float64 in dtypes or not dtypes else torch.float32
     device = devices[0] if devices else torch.device("cpu")
     columns = [column.to(device=device, dtype=dtype) for column in columns]
-    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+    try:
+        shape = np.broadcast_shapes(*(column.shape for column in columns))
+    except ValueError as error:
+        shapes = ", ".join(f"{name} {tuple(column.shape)}" for name, column in zip(names, columns, strict=True))
+        raise ValueError(f"The shapes of the parameters do not broadcast: {shapes}.") from error
+    return torch.stack([column.expand(shape) for column in columns], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -161,19 +206,32 @@ class Support:
         small r run empty.
     """
 
-    logMmin: tuple[float, float] = (11.0, 15.0)
-    n_rmse: float = 4.0
-    sigma_logM_min: float = 0.01
-    log_mass_complete: float | None = None
-    n_sigma_complete: float = 1.75
-    logM0_max: float | None = None
+    logMmin: tuple[LogMass, LogMass] = (11.0, 15.0)
+    n_rmse: Annotated[float, Range(at_least=0.01, at_most=1000)] = 4.0
+    sigma_logM_min: Annotated[float, Range(above=0)] = 0.01
+    log_mass_complete: LogMass | None = None
+    n_sigma_complete: Annotated[float, Range(at_least=0.01, at_most=1000)] = 1.75
+    logM0_max: LogMass | None = None
 
     parameters: ClassVar[tuple[str, ...]] = PARAMETERS
+    #: Fields that are a lower and an upper limit.
+    _pairs: ClassVar[tuple[str, ...]] = ("logMmin",)
 
     def __post_init__(self):
-        object.__setattr__(self, "logMmin", tuple(float(value) for value in self.logMmin))
-        if not self.logMmin[0] < self.logMmin[1]:
-            raise ValueError(f"The range of logMmin must be increasing, got {self.logMmin}.")
+        for name in self._pairs:
+            value = getattr(self, name)
+            if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+                object.__setattr__(self, name, tuple(value))
+        check_fields(self)
+        # Numbers of any other type could overflow.
+        for name, value in vars(self).items():
+            if value is not None:
+                value = tuple(map(float, value)) if name in self._pairs else float(value)
+                object.__setattr__(self, name, value)
+        for name in self._pairs:
+            low, high = getattr(self, name)
+            if not low < high:
+                raise ValueError(f"The range of {name} must be increasing, got {(low, high)}.")
         # Ranges are pieces of straight lines in logMmin, narrowest at one of its ends.
         for logMmin in self.logMmin:
             for name in ZHENG07_LINE:
@@ -278,16 +336,22 @@ class Support:
             return []
         point = theta[outside[0]]
         nearest = self.nearest(point)
-        logMmin = float(point[self.parameters.index("logMmin")])
+        # The other ranges are those at a logMmin that is supported: where it is not, they may be empty.
+        index = self.parameters.index("logMmin")
+        moved = point.clone()
+        moved[index] = nearest[index]
+        excess = self._excess(moved)
+        excess[index] = self._excess(point)[index]
+        logMmin = float(nearest[index])
         sentences = []
         for column, name in enumerate(self.parameters):
-            if excess[outside[0], column] <= 0:
+            if excess[column] <= 0:
                 continue
             low, high = (float(value) for value in self.bounds(name, logMmin))
-            where = f" at logMmin = {logMmin:.4g}" if name in ZHENG07_LINE else ""
+            where = f" at {'' if moved[index] == point[index] else 'the nearest supported '}logMmin = {logMmin:.4g}"
             sentences.append(
-                f"{name} = {float(point[column]):.6g} is outside [{low:.6g}, {high:.6g}]{where} "
-                f"(nearest supported point: {float(nearest[column]):.6g})"
+                f"{name} = {float(point[column]):.6g} is outside [{low:.6g}, {high:.6g}]"
+                f"{where if name in ZHENG07_LINE else ''} (nearest supported point: {float(nearest[column]):.6g})"
             )
         if len(outside) > 1:
             sentences.append(f"and {len(outside) - 1} more of {len(theta)} points are outside")
@@ -312,8 +376,10 @@ class Support:
         ------
         SupportError
             With ``raise``, if a point is outside; names parameter, value, range and nearest supported value.
+        ValueError
+            No such policy; or as of :func:`as_theta`.
         """
-        if policy not in POLICIES:
+        if not isinstance(policy, str) or policy not in POLICIES:
             raise ValueError(f"support policy must be one of {', '.join(POLICIES)}, got {policy!r}.")
         inside = self.contains(theta)
         if policy != "reject" and not bool(inside.all()):
@@ -334,7 +400,13 @@ class Support:
         Returns
         -------
         array (n, n_parameters)
+
+        Raises
+        ------
+        ValueError
+            ``n`` is no number of points.
         """
+        Range(at_least=0).check("n", n, int)
         return self.from_unit_cube(rng.uniform(size=(n, len(self.parameters))))
 
     def from_unit_cube(self, unit: np.ndarray) -> np.ndarray:
@@ -343,12 +415,20 @@ class Support:
         Parameters
         ----------
         unit : array (n, n_parameters)
+            In [0, 1].
 
         Returns
         -------
         array (n, n_parameters)
+
+        Raises
+        ------
+        ValueError
+            They are no points of the cube.
         """
-        unit = np.asarray(unit, dtype=np.float64)
+        unit = real_array(unit, "unit")
+        if unit.ndim != 2 or unit.shape[1] != len(self.parameters) or not np.all((unit >= 0) & (unit <= 1)):
+            raise ValueError(f"unit must be (n, {len(self.parameters)}) numbers in [0, 1], got shape {unit.shape}.")
         theta = np.empty_like(unit)
         index = self.parameters.index("logMmin")
         theta[:, index] = self.logMmin[0] + unit[:, index] * (self.logMmin[1] - self.logMmin[0])

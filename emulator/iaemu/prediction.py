@@ -29,10 +29,15 @@ def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        An unknown name.
+        An unknown name, or no names.
     """
-    names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
-    unknown = [str(name) for name in names if name not in STATISTICS]
+    try:
+        names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
+    except TypeError as error:
+        raise ValueError(
+            f"statistics must be names among {', '.join(STATISTICS)}; got {str(statistics)[:60]}."
+        ) from error
+    unknown = [str(name)[:60] for name in names if not isinstance(name, str) or name not in STATISTICS]
     if unknown:
         raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}; known are {', '.join(STATISTICS)}.")
     return tuple(name for name in STATISTICS if name in names)
@@ -57,7 +62,7 @@ class Prediction:
     sigma_aleatoric, sigma_epistemic : dict of statistic to (..., n_bins), or None
         Standard deviations, where the model has them.
     n_gal : (...), or None
-        Expected number of galaxies in one box of the catalogue (in the mean of its boxes, if there are several).
+        Expected number density of galaxies [(h/Mpc)^3].
     f_sat : (...), or None
         Expected satellite fraction.
     """

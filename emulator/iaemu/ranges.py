@@ -1,4 +1,4 @@
-"""Ranges of numbers: stated once beside a field, checked wherever a value comes from.
+"""Numbers that come from outside: ranges, stated once beside a field, and arrays of real numbers.
 
 @dataclass(frozen=True)
 class Settings:
@@ -16,6 +16,8 @@ import types
 import typing
 from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,51 @@ def number_of(wanted: Any) -> tuple[type, Range] | None:
     return (wanted, limits) if wanted in (int, float) else None
 
 
+def real_array(values: Any, name: str, error: type[Exception] = ValueError) -> np.ndarray:
+    """An array of numbers as anybody may give them: all of them there, and real.
+
+    Complex numbers, text, dates, True and False are none, and neither is an entry that is masked: where numpy would
+    make numbers of them it would lose something.
+
+    Parameters
+    ----------
+    values : array, number, or nested sequence of numbers
+        NaN and infinity are numbers here.
+    name : str
+        What the message calls it.
+    error : type
+        Of what is raised.
+
+    Returns
+    -------
+    array of float64
+        A copy.
+    """
+    try:
+        array = np.asanyarray(values)
+        masked = _is_masked(values)
+    except Exception as reason:  # whatever the object's own conversion raises
+        raise error(f"{name} must be an array of real numbers; got {_short(values)}: {reason}") from reason
+    if masked:
+        raise error(f"{name} must be real numbers, and has masked entries; fill them, or leave them out.")
+    if array.dtype == object and all(
+        isinstance(entry, numbers.Real) and not isinstance(entry, bool) for entry in array.flat
+    ):
+        try:
+            return np.array([float(entry) for entry in array.flat]).reshape(array.shape)
+        except OverflowError as reason:
+            raise error(f"{name} must be real numbers of double precision; got {_short(values)}.") from reason
+    if array.dtype.kind not in "fiu":
+        raise error(f"{name} must be real numbers, not of type {array.dtype}; got {_short(values)}.")
+    return np.array(array, dtype=np.float64)
+
+
+def _is_masked(values: Any) -> bool:
+    if isinstance(values, np.ma.MaskedArray):
+        return bool(np.ma.is_masked(values))
+    return isinstance(values, list | tuple) and any(map(_is_masked, values))
+
+
 def _numbers(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], bool]]:
     """Of each field that holds numbers: kind and range of each of them, and whether None will do."""
     hints = typing.get_type_hints(settings_class, include_extras=True)
@@ -140,7 +187,9 @@ def _numbers(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], 
 
 def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except ValueError:  # Python writes no whole number of more than 4300 digits.
         text = "a number of thousands of digits"
+    except Exception:
+        text = f"an object of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

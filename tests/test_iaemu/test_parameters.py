@@ -36,7 +36,7 @@ def test_gradients_flow_through_a_mapping():
 
 
 def test_missing_unknown_wrong_shape_and_nan_are_named():
-    with pytest.raises(KeyError, match="alpha"):
+    with pytest.raises(ValueError, match=r"Missing parameter.*alpha"):
         as_theta({name: value for name, value in SAMPLE1.items() if name != "alpha"})
     with pytest.raises(ValueError, match=r"Unknown parameter.*logMmax"):
         as_theta({**SAMPLE1, "logMmax": 1.0})
