@@ -505,12 +505,13 @@ def evaluate(store: MockStore, model, options, first_box) -> dict:
     n_gal, n_sat, n_borrowed = np.moveaxis(counts, -1, 0)
     prediction = model.predict(np.array(store.theta), r_edges=PAPER_EDGES)
     per_box = n_gal.mean(axis=1)
+    expected = float(prediction.n_gal * model.box_volumes.mean())
     entry = {
         "theta": list(store.theta),
         "n_mocks": n,
         "n_gal": float(per_box.mean()),
-        "n_gal_predicted": float(prediction.n_gal),
-        "n_gal_z": float((per_box.mean() - prediction.n_gal) / (per_box.std(ddof=1) / np.sqrt(n))),
+        "n_gal_predicted": expected,
+        "n_gal_z": float((per_box.mean() - expected) / (per_box.std(ddof=1) / np.sqrt(n))),
         "f_sat": float(n_sat.sum() / n_gal.sum()),
         "f_sat_predicted": float(prediction.f_sat),
         "borrowed_share": float(n_borrowed.sum() / max(n_sat.sum(), 1)),

@@ -8,6 +8,7 @@ dependence from a few well-chosen ones (empirical interpolation, Barrault et al.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,6 +212,33 @@ class Occupations:
                 arrays[f"{name}.matrix"] = matrix.numpy()
         return arrays
 
+    @staticmethod
+    def layout(names: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+        """Axes of the arrays of :meth:`to_arrays` by what they count, see :func:`iaemu.artifact.check_shapes`.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Of the blocks.
+
+        Returns
+        -------
+        axes : dict of str to tuple of str
+        optional : list of str
+            Arrays that a block may have in common with the one before it, or not have.
+        """
+        axes: dict[str, tuple[str, ...]] = {
+            "occupations.log_mass": ("masses",),
+            "occupations.point_mass": ("points",),
+            "occupations.point_rank": ("points",),
+        }
+        optional = []
+        for name in names:
+            axes |= {f"{name}.{field}": (f"entries of {name}",) for field in ("coefficient", "index", "species")}
+            axes[f"{name}.matrix"] = (f"species of {name}", f"modes of {name}")
+            optional += [f"{name}.{field}" for field in ("index", "species", "matrix")]
+        return axes, optional
+
     @classmethod
     def from_arrays(cls, kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> Occupations:
         """The inverse of :meth:`to_arrays`.
@@ -228,25 +256,41 @@ class Occupations:
         Raises
         ------
         ArtifactError
-            An array is missing.
+            An array is missing, or arrays do not fit each other.
         """
         try:
             log_mass, point_mass, point_rank = (
                 arrays[f"occupations.{name}"] for name in ("log_mass", "point_mass", "point_rank")
             )
+            _check_indices("occupations", point_mass, log_mass)
+            if np.any(point_rank < 1):
+                raise ArtifactError(f"Ranks of satellites count from 1; the tables have {point_rank.min()}.")
             blocks = {}
             index: Any = None
             species: Any = None
             for name, kind in kinds.items():
                 index = arrays.get(f"{name}.index", index)
                 species = arrays.get(f"{name}.species", species)
+                _check_indices(name, index, log_mass if kind == "central" else point_mass, species)
                 mass = index if kind == "central" else point_mass[index]
                 rank = np.zeros(len(index), dtype=np.int64) if kind == "central" else point_rank[index]
-                coefficient = arrays[f"{name}.coefficient"]
-                blocks[name] = Block(kind, log_mass[mass], rank, species, coefficient, arrays.get(f"{name}.matrix"))
+                coefficient, matrix = arrays[f"{name}.coefficient"], arrays.get(f"{name}.matrix")
+                blocks[name] = Block(kind, log_mass[mass], rank, species, coefficient, matrix)
+                if not len(index) == len(species) == len(coefficient):
+                    raise ArtifactError(f"The entries of {name} are {len(index)}, {len(species)}, {len(coefficient)}.")
+                if matrix is not None and len(matrix) != int(species.max()) + 1:
+                    raise ArtifactError(f"{name} has {int(species.max()) + 1} species, its matrix {len(matrix)}.")
         except (KeyError, IndexError, TypeError) as error:
             raise ArtifactError(f"The tables of occupations are incomplete: {error}.") from error
         return cls(blocks)
+
+
+def _check_indices(name: str, index: np.ndarray, into: np.ndarray, species: np.ndarray | None = None) -> None:
+    """ArtifactError unless indices are within an array, and species are counted from 0 without a gap."""
+    if len(index) == 0 or index.min() < 0 or index.max() >= len(into):
+        raise ArtifactError(f"The tables of occupations are damaged: indices of {name} are not of {len(into)} entries.")
+    if species is not None and not np.array_equal(np.unique(species), np.arange(len(np.unique(species)))):
+        raise ArtifactError(f"The tables of occupations are damaged: species of {name} are not counted from 0.")
 
 
 class ExpectedCounts:

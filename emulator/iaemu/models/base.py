@@ -14,12 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from iaemu.artifact import ArtifactError, read_artifact, shipped_artifact
+from iaemu.artifact import check_golden, load_artifact, shipped_artifact
 from iaemu.binning import BinningError, check_edges, find_edges, shell_volumes
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
-from iaemu.parameters import PARAMETERS, Support, as_theta, has_tensor
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
+from iaemu.ranges import Range
+
+#: Of a survey [(Mpc/h)^3], up to that of the observable universe and beyond.
+_VOLUME = Range(at_least=1, at_most=1e15)
 
 
 class ForwardModel(Deviations, ABC):
@@ -59,6 +63,9 @@ class ForwardModel(Deviations, ABC):
 
     #: Points that are evaluated together: more would leave the cache.
     _at_once: ClassVar[int] = 4096
+    #: Random points of golden predictions, and how closely (relative, absolute) these must be reproduced.
+    _n_golden: ClassVar[int] = 4
+    _golden_tolerance: ClassVar[tuple[float, float]] = (1e-4, 1e-7)
     #: Whether everything is computed on the CPU in double precision, whatever the parameters are.
     _in_double: ClassVar[bool] = False
 
@@ -88,13 +95,9 @@ class ForwardModel(Deviations, ABC):
         """
         kinds = {kind: known for kind, known in ForwardModel._kinds.items() if issubclass(known, cls)}
         path = shipped_artifact(cls.shipped) if path is None else path
-        tensors, metadata = read_artifact(path, tuple(kinds))
-        try:
-            model = kinds[metadata["kind"]]._restore(tensors, metadata, path)
-            model._check_golden(metadata["golden"], path)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
-        return cast(Self, model)
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False):
+            return cast(Self, load_artifact(path, kinds))
 
     @property
     def r_edges(self) -> np.ndarray:
@@ -155,22 +158,26 @@ class ForwardModel(Deviations, ABC):
         r_edges : array (n_bins + 1,), optional
             Edges that nest in one of ``binnings``, of which the first is the default [Mpc/h].
         statistics : subset of ("xi", "omega", "eta")
+            If it is empty, ``n_gal`` and ``f_sat`` alone are predicted.
         support : "raise", "reject" (NaN outside) or "warn"
         uncertainties : bool
             Also give ``sigma_epistemic``, the standard error of the prediction as an expectation, and
             ``sigma_aleatoric``, the standard deviation of one measurement about it, as far as the model has them.
         volume : float, optional
-            Of the measurement [(Mpc/h)^3], which ``sigma_aleatoric`` belongs to; by default that of the catalogue.
+            Of the measurement [(Mpc/h)^3], from 1 to 1e15, which ``sigma_aleatoric`` belongs to; by default that of
+            the catalogue.
 
         Returns
         -------
         Prediction
-            Statistics (..., n_bins); ``n_gal`` (in one box of the catalogue) and ``f_sat`` (...), where the model
-            predicts them; NaN where no pair is expected.
+            Statistics (..., n_bins); ``n_gal`` [(h/Mpc)^3] and ``f_sat`` (...), where the model predicts them; NaN
+            where no pair is expected.
 
         Raises
         ------
-        SupportError, iaemu.binning.BinningError, ValueError
+        ValueError
+            An argument is none of these. A :class:`iaemu.parameters.SupportError` if a point is outside the support, an
+            :class:`iaemu.binning.BinningError` if bins are malformed or do not nest.
         """
         sigmas = self._sigmas if uncertainties else None
         return self._predict_batch(theta, r_edges, statistics, support, sigmas, volume)
@@ -199,7 +206,8 @@ class ForwardModel(Deviations, ABC):
 
         Raises
         ------
-        SupportError, iaemu.binning.BinningError, KeyError, ValueError
+        ValueError
+            As of :meth:`predict`.
         """
         names, theta = check_statistics(statistics), without_alignment(occupation, self.parameters)
         self.support.enforce(theta, support)
@@ -226,12 +234,11 @@ class ForwardModel(Deviations, ABC):
         """
         if prediction.n_gal is None or prediction.xi is None:
             raise ValueError("Numbers of pairs follow from xi and n_gal, and this prediction does not hold both.")
-        volumes = self.box_volumes
-        density = prediction.n_gal[..., None] / float(np.mean(volumes))
+        density = prediction.n_gal[..., None]
         shells: Any = shell_volumes(prediction.r_edges)
         if isinstance(density, torch.Tensor):
             shells = torch.as_tensor(shells).to(density)
-        return (1.0 + prediction.xi) * density**2 * float(np.sum(volumes)) * shells
+        return (1.0 + prediction.xi) * density**2 * float(np.sum(self.box_volumes)) * shells
 
     # ------------------------------------------------------------------ batches
 
@@ -242,8 +249,8 @@ class ForwardModel(Deviations, ABC):
         names, bins = check_statistics(statistics), self._bins(r_edges)
         if sigmas is not None and not self.has_uncertainties:
             raise ValueError("This model has no uncertainties: set uncertainties=False, or load another.")
-        if volume is not None and not volume > 0:
-            raise ValueError(f"volume must be positive [(Mpc/h)^3], got {volume}.")
+        if volume is not None:
+            _VOLUME.check("volume [(Mpc/h)^3]", volume)
         points = as_theta(theta, self.parameters)
         inside = self.support.enforce(points.double() if self._in_double else points, support, stacklevel=4)
 
@@ -260,13 +267,34 @@ class ForwardModel(Deviations, ABC):
     # ------------------------------------------------------------------ hooks
 
     @classmethod
-    def _restore(cls, tensors: dict[str, np.ndarray], metadata: dict, path: Any) -> ForwardModel:
-        """The model of the tensors and metadata of a file; KeyError, RuntimeError or TypeError if they do not do."""
+    def _check_layout(cls, metadata: dict, shapes: dict[str, tuple[int, ...]], path: Any) -> None:
+        """Any exception if a file with these metadata and tensors is none of its own; nothing large is allocated."""
         raise NotImplementedError
 
-    def _check_golden(self, golden: Mapping[str, Any], path: Any) -> None:
-        """ArtifactError if what the file says of itself is not reproduced, see :func:`check_golden`."""
+    @classmethod
+    def _restore(cls, tensors: dict[str, np.ndarray], metadata: dict, path: Any) -> ForwardModel:
+        """The model of the tensors and metadata of a file; any exception if they do not do."""
         raise NotImplementedError
+
+    def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """What must come out the same after loading, such that each number of the file has its part in it."""
+        raise NotImplementedError
+
+    def _new_golden(self) -> dict[str, Any]:
+        """Golden predictions for a file: the points also as those of the unit cube, which tells the support."""
+        # Of all centrals, and most satellites, down to the lowest masses; others are anywhere.
+        full = [1.0 if name in ("mu_cen", "mu_sat", "sigma_logM", "alpha") else 0.0 for name in self.parameters]
+        rng = np.random.default_rng(20250407)
+        unit = np.concatenate([rng.uniform(size=(self._n_golden, len(self.parameters))), [full]])
+        theta = self.support.from_unit_cube(unit)
+        values = {"unit": unit, "theta": theta, **self._golden(theta)}
+        return {name: np.asarray(value).tolist() for name, value in values.items()}
+
+    def _check_golden(self, golden: Mapping[str, Any], path: Any) -> None:
+        """ArtifactError if what the file says of itself is not reproduced, see :func:`iaemu.artifact.check_golden`."""
+        check_golden(golden, {"theta": self.support.from_unit_cube(golden["unit"])}, path, rtol=1e-9, atol=1e-9)
+        theta = np.asarray(golden["theta"])
+        check_golden(golden, self._golden(theta), path, *self._golden_tolerance)
 
     def _bins(self, r_edges: ArrayLike | None) -> Any:
         """What the model needs to know of the bins asked for, handed on to the hooks; BinningError if it has none."""
@@ -291,40 +319,19 @@ class ForwardModel(Deviations, ABC):
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
 
         def deviations() -> dict[str, torch.Tensor] | None:
-            if not self.n_deviations:
+            if not self.n_deviations or not names:
                 return None
             with torch.inference_mode(False), torch.no_grad():
                 found = self._ingredient_deviations(theta, r_edges, names)
                 return {name: value[0].clone() for name, value in found.items()}
 
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        return FixedOccupation(edges, ingredients, **counts, deviations=deviations)
+        return FixedOccupation(edges, ingredients, self._limits(), **counts, deviations=deviations)
+
+    def _limits(self) -> dict[str, tuple[float, float]]:
+        """Ranges of what it has beside the occupation, by name."""
+        return {name: self.support.bounds(name, None) for name in self.parameters if name not in OCCUPATION_PARAMETERS}
 
     def _ingredients_at(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor] | None:
         """xi and the ingredients of omega and eta (1, n_bins), n_gal and f_sat (1,); None: strengths are no factors."""
         return None
-
-
-def check_golden(
-    stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float
-) -> None:
-    """Compare what a file says that its model predicts with what it predicts.
-
-    Parameters
-    ----------
-    stored, found : mapping of names to arrays
-    path : path-like
-        For messages.
-    rtol, atol : float
-
-    Raises
-    ------
-    ArtifactError
-        A name of ``found`` is not in ``stored``, or values differ.
-    """
-    missing = sorted(set(found) - set(stored))
-    if missing:
-        raise ArtifactError(f"{path} is incomplete: it lacks golden predictions of {', '.join(missing)}.")
-    for name, value in found.items():
-        if not np.allclose(value, np.asarray(stored[name]), rtol=rtol, atol=atol):
-            raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")

@@ -31,12 +31,21 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from iaemu.artifact import ArtifactError, read_artifact, require, shipped_artifact, write_artifact
+from iaemu.artifact import (
+    ArtifactError,
+    check_golden,
+    check_shapes,
+    load_artifact,
+    require,
+    shipped_artifact,
+    write_artifact,
+)
 from iaemu.binning import check_edges, nesting_matrix, pairs_inside_cube, shell_volumes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
-from iaemu.parameters import OCCUPATION_PARAMETERS, Support
-from iaemu.prediction import STATISTICS
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.prediction import STATISTICS, check_statistics
+from iaemu.ranges import Range
 
 #: Blocks of occupations and their kinds, as in :mod:`iaemu.models.tables`.
 OCCUPATIONS = {
@@ -90,7 +99,7 @@ class BoxError:
         require(tensors, ["r_edges", "numbers.central", "numbers.satellite", *names], path)
         self.metadata, self._tensors = metadata, tensors
         self.r_edges = check_edges(tensors["r_edges"])
-        self.per_side = int(metadata["per_side"])
+        self.per_side = _per_side(metadata)
         self.n_regions = self.per_side**3
         self._occupations = Occupations.from_arrays(OCCUPATIONS, tensors)
         self._tables = {
@@ -124,24 +133,55 @@ class BoxError:
         Raises
         ------
         ArtifactError
-            The file is missing, corrupt, foreign or of another kind.
+            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
         """
         path = shipped_artifact(cls.shipped) if path is None else path
-        tensors, metadata = read_artifact(path, cls.kind)
-        try:
-            metadata["catalogue_sha256"], metadata["box_sizes"], metadata["support"]
-            return cls(tensors, metadata, path)
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{path} is incomplete or does not fit this version: {error}") from error
+        # Tensors made under inference mode could not take part in a later gradient.
+        with torch.inference_mode(False):
+            return load_artifact(path, {cls.kind: cls})
+
+    @classmethod
+    def _check_layout(cls, metadata, shapes, path) -> None:
+        blocks, optional = Occupations.layout(OCCUPATIONS)
+        regions, modes = _per_side(metadata) ** 3, {name: f"modes of {name}" for name in OCCUPATIONS}
+        wanted: dict[str, tuple[int | str, ...]] = {"r_edges": ("edges",)}
+        for kind in ("central", "satellite"):
+            wanted[f"numbers.{kind}"] = (modes[kind], regions, len(metadata["box_sizes"]))
+        for term, quantities in TERMS.items():
+            products = f"products of {term}"
+            wanted[f"products.{term}"] = (*(modes[name] for name in _FACTORS[term]), products)
+            wanted[f"sums.{term}"] = (products, len(quantities), regions, "bins")
+        check_shapes(shapes, {**wanted, **blocks}, path, optional)
+
+    @classmethod
+    def _restore(cls, tensors, metadata, path) -> BoxError:
+        metadata["catalogue_sha256"]  # KeyError here, rather than in :meth:`why_not`
+        return cls(tensors, metadata, path)
+
+    def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
+        """What must come out the same after loading: sums over regions, each with a weight of its own."""
+        weights = np.cos(np.arange(1, self.n_regions + 1))
+        found = self.deviations(torch.as_tensor(theta))
+        return {name: np.einsum("k,nkb->nb", weights, value.numpy()) for name, value in found.items()}
+
+    def _check_golden(self, golden, path) -> None:
+        support = Support.from_dict(self.metadata["support"])
+        theta = support.from_unit_cube(golden["unit"])[:, -len(OCCUPATION_PARAMETERS) :]
+        check_golden(golden, {"theta": theta}, path, rtol=1e-9, atol=1e-9)
+        check_golden(golden, self._golden(theta), path, rtol=1e-6, atol=1e-9)
 
     def save(self, path: Any) -> None:
-        """Write the tables and their metadata.
+        """Write the tables and their metadata, with golden predictions that :meth:`load` checks.
 
         Parameters
         ----------
         path : path-like
         """
-        write_artifact(path, self.kind, self._tensors, self.metadata)
+        unit = np.random.default_rng(20250407).uniform(size=(3, len(PARAMETERS)))
+        theta = Support.from_dict(self.metadata["support"]).from_unit_cube(unit)[:, -len(OCCUPATION_PARAMETERS) :]
+        golden = {"unit": unit, "theta": theta, **self._golden(theta)}
+        golden = {name: value.tolist() for name, value in golden.items()}
+        write_artifact(path, self.kind, self._tensors, {**self.metadata, "golden": golden})
 
     def why_not(self, metadata: dict) -> str | None:
         """Why it does not hold for a model: other catalogues, a wider support.
@@ -189,8 +229,11 @@ class BoxError:
 
         Raises
         ------
-        iaemu.binning.BinningError
+        ValueError
+            Parameters or statistics are none; an :class:`iaemu.binning.BinningError` if bins are malformed or do not
+            nest.
         """
+        statistics, theta = check_statistics(statistics), as_theta(theta, OCCUPATION_PARAMETERS)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         tables = self._for_bins(edges)
         amplitudes = self._amplitudes(theta)
@@ -228,6 +271,11 @@ class BoxError:
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]
+
+
+def _per_side(metadata: dict) -> int:
+    Range(at_least=2, at_most=100).check("per_side", metadata["per_side"], int)
+    return int(metadata["per_side"])
 
 
 def jackknife(

@@ -96,8 +96,8 @@ class Deviations:
         Raises
         ------
         ValueError
-            The model has none (``n_deviations`` is 0); or an unknown statistic.
-        SupportError, iaemu.binning.BinningError
+            The model has none (``n_deviations`` is 0); no statistic is asked for, or an unknown one; or as of
+            :meth:`predict`.
         """
         if not self.n_deviations:
             catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown catalogues"]))
@@ -107,6 +107,8 @@ class Deviations:
                 "model.box_error = BoxError.load(path)."
             )
         names = check_statistics(statistics)
+        if not names:
+            raise ValueError(f"statistics is empty; give some of {', '.join(STATISTICS)}.")
         points = as_theta(theta, self.parameters)
         inside = self.support.enforce(points.double(), support)
         values = in_parts(

@@ -8,14 +8,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from iaemu.artifact import ArtifactError
+from iaemu.artifact import ArtifactError, check_shapes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from iaemu.models.deviations import scaled
-from iaemu.models.network import NativeBins, NetworkModel, coarser, with_prefix
+from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, state_shapes, with_prefix
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support
-from iaemu.prediction import Prediction
+from iaemu.prediction import STATISTICS, Prediction
+from iaemu.ranges import Range
 
 #: What the network must give for each statistic.
 _NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
@@ -94,12 +95,33 @@ class Emulator(NetworkModel):
         return tensors, self.network.config
 
     @classmethod
+    def _check_layout(cls, metadata, shapes, path) -> None:
+        network = on_meta(lambda: FactorisedNet(Support.from_dict(metadata["support"]), **metadata["network"]))
+        wanted: dict[str, tuple[int, ...]] = {}
+        for index, n_bins in enumerate(network.n_bins):
+            wanted[f"binning.{index}"] = (n_bins + 1,)
+        for prefix in cls._prefixes(metadata):
+            wanted |= {f"{prefix}{name}": tuple(value.shape) for name, value in network.state_dict().items()}
+        if "aleatoric" in metadata:
+            wanted |= state_shapes(lambda: AleatoricNet(**metadata["aleatoric"]["network"]), "aleatoric.network.")
+            for index, n_bins in enumerate(network.n_bins):
+                wanted |= {f"aleatoric.correlation.{index}.{name}": (n_bins, n_bins) for name in STATISTICS}
+        check_shapes(shapes, wanted, path)
+
+    @staticmethod
+    def _prefixes(metadata) -> list[str]:
+        """Of the tensors of each network."""
+        n_members = metadata.get("n_members", 0)
+        Range(at_least=0, at_most=1000).check("n_members", n_members, int)
+        return ["network.", *(f"member.{number}." for number in range(n_members))]
+
+    @classmethod
     def _restore(cls, tensors, metadata, path) -> Emulator:
         support = Support.from_dict(metadata["support"])
         networks = []
-        for prefix in ("network.", *(f"member.{number}." for number in range(metadata.get("n_members", 0)))):
-            networks.append(FactorisedNet(support, **metadata["network"]))
-            networks[-1].load_state_dict(with_prefix(tensors, prefix))
+        for prefix in cls._prefixes(metadata):
+            networks.append(on_meta(lambda: FactorisedNet(support, **metadata["network"])))
+            networks[-1].load_state_dict(with_prefix(tensors, prefix), assign=True)
         metadata["box_volumes"]  # KeyError here, rather than at the first prediction
         aleatoric = None
         if "aleatoric" in metadata:
@@ -108,6 +130,12 @@ class Emulator(NetworkModel):
             aleatoric = Aleatoric.from_arrays(parts, config, volume)
         binnings = [tensors[f"binning.{index}"] for index in range(len(networks[0].n_bins))]
         return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
+
+    def _golden_bins(self):
+        # Correlations between bins have a part where bins are joined.
+        joined = {f"binning.{index}.joined.": edges[::2] for index, edges in enumerate(self.binnings) if len(edges) > 2}
+        others = {f"binning.{index}.": edges for index, edges in enumerate(self.binnings) if index}
+        return super()._golden_bins() | others | joined
 
     # ------------------------------------------------------------------ predictions
 
@@ -135,7 +163,7 @@ class Emulator(NetworkModel):
             pairs, values = coarser(torch.exp(values.pop("log_1p_xi")), values, bins)
             if "xi" in names:
                 values["xi"] = pairs - 1.0
-        values["n_gal"] = 10.0 ** outputs[:, -2] * float(self.box_volumes.mean())
+        values["n_gal"] = 10.0 ** outputs[:, -2]
         values["f_sat"] = outputs[:, -1]
         return values
 

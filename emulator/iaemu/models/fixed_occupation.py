@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iaemu.halomodel.alignment import mean_p2
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta, real_tensor
 
 
 class AtOccupation(ABC):
@@ -31,6 +31,11 @@ class AtOccupation(ABC):
         [Mpc/h]
     n_gal, f_sat : float or None
         As in :class:`iaemu.prediction.Prediction`.
+
+    Parameters
+    ----------
+    limits : mapping of str to (float, float)
+        Ranges of the strengths, by name.
     """
 
     statistics: tuple[str, ...]
@@ -38,7 +43,10 @@ class AtOccupation(ABC):
     n_gal: float | None
     f_sat: float | None
 
-    @abstractmethod
+    def __init__(self, limits: Mapping[str, tuple[float, float]]):
+        self._limits = limits
+        self._low, self._high = torch.tensor(list(limits.values()), dtype=torch.float64).T
+
     def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         """Statistics at a batch of strengths.
 
@@ -54,8 +62,9 @@ class AtOccupation(ABC):
         Raises
         ------
         ValueError
-            A value outside, or NaN.
+            Another shape; or a value that is no real number, outside its range, or NaN.
         """
+        return self._at(self._checked(mu))
 
     @property
     def n_deviations(self) -> int:
@@ -78,10 +87,38 @@ class AtOccupation(ABC):
         ValueError
             The model has no deviations (``n_deviations`` is 0); or as for the statistics.
         """
-        raise ValueError(
-            "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
-            "has no box error for its catalogues. Make one with `iaemu-train box-error`."
-        )
+        if not self.n_deviations:
+            raise ValueError(
+                "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
+                "has no box error for its catalogues; or no statistics were asked for. `iaemu-train box-error` makes a "
+                "box error."
+            )
+        return self._deviations_at(self._checked(mu))
+
+    @abstractmethod
+    def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Statistics at strengths (n, n_strengths) within their ranges."""
+
+    def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Deviations at strengths (n, n_strengths) within their ranges."""
+        raise NotImplementedError
+
+    def _checked(self, mu: Any) -> torch.Tensor:
+        mu = real_tensor(mu, "mu")
+        if mu.ndim != 2 or mu.shape[1] != len(self._limits):
+            raise ValueError(
+                f"mu has shape {tuple(mu.shape)}; it must be (n, {len(self._limits)}), with a column each of "
+                f"{', '.join(self._limits)}."
+            )
+        values = mu.detach()
+        outside = ~((values >= self._low.to(mu)) & (values <= self._high.to(mu)))  # NaN is outside
+        if bool(outside.any()):
+            row, column = torch.nonzero(outside)[0].tolist()
+            name, (low, high) = list(self._limits.items())[column]
+            raise ValueError(
+                f"{name} = {float(values[row, column]):.6g} of point {row} is outside [{low:g}, {high:g}]."
+            )
+        return mu
 
 
 class FixedOccupation(AtOccupation):
@@ -93,6 +130,8 @@ class FixedOccupation(AtOccupation):
         [Mpc/h]
     ingredients : mapping of "xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to tensors (n_bins,)
         Means over pairs. Statistics whose ingredients are not there are not predicted.
+    limits : mapping of str to (float, float)
+        Ranges of the two strengths.
     n_gal, f_sat : float or None
     deviations : function without arguments, optional
         Gives the scaled deviations (K, n_bins) of the ingredients by name, or None if there are none; called once, when
@@ -103,10 +142,12 @@ class FixedOccupation(AtOccupation):
         self,
         r_edges,
         ingredients: Mapping[str, torch.Tensor],
+        limits: Mapping[str, tuple[float, float]],
         n_gal=None,
         f_sat=None,
         deviations: Callable[[], Mapping[str, torch.Tensor] | None] | None = None,
     ):
+        super().__init__(limits)
         self.r_edges = r_edges
         self._find_deviations = deviations
         self.n_gal, self.f_sat = n_gal, f_sat
@@ -115,7 +156,7 @@ class FixedOccupation(AtOccupation):
         held = {"xi": self._xi, "omega": self._omega, "eta": self._eta}
         self.statistics = tuple(name for name, value in held.items() if value is not None)
 
-    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         values = {}
         if self._xi is not None:
             values["xi"] = self._xi.to(mu).expand(len(mu), -1)
@@ -125,16 +166,15 @@ class FixedOccupation(AtOccupation):
     def n_deviations(self) -> int:
         return 0 if self._held_deviations is None else len(next(iter(self._held_deviations.values())))
 
-    def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         held = self._held_deviations
-        if held is None:
-            return super().deviations(mu)
         values = {}
         if "xi" in held:
             values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
+        n_bins = len(self.r_edges) - 1
         # Bins of all deviations side by side are as one long row of bins.
         flat = self._oriented(mu, *self._deviation_rows)
-        return values | {name: value.reshape(len(mu), self.n_deviations, -1) for name, value in flat.items()}
+        return values | {name: value.reshape(len(mu), self.n_deviations, n_bins) for name, value in flat.items()}
 
     @cached_property
     def _held_deviations(self):
@@ -173,34 +213,27 @@ class EvaluatedOccupation(AtOccupation):
     """
 
     def __init__(self, model: Any, theta: torch.Tensor, r_edges: Any, statistics: tuple[str, ...]):
+        super().__init__(model._limits())
         self._model, self._r_edges, self.statistics = model, r_edges, statistics
         self._occupation = dict(zip(model.parameters, theta[0], strict=True))
-        self._strengths = [name for name in model.parameters if name not in OCCUPATION_PARAMETERS]
-        limits = [model.support.bounds(name, None) for name in self._strengths]
-        self._low, self._high = torch.tensor(limits, dtype=torch.float64).T
         counts = model.predict(theta, r_edges, (), support="warn")
         self.r_edges = counts.r_edges
         self.n_gal, self.f_sat = (None if value is None else float(value) for value in (counts.n_gal, counts.f_sat))
 
-    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         values = self._model.predict(self._theta(mu), self._r_edges, self.statistics, support="warn")
         return {name: getattr(values, name) for name in self.statistics}
 
     @property
     def n_deviations(self) -> int:
-        return self._model.n_deviations
+        return self._model.n_deviations if self.statistics else 0
 
-    def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not self.n_deviations:
-            return super().deviations(mu)
+    def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         return self._model.deviations(self._theta(mu), self._r_edges, self.statistics, support="warn")
 
     def _theta(self, mu: torch.Tensor) -> torch.Tensor:
-        """Parameters (n, n_parameters) of the strengths (n, n_strengths); ValueError beyond their limits."""
-        if not bool(((mu.detach() >= self._low) & (mu.detach() <= self._high)).all()):  # NaN is not
-            limits = ", ".join(f"[{low:g}, {high:g}]" for low, high in zip(self._low, self._high, strict=True))
-            raise ValueError(f"The strengths {', '.join(self._strengths)} must lie in {limits}.")
-        strengths = dict(zip(self._strengths, mu.unbind(dim=1), strict=True))
+        """Parameters (n, n_parameters) of the strengths (n, n_strengths)."""
+        strengths = dict(zip(self._limits, mu.unbind(dim=1), strict=True))
         columns = (strengths.get(name, value.to(mu).expand(len(mu))) for name, value in self._occupation.items())
         return torch.stack(list(columns), dim=1)
 
@@ -232,7 +265,7 @@ def without_alignment(occupation: Any, parameters: Sequence[str] = PARAMETERS) -
 
     Raises
     ------
-    KeyError, ValueError
+    ValueError
         A parameter is missing, unknown, not one number, or not finite.
     """
     values = as_theta(occupation, OCCUPATION_PARAMETERS).detach().to(device="cpu", dtype=torch.float64)

@@ -10,13 +10,15 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from iaemu.artifact import check_shapes
 from iaemu.binning import PAPER_EDGES, BinningError, rebin
 from iaemu.models.deviations import combine, scaled
-from iaemu.models.network import NativeBins, NetworkModel, coarser, with_prefix
+from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, state_shapes, with_prefix
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser, check_xi_estimate
-from iaemu.parameters import ALIGNMENT_PARAMETERS, as_theta, has_tensor
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_tensor
 from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
+from iaemu.ranges import Range
 
 #: Monte Carlo passes whose spread is the epistemic part: the paper's number.
 _N_PASSES = 50
@@ -77,9 +79,21 @@ class IAEmuNetEmulator(NetworkModel):
         return tensors, self.network.config
 
     @classmethod
+    def _check_layout(cls, metadata, shapes, path) -> None:
+        wanted = state_shapes(lambda: IAEmuNet(**metadata["network"]), "network.")
+        # Counters of single numbers come out of a file with one axis.
+        wanted = {name: shape or (1,) for name, shape in wanted.items()}
+        scalers = dict.fromkeys(("input_mean", "input_std"), (len(PARAMETERS),))
+        scalers |= dict.fromkeys(("target_mean", "target_std"), (len(STATISTICS),))
+        wanted |= {f"scaler.{name}": shape for name, shape in scalers.items()}
+        check_shapes(shapes, {**wanted, "binning.0": (IAEmuNet.n_bins[0] + 1,)}, path)
+
+    @classmethod
     def _restore(cls, tensors, metadata, path) -> IAEmuNetEmulator:
-        network = IAEmuNet(**metadata["network"])
-        network.load_state_dict(with_prefix(tensors, "network."))
+        network = on_meta(lambda: IAEmuNet(**metadata["network"]))
+        state = with_prefix(tensors, "network.")
+        state = {name: value.reshape(network.state_dict()[name].shape) for name, value in state.items()}
+        network.load_state_dict(state, assign=True)
         return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["binning.0"])
 
     # ------------------------------------------------------------------ predictions
@@ -118,13 +132,13 @@ class IAEmuNetEmulator(NetworkModel):
 
         Raises
         ------
-        SupportError, ValueError
-        iaemu.binning.BinningError
-            Bins do not nest; or uncertainties were asked for in bins that join several of the network's.
+        ValueError
+            As there. An :class:`iaemu.binning.BinningError` also if uncertainties were asked for in bins that join
+            several of the network's.
         """
         if not uncertainties:
             return self._predict_batch(theta, r_edges, statistics, support, None, volume)
-        self._check_passes(n_passes)
+        self._check_passes(n_passes, seed)
         sigmas = partial(self._sigmas, n_passes=n_passes, seed=seed)
         return self._predict_batch(
             theta, r_edges, statistics, support, sigmas, volume, at_once=max(1, self._at_once // n_passes)
@@ -148,9 +162,14 @@ class IAEmuNetEmulator(NetworkModel):
         Returns
         -------
         dict of statistic to array or tensor (n_passes, ..., 20)
+
+        Raises
+        ------
+        ValueError
+            As of :meth:`predict`.
         """
         names = check_statistics(statistics)
-        self._check_passes(n_passes)
+        self._check_passes(n_passes, seed)
         points = as_theta(theta)
         inside = self.support.enforce(points, support)
 
@@ -241,9 +260,10 @@ class IAEmuNetEmulator(NetworkModel):
         return self._masks[1]
 
     @staticmethod
-    def _check_passes(n_passes: int) -> None:
-        if n_passes < 2:
-            raise ValueError(f"n_passes must be at least 2 for a standard deviation, got {n_passes}.")
+    def _check_passes(n_passes: int, seed: int) -> None:
+        # A standard deviation needs two; masks of more would not fit in memory.
+        Range(at_least=2, at_most=10_000).check("n_passes", n_passes, int)
+        Range(at_least=0, below=2**63).check("seed", seed, int)
 
 
 def _coarser_deviations(values, deviations, bins: NativeBins) -> torch.Tensor:

@@ -17,7 +17,7 @@ That lowers the strength by at most ``CLIP_WIDTH * slope / 8``, of centrals so c
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.models.tables import CentralResponse, TabulatedModel, correlations
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.ranges import Range
 
 SLOPE = "mu_cen_slope"
 
 #: 10^13 Msun/h, where the TNG300 samples together determine the strength best [log10 Msun/h].
 PIVOT = 13.0
+
+#: Limits of a slope [1 / dex]; beyond, all centrals would be clipped.
+Slope = Annotated[float, Range(at_least=-100, at_most=100)]
 
 #: Range of log10 host mass over which the clip is averaged [dex]: four mass bins of the shipped tables.
 CLIP_WIDTH = 0.04
@@ -48,9 +52,10 @@ class MassDependentSupport(Support):
         Range of the slope [1 / dex].
     """
 
-    mu_cen_slope: tuple[float, float] = (-2.0, 2.0)
+    mu_cen_slope: tuple[Slope, Slope] = (-2.0, 2.0)
 
     parameters: ClassVar[tuple[str, ...]] = (*PARAMETERS, SLOPE)
+    _pairs: ClassVar[tuple[str, ...]] = ("logMmin", "mu_cen_slope")
 
     @classmethod
     def of(cls, support: Support) -> MassDependentSupport:
@@ -140,10 +145,7 @@ class MassDependentModel(ForwardModel):
     factorises = True
 
     def __init__(self, tables: TabulatedModel, pivot: float = PIVOT):
-        if not 8.0 <= pivot <= 17.0:
-            raise ValueError(
-                f"pivot = {pivot:g} must be the log10 of a halo mass in Msun/h, between 8 and 17; try {PIVOT:g}."
-            )
+        Range(at_least=8, at_most=17).check("pivot, the log10 of a halo mass in Msun/h,", pivot)
         self.tables = tables
         self.pivot = float(pivot)
         self.support = MassDependentSupport.of(tables.support)
@@ -181,13 +183,14 @@ class MassDependentModel(ForwardModel):
         )
         # The sums hold the factors q of the centrals: what is left of them is 1, that of full alignment.
         rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
-        return correlations(sums, rest, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
+        return correlations(sums, rest, names) | self.tables.counts(sums)
 
     def _at_occupation(self, theta, r_edges, names) -> MassDependentFixedOccupation:
         """Strengths are mu_cen, mu_sat and mu_cen_slope."""
         response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)], r_edges)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        return MassDependentFixedOccupation(edges, response, names, self.pivot, self.support.mu_cen_slope)
+        counts = {name: float(value) for name, value in self.tables.counts(response.sums).items()}
+        return MassDependentFixedOccupation(edges, response, names, self.pivot, self._limits(), **counts)
 
     def clipped_share(self, theta: Any) -> np.ndarray:
         """Expected share of the centrals whose strength is clipped.
@@ -221,16 +224,20 @@ class MassDependentFixedOccupation(AtOccupation):
     statistics : sequence of str
     pivot : float
         As of :class:`MassDependentModel`.
-    slopes : (float, float)
-        Range of ``mu_cen_slope``.
+    limits : mapping of str to (float, float)
+        Ranges of the strengths.
+    n_gal, f_sat : float
     """
 
-    def __init__(self, r_edges, response: CentralResponse, statistics, pivot: float, slopes: tuple[float, float]):
+    def __init__(
+        self, r_edges, response: CentralResponse, statistics, pivot: float, limits, n_gal: float, f_sat: float
+    ):
+        super().__init__(limits)
         sums = response.sums
         DD = sums.DD[0]
         self.r_edges, self.statistics = r_edges, statistics
-        self.n_gal, self.f_sat = float(sums.n_gal), float(sums.f_sat)
-        self._pivot, self._slopes = pivot, slopes
+        self.n_gal, self.f_sat = n_gal, f_sat
+        self._pivot = pivot
         # Masses without centrals, to rounding: below the step of <Ncen>.
         used = response.modes.abs().amax(dim=1) > 1e-16 * response.modes.abs().max()
         self._log_mass = response.log_mass[used]
@@ -239,7 +246,7 @@ class MassDependentFixedOccupation(AtOccupation):
         self._modes, self._E_cc = response.modes[used], response.E_cc / DD[:, None, None]
         self._A_s, self._E_ss = sums.A_s / DD, sums.E_ss / DD
 
-    def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         mu = mu.double()
         values = {}
         if "xi" in self.statistics:
@@ -247,11 +254,6 @@ class MassDependentFixedOccupation(AtOccupation):
         if "omega" not in self.statistics and "eta" not in self.statistics:
             return values
         mu_cen, mu_sat, slope = mu.unbind(dim=1)
-        low, high = self._slopes
-        inside = (mu_cen.abs() <= 1.0) & (mu_sat.abs() <= 1.0) & (slope >= low) & (slope <= high)
-        if not bool(inside.all()):
-            point = ", ".join(f"{value:.6g}" for value in mu.detach()[~inside][0].tolist())
-            raise ValueError(f"mu_cen, mu_sat, {SLOPE} = {point} lie outside [-1, 1], [-1, 1] and [{low:g}, {high:g}].")
         q = mean_p2(central_strengths(mu_cen, slope, self._log_mass, self._pivot, CLIP_WIDTH))
         ingredients = {"A_s": self._A_s, "E_ss": self._E_ss}
         if "omega" in self.statistics:

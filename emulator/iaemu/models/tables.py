@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from iaemu.artifact import ArtifactError, require, write_artifact
+from iaemu.artifact import ArtifactError, check_shapes, require, write_artifact
 from iaemu.binning import check_edges, nesting_matrix, shell_volumes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from iaemu.halomodel.modes import ExpectedCounts, Occupations
-from iaemu.models.base import ForwardModel, check_golden
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.models.base import ForwardModel
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
 from iaemu.prediction import STATISTICS
 
 #: Binnings whose summed tables are kept.
@@ -72,7 +72,7 @@ class PairSums:
         Sums of (a.r)^2 - 1/3 over pairs whose first member is a central or a satellite, a its reference axis.
     E_cc, E_cs, E_ss : tensor (n, n_bins)
         Sums of (a1.a2)^2 - 1/3; ``E_cs`` counts one order.
-    n_gal, f_sat : tensor (n,)
+    n_galaxies, f_sat : tensor (n,)
         Galaxies in the mean of the boxes, and the share of satellites.
     """
 
@@ -83,7 +83,7 @@ class PairSums:
     E_cc: torch.Tensor
     E_cs: torch.Tensor
     E_ss: torch.Tensor
-    n_gal: torch.Tensor
+    n_galaxies: torch.Tensor
     f_sat: torch.Tensor
 
 
@@ -103,6 +103,8 @@ class TabulatedModel(ForwardModel):
     kind = "tables"
     shipped = "tables-pm160.safetensors"
     _at_once = 16
+    _n_golden = 3
+    _golden_tolerance = (1e-8, 1e-6)
     _in_double = True
     factorises = True
 
@@ -129,6 +131,11 @@ class TabulatedModel(ForwardModel):
                 _unpack_symmetric(double("two_halo_S_eta"), n_modes),
             ]
         )
+        for name, kind in _BLOCKS.items():
+            if kind in ("central_satellite", "satellite_pair"):
+                n_species, n_rows = blocks[name].n_amplitudes, len(tensors["one_halo.n_bins"])
+                if n_species != n_rows:
+                    raise ArtifactError(f"{path}: {name} has {n_species} species, the one-halo table {n_rows}.")
         # (mean or slope, n_species, n_bins, columns)
         self._one_halo = torch.as_tensor(unpack_one_halo(tensors, len(self.r_edges) - 1))
         expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
@@ -144,10 +151,23 @@ class TabulatedModel(ForwardModel):
     def _restore(cls, tensors, metadata, path) -> TabulatedModel:
         return cls(tensors, metadata, path)
 
-    def _check_golden(self, golden, path) -> None:
-        sums = self.sums(np.asarray(golden["theta"]))
-        found = {name: getattr(sums, name).numpy() for name in golden["sums"]}
-        check_golden(golden["sums"], found, path, rtol=1e-8, atol=1e-6)
+    @classmethod
+    def _check_layout(cls, metadata, shapes, path) -> None:
+        blocks, optional = Occupations.layout(_BLOCKS)
+        wanted = {
+            "r_edges": ("edges",),
+            "node_log_mass": ("nodes",),
+            "node_count": (len(metadata["box_volumes"]), "nodes"),
+            "two_halo_DD": ("bins", "pairs of modes"),
+            "two_halo_S_omega": ("bins", "modes", "modes"),
+            "two_halo_S_eta": ("bins", "pairs of modes"),
+            "one_halo.values": ("filled bins", 2, len(ONE_HALO_COLUMNS)),
+            "one_halo.n_bins": ("pairs in one host",),
+        }
+        check_shapes(shapes, {**wanted, **blocks}, path, optional)
+
+    def _golden(self, theta) -> dict[str, np.ndarray]:
+        return {name: value.numpy() for name, value in vars(self.sums(theta)).items()}
 
     def save(self, path: Any) -> None:
         """Write the tables with golden predictions that :meth:`load` checks.
@@ -156,13 +176,7 @@ class TabulatedModel(ForwardModel):
         ----------
         path : path-like
         """
-        theta = self.support.sample(3, np.random.default_rng(20250407))
-        sums = self.sums(theta)
-        golden = {
-            "theta": theta.tolist(),
-            "sums": {name: getattr(sums, name).numpy().tolist() for name in ("DD", "A_c", "A_s", "E_cs", "n_gal")},
-        }
-        write_artifact(path, self.kind, self._tensors, {**self.metadata, "golden": golden})
+        write_artifact(path, self.kind, self._tensors, {**self.metadata, "golden": self._new_golden()})
 
     # ------------------------------------------------------------------ predictions
 
@@ -184,12 +198,10 @@ class TabulatedModel(ForwardModel):
         -------
         PairSums
         """
-        if not isinstance(theta, Mapping) and np.shape(theta)[-1:] == (len(PARAMETERS) - len(ALIGNMENT_PARAMETERS),):
-            theta = torch.as_tensor(theta, dtype=torch.float64)
-            occupation_theta = theta
-        else:
-            occupation_theta = as_theta(theta).double()[..., len(ALIGNMENT_PARAMETERS) :]
-        occupation_theta = occupation_theta.reshape(-1, occupation_theta.shape[-1])
+        names = set(theta) if isinstance(theta, Mapping) else np.shape(theta)[-1:]
+        without = names in (set(OCCUPATION_PARAMETERS), (len(OCCUPATION_PARAMETERS),))
+        theta = as_theta(theta, OCCUPATION_PARAMETERS if without else PARAMETERS).double()
+        occupation_theta = theta[..., -len(OCCUPATION_PARAMETERS) :].reshape(-1, len(OCCUPATION_PARAMETERS))
         two_halo, one_halo, volumes = self._for_bins(r_edges)
 
         weight = None if central_weight is None else central_weight(self._occupations.log_mass)
@@ -232,7 +244,7 @@ class TabulatedModel(ForwardModel):
             E_cc=eta_cc,
             E_cs=eta_cs + 0.5 * oriented_cs[2],
             E_ss=eta_ss + ss[2],
-            n_gal=n_boxes.mean(dim=1),
+            n_galaxies=n_boxes.mean(dim=1),
             f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),
         )
 
@@ -309,7 +321,7 @@ class TabulatedModel(ForwardModel):
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
         sums = self.sums(theta, bins)
-        return correlations(sums, theta, names) | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
+        return correlations(sums, theta, names) | self.counts(sums)
 
     def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
         sums = self.sums(theta, bins)
@@ -317,7 +329,20 @@ class TabulatedModel(ForwardModel):
         for statistic, parts in ORIENTATION_INGREDIENTS.items():
             if statistic in names:
                 ingredients |= {name: getattr(sums, name) / sums.DD for name in parts}
-        return ingredients | {"n_gal": sums.n_gal, "f_sat": sums.f_sat}
+        return ingredients | self.counts(sums)
+
+    def counts(self, sums: PairSums) -> dict[str, torch.Tensor]:
+        """What a prediction says of galaxies, from their pair sums.
+
+        Parameters
+        ----------
+        sums : PairSums
+
+        Returns
+        -------
+        dict of "n_gal" [(h/Mpc)^3] and "f_sat" to tensor (n,)
+        """
+        return {"n_gal": sums.n_galaxies / float(self.box_volumes.mean()), "f_sat": sums.f_sat}
 
     def _for_bins(self, r_edges):
         """Tables summed to the bins asked for, kept for the next call."""

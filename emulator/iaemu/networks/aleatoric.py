@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from iaemu.halomodel.alignment import mean_p2
-from iaemu.networks.factorised import FactorisedNet
+from iaemu.networks.factorised import FactorisedNet, check_sizes
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range
 
 _N_INPUTS = len(OCCUPATION_PARAMETERS) + len(ALIGNMENT_PARAMETERS)
 
@@ -43,6 +44,7 @@ class AleatoricNet(nn.Module):
 
     def __init__(self, n_bins: Sequence[int], width: int = 64, depth: int = 2, n_members: int = 4):
         super().__init__()
+        check_sizes(n_bins, width=width, depth=depth, n_members=n_members)
         self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "n_members": int(n_members)}
         self.n_bins = tuple(int(n) for n in n_bins)
         self.n_outputs = len(STATISTICS) * sum(self.n_bins)
@@ -107,6 +109,7 @@ class Aleatoric:
     def __init__(self, network: AleatoricNet, correlations: list[dict[str, np.ndarray]], volume: float):
         self.network = network.eval().requires_grad_(False)
         self.correlations = correlations
+        Range(above=0).check("volume", volume)
         self.volume = float(volume)
 
     @staticmethod
@@ -161,10 +164,12 @@ class Aleatoric:
         -------
         Aleatoric
         """
-        network = AleatoricNet(**config)
+        # Without memory for tensors, which those of the file take the place of; and without random numbers for them.
+        with torch.device("meta"):
+            network = AleatoricNet(**config)
         prefix = "network."
         state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-        network.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()})
+        network.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()}, assign=True)
         correlations = [
             {name: arrays[f"correlation.{binning}.{name}"] for name in STATISTICS}
             for binning in range(len(network.n_bins))

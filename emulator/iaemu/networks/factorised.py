@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from iaemu.parameters import OCCUPATION_PARAMETERS, ZHENG07_LINE, Support
+from iaemu.ranges import Range
 
 #: What the network gives in each bin; the first is log(1 + xi).
 INGREDIENTS = ("log_1p_xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
@@ -24,6 +25,36 @@ SCALARS = ("log10_density", "f_sat")
 
 #: Smooth, so that gradients are.
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
+
+
+#: What a network may be made of.
+SIZES = {
+    "width": Range(at_least=1, at_most=65536),
+    "depth": Range(at_least=1, at_most=100),
+    "n_members": Range(at_least=1, at_most=1000),
+}
+
+
+def check_sizes(n_bins: Sequence[int], **sizes: int) -> None:
+    """Whether a network can have these sizes; before anything of them is made.
+
+    Parameters
+    ----------
+    n_bins : sequence of int
+        Of each binning.
+    **sizes
+        Others, by a name in ``SIZES``.
+
+    Raises
+    ------
+    ValueError
+        Names the size.
+    """
+    Range(at_least=1, at_most=100).check("The number of binnings", len(n_bins), int)
+    for number in n_bins:
+        Range(at_least=1, at_most=10_000).check("The number of bins", number, int)
+    for name, size in sizes.items():
+        SIZES[name].check(name, size, int)
 
 
 class FactorisedNet(nn.Module):
@@ -42,6 +73,11 @@ class FactorisedNet(nn.Module):
         Units in a hidden layer, number of hidden layers.
     activation : str
         Name in ``ACTIVATIONS``.
+
+    Raises
+    ------
+    ValueError
+        A size is no number of bins, units or layers; or an unknown activation.
     """
 
     line_slope: torch.Tensor
@@ -54,6 +90,9 @@ class FactorisedNet(nn.Module):
         self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3, activation: str = "silu"
     ):
         super().__init__()
+        check_sizes(n_bins, width=width, depth=depth)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}.")
         self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
         self.n_bins = tuple(int(n) for n in n_bins)
         n_outputs = len(INGREDIENTS) * sum(self.n_bins) + len(SCALARS)

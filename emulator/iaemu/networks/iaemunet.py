@@ -14,6 +14,7 @@ from torch import nn
 
 from iaemu.parameters import PARAMETERS
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range
 
 N_BINS = 20
 
@@ -99,6 +100,8 @@ class IAEmuNet(nn.Module):
 
     def __init__(self, dropout: float = 0.2, variance_bias: float = 0.0):
         super().__init__()
+        Range(at_least=0, below=1).check("dropout", dropout)
+        Range().check("variance_bias", variance_bias)
         self.config = {"dropout": float(dropout), "variance_bias": float(variance_bias)}
         self.embedding = nn.ModuleList(
             _Layer(nn.Linear(n_in, n_out), (n_out,), dropout) for n_in, n_out in pairwise(_EMBEDDING)

@@ -39,7 +39,7 @@ def test_aleatoric_variance_is_inverse_to_volume_and_epistemic_is_not(emulator):
     for name in STATISTICS:
         np.testing.assert_allclose(other.sigma_aleatoric[name], 0.5 * own.sigma_aleatoric[name], rtol=1e-12)
         np.testing.assert_array_equal(other.sigma_epistemic[name], own.sigma_epistemic[name])
-    with pytest.raises(ValueError, match="volume must be positive"):
+    with pytest.raises(ValueError, match=r"volume \[\(Mpc/h\)\^3\] must be a number, at least 1"):
         emulator.predict(POINT, uncertainties=True, volume=0.0)
 
 

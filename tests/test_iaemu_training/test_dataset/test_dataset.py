@@ -47,7 +47,8 @@ class TestContent:
         expected = pm40_tables.predict(dataset.theta[rows], PAPER_EDGES)
         for name in ("xi", "omega", "eta"):
             np.testing.assert_allclose(dataset.read(f"labels/{name}")[rows], getattr(expected, name), rtol=1e-10)
-        np.testing.assert_allclose(dataset.read("labels/n_gal")[rows], expected.n_gal, rtol=1e-12)
+        # The file counts the galaxies of a box of 40 Mpc/h.
+        np.testing.assert_allclose(dataset.read("labels/n_gal")[rows], expected.n_gal * 40.0**3, rtol=1e-12)
 
     def test_sums_give_labels_in_other_bins(self, dataset, pm40_tables):
         rows = np.array([3, 77])

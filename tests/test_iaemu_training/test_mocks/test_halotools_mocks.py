@@ -383,7 +383,7 @@ class TestForwardModel:
         np.testing.assert_allclose(prediction.xi, found.pooled()["xi"])
         np.testing.assert_allclose(single["xi"].mean(axis=0), found.xi.mean(axis=0))
         np.testing.assert_allclose(single["omega"].std(axis=0, ddof=1), found.omega.std(axis=0, ddof=1))
-        assert prediction.n_gal == pytest.approx(found.n_gal.mean())
+        assert prediction.n_gal == pytest.approx(found.n_gal.mean() / 40.0**3)
 
     def test_predicts_what_it_is_asked_for(self, ensemble):
         prediction = ensemble.predict(point(mu_cen=-0.5), EDGES[:4], statistics=("omega",))

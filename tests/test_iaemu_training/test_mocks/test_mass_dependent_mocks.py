@@ -73,7 +73,7 @@ def test_mean_over_mocks_is_that_of_the_tables(mocks, pm40_tables):
 
 
 def test_points_are_checked(mocks, pm40_tables):
-    with pytest.raises(KeyError, match="mu_cen_slope"):
+    with pytest.raises(ValueError, match=r"Missing parameter.*mu_cen_slope"):
         mocks.populate({k: v for k, v in THETA.items() if k != "mu_cen_slope"}, 1)
     with pytest.raises(ValueError, match="mu_cen_slope = 3 is outside"):
         MassDependentModel(pm40_tables, PIVOT).predict({**THETA, "mu_cen_slope": 3.0}, EDGES)

@@ -98,7 +98,7 @@ def test_expected_number_of_galaxies_is_the_sum_of_the_occupations(pm40, pm40_ta
     ncen = 0.5 * (1.0 + erf((pm40.log_mass - theta[0]) / theta[1]))
     nsat = (np.maximum(pm40.mass - 10 ** theta[2], 0.0) / 10 ** theta[3]) ** theta[4]
     sums = pm40_tables.sums(np.array([theta]))
-    assert float(sums.n_gal) == pytest.approx(ncen.sum() + nsat.sum(), rel=1e-4)
+    assert float(sums.n_galaxies) == pytest.approx(ncen.sum() + nsat.sum(), rel=1e-4)
     assert float(sums.f_sat) == pytest.approx(nsat.sum() / (ncen.sum() + nsat.sum()), rel=1e-4)
 
 

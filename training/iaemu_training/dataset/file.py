@@ -143,7 +143,7 @@ class Dataset:
         """Noise-free xi, omega and eta (len(rows), n_bins), by statistic, in any bins that nest in ``fine_edges``."""
         sums = {name: torch.as_tensor(values) for name, values in self.expected_sums(rows, r_edges).items()}
         blank = torch.full((len(self.theta[rows]),), torch.nan)
-        values = correlations(PairSums(**sums, n_gal=blank, f_sat=blank), torch.as_tensor(self.theta[rows]))
+        values = correlations(PairSums(**sums, n_galaxies=blank, f_sat=blank), torch.as_tensor(self.theta[rows]))
         return {name: value.numpy() for name, value in values.items()}
 
     def summary(self) -> str:

@@ -59,6 +59,6 @@ def make_labels(
             sums = model.rebin(fine, edges)
             ratio = {name: getattr(sums, name) / sums.DD for name in INGREDIENTS[1:]}
             columns += [torch.log(sums.DD / sums.RR), *ratio.values()]
-        columns += [torch.log10(fine.n_gal / volume)[:, None], fine.f_sat[:, None]]
+        columns += [torch.log10(fine.n_galaxies / volume)[:, None], fine.f_sat[:, None]]
         rows.append(torch.cat(columns, dim=1).numpy())
     return Labels(np.asarray(theta), np.concatenate(rows), [np.asarray(edges) for edges in binnings])

@@ -110,7 +110,8 @@ def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
     """Expected pair sums in the tables' bins, and the correlation functions in the paper's, at points (n, 7)."""
     model = _load_tables(tables)
     rows = [
-        vars(fine) | correlations(model.rebin(fine, PAPER_EDGES), batch) for batch, fine in iterate_sums(model, theta)
+        vars(fine) | {"n_gal": fine.n_galaxies} | correlations(model.rebin(fine, PAPER_EDGES), batch)
+        for batch, fine in iterate_sums(model, theta)
     ]
     return {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
 
@@ -280,7 +281,7 @@ def _mock_tasks(boxes, model, theta, settings) -> dict[str, Task]:
         return {}
     sums = [part for _, part in iterate_sums(model, theta[mocked])]
     pairs = np.concatenate([part.DD.sum(dim=1).numpy() for part in sums]) / 2.0
-    galaxies = np.concatenate([part.n_gal.numpy() for part in sums]) * len(boxes)
+    galaxies = np.concatenate([part.n_galaxies.numpy() for part in sums]) * len(boxes)
     # Seconds on one core, roughly: populating has a fixed cost and one a galaxy, counting one a pair.
     cost = settings.n_realisations * (0.1 * len(boxes) + 4e-6 * galaxies + 1e-8 * pairs)
     seed, n, edges = settings.seed, settings.n_realisations, model.r_edges

@@ -92,12 +92,12 @@ class MockEnsemble(ForwardModel):
         self.n_realisations, self.seed, self.seeds, self.processes = n_realisations, seed, seeds, processes
         self.support = Support() if support is None else support
         self.binnings = [PAPER_EDGES]
-        self.metadata = {"catalogues": list(self.catalogues)}
         self.n_mocks = self.n_points = 0
         self._edges: np.ndarray | None = None  # the union of what was asked for
         self._last: tuple[bytes, MockRealisations] | None = None
         self._lock = threading.RLock()
         boxes = [_load_box(catalogue) for catalogue in self.catalogues]
+        self.metadata = {"catalogues": list(self.catalogues), "box_volumes": [box.Lbox**3 for box in boxes]}
         self.r_max = 0.5 * min(box.Lbox for box in boxes)
         self._exit = ExitStack()
         self._workers: Workers | None = None
@@ -160,12 +160,12 @@ class MockEnsemble(ForwardModel):
         return edges
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
-        """Pooled statistics, and the mean numbers of the mocks."""
+        """Pooled statistics, and the mean density and satellite fraction of the mocks."""
         found: dict[str, list] = {name: [] for name in (*names, "n_gal", "f_sat")}
         for point in theta:
             mocks = self._rebinned(point, bins)
             pooled = mocks.pooled()
-            pooled["n_gal"] = mocks.n_gal.mean() / len(self.catalogues)
+            pooled["n_gal"] = mocks.n_gal.mean() / self.box_volumes.sum()
             pooled["f_sat"] = mocks.n_sat.sum() / max(mocks.n_gal.sum(), 1)
             for name, values in found.items():
                 values.append(torch.as_tensor(pooled[name]))
