@@ -1,12 +1,19 @@
 """Artifacts: what is written is read; anything else is refused with a reason."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
-from iaemu.artifact import ArtifactError, read_artifact, require, write_artifact
+import iaemu
+from iaemu.artifact import ArtifactError, check_shapes, read_artifact, require, write_artifact
+from iaemu.models.box_error import BoxError
 
 
 @pytest.fixture
@@ -67,3 +74,119 @@ def test_foreign_missing_and_other_kinds_are_told_apart(path, tmp_path):
 def test_missing_tensors_are_named(path):
     with pytest.raises(ArtifactError, match=r"lacks the tensor\(s\) c, d"):
         require({"a": 1}, ("a", "c", "d"), path)
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, "/dev/null"):
+        with pytest.raises(ArtifactError, match="is a folder, a pipe or a device"):
+            read_artifact(path, "tables")
+    for path, words in (("a" * 300, "name too long"), ("a\0b", "no artifact file|null byte"), (3, "TypeError")):
+        with pytest.raises(ArtifactError, match=words):
+            read_artifact(path, "tables")
+
+
+def test_types_and_metadata_that_are_none_of_ours(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    ours = json.dumps({"format": "iaemu-artifact-1", "kind": "tables"})
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        save_torch({"a": torch.zeros(2, dtype=dtype)}, path, metadata={"iaemu": ours})
+        with pytest.raises(ArtifactError, match=r"numbers of type (BF16|F8_E4M3)"):
+            read_artifact(path, "tables")
+    for text, words in (
+        ("[]", "are a list"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"format": ' + "9" * 5000 + "}", "not valid JSON"),
+        (json.dumps({"format": "iaemu-artifact-1", "kind": ["tables"]}), "but 'tables' was asked for"),
+        (" " * 2**23, "header is too long"),
+    ):
+        save_file({"a": np.zeros(2)}, path, metadata={"iaemu": text})
+        with pytest.raises(ArtifactError, match=words):
+            read_artifact(path, "tables")
+
+
+def test_shapes_are_compared_by_size_and_by_what_axes_have_in_common(tmp_path):
+    wanted = {"a": ("n", 2), "b": ("n", "m"), "c": ("m",)}
+    check_shapes({"a": (5, 2), "b": (5, 3)}, wanted, "file", optional=("c",))
+    for shapes, words in (
+        ({"a": (5, 2)}, r"lacks the tensor\(s\) b"),
+        ({"a": (5, 2), "b": (5, 3), "d": (1,)}, "do not belong in it: d"),
+        ({"a": (5, 2), "b": (4, 3)}, r"b has shape \(4, 3\), \(5, m\) is expected"),
+        ({"a": (5, 3), "b": (5, 3)}, r"a has shape \(5, 3\), \(n, 2\) is expected"),
+        ({"a": (5, 2), "b": (5, 3), "c": (3, 1)}, "c has shape"),
+    ):
+        with pytest.raises(ArtifactError, match=words):
+            check_shapes(shapes, wanted, "file", optional=("c",))
+    with pytest.raises(ArtifactError, match="both n must agree"):
+        check_shapes({"s": (3, 4)}, {"s": ("n", "n")}, "file")
+
+
+PEAK = """
+import resource, sys, iaemu
+iaemu.load()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    iaemu.load(sys.argv[1])
+except ValueError as error:
+    print(type(error).__name__, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.parametrize("what", ["foreign", "ours", "wide"])
+def test_a_file_is_refused_before_its_numbers_take_memory(what, tmp_path):
+    path = tmp_path / "large.safetensors"
+    if what == "wide":  # the network that the metadata state would take 3 GB
+        tensors, metadata = read_artifact("factorised-pm160", "emulator")
+        write_artifact(path, "emulator", tensors, {**metadata, "network": {**metadata["network"], "width": 20000}})
+    else:  # 3 GB of zeros, of which the file system stores none
+        header = {"two_halo_DD": {"dtype": "F32", "shape": [750_000_000], "data_offsets": [0, 3_000_000_000]}}
+        if what == "ours":
+            _, metadata = read_artifact("tables-pm160", "tables")
+            header["__metadata__"] = {"iaemu": json.dumps(metadata), "sha256": ""}
+        text = json.dumps(header).encode()
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + 3_000_000_000)
+    found = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, timeout=120, check=True)
+    kind, megabytes = found.stdout.split()
+    assert kind == "ArtifactError" and int(megabytes) < 60
+
+
+@pytest.mark.parametrize("name", ["factorised-pm160", "tables-pm160", "iaemunet-pm160", "box-error-pm160"])
+def test_loading_leaves_torchs_generator_as_it_was(name):
+    state = torch.get_rng_state()
+    BoxError.load() if name.startswith("box-error") else iaemu.load(name)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "kind", "name"),
+    [
+        ("box-error-pm160", "box-error", "sums.ss"),
+        ("box-error-pm160", "box-error", "products.one_cs"),
+        ("box-error-pm160", "box-error", "satellite_pair.coefficient"),
+        ("tables-pm160", "tables", "two_halo_S_eta"),
+        ("tables-pm160", "tables", "one_halo.values"),
+        ("factorised-pm160", "emulator", "aleatoric.correlation.1.eta"),
+        ("factorised-pm160", "emulator", "network.output_mean"),
+    ],
+)
+def test_numbers_that_changed_are_found_whatever_the_seal(shipped, kind, name, tmp_path):
+    tensors, metadata = read_artifact(shipped, kind)
+    load = BoxError.load if kind == BoxError.kind else iaemu.load
+    path = tmp_path / "altered.safetensors"
+    altered = tensors[name].copy()
+    altered.flat[len(altered.flat) // 3] += 0.1 * np.abs(altered).max()
+    write_artifact(path, kind, {**tensors, name: altered}, metadata)
+    with pytest.raises(ArtifactError, match=r"golden predictions of .* are not reproduced"):
+        load(path)
+    write_artifact(path, kind, {**tensors, name: tensors[name][..., :-1]}, metadata)
+    with pytest.raises(ArtifactError):
+        load(path)
+    support = {**metadata["support"], "n_rmse": 4.5}
+    write_artifact(path, kind, tensors, {**metadata, "support": support})
+    with pytest.raises(ArtifactError, match="golden predictions of theta"):
+        load(path)
+    write_artifact(path, kind, tensors, {key: value for key, value in metadata.items() if key != "golden"})
+    with pytest.raises(ArtifactError, match="incomplete"):
+        load(path)

@@ -1,5 +1,7 @@
 """Parameters and their support: shapes, names, the tube, policies."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +154,57 @@ def test_precision_is_never_lowered_by_mixing():
     assert as_theta({**mixed, "logM1": np.array(13.48)}).dtype == torch.float64
     sequence = [torch.tensor(SAMPLE1[name], dtype=torch.float64, requires_grad=True) for name in PARAMETERS]
     assert as_theta(sequence).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0 + 0.5j], "complex"),
+        (["0.8", "0.3", "12.54", "0.26", "12.68", "13.48", "1.0"], "not of type <U5"),
+        ([0.8, 0.3, 12.54, 0.26, 12.68, 13.48, None], "theta must be real numbers"),
+        ([0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 10**400], "double precision"),
+        ([True] * 7, "not of type bool"),
+        (np.ma.array([0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0], mask=[0, 0, 0, 0, 0, 0, 1]), "masked entries"),
+        ([[0.8, 0.3], [12.54, 0.26, 12.68]], "must be an array of real numbers"),
+        (torch.ones(7, dtype=torch.complex64), "of type torch.complex64"),
+        (torch.ones(7).to_sparse(), "of layout torch.sparse_coo"),
+        (torch.ones(7, device="meta"), "on the device meta"),
+        ({**SAMPLE1, "alpha": 1j}, "alpha must be real numbers"),
+        ({**SAMPLE1, "alpha": np.ma.masked}, "alpha must be real numbers, and has masked entries"),
+        (
+            {**SAMPLE1, "alpha": [1.0, 1.1], "mu_cen": [0.1, 0.2, 0.3]},
+            r"do not broadcast: mu_cen \(3,\), .*\(2,\)",
+        ),
+    ],
+)
+def test_what_is_no_real_number_is_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        as_theta(values)
+
+
+def test_real_numbers_of_any_type_are_taken():
+    values = [SAMPLE1[name] for name in PARAMETERS]
+    for theta in (np.array(values, dtype=object), np.ma.array(values), np.array(values, dtype=np.longdouble)):
+        np.testing.assert_allclose(as_theta(theta), values)
+
+
+def test_ranges_are_those_at_a_supported_logMmin(support):
+    with pytest.raises(SupportError) as refused:
+        support.enforce({**SAMPLE1, "logMmin": 10.5, "logM0": 9.0})
+    message = str(refused.value)
+    assert "logMmin = 10.5 is outside [11.5, 14] (nearest supported point: 11.5)" in message
+    low, high = support.bounds("logM0", 11.5)
+    assert f"logM0 = 9 is outside [{low:.6g}, {high:.6g}] at the nearest supported logMmin = 11.5" in message
+    # Every range that a message gives can be, and holds the nearest supported value.
+    for outside in (dict(logMmin=5.0), dict(logMmin=20.0, alpha=9.0), dict(logMmin=11.2, sigma_logM=3.0)):
+        with pytest.raises(SupportError) as refused:
+            support.enforce({**SAMPLE1, **outside})
+        found = re.findall(r"outside \[(\S+), (\S+)\].*?point: (\S+)\)", str(refused.value))
+        assert found and all(float(low) < float(high) for low, high, _ in found)
+        assert all(float(low) <= float(nearest) <= float(high) for low, high, nearest in found)
+
+
+def test_fields_of_a_support_are_in_ranges():
+    for field, value in (("n_rmse", -1.0), ("sigma_logM_min", 0.0), ("logM0_max", np.nan), ("logMmin", ("11", "12"))):
+        with pytest.raises(ValueError, match=field):
+            Support(**{field: value})

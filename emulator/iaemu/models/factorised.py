@@ -132,8 +132,8 @@ class Emulator(NetworkModel):
         return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
 
     def _golden_bins(self):
-        # Correlations between bins have a part where bins are joined.
-        joined = {f"binning.{index}.joined.": edges[::2] for index, edges in enumerate(self.binnings) if len(edges) > 2}
+        # Correlations between bins have a part where bins are joined: all of them in one bin.
+        joined = {f"binning.{index}.joined.": edges[[0, -1]] for index, edges in enumerate(self.binnings)}
         others = {f"binning.{index}.": edges for index, edges in enumerate(self.binnings) if index}
         return super()._golden_bins() | others | joined
 

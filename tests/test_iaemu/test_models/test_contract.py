@@ -96,3 +96,67 @@ def test_public_names_are_there_on_first_use():
         assert getattr(iaemu, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Emulators'"):
         iaemu.Emulators  # noqa: B018
+
+
+def test_arguments_that_are_none_are_one_documented_error(model):
+    theta = model.support.sample(1, np.random.default_rng(4))[0]
+    for edges in (
+        None,
+        [0.1, 1j],
+        ["0.1", "1.0"],
+        np.ma.array([0.1, 1.0], mask=[0, 1]),
+        3.0,
+        [1e-300, 1.0],
+        [[1.0], 2],
+    ):
+        if edges is not None:
+            with pytest.raises(BinningError, match=r"r_edges|bin"):
+                model.predict(theta, edges)
+    with pytest.raises(BinningError, match="requires grad"):
+        model.predict(theta, torch.tensor(EDGES, requires_grad=True))
+    for statistics in (None, 3, [None], "omgea", [["xi"]]):
+        with pytest.raises(ValueError, match="statistic"):
+            model.predict(theta, statistics=statistics)
+    for volume in (np.inf, np.nan, 0.5, -1.0, 10**400, "1e6", True):
+        with pytest.raises(ValueError, match="volume"):
+            model.predict(theta, volume=volume)
+    for policy in (None, ["raise"], "Raise"):
+        with pytest.raises(ValueError, match="policy"):
+            model.predict(theta, support=policy)
+    assert model.predict(theta, statistics=()).xi is None
+    with pytest.raises(ValueError, match=r"statistics is empty|does not know its error"):
+        model.deviations(theta, statistics=())
+
+
+def test_strengths_at_an_occupation_are_checked(model):
+    theta = torch.as_tensor(model.support.sample(1, np.random.default_rng(1)))
+    fixed = model.at_occupation(theta[0, 2:7], EDGES, "xi")
+    good = torch.cat([theta[:, :2], theta[:, 7:]], dim=1)
+    assert fixed(good.numpy())["xi"].shape == fixed(good)["xi"].shape == (1, len(EDGES) - 1)
+    for mu, words in (
+        (good[0], "mu has shape"),
+        (good[:, :1], "mu has shape"),
+        (good + 5.0, "mu_cen = .* is outside"),
+        (good * torch.nan, "mu_cen = nan of point 0 is outside"),
+        (good.to(torch.complex128), "real numbers"),
+        (None, "mu must be real numbers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fixed(mu)
+    empty = model.at_occupation(theta[0, 2:7], EDGES, ())
+    assert empty(good) == {} and empty.n_deviations == 0
+
+
+def test_n_gal_is_a_number_density(models):
+    theta = models["tables"].support.sample(3, np.random.default_rng(1))
+    volumes = models["tables"].box_volumes
+    counts = models["tables"].sums(theta).n_galaxies
+    exact = models["tables"].predict(theta)
+    np.testing.assert_allclose(exact.n_gal, counts.numpy() / volumes.mean(), rtol=1e-12)
+    np.testing.assert_allclose(models["emulator"].predict(theta).n_gal, exact.n_gal, rtol=0.01)
+    assert models["tables"].at_occupation(theta[0, 2:]).n_gal == pytest.approx(exact.n_gal[0], rel=1e-12)
+    mass_dependent = models["mass-dependent"].at_occupation(theta[0, 2:])
+    assert mass_dependent.n_gal == pytest.approx(exact.n_gal[0], rel=1e-12)
+    # Ordered pairs of all boxes, from a density and from the tables themselves.
+    sums = models["tables"].sums(theta)
+    np.testing.assert_allclose(models["tables"].expected_pairs(exact), sums.DD.numpy(), rtol=0.01)

@@ -167,7 +167,7 @@ def test_a_network_of_all_seven_parameters_is_evaluated_at_each_call():
     torch.testing.assert_close(fixed(mu)["omega"], expected.omega, rtol=1e-9, atol=1e-14)
     (slope,) = torch.autograd.grad(fixed(mu)["omega"].sum(), mu)
     assert bool((slope != 0).all())
-    with pytest.raises(ValueError, match=r"strengths mu_cen, mu_sat must lie in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"mu_cen = 1\.5 of point 0 is outside \[-1, 1\]"):
         fixed(torch.tensor([[1.5, 0.0]], dtype=torch.float64))
 
 

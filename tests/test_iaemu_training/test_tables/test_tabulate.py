@@ -112,7 +112,7 @@ def test_sums_of_two_boxes_add(pm40):
     for name in (*NAMES, "RR"):
         # Single-precision tables; the modes of the doubled box differ by rounding.
         np.testing.assert_allclose(getattr(double, name), 2 * getattr(single, name), rtol=2e-4, atol=1e-2)
-    np.testing.assert_allclose(double.n_gal, single.n_gal, rtol=1e-12)
+    np.testing.assert_allclose(double.n_galaxies, single.n_galaxies, rtol=1e-12)
 
 
 def test_omega_and_eta_factorise_in_mu(pm40_tables):
