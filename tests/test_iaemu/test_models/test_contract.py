@@ -101,7 +101,6 @@ def test_public_names_are_there_on_first_use():
 def test_arguments_that_are_none_are_one_documented_error(model):
     theta = model.support.sample(1, np.random.default_rng(4))[0]
     for edges in (
-        None,
         [0.1, 1j],
         ["0.1", "1.0"],
         np.ma.array([0.1, 1.0], mask=[0, 1]),
@@ -109,9 +108,8 @@ def test_arguments_that_are_none_are_one_documented_error(model):
         [1e-300, 1.0],
         [[1.0], 2],
     ):
-        if edges is not None:
-            with pytest.raises(BinningError, match=r"r_edges|bin"):
-                model.predict(theta, edges)
+        with pytest.raises(BinningError, match=r"r_edges|bin"):
+            model.predict(theta, edges)
     with pytest.raises(BinningError, match="requires grad"):
         model.predict(theta, torch.tensor(EDGES, requires_grad=True))
     for statistics in (None, 3, [None], "omgea", [["xi"]]):
