@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -118,9 +119,9 @@ class Emulator(NetworkModel):
     @classmethod
     def _restore(cls, tensors, metadata, path) -> Emulator:
         support = Support.from_dict(metadata["support"])
-        networks = []
+        blank, networks = on_meta(lambda: FactorisedNet(support, **metadata["network"])), []
         for prefix in cls._prefixes(metadata):
-            networks.append(on_meta(lambda: FactorisedNet(support, **metadata["network"])))
+            networks.append(copy.deepcopy(blank))
             networks[-1].load_state_dict(with_prefix(tensors, prefix), assign=True)
         metadata["box_volumes"]  # KeyError here, rather than at the first prediction
         aleatoric = None

@@ -91,8 +91,8 @@ class IAEmuNetEmulator(NetworkModel):
     @classmethod
     def _restore(cls, tensors, metadata, path) -> IAEmuNetEmulator:
         network = on_meta(lambda: IAEmuNet(**metadata["network"]))
-        state = with_prefix(tensors, "network.")
-        state = {name: value.reshape(network.state_dict()[name].shape) for name, value in state.items()}
+        shapes = {name: value.shape for name, value in network.state_dict().items()}
+        state = {name: value.reshape(shapes[name]) for name, value in with_prefix(tensors, "network.").items()}
         network.load_state_dict(state, assign=True)
         return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["binning.0"])
 
