@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import lzma
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -60,21 +60,22 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
             if not target.parent.is_dir():
                 raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
             _remove_abandoned(target)
-            file, name = _temporary(target)
+            file, temporary = _temporary(target)
             leftovers.enter_context(file)
-            leftovers.callback(Path(name).unlink, missing_ok=True)
+            leftovers.callback(temporary.unlink, missing_ok=True)
             try:
                 write(file)
                 file.flush()
-                os.fchmod(file.fileno(), _mode(target))
+                if target.exists():
+                    os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
                 os.fsync(file.fileno())
             except OSError as error:
                 if error.errno is not None and error.filename is None:  # a full disk: of which file?
                     error.filename = str(path)
                 raise
-            written.append((name, target))
-        for name, target in written:
-            os.replace(name, target)
+            written.append((temporary, target))
+        for temporary, target in written:
+            os.replace(temporary, target)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -139,18 +140,21 @@ def sha256_of_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _temporary(target: Path) -> tuple[IO[bytes], str]:
+def _temporary(target: Path) -> tuple[IO[bytes], Path]:
     """A new file of a name that nobody else has, beside the target: a rename across file systems is a copy.
 
     It is locked as long as its writer lives.
     """
     while True:
-        descriptor, name = tempfile.mkstemp(".tmp", f".{target.name[:100]}.", target.parent)
-        file = open(descriptor, "w+b")
+        path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
+        try:
+            file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "w+b")
+        except FileExistsError:
+            continue
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.path.exists(name):
-            return file, name
+        if path.exists():
+            return file, path
         file.close()  # another writer took it for abandoned before it was locked
 
 
@@ -160,15 +164,3 @@ def _remove_abandoned(target: Path) -> None:
         with suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
-
-
-def _mode(path: Path) -> int:
-    """Of the file that is there, or what a new file gets."""
-    try:
-        return path.stat().st_mode & 0o7777
-    except FileNotFoundError:
-        pass
-    # There is no way to ask for the mask but to set it.
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
