@@ -1,8 +1,14 @@
-"""The files of a run of HMC: chains, progress and checkpoint, written so that a run that was killed can go on."""
+"""The files of a run of HMC: chains, draws, progress and checkpoint, so that a run that was killed can go on.
+
+Chains are text of eight digits. What convergence is judged from is kept beside them in full precision, in a binary file
+``.draws`` of each process: float64 (n_kept, n_chains, d). A run that is resumed so stops where it would have stopped.
+"""
 
 from __future__ import annotations
 
 import base64
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +24,10 @@ from torch import Tensor
 
 from iaemu.files import write_text
 
-#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours.
+#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours. The time is not among them: a run
+#: that was killed and resumed has the file of one that was not.
 PROGRESS = {
     "N": 9,
-    "timestamp": 26,
     "acceptance_rate": 15,
     "Rminus1": 15,
     "Rminus1_cl": 15,
@@ -29,6 +35,10 @@ PROGRESS = {
     "ess_tail": 15,
     "divergences": 15,
 }
+
+
+#: Ending of the files with the draws in full precision.
+DRAWS = "draws"
 
 
 class ChainFiles:
@@ -68,8 +78,11 @@ class ChainFiles:
             for name in names
         ]
         self.progress = DataFrame(columns=list(PROGRESS))
-        if not resuming:
-            self._begin_progress()
+        if run.output:
+            self._draws = Path(run.output.prepare_collection(name=str(1 + mpi.rank()), extension=DRAWS)[0])
+            if not resuming:
+                self._draws.write_bytes(b"")
+                self._write_progress([])
 
     def _prepare(self, path: Path, resuming: bool) -> None:
         """Cut a file to the draws that the checkpoint counts; without one, see that it holds few draws or none."""
@@ -105,26 +118,26 @@ class ChainFiles:
             run.sampler.load_state_dict(from_text(run.states[mpi.rank()]))
         except (ValueError, RuntimeError) as error:
             raise LoggedError(run.log, "%s: %s Start anew with -f.", run.checkpoint_filename(), error) from error
-        draws = self._read_draws(list(run.density.names))
         if mpi.is_main_process():
             self._read_progress()
-        return draws
+        return self._read_draws()
 
-    def _read_draws(self, names: list[str]) -> np.ndarray:
-        run, n_files = self._run, self._run.n_files
-        draws = np.empty((run.n_chains, run.n_kept, len(names)))
-        for number, collection in enumerate(self.collections):
-            rows, start = collection[names].to_numpy(dtype=np.float64), 0
-            for n in run.blocks:
-                block, rows = np.split(rows, [n * self._chains_per_file])
-                draws[number::n_files, start : start + n] = block.reshape(-1, n, len(names))
-                start += n
-        return draws
+    def _read_draws(self) -> np.ndarray:
+        """The draws that the checkpoint counts; later ones go."""
+        run, path = self._run, self._draws
+        shape = (run.n_kept, run.n_chains, len(run.density.names))
+        size = 8 * math.prod(shape)
+        if not path.is_file() or path.stat().st_size < size:
+            message = "%s, with the draws in full precision, is missing or too short. Start anew with -f."
+            raise LoggedError(run.log, message, path)
+        os.truncate(path, size)
+        draws = np.fromfile(path, dtype="<f8").astype(np.float64).reshape(shape)
+        return np.ascontiguousarray(draws.transpose(1, 0, 2))
 
-    def _begin_progress(self) -> None:
-        if self._run.output and mpi.is_main_process():
+    def _write_progress(self, lines: list[str]) -> None:
+        if mpi.is_main_process():
             header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
-            write_text(self._run.progress_filename(), f"#{header}\n")
+            write_text(self._run.progress_filename(), f"#{header}\n" + "".join(lines))
 
     def _read_progress(self) -> None:
         """The table of progress up to the checkpoint; later lines of the file go."""
@@ -132,19 +145,18 @@ class ChainFiles:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
         lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
         lines = [line for line in lines if float(line.split()[0]) <= self._run.n_draws()]
-        self._begin_progress()
-        with open(path, "a", encoding="utf-8") as file:
-            file.writelines(lines)
+        self._write_progress(lines)
         for line in lines:
-            cells = dict(zip(PROGRESS, line.split(), strict=True))
-            row = {name: cell if name == "timestamp" else float(cell) for name, cell in cells.items()}
-            self.progress.loc[len(self.progress)] = row
+            cells = map(float, line.split())
+            self.progress.loc[len(self.progress)] = dict(zip(PROGRESS, cells, strict=True))
 
-    def write(self, covariance: np.ndarray) -> None:
+    def write(self, draws: np.ndarray, covariance: np.ndarray) -> None:
         """Write the draws and the last row of progress, then the checkpoint that says how much of them counts.
 
         Parameters
         ----------
+        draws : array (n_chains, n, d)
+            The new ones of this process.
         covariance : array (d, d)
             Of the draws so far, for ``.covmat``.
         """
@@ -153,6 +165,8 @@ class ChainFiles:
             collection.out_update()
         if not run.output:
             return
+        with open(self._draws, "ab") as file:
+            file.write(draws.transpose(1, 0, 2).astype("<f8").tobytes())
         states = mpi.gather(to_text(run.sampler.state_dict()))
         n_divergent = mpi.gather(run.n_divergent)
         if not mpi.is_main_process():
@@ -161,16 +175,12 @@ class ChainFiles:
         row = self.progress.iloc[-1]
         with open(run.progress_filename(), "a", encoding="utf-8") as file:
             whole = ("N", "divergences")
-            cells = (
-                str(row[name]) if name == "timestamp" else f"{row[name]:{'.0f' if name in whole else '.6g'}}"
-                for name in PROGRESS
-            )
+            cells = (f"{row[name]:{'.0f' if name in whole else '.6g'}}" for name in PROGRESS)
             file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
         checkpoint = {
             "converged": run.converged,
             "mpi_size": mpi.size(),
             "n_kept": run.n_kept,
-            "blocks": run.blocks,
             "n_divergent": n_divergent,
             "states": states,
         }

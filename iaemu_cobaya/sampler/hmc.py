@@ -12,7 +12,6 @@ are not written.
 
 from __future__ import annotations
 
-import datetime
 import math
 import re
 from typing import Any
@@ -33,7 +32,7 @@ from iaemu import __version__
 from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
 from iaemu_cobaya.gradients.cobaya_internals import append_draws
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
-from iaemu_cobaya.sampler.chain_files import ChainFiles
+from iaemu_cobaya.sampler.chain_files import DRAWS, ChainFiles
 
 #: How far Cobaya's log-posterior of a draw may lie from the one that was sampled: a part that does not matter for the
 #: draws, and rounding of a large number.
@@ -98,10 +97,22 @@ class HMC(CovmatSampler):
         self.converged = False
         self.mpi_size = None
         self.n_kept = 0
-        self.blocks: list[int] = []
         # In a checkpoint, lists of what each process has.
         self.n_divergent: Any = 0
         self.states: Any = None
+
+    def set_checkpoint_info(self, checkpoint_info: dict) -> None:
+        """Take up what the checkpoint holds.
+
+        Not as Cobaya does: it compares with the input of the run before, which is empty if that was killed while Cobaya
+        wrote it. Whether the draws are enough is judged anew in any case.
+
+        Parameters
+        ----------
+        checkpoint_info : dict
+        """
+        for name, value in checkpoint_info["sampler"][self.get_name()].items():
+            setattr(self, name, value)
 
     def initialize(self) -> None:
         """Mirror the posterior, compare it with Cobaya's, and open the files."""
@@ -159,7 +170,7 @@ class HMC(CovmatSampler):
                     self.n_kept += n
                     state.check_error()
                     self._look(bar)
-                    self._files.write(self._covariance)
+                    self._files.write(self._history[:, -n:], self._covariance)
         self._conclude()
 
     def _judge_old_draws(self) -> None:
@@ -210,7 +221,6 @@ class HMC(CovmatSampler):
                     self._refuse(x, expected, point.logpost)
                 self.collections[chain % self.n_files].add(x, logpost=point)
         self._history = np.concatenate([self._history, positions], axis=1)
-        self.blocks = [*self.blocks, positions.shape[1]]
         self._acceptance = float(draws.info.acceptance.mean())
         self._energies.append(draws.info.energy.numpy())
         self.n_divergent += int(draws.info.divergent.sum())
@@ -242,7 +252,6 @@ class HMC(CovmatSampler):
         Rminus1, ess = _convergence(history)
         self.progress_table.loc[len(self.progress_table)] = {
             "N": self.n_draws(),
-            "timestamp": datetime.datetime.now().isoformat(),
             "acceptance_rate": float(np.mean(acceptances)),
             "Rminus1": Rminus1,
             "Rminus1_cl": _scatter_of_limits(history, self.n_files * mpi.size()),
@@ -354,7 +363,8 @@ class HMC(CovmatSampler):
             return [(chains, None)]
         others = (Extension.checkpoint, Extension.progress, Extension.covmat)
         regexps = [re.compile(output.prefix_regexp_str + re.escape(name.lstrip(".")) + "$") for name in others]
-        return [(regexp, None) for regexp in (chains, *regexps)]
+        draws = output.collection_regexp(name=None, extension=DRAWS)
+        return [(regexp, None) for regexp in (chains, draws, *regexps)]
 
     @classmethod
     def get_version(cls) -> str:
