@@ -7,12 +7,19 @@ model rebuilt out of ``CHAIN.updated.yaml``. For all of them together: one corne
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from iaemu.files import write_whole
 from iaemu_cobaya.chains.plotting import corner_plot, data_plot
 from iaemu_cobaya.chains.reading import BURN_IN, ChainError, load_chain, posterior_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,9 +53,12 @@ def _parser() -> argparse.ArgumentParser:
 def _named_number(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        number = float(value)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number") from None
+        number = math.nan
+    if not name or not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form name=number")
+    return name, number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,15 +70,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         matplotlib.use("Agg")
     try:
-        chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
-    except ChainError as error:
+        return _plot(arguments)
+    except (ChainError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read has read enough. What is left must not be written when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         print(f"iaemu-plot: {error}", file=sys.stderr)
         return 1
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    """Tables and plots; the exit status."""
+    chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
+    sampled = list(dict.fromkeys(name for chain in chains for name in chain.sampled))
+    unknown = [name for name, _ in arguments.truth if name not in sampled]
+    if unknown:
+        raise ChainError(f"--truth: {', '.join(unknown)} is none of the sampled {', '.join(sampled)}.")
+    tables = [posterior_table(chain) for chain in chains]
     folder = arguments.out if arguments.out is not None else chains[0].root.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ChainError(f"--out: no folder {str(folder)!r} can be made: {error}") from error
     status = 0
-    for chain in chains:
-        print(posterior_table(chain))
+    for chain, table in zip(chains, tables, strict=True):
+        print(table)
         if arguments.no_data:
             continue
         try:
@@ -79,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         print(text)
         path = folder / f"{chain.name}_data.{arguments.format}"
-        figure.savefig(path, dpi=160)
+        _save(figure, path, arguments.format, dpi=160)
         print(f"  wrote {path}")
     try:
         plotter = corner_plot(chains, arguments.paper, dict(arguments.truth))
@@ -88,9 +115,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"iaemu-plot: {error}", file=sys.stderr)
         return status
     path = folder / f"{'_'.join(chain.name for chain in chains)}_corner.{arguments.format}"
-    plotter.fig.savefig(path, dpi=160, bbox_inches="tight")
+    _save(plotter.fig, path, arguments.format, dpi=160, bbox_inches="tight")
     from matplotlib import pyplot
 
     pyplot.close(plotter.fig)
     print(f"wrote {path}")
     return status
+
+
+def _save(figure: Figure, path: Path, kind: str, **options: Any) -> None:
+    write_whole(path, lambda file: figure.savefig(file, format=kind, **options))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from cobaya.conventions import Extension
 from cobaya.output import OutputReadOnly
+from cobaya.tools import get_scipy_1d_pdf
 from cobaya.yaml import yaml_load_file
 from getdist import MCSamples
 from getdist.chains import WeightedSamples
+from getdist.cobaya_interface import get_range, get_sampler_temperature, get_sampler_type
+from getdist.paramnames import ParamNames
 
 #: Share of a Metropolis chain that is dropped by default: its way from the starting point.
 BURN_IN = 0.3
@@ -21,7 +28,7 @@ BURN_IN = 0.3
 MIN_ROWS = 20
 
 #: How the names of a run's files go on behind the output prefix.
-_ENDINGS = re.compile(r"((\.\d+)?\.txt|(\.updated|\.input)?\.yaml|\.checkpoint|\.progress|\.covmat)$")
+_ENDINGS = re.compile(r"((\.\d+)?\.txt|(\.updated|\.input)?\.yaml|(\.\d+)?\.draws|\.checkpoint|\.progress|\.covmat)$")
 
 
 class ChainError(ValueError):
@@ -50,6 +57,8 @@ class Chain:
         Names of the sampled parameters, in the order of the run.
     densities : list of str
         Those of ``sampled`` that GetDist can estimate densities of: they have moved, and there are rows enough.
+    converged : bool, optional
+        By the sampler's own criteria, as its checkpoint says; None without one.
     """
 
     root: Path
@@ -60,6 +69,7 @@ class Chain:
     samples: MCSamples
     sampled: list[str]
     densities: list[str]
+    converged: bool | None = None
 
     def column(self, name: str) -> np.ndarray:
         """One column of ``rows``.
@@ -122,39 +132,88 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
     ChainError
         No such run, or nothing in it yet.
     """
-    root = Path(root)
-    root = root.with_name(_ENDINGS.sub("", root.name))
-    output = OutputReadOnly(str(root))
-    updated = Path(output.file_updated)
-    if not updated.is_file():
-        others = sorted(path.name.removesuffix(".updated.yaml") for path in root.parent.glob("*.updated.yaml"))
-        hint = f" Runs in {root.parent}: {', '.join(others)}." if others else ""
-        raise ChainError(
-            f"There is no run {str(root)!r}: no file {updated}. Give the 'output' of the run's YAML file, relative to "
-            f"this folder.{hint}"
-        )
+    root, output = _find(root)
     files = [path for path in output.find_collections() if Path(path).stat().st_size > 0]
     if not files:
-        raise ChainError(f"The run {str(root)!r} has no samples yet: no file {root.name}.1.txt.")
-    info = yaml_load_file(str(updated))
+        raise ChainError(f"The run {str(root)!r} has no samples yet: no file {output.prepare_collection('1')[0]}.")
+    info = _read_yaml(output.file_updated)
+    if not isinstance(info.get("params"), Mapping):
+        raise ChainError(f"{output.file_updated} is not the input of a Cobaya run: it has no 'params'.")
     if burn_in is None:
         burn_in = BURN_IN if "mcmc" in (info.get("sampler") or {}) else 0.0
     if not 0 <= burn_in < 1:
         raise ChainError(f"The burn-in must be a share in [0, 1), got {burn_in}.")
     try:
-        rows, samples = _read(root, files, burn_in)
+        rows, samples = _read(info, output, files, burn_in)
     except Exception as error:
-        raise ChainError(f"GetDist cannot read the run {str(root)!r}: {error}") from error
+        raise ChainError(f"GetDist cannot read the run {str(root)!r}: {_in_a_line(error)}") from error
     sampled = [name for name, entry in info["params"].items() if isinstance(entry, dict) and "prior" in entry]
+    absent = [name for name in ("weight", "minuslogpost", "chi2", *sampled) if name not in rows]
+    if absent:
+        raise ChainError(f"{files[0]} has no column {absent[0]}; its columns are {', '.join(map(str, rows))}.")
     enough = len(rows) >= max(MIN_ROWS, 2 * len(sampled))
     densities = [name for name in sampled if enough and samples.paramNames.parWithName(name) is not None]
-    return Chain(root, root.name, info, burn_in, rows, samples, sampled, densities)
+    checkpoint = Path(output.folder, output.prefix + Extension.checkpoint)
+    return Chain(root, root.name, info, burn_in, rows, samples, sampled, densities, _has_converged(checkpoint))
 
 
-def _read(root: Path, files: list[str], burn_in: float) -> tuple[pd.DataFrame, MCSamples]:
+def _find(root: str | Path) -> tuple[Path, OutputReadOnly]:
+    """The output prefix of a run that is named by it, by its folder if it has no other, or by one of its files."""
+    if not str(root) or "\0" in str(root):
+        raise ChainError(f"{str(root)!r} names no run: give the 'output' of its YAML file.")
+    root = Path(root)
+    names = [root.name, _ENDINGS.sub("", root.name)]
+    candidates = [(root.with_name(name), str(root.with_name(name))) for name in names if name]
+    # 'output: chains/dir/' has no prefix: its files are dir/1.txt, dir/updated.yaml, ...
+    if root.is_dir():
+        candidates.append((root.resolve(), f"{root}{os.sep}"))
+    for path, prefix in candidates:
+        output = OutputReadOnly(prefix)
+        if Path(output.file_updated).is_file():
+            return path, output
+    others = sorted(path.name.removesuffix(".updated.yaml") for path in root.parent.glob("*.updated.yaml"))
+    hint = f" Runs in {root.parent}: {', '.join(others)}." if others else ""
+    raise ChainError(
+        f"There is no run {str(root)!r}: no file {root}.updated.yaml. Give the 'output' of the run's YAML file, relative "
+        f"to this folder.{hint}"
+    )
+
+
+def _read_yaml(path: str | Path) -> dict:
+    try:
+        found = yaml_load_file(str(path))
+    except Exception as error:
+        # PyYAML has errors of many kinds, and Cobaya one of its own.
+        raise ChainError(f"{path} cannot be read: {_in_a_line(error)}") from error
+    if not isinstance(found, dict):
+        raise ChainError(f"{path} is not the input or state of a Cobaya run (killed as it was written? resume it).")
+    return found
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _has_converged(checkpoint: Path) -> bool | None:
+    if not checkpoint.is_file():
+        return None
+    try:
+        (sampler,) = _read_yaml(checkpoint)["sampler"].values()
+        return bool(sampler["converged"])
+    except (ChainError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _read(info: dict, output: OutputReadOnly, files: list[str], burn_in: float) -> tuple[pd.DataFrame, MCSamples]:
     """As ``getdist.loadMCSamples``, but with a look at all columns before it drops those that do not vary."""
-    samples = MCSamples(str(root))
-    samples.loadChains(str(root), files)
+    # GetDist would read the limits of priors from the file too, but fails at those of some distributions.
+    samples = MCSamples(
+        names=ParamNames(output.file_updated),
+        ranges={name: _limits(entry) for name, entry in info["params"].items()},
+        sampler=get_sampler_type(info),
+        temperature=get_sampler_temperature(info),
+    )
+    samples.loadChains(output.prefix, files)
     samples.removeBurnFraction(burn_in)
     with open(files[0], encoding="utf-8") as file:
         names = file.readline().lstrip("#").split()
@@ -162,10 +221,19 @@ def _read(root: Path, files: list[str], burn_in: float) -> tuple[pd.DataFrame, M
     rows = pd.DataFrame(np.concatenate(tables), columns=names)
     if rows.empty:
         raise ValueError(f"{files[0]} holds no samples yet.")
+    if not np.isfinite(rows.to_numpy()).all() or not (rows["weight"] > 0).all():
+        raise ValueError("the chains hold weights that are not positive, or what is no number.")
     samples.deleteFixedParams()
     samples.makeSingle()
     samples.updateBaseStatistics()
     return rows, samples
+
+
+def _limits(entry: Any) -> tuple[float | None, float | None]:
+    if not isinstance(entry, dict) or "prior" not in entry:
+        return get_range(entry)[:2]
+    low, high = get_scipy_1d_pdf(dict(entry["prior"])).support()
+    return (float(low) if np.isfinite(low) else None), (float(high) if np.isfinite(high) else None)
 
 
 def posterior_table(chain: Chain) -> str:
@@ -178,6 +246,11 @@ def posterior_table(chain: Chain) -> str:
     Returns
     -------
     str
+
+    Raises
+    ------
+    ChainError
+        GetDist cannot estimate densities of these samples.
     """
     best = chain.best()
     lines = [
@@ -187,7 +260,10 @@ def posterior_table(chain: Chain) -> str:
     if not chain.densities:
         lines.append("  too few samples for limits (a run of 'evaluate', or one just started)")
     else:
-        statistics = chain.samples.getMargeStats()
+        try:
+            statistics = chain.samples.getMargeStats()
+        except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+            raise ChainError(f"GetDist fails on the samples of {chain.name}: {_in_a_line(error)}") from error
         heads = f"{'68 % limits':<21s} {'95 % limits':<21s} best fit"
         lines.append(f"  {'parameter':<14s} {'mean':>9s} {'std':>9s}   {heads}")
         for name in chain.densities:
@@ -202,13 +278,18 @@ def posterior_table(chain: Chain) -> str:
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
     which = " with the prediction's error, its log-determinant included" if with_determinant else ""
     lines.append(f"  chi2{which} at the best fit: {best['chi2']:.2f}")
+    if chain.converged is False:
+        lines.append(
+            "  NOT CONVERGED, by the sampler's own criteria: still running, stopped early, or killed (cobaya-run -r)"
+        )
     return "\n".join(lines)
 
 
 def _gelman_rubin(chain: Chain) -> str:
     """GetDist's R-1, the largest over all directions, of the chains of the run or of four parts of a single one."""
     samples = chain.samples
-    offsets, what = samples.chain_offsets, f"{len(samples.chain_offsets) - 1} chains"
+    # A file of HMC holds many chains.
+    offsets, what = samples.chain_offsets, f"between {len(samples.chain_offsets) - 1} files"
     if len(offsets) == 2:
         offsets, what = np.linspace(0, len(chain.rows), 5).astype(int), "4 parts of one chain"
     if chain.densities != chain.sampled or np.diff(offsets).min() <= 5 * len(chain.sampled):

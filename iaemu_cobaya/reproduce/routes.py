@@ -12,7 +12,6 @@ import torch
 from cobaya.input import update_info
 from cobaya.model import get_model
 from cobaya.run import run
-from cobaya.yaml import yaml_load_file
 
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import ALIGNMENT_PARAMETERS
@@ -261,7 +260,7 @@ def _chain_route(chain: Chain, tables: Chain) -> Route:
     # Every proposal within the prior was a point. Not counted are those of the start, of measuring speeds, and of
     # steps that were not written yet.
     steps = load_chain(chain.root, burn_in=0.0).column("weight").sum()
-    stopped = "" if _has_converged(chain) else ", stopped early"
+    stopped = "" if chain.converged else ", stopped early"
     route = _route_of(chain, f"{MOCKS}, Cobaya mcmc{stopped}", int(steps) * n_realisations * len(catalogues))
     mocks = MockEnsemble(catalogues, n_realisations, options["seed"], options["seeds"])
     like = _likelihood(1)()
@@ -273,15 +272,6 @@ def _chain_route(chain: Chain, tables: Chain) -> Route:
     omega = model(torch.as_tensor(draws))["omega"].numpy()
     noise = noise_of_fixed_seeds(like, draws, tables.column("weight"), omega, deviations)
     return replace(route, moments=replace(route.moments, error=np.hypot(route.moments.error, noise)))
-
-
-def _has_converged(chain: Chain) -> bool:
-    """By the sampler's own criteria, as its checkpoint says."""
-    checkpoint = chain.root.with_name(chain.name + ".checkpoint")
-    if not checkpoint.is_file():
-        return False
-    (sampler,) = yaml_load_file(str(checkpoint))["sampler"].values()
-    return bool(sampler.get("converged"))
 
 
 def _direct_routes(
