@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from logging import Logger
 
-from cobaya.log import LoggedError
+from cobaya.log import LoggedError, get_logger
 
 _TAG = re.compile(r"\w*")
 
@@ -74,9 +75,15 @@ def mapped_names(parameters: Sequence[str], param_map: Mapping, log: Logger) -> 
     unknown = [name for name in param_map if name not in parameters]
     if unknown:
         raise LoggedError(
-            log, "param_map: unknown parameter(s) %s; known are %s.", ", ".join(unknown), ", ".join(parameters)
+            log,
+            "param_map: unknown parameter(s) %s; known are %s.",
+            ", ".join(map(str, unknown)),
+            ", ".join(parameters),
         )
-    names = tuple(str(param_map.get(name, name)) for name in parameters)
+    named = [param_map.get(name, name) for name in parameters]
+    if any(not isinstance(name, str) or not name for name in named):
+        raise LoggedError(log, "param_map: names must be text, as in {alpha: alpha_hod}; got %s.", reprlib.repr(named))
+    names = tuple(named)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise LoggedError(log, "param_map: more than one parameter is called %s.", ", ".join(twice))
@@ -106,5 +113,9 @@ class MapsParameters:
         """
         param_map = (input_options or {}).get("param_map") or {}
         if isinstance(param_map, Mapping) and isinstance(defaults, dict) and defaults.get("params"):
-            defaults["params"] = {param_map.get(name, name): info for name, info in defaults["params"].items()}
+            params, names = defaults["params"], [*defaults["params"]]
+            new = mapped_names(
+                names, {name: param_map[name] for name in names if name in param_map}, get_logger(cls.__name__)
+            )
+            defaults["params"] = {name: params[old] for name, old in zip(new, names, strict=True)}
         return defaults

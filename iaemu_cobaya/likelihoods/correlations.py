@@ -28,12 +28,13 @@ from iaemu.prediction import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 from iaemu_cobaya.likelihoods.data_vector import DataVector, Options
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
+from iaemu_cobaya.options import ChecksOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class IACorrelations(MapsParameters, Likelihood):
+class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     """Chi^2 of measured correlation functions xi, omega, eta, or any subset of them, in any bins that the model has.
 
     The data vector holds the used bins of each of ``statistics``, in that order, in increasing r.
@@ -67,8 +68,6 @@ class IACorrelations(MapsParameters, Likelihood):
     tag: str | None
     param_map: dict
 
-    _enforce_types = True
-
     # ------------------------------------------------------------------ set-up
 
     def initialize(self) -> None:
@@ -81,7 +80,7 @@ class IACorrelations(MapsParameters, Likelihood):
         try:
             self.measurement = self._read_measurement()
             self._data = DataVector(self.measurement, self.statistics, options)
-        except (MeasurementError, FileNotFoundError) as error:
+        except (MeasurementError, OSError) as error:
             raise LoggedError(self.log, "%s", error) from error
         self.used, self.bins, self.slices = self._data.used, self._data.bins, self._data.slices
         self.data_vector, self.covariance_matrix = self._data.values, self._data.covariance

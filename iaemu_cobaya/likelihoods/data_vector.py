@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from iaemu.binning import EDGE_TOLERANCE
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
@@ -186,6 +188,9 @@ class DataVector:
     def _used(self, statistic: str) -> np.ndarray:
         bins = self.measurement.bins[statistic]
         r_min, r_max = (self._options.of(name, statistic) for name in ("r_min", "r_max"))
+        for name, value in (("r_min", r_min), ("r_max", r_max)):
+            if value is not None and not (isinstance(value, float) and math.isinf(value)):
+                Range().check(f"{name} of {statistic} [Mpc/h]", value, error=MeasurementError)
         used = np.ones(len(bins), dtype=bool)
         if r_min is not None:
             used &= bins.r_low >= r_min * (1.0 - EDGE_TOLERANCE)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+import reprlib
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,9 +30,11 @@ from pandas import DataFrame
 from tqdm import tqdm
 
 from iaemu import __version__
+from iaemu.ranges import Range
 from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
 from iaemu_cobaya.gradients.cobaya_internals import append_draws
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
+from iaemu_cobaya.options import ChecksOptions, check_seed
 from iaemu_cobaya.sampler.chain_files import DRAWS, ChainFiles
 
 #: How far Cobaya's log-posterior of a draw may lie from the one that was sampled: a part that does not matter for the
@@ -44,11 +47,14 @@ CONFIDENCE = 0.95
 #: Draws of each chain without which there is no R-hat.
 MIN_DRAWS = 4
 
+#: Of numbers of chains and draws, which are allocated at once.
+LARGEST = 1_000_000
+
 #: Points of the reference from which the maximum of the posterior is searched.
 N_STARTS = 8
 
 
-class HMC(CovmatSampler):
+class HMC(ChecksOptions, CovmatSampler):
     r"""Hamiltonian Monte Carlo \cite{Neal:2011mrf} of many chains in a batch; the options are described in HMC.yaml.
 
     Attributes
@@ -74,20 +80,18 @@ class HMC(CovmatSampler):
 
     method: str
     gradient: str
-    n_chains: int
-    n_files: int
-    n_warmup: int
-    target_accept: float | None
-    trajectory_length: float | None
-    max_tree_depth: int
-    Rminus1_stop: float
-    ess_stop: float
-    max_samples: float
-    check_every: int
-    thin: int
+    n_chains: Annotated[int, Range(at_least=2, at_most=LARGEST)]
+    n_files: Annotated[int, Range(at_least=1, at_most=LARGEST)]
+    n_warmup: Annotated[int, Range(at_least=20, at_most=LARGEST)]
+    target_accept: Annotated[float, Range(at_least=0.1, at_most=0.999)] | None
+    trajectory_length: Annotated[float, Range(at_least=1e-3, at_most=1e3)] | None
+    max_tree_depth: Annotated[int, Range(at_least=1, at_most=20)]
+    Rminus1_stop: Annotated[float, Range(above=0, infinite=True)]
+    ess_stop: Annotated[float, Range(above=0, infinite=True)]
+    max_samples: Annotated[float, Range(above=0, infinite=True)]
+    check_every: Annotated[int, Range(at_least=1, at_most=LARGEST)]
+    thin: Annotated[int, Range(at_least=1, at_most=LARGEST)]
     progress: bool
-
-    _enforce_types = True
 
     # ------------------------------------------------------------------ set-up
 
@@ -118,8 +122,7 @@ class HMC(CovmatSampler):
         """Mirror the posterior, compare it with Cobaya's, and open the files."""
         if not self.model.prior.d():
             raise LoggedError(self.log, "No parameter is sampled: give at least one of them a prior.")
-        self._check_options()
-        scales = None if self.covmat is None else np.sqrt(np.diag(self.initial_proposal_covmat()[0]))
+        scales = None if self.covmat is None else self._scales_of_covmat()
         self.density = LogPosterior(self.model, self.gradient, self.random_state, scales)
         self.density.check(rng=self.random_state)
         generator = torch.Generator().manual_seed(int(self.random_state.integers(2**63)))
@@ -132,13 +135,34 @@ class HMC(CovmatSampler):
             raise LoggedError(self.log, "%s", error) from error
         self._open_files()
 
-    def _check_options(self) -> None:
-        for name in ("n_chains", "n_files", "check_every", "thin", "max_samples", "ess_stop", "Rminus1_stop"):
-            if not getattr(self, name) > 0:
-                raise LoggedError(self.log, "%s: must be positive, got %s.", name, getattr(self, name))
+    def validate_attributes(self, annotations: dict) -> None:
+        """Check all options.
+
+        Parameters
+        ----------
+        annotations : dict
+
+        Raises
+        ------
+        LoggedError
+            One is of another type, or out of its range.
+        """
+        super().validate_attributes(annotations)
+        if self.seed is not None:
+            check_seed(self.seed, self.log)
         if self.n_chains % self.n_files:
             message = "n_files: %d chains cannot be shared equally among %d files; choose a divisor of n_chains."
             raise LoggedError(self.log, message, self.n_chains, self.n_files)
+
+    def _scales_of_covmat(self) -> np.ndarray:
+        try:
+            return np.sqrt(np.diag(self.initial_proposal_covmat()[0]))
+        except LoggedError:
+            raise
+        except (ValueError, TypeError, IndexError, UnboundLocalError, np.linalg.LinAlgError) as error:
+            # Cobaya's reader takes for granted that it is a file with a header, or a matrix.
+            message = "covmat must be a file with a covariance matrix, or the matrix; got %s: %s"
+            raise LoggedError(self.log, message, reprlib.repr(self.covmat), error) from error
 
     def _open_files(self) -> None:
         """Chains of this process, continued from the checkpoint if there is one."""

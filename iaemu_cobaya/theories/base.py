@@ -31,6 +31,7 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
+from iaemu_cobaya.options import ChecksOptions
 from iaemu_cobaya.theories.evaluation import COUNTS, EdgesKey, Evaluation, edges_key
 from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampled_cosmology
 
@@ -38,7 +39,7 @@ from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampl
 DERIVED = {f"{name}_ia": name for name in COUNTS}
 
 
-class ForwardModelTheory(MapsParameters, Theory):
+class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
     """Base of the theories: everything but the loading of the forward model, and gradients.
 
     Attributes
@@ -58,8 +59,6 @@ class ForwardModelTheory(MapsParameters, Theory):
     support: str
     param_map: dict
     tag: str | None
-
-    _enforce_types = True
 
     # ------------------------------------------------------------------ set-up
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from cobaya.log import LoggedError
 
 from iaemu.models.base import ForwardModel
+from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import ForwardModelTheory
 
 #: Points between two lines in the log.
@@ -28,10 +29,10 @@ class HalotoolsIA(ForwardModelTheory):
     """
 
     catalogue: list | tuple | str | os.PathLike
-    n_realisations: int
+    n_realisations: Annotated[int, Range(at_least=2, at_most=100_000)]
     seeds: str
-    seed: int
-    processes: int
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
+    processes: Annotated[int, Range(at_least=1, at_most=1024)]
 
     model: Any  # a MockEnsemble: its package is imported when it is needed
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 from cobaya.log import LoggedError
 
 from iaemu.models import BoxError, Emulator, ForwardModel, MassDependentModel, TabulatedModel
+from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import DifferentiableTheory
 
 
@@ -39,7 +41,7 @@ class MassDependentIA(TabulatedIA):
         log10 of the host mass [Msun/h] at which the strength is ``mu_cen``.
     """
 
-    pivot: float
+    pivot: Annotated[float, Range(at_least=8, at_most=17)]
 
     def _load_model(self) -> ForwardModel:
         tables = super()._load_model()

@@ -8,6 +8,7 @@ direction leads uphill, and steps that leave the domain (density -inf) lose in t
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -121,7 +122,7 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
     Raises
     ------
     SamplingError
-        The density is finite at none of the points.
+        The density is finite at none of the points, or too narrow.
     """
     values, _ = density(starts)
     finite = torch.isfinite(values)
@@ -135,6 +136,12 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
         new = _maximise(density, start)
         if not any(_alike(new, old) for old in found):
             found.append(new)
+    found = [one for one in found if math.isfinite(one.log_mass)]
+    if not found:
+        raise SamplingError(
+            "The posterior has no width at its maximum that numbers can hold: its log-density is too large or too "
+            "small, as of errors that are zero. Check the log-density and its gradient there by hand."
+        )
     found.sort(key=lambda one: one.log_mass, reverse=True)
     return [one for one in found if one.log_mass > found[0].log_mass - _NEGLIGIBLE]
 

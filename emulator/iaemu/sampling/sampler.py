@@ -30,7 +30,7 @@ from iaemu.sampling.integrators import LogDensity
 from iaemu.sampling.laplace import Laplace, approximate, in_support, scatter
 from iaemu.sampling.metric import Metric
 from iaemu.sampling.settings import Settings
-from iaemu.sampling.transforms import Bound, Transform
+from iaemu.sampling.transforms import Bound, Transform, real_numbers
 
 #: Chains by type of device: a batch of 64 costs a processor little more than one of 1, one of 512 a GPU.
 _N_CHAINS, _N_CHAINS_GPU = {"cpu": 64}, 512
@@ -169,7 +169,7 @@ class Sampler:
         ValueError
             Points outside the bounds, or of another dimension.
         """
-        starts = torch.as_tensor(start, dtype=torch.float64, device=self.device).detach()
+        starts = real_numbers("Starting points", start, self.device)
         given = tuple(starts.shape)
         starts = starts[None] if starts.ndim == 1 else starts
         if starts.ndim != 2 or starts.shape[1] != self.dimension:

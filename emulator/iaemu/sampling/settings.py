@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import numbers
+import reprlib
 from dataclasses import dataclass, fields
 
 from iaemu.sampling.integrators import INTEGRATORS
 
 _METHODS = ("hmc", "nuts")
+
+#: Of chains, transitions and points: far beyond what is of use, and what a machine can allocate.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,14 @@ class Settings:
     def __post_init__(self):
         self._choice("method", _METHODS)
         self._choice("integrator", ("auto", *INTEGRATORS))
-        self._number("n_chains", 2, math.inf, whole=True, optional=True)
-        self._number("n_warmup", 20, math.inf, whole=True)
+        self._number("n_chains", 2, _MOST, whole=True, optional=True)
+        self._number("n_warmup", 20, _MOST, whole=True)
         self._number("target_accept", 0.1, 0.999, optional=True)
         self._number("trajectory_length", 1e-3, 1e3)
         self._number("jitter", 0.0, 0.99)
         self._number("max_tree_depth", 1, 20, whole=True)
         self._number("dispersion", 1e-3, 100.0)
-        self._number("chunk", 1, math.inf, whole=True)
+        self._number("chunk", 1, _MOST, whole=True)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -72,15 +77,16 @@ class Settings:
         return tuple(field.name for field in fields(cls))
 
     def _choice(self, name, choices):
-        if getattr(self, name) not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        value = getattr(self, name)
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)}; got {reprlib.repr(value)}.")
 
     def _number(self, name, lowest, highest, whole=False, optional=False):
         value = getattr(self, name)
         if value is None and optional:
             return
         kind = "a whole number" if whole else "a number"
-        good = isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest
+        good = isinstance(value, numbers.Real) and not isinstance(value, bool) and lowest <= value <= highest
         if not good or (whole and value != int(value)):
-            bound = f"between {lowest:g} and {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
-            raise ValueError(f"{name} must be {kind} {bound}; got {value!r}.")
+            bound = f"between {lowest:.7g} and {highest:.7g}"
+            raise ValueError(f"{name} must be {kind} {bound}; got {reprlib.repr(value)}.")

@@ -12,7 +12,9 @@ the third.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,35 @@ _EDGE = 1e-9
 
 #: A number, or one for each parameter; None where there is none.
 Bound = float | None | Sequence[float | None] | np.ndarray | torch.Tensor
+
+
+def real_numbers(name: str, value: Any, device: str | torch.device | None = None) -> torch.Tensor:
+    """What is given for numbers as a tensor.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls it.
+    value : object
+    device : optional
+
+    Returns
+    -------
+    tensor, float64
+        Detached.
+
+    Raises
+    ------
+    ValueError
+        They are not real numbers.
+    """
+    try:
+        found = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+        if not (found.is_complex() or found.dtype == torch.bool):
+            return torch.as_tensor(value, dtype=torch.float64, device=device).detach()
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise ValueError(f"{name} must be real numbers; got {reprlib.repr(value)}.")
 
 
 class Transform:
@@ -76,9 +107,9 @@ class Transform:
         for name, value, default in (("low", low, -math.inf), ("high", high, math.inf)):
             if value is None:
                 value = default
-            elif not isinstance(value, torch.Tensor) and isinstance(value, Iterable):
-                value = [default if one is None else float(one) for one in value]
-            bound = torch.as_tensor(value, dtype=torch.float64, device=device).detach().clone()
+            elif isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim):
+                value = [default if one is None else one for one in value]
+            bound = real_numbers(f"The bounds {name}", value, device).clone()
             if bool(torch.isnan(bound).any()) or bound.ndim > 1:
                 raise ValueError(f"The bounds {name} must be numbers, one or one for each parameter; got {value}.")
             bounds.append(bound)

@@ -277,12 +277,12 @@ def test_summary():
     ("setting", "value", "message"),
     [
         ("method", "gibbs", "method must be one of hmc, nuts; got 'gibbs'"),
-        ("n_chains", 1, "n_chains must be a whole number of at least 2; got 1"),
+        ("n_chains", 1, "n_chains must be a whole number between 2 and 1000000; got 1"),
         ("n_warmup", 10.5, "n_warmup must be a whole number"),
         ("target_accept", 1.0, "target_accept must be a number between 0.1 and 0.999; got 1.0"),
         ("jitter", float("nan"), "jitter must be a number between 0 and 0.99; got nan"),
         ("max_tree_depth", "ten", "max_tree_depth must be a whole number between 1 and 20; got 'ten'"),
-        ("chunk", 0, "chunk must be a whole number of at least 1"),
+        ("chunk", 0, "chunk must be a whole number between 1 and 1000000"),
         ("integrator", "euler", "integrator must be one of auto, leapfrog"),
     ],
 )

@@ -171,8 +171,16 @@ def test_bad_options_are_named(options, message):
 
 
 def test_types_of_options_are_checked():
-    with pytest.raises(TypeError, match="r_max"):
+    with pytest.raises(LoggedError, match=r"(?s)r_max.*got 'far'"):
         TNG300Sample1({"r_max": "far"})
+    with pytest.raises(LoggedError, match=r"r_min of omega \[Mpc/h\] must be a number, finite; got nan"):
+        TNG300Sample1({"r_min": {"omega": float("nan")}})
+    with pytest.raises(LoggedError, match=r"stop_at_error.*boolean.*got 'yes'"):
+        TNG300Sample1({"stop_at_error": "yes"})
+    with pytest.raises(LoggedError, match="hartlap must not be null"):
+        TNG300Sample1({"hartlap": None})
+    with pytest.raises(LoggedError, match="File name too long"):
+        TNG300Sample1({"data": "x" * 300})
 
 
 def test_wrong_shape_of_a_theory_vector_is_named():
