@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,16 @@ from cobaya.log import LoggedError
 from iaemu import BoxError, Emulator, TabulatedModel
 from iaemu.artifact import shipped_artifact
 from iaemu.files import sha256_of_file, write_text
-from iaemu_cobaya.chains.reading import ChainError
+from iaemu.ranges import Range
+from iaemu_cobaya.chains.reading import ChainError, load_chain
 from iaemu_cobaya.reproduce.figures import figure_6, figure_7
 from iaemu_cobaya.reproduce.results import write_results
 from iaemu_cobaya.reproduce.routes import MOCKS, THEORIES, Route, Sampled, by_hmc, by_mocks
 
 SAMPLES = (1, 2, 3)
+
+#: In the folder of the chains.
+MADE_WITH = "made_with.json"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +86,10 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     output, folder, samples = arguments.output, arguments.chains, arguments.samples
     catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
+    if len(set(samples)) < len(samples):
+        raise ValueError(f"--samples: {samples} names one of them twice.")
+    Range(at_least=1, at_most=10_000_000).check("--ess", arguments.ess, int)
+    Range(at_least=1, at_most=1024).check("--processes", arguments.processes, int)
     n_points = _for_each("--points", arguments.points, samples, 3)
     n_realisations = _for_each("--realisations", arguments.realisations, samples, 2)
     if not arguments.no_mocks:
@@ -88,10 +97,19 @@ def _reproduce(arguments: argparse.Namespace) -> None:
         from iaemu_training.mocks.ensemble import MockEnsemble
 
         MockEnsemble(catalogues, n_realisations=2)
+    if arguments.halotools_chain is not None and not arguments.no_mocks and 1 in samples:
+        load_chain(arguments.halotools_chain)
     _refuse_losing(output / "results.json", samples, mocks=not arguments.no_mocks)
+    for option, path in (("--output", output), ("--chains", folder)):
+        found = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+        if not found.is_dir() or not os.access(found, os.W_OK):
+            raise ValueError(f"{option}: {found} is not a folder that can be written to.")
+    # Last, so that an error leaves no folders behind.
+    claim = _claim(folder, arguments.ess)
     output.mkdir(parents=True, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, arguments.ess)
+    if claim is not None:
+        write_text(folder / MADE_WITH, claim)
     routes: dict[int, list[Route]] = {}
     sampled: dict[tuple[int, str], Sampled] = {}
     for sample in samples:
@@ -132,8 +150,10 @@ def _refuse_losing(path: Path, samples: Sequence[int], mocks: bool) -> None:
         )
 
 
-def _claim(folder: Path, ess_stop: int) -> None:
-    """Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
+def _claim(folder: Path, ess_stop: int) -> str | None:
+    """What is to be written in :data:`MADE_WITH`, or None if it is there.
+
+    Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
 
     Cobaya compares options, not the contents of files; mocks are kept at draws of the tables' chain, which another
     length would change.
@@ -141,13 +161,12 @@ def _claim(folder: Path, ess_stop: int) -> None:
     made_with: dict[str, Any] = {"--ess": ess_stop}
     for name in (Emulator.shipped, TabulatedModel.shipped, BoxError.shipped):
         made_with[f"the artifact {name}, sha256"] = sha256_of_file(shipped_artifact(name))
-    path = folder / "made_with.json"
+    path = folder / MADE_WITH
     again = "Choose another folder with --chains, or remove this one."
     if not path.exists():
         if any(folder.glob("sample*")):
             raise ValueError(f"{folder} holds chains, but no {path.name} that says what they were made with. {again}")
-        write_text(path, json.dumps(made_with, indent=1) + "\n")
-        return
+        return json.dumps(made_with, indent=1) + "\n"
     try:
         found = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
@@ -158,12 +177,13 @@ def _claim(folder: Path, ess_stop: int) -> None:
                 f"The chains and mocks in {folder} were made with {key} = {found.get(key)}, now it is "
                 f"{made_with.get(key)}. {again}"
             )
+    return None
 
 
 def _for_each(option: str, values: list[int], samples: list[int], least: int) -> dict[int, int]:
     """An option's number for each sample."""
-    if min(values) < least:
-        raise ValueError(f"{option} must be at least {least}, got {min(values)}.")
+    for value in values:
+        Range(at_least=least, at_most=100_000).check(option, value, int)
     if len(values) not in (1, len(samples)):
         raise ValueError(
             f"{option}: give one number, or one for each of the {len(samples)} samples; got {len(values)}."

@@ -185,7 +185,7 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few
 
 def test_too_few_points_are_refused(tmp_path, capsys):
     assert command.main(["--points", "2", "--output", str(tmp_path), "--chains", str(tmp_path)]) == 1
-    assert "--points must be at least 3, got 2" in capsys.readouterr().err
+    assert "--points must be a whole number, at least 3 and at most 100000; got 2" in capsys.readouterr().err
 
 
 def test_it_uses_the_chain_of_the_shipped_example():
