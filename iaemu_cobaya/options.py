@@ -54,10 +54,11 @@ class ChecksOptions:
                     _check(name, value, ranges[name])
                 validate_type(types[name], value, name)
             except _Refused as error:
-                raise LoggedError(self.log, "%s", error) from error
+                # Cobaya prints the whole traceback: no longer than need be.
+                raise LoggedError(self.log, "%s", error) from None
             except (TypeError, ValueError, RuntimeError) as error:
                 # The comparisons of Cobaya's check fail on arrays and tensors.
-                raise LoggedError(self.log, "%s: %s; got %s.", name, error, reprlib.repr(value)) from error
+                raise LoggedError(self.log, "%s: %s; got %s.", name, error, reprlib.repr(value)) from None
 
 
 class _Refused(ValueError):

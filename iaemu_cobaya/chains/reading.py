@@ -174,8 +174,8 @@ def _find(root: str | Path) -> tuple[Path, OutputReadOnly]:
     others = sorted(path.name.removesuffix(".updated.yaml") for path in root.parent.glob("*.updated.yaml"))
     hint = f" Runs in {root.parent}: {', '.join(others)}." if others else ""
     raise ChainError(
-        f"There is no run {str(root)!r}: no file {root}.updated.yaml. Give the 'output' of the run's YAML file, relative "
-        f"to this folder.{hint}"
+        f"There is no run {str(root)!r}: no file {root}.updated.yaml. Give the 'output' of the run's YAML file, "
+        f"relative to this folder.{hint}"
     )
 
 

@@ -63,7 +63,7 @@ def _check_point(density: Any, point: np.ndarray) -> None:
                 (slope,) = torch.autograd.grad(term.sum(), x, retain_graph=True, allow_unused=True)
             slopes[key] = np.zeros(len(point)) if slope is None else slope[0].numpy()
     for key, term in terms.items():
-        value = float(torch.as_tensor(term).detach().sum())
+        value = float(torch.as_tensor(term, dtype=torch.float64).detach().sum())
         if not abs(value - expected[key]) <= VALUE_TOLERANCE * max(1.0, abs(expected[key])):
             _refuse(density, key, f"is {value:.10g}, Cobaya's own {expected[key]:.10g}", point)
     for index, (name, scale) in enumerate(zip(density.names, density.scales, strict=True)):

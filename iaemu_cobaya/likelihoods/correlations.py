@@ -70,6 +70,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
 
     # ------------------------------------------------------------------ set-up
 
+    # Tensors made in a caller's inference mode would have no gradients later.
+    @torch.inference_mode(False)
     def initialize(self) -> None:
         """Read the measurement, choose its bins and build their covariance."""
         self.statistics = self._check_statistics()

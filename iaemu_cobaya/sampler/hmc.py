@@ -118,6 +118,8 @@ class HMC(ChecksOptions, CovmatSampler):
         for name, value in checkpoint_info["sampler"][self.get_name()].items():
             setattr(self, name, value)
 
+    # Tensors made in a caller's inference mode would have no gradients later.
+    @torch.inference_mode(False)
     def initialize(self) -> None:
         """Mirror the posterior, compare it with Cobaya's, and open the files."""
         if not self.model.prior.d():
@@ -181,6 +183,7 @@ class HMC(ChecksOptions, CovmatSampler):
 
     # ------------------------------------------------------------------ run
 
+    @torch.inference_mode(False)
     def run(self) -> None:
         """Warm up, then draw until the chains have converged and are long enough."""
         with mpi.ProcessState(self) as state:

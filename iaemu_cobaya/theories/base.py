@@ -62,6 +62,8 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
 
     # ------------------------------------------------------------------ set-up
 
+    # Tensors made in a caller's inference mode would have no gradients later.
+    @torch.inference_mode(False)
     def initialize(self) -> None:
         """Load the forward model."""
         if self.support not in POLICIES:

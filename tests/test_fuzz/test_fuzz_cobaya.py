@@ -78,7 +78,7 @@ def test_options_of_hmc(fuzz):
         above = [sampler.max_samples, sampler.ess_stop, sampler.Rminus1_stop]
         return all(1 <= number <= 10**6 for number in whole) and min(above) > 0
 
-    fuzz("HMC options", 4000, options_of(names), call, LoggedError, check)
+    fuzz("HMC options", 5000, options_of(names), call, LoggedError, check)
 
 
 def test_settings_of_the_sampler(fuzz):
@@ -204,7 +204,7 @@ def test_parameters_of_a_run(fuzz, models, theory):
     def check(logpost):
         return logpost == -math.inf or math.isfinite(logpost)
 
-    fuzz(f"{theory}, logpost", 1500, make, model.logpost, LoggedError, check)
+    fuzz(f"{theory}, logpost", 3000, make, model.logpost, LoggedError, check)
     model.close()
 
 
@@ -262,7 +262,7 @@ def test_spoilt_chains(fuzz, chain, tmp_path):
         (tmp_path / f"a.{ending}").write_bytes(content)
         return posterior_table(load_chain(tmp_path / "a", burn_in=0.0))
 
-    fuzz("load_chain, spoilt files", 1500, lambda rng: spoilt_chain(rng, chain), call, ChainError)
+    fuzz("load_chain, spoilt files", 800, lambda rng: spoilt_chain(rng, chain), call, ChainError)
 
 
 def test_command_lines_of_iaemu_plot(fuzz, chain, tmp_path, monkeypatch, capsys):
@@ -301,4 +301,4 @@ def test_command_lines_of_iaemu_plot(fuzz, chain, tmp_path, monkeypatch, capsys)
         status, errors = result
         return status in (0, 1, 2) and "Traceback" not in errors and (status != 1 or len(errors.splitlines()) == 1)
 
-    fuzz("iaemu-plot", 300, make, call, (), check)
+    fuzz("iaemu-plot", 200, make, call, (), check)

@@ -143,7 +143,7 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
             "small, as of errors that are zero. Check the log-density and its gradient there by hand."
         )
     found.sort(key=lambda one: one.log_mass, reverse=True)
-    return [one for one in found if one.log_mass > found[0].log_mass - _NEGLIGIBLE]
+    return [one for one in found if one.log_mass >= found[0].log_mass - _NEGLIGIBLE]
 
 
 def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

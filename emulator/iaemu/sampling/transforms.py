@@ -50,7 +50,8 @@ def real_numbers(name: str, value: Any, device: str | torch.device | None = None
     """
     try:
         found = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-        if not (found.is_complex() or found.dtype == torch.bool):
+        plain = found.layout is torch.strided and not found.is_nested
+        if plain and not (found.is_complex() or found.dtype == torch.bool):
             return torch.as_tensor(value, dtype=torch.float64, device=device).detach()
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
