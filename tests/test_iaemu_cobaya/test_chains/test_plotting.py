@@ -149,3 +149,46 @@ def test_importing_does_not_choose_a_backend():
 
     code = "import iaemu_cobaya.chains.plotting, sys; assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("prefix", ["b.txt", "b.covmat", "b.1.txt"])
+def test_prefixes_that_end_like_a_file(chains, tmp_path, monkeypatch, prefix):
+    """Also by its bare name in the current folder, and by a file of its own."""
+    for path in chains.glob("short.*"):
+        (tmp_path / path.name.replace("short", prefix)).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert load_chain(prefix).name == load_chain(f"{prefix}.1.txt").name == prefix
+
+
+def test_output_that_is_a_folder(chains, tmp_path):
+    """Cobaya's ``output: folder/``, whose files have no prefix."""
+    for path in chains.glob("short.*"):
+        (tmp_path / path.name.removeprefix("short.")).write_bytes(path.read_bytes())
+    assert (
+        len(load_chain(tmp_path).rows) == len(load_chain(f"{tmp_path}/").rows) == len(load_chain(chains / "short").rows)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([""], "'' names no run"),
+        (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the sampled mu_cen, mu_sat"),
+        (["short", "--out", "short.1.txt"], "--out: no folder 'short.1.txt' can be made"),
+        (["short", "--burn-in", "nan"], "The burn-in must be a share"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(chains, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(chains)
+    before = sorted(chains.iterdir())
+    assert command.main([*arguments, "--no-data"]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
+    assert sorted(chains.iterdir()) == before
+
+
+def test_a_run_that_has_not_converged_says_so(chains, capsys, tmp_path):
+    chain = load_chain(chains / "short")
+    assert chain.converged is False
+    command.main([str(chains / "short"), "--no-data", "--out", str(tmp_path)])
+    assert "NOT CONVERGED" in capsys.readouterr().out

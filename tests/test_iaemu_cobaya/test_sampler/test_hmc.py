@@ -402,3 +402,18 @@ def test_description_and_defaults_are_found_by_cobaya():
 def test_cobayas_own_test_option_stops_before_sampling():
     run(info_of(output="chains/a"), test=True)
     assert not list(Path("chains").glob("a.*.txt"))
+
+
+def test_in_a_callers_inference_mode_and_half_precision():
+    import torch
+
+    plain = run(info_of(sampler={"max_samples": 80}))[1].samples()["x"].to_numpy()
+    with torch.inference_mode():
+        assert np.array_equal(run(info_of(sampler={"max_samples": 80}))[1].samples()["x"].to_numpy(), plain)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        half = run(info_of(sampler={"max_samples": 80}))[1].samples()["x"].to_numpy()
+    finally:
+        torch.set_default_dtype(before)
+    assert half == pytest.approx(plain, abs=1e-3)
