@@ -12,8 +12,8 @@ from cobaya.yaml import yaml_dump_file
 
 pytestmark = pytest.mark.slow
 
-#: Runs, and kills of each.
-N_RUNS, N_KILLS = 10, 4
+#: Runs, and kills of each; a few of them come too late, when a run has ended.
+N_RUNS, N_KILLS = 10, 5
 
 #: Runs Cobaya, and kills it with SIGALRM some microseconds after the n-th time that it opens a file to write to it,
 #: renames or cuts one in a folder: none, for 0.
