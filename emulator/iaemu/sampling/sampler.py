@@ -172,7 +172,7 @@ class Sampler:
         starts = real_numbers("Starting points", start, self.device)
         given = tuple(starts.shape)
         starts = starts[None] if starts.ndim == 1 else starts
-        if starts.ndim != 2 or starts.shape[1] != self.dimension:
+        if starts.ndim != 2 or starts.shape[1] != self.dimension or not len(starts):
             raise ValueError(
                 f"Starting points must be of shape ({self.dimension},) or (m, {self.dimension}); got {given}."
             )
