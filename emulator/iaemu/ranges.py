@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 import types
 import typing
 from dataclasses import dataclass, fields
@@ -51,7 +52,12 @@ class Range:
 
     def __str__(self) -> str:
         limits = {"above": self.above, "at least": self.at_least, "below": self.below, "at most": self.at_most}
-        words = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
+        shown = {
+            word: limit if isinstance(limit, int) else f"{limit:g}"
+            for word, limit in limits.items()
+            if limit is not None
+        }
+        words = [f"{word} {limit}" for word, limit in shown.items()]
         return " and ".join(words) or "finite"
 
     def check(self, name: str, value: Any, kind: type = float, error: type[Exception] = ValueError) -> None:
@@ -71,13 +77,17 @@ class Range:
         what = "a whole number" if whole else "a number"
         wanted = numbers.Integral if whole else numbers.Real
         if not isinstance(value, wanted) or isinstance(value, bool):
-            raise error(f"{name} must be {what}, {self}; got {_short(value)}.")
+            raise error(f"{name} must be {what}, {self}; got {short(value)}.")
         try:
             inside = value in self
         except OverflowError:
             inside = False
         if not inside:
-            raise error(f"{name} must be {what}, {self}; got {_short(value)}.")
+            raise error(f"{name} must be {what}, {self}; got {short(value)}.")
+
+
+#: A seed, of numpy and of torch.
+Seed = typing.Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
 
 
 def check_fields(settings: Any, error: type[Exception] = ValueError) -> None:
@@ -91,13 +101,13 @@ def check_fields(settings: Any, error: type[Exception] = ValueError) -> None:
     error : type
         Of what is raised.
     """
-    for name, (kinds, optional) in _numbers(type(settings)).items():
+    for name, (kinds, optional) in numbers_of(type(settings)).items():
         value = getattr(settings, name)
         if value is None and optional:
             continue
         several = len(kinds) > 1
         if several and (not isinstance(value, tuple) or len(value) != len(kinds)):
-            raise error(f"{name} must be {len(kinds)} numbers, got {_short(value)}.")
+            raise error(f"{name} must be {len(kinds)} numbers, got {short(value)}.")
         for (kind, limits), entry in zip(kinds, value if several else (value,), strict=True):
             limits.check(name, entry, kind, error)
 
@@ -147,7 +157,7 @@ def real_array(values: Any, name: str, error: type[Exception] = ValueError) -> n
         array = np.asanyarray(values)
         masked = _is_masked(values)
     except Exception as reason:  # whatever the object's own conversion raises
-        raise error(f"{name} must be an array of real numbers; got {_short(values)}: {reason}") from reason
+        raise error(f"{name} must be an array of real numbers; got {short(values)}: {reason}") from reason
     if masked:
         raise error(f"{name} must be real numbers, and has masked entries; fill them, or leave them out.")
     if array.dtype == object and all(
@@ -156,9 +166,9 @@ def real_array(values: Any, name: str, error: type[Exception] = ValueError) -> n
         try:
             return np.array([float(entry) for entry in array.flat]).reshape(array.shape)
         except OverflowError as reason:
-            raise error(f"{name} must be real numbers of double precision; got {_short(values)}.") from reason
+            raise error(f"{name} must be real numbers of double precision; got {short(values)}.") from reason
     if array.dtype.kind not in "fiu":
-        raise error(f"{name} must be real numbers, not of type {array.dtype}; got {_short(values)}.")
+        raise error(f"{name} must be real numbers, not of type {array.dtype}; got {short(values)}.")
     return np.array(array, dtype=np.float64)
 
 
@@ -168,8 +178,18 @@ def _is_masked(values: Any) -> bool:
     return isinstance(values, list | tuple) and any(map(_is_masked, values))
 
 
-def _numbers(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], bool]]:
-    """Of each field that holds numbers: kind and range of each of them, and whether None will do."""
+def numbers_of(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], bool]]:
+    """The fields of a dataclass that hold numbers.
+
+    Parameters
+    ----------
+    settings_class : type
+
+    Returns
+    -------
+    dict of str to (list of (type, Range), bool)
+        Of each field: kind and range of each of its numbers, and whether None will do.
+    """
     hints = typing.get_type_hints(settings_class, include_extras=True)
     found = {}
     for name in (field.name for field in fields(settings_class)):
@@ -185,11 +205,26 @@ def _numbers(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], 
     return found
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """What a message says of a value.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+        Its repr, or the most of it that fits into a line; however deep or large it is.
+    """
     try:
-        text = " ".join(repr(value).split())
+        text = " ".join(_SHORT.repr(value).split())
     except ValueError:  # Python writes no whole number of more than 4300 digits.
         text = "a number of thousands of digits"
     except Exception:
         text = f"an object of type {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 2, 80, 80, 80

@@ -73,21 +73,48 @@ def test_what_is_left_out_has_its_default(write):
         ("network: factorised\nepochs: 2.5", "epochs must be a whole number, got 2.5"),
         ("network: factorised\nepochs: true", "epochs must be a whole number, got True"),
         ("network: factorised\nlearning_rate: fast", "learning_rate must be a number, got 'fast'"),
-        ("network: factorised\nlearning_rate: .nan", "learning_rate must be finite"),
-        ("network: factorised\nwidth: 0", "width must be positive, got 0"),
+        ("network: factorised\nlearning_rate: .nan", "learning_rate must be a number, above 0 and at most 10; got nan"),
+        ("network: factorised\nwidth: 0", "width must be a whole number, at least 1 and at most 4096; got 0"),
         ("network: factorised\noptimiser: sgd", "optimiser must be one of adam, adamw, muon, got 'sgd'"),
         ("network: factorised\nbatch_size: 512\nn_train: 32", "batch_size = 512 exceeds n_train = 32"),
-        ("network: iaemunet\nbeta_xi: 1.5", "beta_xi must lie between 0 and 1, got 1.5"),
+        ("network: iaemunet\nbeta_xi: 1.5", "beta_xi must be a number, at least 0 and at most 1; got 1.5"),
         ("network: iaemunet\nrealisations: some", "realisations must be one of all, one"),
         ("network: iaemunet\naccelerator: tpu", "accelerator must be one of auto, cpu, gpu"),
-        ("network: iaemunet\nseed: -1", "seed must not be negative"),
-        ("network: [", "is not valid YAML"),
+        ("network: iaemunet\nseed: -1", "seed must be a whole number, at least 0 and at most 4294967295; got -1"),
+        ("network: [", r"is not valid YAML, line 1: expected the node content"),
+        ("network: []", r"network must be one of factorised, iaemunet, got \[\]"),
+        ("network: factorised\nepochs: " + "9" * 400, "epochs must be a whole number, at least 1 and .*; got 999"),
+        ("network: factorised\nepochs: " + "9" * 5000, "is not valid YAML"),
+        ("network: factorised\nlearning_rate: " + "9" * 400, "learning_rate must be a number, got 999"),
+        ("network: factorised\nepochs: 3\nepochs: 300", "is not valid YAML, line 1: the key epochs is there twice"),
+        ("a: &a [x, x]\nb: &b [*a, *a]", r"is not valid YAML, line 2: \*a repeats a list"),
+        ("network: !!bool foo", "is not valid YAML"),
+        ("network: 2001-02-30", "is not valid YAML"),
+        ("[" * 5000, "is not valid YAML"),
+        ("network: factorised\n1: 2", "Unknown key.* 1 for network"),
+        ("network: factorised\n\0", "NUL bytes"),
         ("just text", "must hold keys and values"),
     ],
 )
 def test_errors_say_what_is_wrong_and_where(write, text, message):
     with pytest.raises(ConfigError, match=message):
         read_config(write(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffnetwork: factorised\r\nepochs: 3\r\n", "# \xc9pochs\nnetwork: factorised\nepochs: 3"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_text_is_read_as_people_have_it(tmp_path, text, encoding):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode(encoding if text[0] == "#" else "utf-8"))
+    assert read_config(path).settings == FitSettings(epochs=3)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", "."])
+def test_names_that_no_file_has(name):
+    with pytest.raises(ConfigError, match="There is no configuration"):
+        read_config(name)
 
 
 def test_an_unknown_configuration_is_refused():

@@ -9,15 +9,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import read_options
+from iaemu_training.commands.options import number, read_options
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("dataset", type=Path, help="data set with mocks (.hdf5)")
     parser.add_argument("--output", "-o", type=Path, help="figure to write (.png, .pdf)")
-    parser.add_argument("--min-pairs", type=float, default=30.0, help="expected pairs a mock that a bin needs")
     parser.add_argument(
-        "--max-borrowed", type=float, default=1.0, help="leave out points where more of the satellites are borrowed"
+        "--min-pairs", type=number(float, at_least=0), default=30.0, help="expected pairs a mock that a bin needs"
+    )
+    parser.add_argument(
+        "--max-borrowed",
+        type=number(float, at_least=0, at_most=1),
+        default=1.0,
+        help="leave out points where more of the satellites are borrowed",
     )
     arguments = read_options(parser, argv)
 

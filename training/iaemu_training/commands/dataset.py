@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import add_settings, add_tables, changed_settings, read_options
+from iaemu_training.commands.options import add_settings, add_tables, changed_settings, number, read_options
 from iaemu_training.dataset.make import DatasetSettings, make_dataset
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.dataset.points import PARAMETER_SETS
@@ -27,7 +27,11 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         help="matter correlation function xi_DM (default: Bolshoi-Planck cosmology at z = 0; make another with "
         "python -m iaemu_training.dataset.make_xi_matter)",
     )
-    parser.add_argument("--workers", type=int, help="worker processes or SLURM jobs (default: one a core, one job)")
+    parser.add_argument(
+        "--workers",
+        type=number(int, at_least=1, at_most=1024),
+        help="worker processes or SLURM jobs (default: one a core, one job)",
+    )
     parser.add_argument(
         "--dask",
         nargs="?",

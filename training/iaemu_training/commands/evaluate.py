@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import read_options
+from iaemu_training.commands.options import number, read_options
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -28,12 +28,17 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     )
     parser.add_argument(
         "--bootstrap",
-        type=int,
+        type=number(int, at_least=0, at_most=10**6),
         default=200,
         metavar="N",
         help="samples of the points for errors (default: 200; 0: none)",
     )
-    parser.add_argument("--seed", type=int, default=1, help="of these samples and of the examples drawn (default: 1)")
+    parser.add_argument(
+        "--seed",
+        type=number(int, at_least=0, at_most=2**32 - 1),
+        default=1,
+        help="of these samples and of the examples drawn (default: 1)",
+    )
     arguments = read_options(parser, argv)
 
     from iaemu import Emulator, load

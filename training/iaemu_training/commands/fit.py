@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from iaemu_training.commands.options import add_settings, read_options
+from iaemu_training.commands.options import add_settings, number, read_options
 from iaemu_training.fitting.config import (
     Config,
     ConfigError,
@@ -62,7 +62,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
         help="data set (.hdf5): factorised: mocks for the aleatoric part; iaemunet: what it is trained on",
     )
     group.add_argument("--accelerator", default=absent, help="auto (a GPU if there is one), cpu or gpu")
-    group.add_argument("--devices", type=int, default=absent, help="GPUs, or processes on the CPU, that share a batch")
+    group.add_argument(
+        "--devices",
+        type=number(int, at_least=1, at_most=1024),
+        default=absent,
+        help="GPUs, or processes on the CPU, that share a batch",
+    )
     common = [field.name for field in fields(TrainingSettings)]
     add_settings(group, TrainingSettings(), defaults=False)
     group = parser.add_argument_group("factorised only")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import typing
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iaemu.ranges import Range
+from iaemu.ranges import Range, numbers_of
 
 
 def add_settings(
@@ -22,6 +22,8 @@ def add_settings(
     **special: dict,
 ) -> None:
     """Add an option for each field of settings, with hyphens: ``--n-mocked``, ``--one-halo-dlog-mass``.
+
+    Ranges are those that the fields are annotated with.
 
     Parameters
     ----------
@@ -37,19 +39,29 @@ def add_settings(
     **special : dict
         By field: keywords for ``add_argument`` in place of its own, and ``flags``, further names.
     """
-    texts, types = _help_texts(type(settings)), typing.get_type_hints(type(settings))
+    texts, numbers = _help_texts(type(settings)), numbers_of(type(settings))
     for name in (field.name for field in fields(settings) if field.name not in skip):
         value = getattr(settings, name)
         if is_dataclass(value):
             add_settings(parser, value, f"{prefix}{name}.", defaults=defaults)
             continue
         keywords: dict[str, Any] = {"dest": prefix + name, "default": argparse.SUPPRESS, "help": texts.get(name)}
-        keywords |= _reader(types[name]) | special.get(name, {})
+        notes = []
+        if name in numbers:
+            kinds, optional = numbers[name]
+            keywords["type"] = partial(_read_number, *kinds[0], optional)
+            if len(kinds) > 1:
+                keywords["nargs"] = len(kinds)
+            if kinds[0][1] != Range():
+                notes.append(str(kinds[0][1]))
+        keywords |= special.get(name, {})
         if "choices" not in keywords:
             keywords["metavar"] = name.upper()
         if defaults:
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            keywords["help"] = f"{keywords['help'] or ''} (default: {shown})".lstrip()
+            notes.append(f"default: {shown}")
+        if notes:
+            keywords["help"] = f"{keywords['help'] or ''} ({'; '.join(notes)})".lstrip()
         flags = keywords.pop("flags", ())
         parser.add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
 
@@ -68,17 +80,7 @@ def number(kind: type, **limits: Any) -> Callable[[str], Any]:
     callable
         Raises argparse.ArgumentTypeError, so that the error names the option.
     """
-    allowed = Range(**limits)
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = text
-        allowed.check("it", value, kind, argparse.ArgumentTypeError)
-        return value
-
-    return read
+    return partial(_read_number, kind, Range(**limits), False)
 
 
 def add_tables(parser: argparse.ArgumentParser) -> None:
@@ -174,17 +176,12 @@ def _help_texts(settings_class: type) -> dict[str, str]:
     return texts
 
 
-def _reader(wanted) -> dict[str, Any]:
-    """Keywords for ``add_argument`` that read a value of a type."""
-    kinds = typing.get_args(wanted)
-    if not kinds:
-        return {"type": wanted}
-    if type(None) not in kinds:
-        return {"type": kinds[0], "nargs": len(kinds)}
-    kind: Callable = kinds[0]
-
-    def or_null(text: str):
-        return None if text == "null" else kind(text)
-
-    or_null.__name__ = f"{kind.__name__} or null"
-    return {"type": or_null}
+def _read_number(kind: type, limits: Range, optional: bool, text: str) -> Any:
+    if optional and text == "null":
+        return None
+    try:
+        value = kind(text)
+    except ValueError:
+        value = text
+    limits.check("it, unless null," if optional else "it", value, kind, argparse.ArgumentTypeError)
+    return value

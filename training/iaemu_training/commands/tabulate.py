@@ -9,10 +9,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from iaemu_training.commands.options import add_settings, changed_settings, read_options
+from iaemu_training.commands.options import add_settings, changed_settings, number, read_options
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.limits import CatalogueLimits
 from iaemu_training.tables.tabulate import TabulationSettings, tabulate
+
+_log_mass = number(float, at_least=5, at_most=20)
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -29,24 +31,28 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument(
         "--logMmin",
         nargs=2,
-        type=float,
+        type=_log_mass,
         metavar=("LOW", "HIGH"),
         help="range (default: what the catalogues' resolution and volume support, which is printed)",
     )
     parser.add_argument(
         "--complete-above",
-        type=float,
+        type=_log_mass,
         metavar="LOG10_MASS",
         help="halo mass [log10 Msun/h] above which the catalogue is complete (default: 40 particle masses or the mass "
         "that it was cut at, as it states them)",
     )
     parser.add_argument(
         "--logM0-max",
-        type=float,
+        type=_log_mass,
         metavar="LOG10_MASS",
         help="largest logM0 (default: the mass above which the catalogues hold 100 hosts)",
     )
-    parser.add_argument("--dlog-mass", type=float, help="width of the host-mass bins [dex], one-halo and two-halo")
+    parser.add_argument(
+        "--dlog-mass",
+        type=number(float, at_least=1e-3, at_most=1),
+        help="width of the host-mass bins [dex], one-halo and two-halo",
+    )
     add_settings(parser, settings)
     arguments = read_options(parser, argv)
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated
 
 import h5py
 import numpy as np
@@ -26,6 +27,7 @@ from iaemu.files import sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUMS, Dataset, DatasetError
 from iaemu_training.dataset.labels import iterate_sums
 from iaemu_training.dataset.matter import MatterCorrelation
@@ -37,6 +39,8 @@ from iaemu_training.work.hdf5 import write_hdf5
 from iaemu_training.work.parts import PartStore, Task
 
 _LABELS_PER_PART = 256
+
+_Fraction = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 @dataclass(frozen=True)
@@ -64,23 +68,21 @@ class DatasetSettings:
     """
 
     points: str = "tube"
-    n: int = 110_526
-    n_mocked: int = 400
-    n_realisations: int = 10
-    seed: int = 1
-    min_pairs: float = 3.0
-    max_xi_ratio: float = 100.0
-    split: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    n: Annotated[int, Range(at_least=1, at_most=10**8)] = 110_526
+    n_mocked: Annotated[int, Range(at_least=0, at_most=10**8)] = 400
+    n_realisations: Annotated[int, Range(at_least=1, at_most=10**5)] = 10
+    seed: Seed = 1
+    min_pairs: Annotated[float, Range(at_least=0)] = 3.0
+    max_xi_ratio: Annotated[float, Range(above=0)] = 100.0
+    split: tuple[_Fraction, _Fraction, _Fraction] = (0.7, 0.1, 0.2)
 
     def __post_init__(self):
-        if self.points not in PARAMETER_SETS:
+        if not isinstance(self.points, str) or self.points not in PARAMETER_SETS:
             raise ValueError(f"points = {self.points!r} is not known; choose from {', '.join(PARAMETER_SETS)}.")
-        for name in ("n", "n_realisations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.n_mocked <= self.n:
+        check_fields(self)
+        if self.n_mocked > self.n:
             raise ValueError(f"n_mocked must lie between 0 and n = {self.n}, got {self.n_mocked}.")
-        if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1.0) > 1e-9:
+        if abs(sum(self.split) - 1.0) > 1e-9:
             raise ValueError(f"split must be three fractions that add to 1, got {self.split}.")
 
     def theta(self, support: Support) -> np.ndarray:

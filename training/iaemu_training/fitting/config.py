@@ -5,21 +5,26 @@ The shipped files, ``configs/factorised.yaml`` and ``configs/iaemunet.yaml``, sh
 
 from __future__ import annotations
 
-import math
-import types
-import typing
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
+from typing import Annotated, Any
 
 import yaml
 
+from iaemu.files import read_text
 from iaemu.networks.factorised import ACTIVATIONS
+from iaemu.ranges import Range, Seed, check_fields, numbers_of, short
 
 OPTIMISERS = ("adam", "adamw", "muon")
 SCHEDULES = ("cosine", "step")
 ACCELERATORS = ("auto", "cpu", "gpu")
+
+_Number = Annotated[int, Range(at_least=1, at_most=10**8)]
+_Rate = Annotated[float, Range(above=0, at_most=10)]
+_Share = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 class ConfigError(ValueError):
@@ -60,38 +65,23 @@ class TrainingSettings:
         Of everything random: points, initial weights, order of batches, dropout.
     """
 
-    epochs: int = 300
-    batch_size: int = 512
+    epochs: _Number = 300
+    batch_size: _Number = 512
     optimiser: str = "adam"
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
+    learning_rate: _Rate = 2e-3
+    weight_decay: Annotated[float, Range(at_least=0, at_most=1000)] = 0.0
     schedule: str = "cosine"
-    step_epochs: int = 100
-    step_factor: float = 0.1
-    gradient_clip: float | None = None
-    validate_every: int = 1
-    patience: int | None = None
-    checkpoint_every: int = 10
-    threads: int | None = None
-    seed: int = 1
-
-    #: Numbers that may be negative, or zero; all others are positive.
-    _UNBOUNDED: typing.ClassVar[tuple[str, ...]] = ()
-    _NOT_NEGATIVE: typing.ClassVar[tuple[str, ...]] = ("seed", "weight_decay")
+    step_epochs: _Number = 100
+    step_factor: Annotated[float, Range(above=0, at_most=10)] = 0.1
+    gradient_clip: Annotated[float, Range(above=0)] | None = None
+    validate_every: _Number = 1
+    patience: _Number | None = None
+    checkpoint_every: _Number = 10
+    threads: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
+    seed: Seed = 1
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            if isinstance(value, str) or value is None:
-                continue
-            if not math.isfinite(value):
-                raise ConfigError(f"{name} must be finite, got {value}.")
-            if name in self._UNBOUNDED:
-                continue
-            if name in self._NOT_NEGATIVE:
-                if value < 0:
-                    raise ConfigError(f"{name} must not be negative, got {value}.")
-            elif value <= 0:
-                raise ConfigError(f"{name} must be positive, got {value}.")
+        check_fields(self, ConfigError)
         _check_choice("optimiser", self.optimiser, OPTIMISERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
 
@@ -119,18 +109,18 @@ class FitSettings(TrainingSettings):
         Of the matrices between hidden layers, with ``muon``.
     """
 
-    n_train: int = 65536
-    n_validation: int = 4096
-    width: int = 256
-    depth: int = 3
+    n_train: Annotated[int, Range(at_least=2, at_most=10**8)] = 65536
+    n_validation: Annotated[int, Range(at_least=1, at_most=10**8)] = 4096
+    width: Annotated[int, Range(at_least=1, at_most=4096)] = 256
+    depth: Annotated[int, Range(at_least=1, at_most=64)] = 3
     activation: str = "gelu"
-    members: int = 4
-    xi_weight: float = 25.0
-    threads: int | None = 1
-    epochs: int = 300
+    members: Annotated[int, Range(at_least=1, at_most=64)] = 4
+    xi_weight: Annotated[float, Range(above=0, at_most=1e6)] = 25.0
+    threads: Annotated[int, Range(at_least=1, at_most=1024)] | None = 1
+    epochs: _Number = 300
     optimiser: str = "muon"
-    learning_rate: float = 4e-3
-    muon_learning_rate: float = 0.02
+    learning_rate: _Rate = 4e-3
+    muon_learning_rate: _Rate = 0.02
 
     def __post_init__(self):
         super().__post_init__()
@@ -163,44 +153,32 @@ class IAEmuNetSettings(TrainingSettings):
         Of the MSE in the validation loss; the Gaussian NLL has the rest.
     """
 
-    epochs: int = 500
-    batch_size: int = 128
+    epochs: _Number = 500
+    # Batch normalisation needs a variance.
+    batch_size: Annotated[int, Range(at_least=2, at_most=10**8)] = 128
     optimiser: str = "adamw"
-    learning_rate: float = 0.01
-    weight_decay: float = 1e-4
+    learning_rate: _Rate = 0.01
+    weight_decay: Annotated[float, Range(at_least=0, at_most=1000)] = 1e-4
     schedule: str = "step"
-    step_epochs: int = 167
-    gradient_clip: float | None = 10.0
-    validate_every: int = 5
-    patience: int | None = 100
-    checkpoint_every: int = 5
-    n_realisations: int = 10
+    step_epochs: _Number = 167
+    gradient_clip: Annotated[float, Range(above=0)] | None = 10.0
+    validate_every: _Number = 5
+    patience: _Number | None = 100
+    checkpoint_every: _Number = 5
+    n_realisations: Annotated[int, Range(at_least=1, at_most=10**5)] = 10
     realisations: str = "all"
-    dropout: float = 0.2
-    variance_bias: float = 0.0
-    warmup_epochs: int = 100
-    beta_xi: float = 0.9
-    beta_omega: float = 0.5
-    beta_eta: float = 0.5
-    mse_weight: float = 0.7
-
-    _UNBOUNDED = ("variance_bias",)
-    _NOT_NEGATIVE = (
-        *TrainingSettings._NOT_NEGATIVE,
-        *("dropout", "warmup_epochs", "beta_xi", "beta_omega", "beta_eta", "mse_weight"),
-    )
+    dropout: Annotated[float, Range(at_least=0, below=1)] = 0.2
+    variance_bias: Annotated[float, Range(at_least=-100, at_most=100)] = 0.0
+    warmup_epochs: Annotated[int, Range(at_least=0, at_most=10**8)] = 100
+    beta_xi: _Share = 0.9
+    beta_omega: _Share = 0.5
+    beta_eta: _Share = 0.5
+    mse_weight: _Share = 0.7
 
     def __post_init__(self):
         super().__post_init__()
         _check_choice("realisations", self.realisations, ("all", "one"))
         _check_choice("optimiser", self.optimiser, ("adam", "adamw"))
-        for name in ("beta_xi", "beta_omega", "beta_eta", "mse_weight"):
-            if getattr(self, name) > 1:
-                raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
-        if self.dropout >= 1:
-            raise ConfigError(f"dropout must be less than 1, got {self.dropout}.")
-        if self.batch_size < 2:
-            raise ConfigError("batch_size must be at least 2: batch normalisation needs a variance.")
 
 
 #: Of each network: its settings, and the keys of its sources.
@@ -230,12 +208,11 @@ class Config:
     settings: TrainingSettings = field(default_factory=FitSettings)
     sources: Mapping[str, str | None] = field(default_factory=dict)
     accelerator: str = "auto"
-    devices: int = 1
+    devices: Annotated[int, Range(at_least=1, at_most=1024)] = 1
 
     def __post_init__(self):
         _check_choice("accelerator", self.accelerator, ACCELERATORS)
-        if self.devices < 1:
-            raise ConfigError(f"devices must be at least 1, got {self.devices}.")
+        check_fields(self, ConfigError)
 
     def to_dict(self) -> dict:
         """The content of the YAML file that describes this run in full.
@@ -273,20 +250,19 @@ class Config:
         """
         values = dict(values)
         network = values.pop("network", None)
-        if network not in _NETWORKS:
-            raise ConfigError(f"network must be one of {', '.join(_NETWORKS)}, got {network!r}.")
+        _check_choice("network", network, _NETWORKS)
         settings_class, keys = _NETWORKS[network]
-        types_of = typing.get_type_hints(settings_class)
         known = [field.name for field in fields(settings_class)]
-        allowed = dict.fromkeys(keys, str | None) | {"accelerator": str, "devices": int}
-        allowed |= {name: types_of[name] for name in known}
-        unknown = [str(name) for name in values if name not in allowed]
+        allowed = dict.fromkeys(keys, (str, True)) | {"accelerator": (str, False), "devices": (int, False)}
+        allowed |= dict.fromkeys(known, (str, False))
+        allowed |= {name: (kinds[0][0], optional) for name, (kinds, optional) in numbers_of(settings_class).items()}
+        unknown = [name if isinstance(name, str) else short(name) for name in values if name not in allowed]
         if unknown:
             raise ConfigError(
                 f"Unknown key(s) {', '.join(unknown)} for network: {network}; known are "
                 f"{', '.join(['network', *allowed])}."
             )
-        values = {name: _convert(name, value, allowed[name]) for name, value in values.items()}
+        values = {name: _convert(name, value, *allowed[name]) for name, value in values.items()}
         return cls(
             network,
             settings_class(**{name: value for name, value in values.items() if name in known}),
@@ -346,14 +322,16 @@ def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
     path = Path(name)
     if str(name) in shipped_configs():
         path = Path(str(resources.files("iaemu_training.fitting.configs") / f"{name}.yaml"))
-    elif not path.is_file():
+    elif not os.path.isfile(path):  # also for names that no file can have
         raise ConfigError(
             f"There is no configuration {name}: give a YAML file, or one of {', '.join(shipped_configs())}."
         )
     try:
-        values = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} is not valid YAML: {error}") from error
+        values = parse_yaml(read_text(path), str(name))
+    except ConfigError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The configuration {name} cannot be read: {error}") from error
     if not isinstance(values, Mapping):
         raise ConfigError(f"{name} must hold keys and values, as the shipped configurations do.")
     try:
@@ -362,26 +340,72 @@ def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
         raise ConfigError(f"Configuration {name}: {error}") from error
 
 
-def _convert(name: str, value, wanted):
-    """The value in the type wanted, where this loses nothing: YAML 1.1 takes 1e-3 for text, and 1 for an int."""
-    choices = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    if value is None and type(None) in choices:
+def parse_yaml(text: str, name: str) -> Any:
+    """Read YAML as people write it by hand: no lists or mappings that are stated once and used again, no key twice.
+
+    Parameters
+    ----------
+    text : str
+    name : str
+        Where it comes from, for messages.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    ConfigError
+        It is not such YAML; names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{name} is not valid YAML{line}: {error.problem or error.context}.") from error
+    # The constructors of its tags raise whatever they meet: !!bool foo, 2001-02-30, or brackets a thousand deep.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {error}.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Without what lets a few lines of YAML fill the memory, and without keys of which the first is lost."""
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        node = super().compose_node(parent, index)
+        if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
+            raise yaml.MarkedYAMLError(
+                problem=f"*{event.anchor} repeats a list or mapping; write it out", problem_mark=event.start_mark
+            )
+        return node
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _convert(name: str, value, kind: type, optional: bool):
+    """The value in the kind wanted, where this loses nothing: YAML 1.1 takes 1e-3 for text, and 1 for an int."""
+    if value is None and optional:
         return None
-    (kind,) = (choice for choice in choices if choice is not type(None))
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     elif isinstance(value, kind) and not isinstance(value, bool):
         return value
     elif kind is str and isinstance(value, Path):
         return str(value)
-    nothing = ", or null" if type(None) in choices else ""
+    nothing = ", or null" if optional else ""
     what = {int: "a whole number", float: "a number", str: "text"}[kind]
-    raise ConfigError(f"{name} must be {what}{nothing}, got {value!r}.")
+    raise ConfigError(f"{name} must be {what}{nothing}, got {short(value)}.")
 
 
 def _check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, got {short(value)}.")

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+
+from iaemu.ranges import Range, check_fields
 
 #: Variances below this are raised to it in the losses: softplus can give zero in single precision. In units of the
 #: variance of the training set.
 VARIANCE_FLOOR = 1e-10
+
+_Share = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 def mse(mean: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -99,8 +104,11 @@ class BetaSchedule:
         Of xi, omega and eta after it.
     """
 
-    warmup_epochs: int = 100
-    beta: tuple[float, float, float] = (0.9, 0.5, 0.5)
+    warmup_epochs: Annotated[int, Range(at_least=0)] = 100
+    beta: tuple[_Share, _Share, _Share] = (0.9, 0.5, 0.5)
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __call__(self, epoch: int) -> tuple[float, ...]:
         return (1.0,) * len(self.beta) if epoch < self.warmup_epochs else self.beta

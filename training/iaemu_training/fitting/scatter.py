@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from iaemu.models.factorised import Emulator
 from iaemu.models.network import NetworkModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 
 
@@ -33,14 +35,17 @@ class ScatterSettings:
     seed : int
     """
 
-    width: int = 64
-    depth: int = 2
-    n_members: int = 4
-    steps: int = 1500
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.3
-    min_realisations: int = 5
-    seed: int = 1
+    width: Annotated[int, Range(at_least=1, at_most=4096)] = 64
+    depth: Annotated[int, Range(at_least=1, at_most=64)] = 2
+    n_members: Annotated[int, Range(at_least=1, at_most=64)] = 4
+    steps: Annotated[int, Range(at_least=1, at_most=10**7)] = 1500
+    learning_rate: Annotated[float, Range(above=0, at_most=10)] = 3e-3
+    weight_decay: Annotated[float, Range(at_least=0, at_most=1000)] = 0.3
+    min_realisations: Annotated[int, Range(at_least=2)] = 5
+    seed: Seed = 1
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from iaemu.models.deviations import combine
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.pairs.tracers_by_region import RegionCounter
 from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
@@ -54,16 +56,19 @@ class BoxErrorSettings:
         Of the points.
     """
 
-    per_side: int = 3
+    per_side: Annotated[int, Range(at_least=2, at_most=20)] = 3
     resolution: Resolution = field(default_factory=lambda: Resolution(nodes_per_bin=1))
-    n_central: int = 16
-    n_satellite: int = 24
-    n_pair: int = 36
-    n_products: int = 16
-    mode_samples: int = 1024
-    n_held_out: int = 8
-    min_weight: float = 1e-4
-    seed: int = 1
+    n_central: Annotated[int, Range(at_least=2, at_most=1000)] = 16
+    n_satellite: Annotated[int, Range(at_least=1, at_most=1000)] = 24
+    n_pair: Annotated[int, Range(at_least=1, at_most=1000)] = 36
+    n_products: Annotated[int, Range(at_least=1, at_most=1000)] = 16
+    mode_samples: Annotated[int, Range(at_least=2, at_most=2**17)] = 1024
+    n_held_out: Annotated[int, Range(at_least=0, at_most=10_000)] = 8
+    min_weight: Annotated[float, Range(at_least=0, at_most=0.1)] = 1e-4
+    seed: Seed = 1
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 class _Weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +15,7 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.halomodel.modes import Block, Occupations
 from iaemu.halomodel.occupation import mean_nsat, rank_tail_sums
 from iaemu.parameters import PARAMETERS, ZHENG07_LINE, Support
+from iaemu.ranges import Range, check_fields
 from iaemu_training.halos.catalogue import HaloCatalogue
 
 
@@ -35,11 +37,15 @@ class Resolution:
         falls below this; the last bin stands for them.
     """
 
-    dlog_mass: float = 0.02
-    nodes_per_bin: int = 2
-    rank_root: float = 0.4
-    rank_ratio: float = 0.2
-    rank_tail: float = 1e-3
+    dlog_mass: Annotated[float, Range(at_least=1e-3, at_most=1)] = 0.02
+    nodes_per_bin: Annotated[int, Range(at_least=1, at_most=100)] = 2
+    rank_root: Annotated[float, Range(at_least=0, at_most=10)] = 0.4
+    rank_ratio: Annotated[float, Range(at_least=0, at_most=10)] = 0.2
+    # Below it, no bin of the ranks that are laid out would be the last.
+    rank_tail: Annotated[float, Range(at_least=1e-8, at_most=0.1)] = 1e-3
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 class Species:

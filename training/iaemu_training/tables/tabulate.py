@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +21,7 @@ from iaemu.binning import PAPER_EDGES, TNG_EDGES, check_edges, union_edges
 from iaemu.halomodel.modes import Occupations
 from iaemu.models.tables import ONE_HALO_COLUMNS, TabulatedModel, pack_one_halo, pack_symmetric
 from iaemu.parameters import Support
+from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.pairs.cells import CellGrid, choose_cells
 from iaemu_training.pairs.tracers import (
@@ -54,12 +56,15 @@ class TabulationSettings:
 
     one_halo: Resolution = field(default_factory=lambda: Resolution(rank_ratio=0.1))
     two_halo: Resolution = field(default_factory=lambda: Resolution(dlog_mass=0.01, nodes_per_bin=1))
-    n_central: int = 72
-    n_satellite: int = 56
-    n_rank: int = 56
-    mode_samples: int = 2048
-    max_draws: int = 16
-    seed: int = 1
+    n_central: Annotated[int, Range(at_least=2, at_most=1000)] = 72
+    n_satellite: Annotated[int, Range(at_least=2, at_most=1000)] = 56
+    n_rank: Annotated[int, Range(at_least=1, at_most=1000)] = 56
+    mode_samples: Annotated[int, Range(at_least=2, at_most=2**17)] = 2048
+    max_draws: Annotated[int, Range(at_least=1, at_most=10_000)] = 16
+    seed: Seed = 1
+
+    def __post_init__(self):
+        check_fields(self)
 
 
 def tabulate(

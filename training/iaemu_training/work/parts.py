@@ -16,6 +16,7 @@ import portalocker
 from tqdm import tqdm
 
 from iaemu.files import write_whole
+from iaemu.ranges import short
 from iaemu_training.work.cluster import Workers
 
 
@@ -82,8 +83,8 @@ class PartStore:
         if differing:
             key = differing[0]
             raise PartsError(
-                f"{self.folder} holds unfinished work with other settings: {key} = {_short(found.get(key))}, now "
-                f"{_short(self.identity.get(key))}. Go on with those settings, choose another output, or remove the "
+                f"{self.folder} holds unfinished work with other settings: {key} = {short(found.get(key))}, now "
+                f"{short(self.identity.get(key))}. Go on with those settings, choose another output, or remove the "
                 "folder."
             )
 
@@ -141,8 +142,3 @@ class PartStore:
     def remove(self) -> None:
         """Remove the folder, its parts first of all."""
         shutil.rmtree(self.folder)
-
-
-def _short(value) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
