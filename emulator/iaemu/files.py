@@ -59,7 +59,7 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
                 raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
             if not target.parent.is_dir():
                 raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
-            _remove_abandoned(target)
+            remove_leftovers(target)
             file, temporary = _temporary(target)
             leftovers.enter_context(file)
             leftovers.callback(temporary.unlink, missing_ok=True)
@@ -76,6 +76,21 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
             written.append((temporary, target))
         for temporary, target in written:
             os.replace(temporary, target)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what processes left behind that were killed while they wrote a file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file. What another process is writing just now stays.
+    """
+    target = Path(os.path.realpath(path))
+    for leftover in target.parent.glob(f".{glob.escape(target.name[:100])}.????????.tmp"):
+        with suppress(OSError), open(leftover, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -156,11 +171,3 @@ def _temporary(target: Path) -> tuple[IO[bytes], Path]:
         if path.exists():
             return file, path
         file.close()  # another writer took it for abandoned before it was locked
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove temporary files of writers that were killed."""
-    for path in target.parent.glob(f".{glob.escape(target.name[:100])}.????????.tmp"):
-        with suppress(OSError), open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()

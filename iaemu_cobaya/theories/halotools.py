@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cobaya.log import LoggedError
 
+from iaemu.extras import it_takes
 from iaemu.models.base import ForwardModel
 from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import ForwardModelTheory
@@ -46,12 +47,7 @@ class HalotoolsIA(ForwardModelTheory):
 
             model = MockEnsemble(catalogues, self.n_realisations, self.seed, self.seeds, self.processes)
         except ImportError as error:
-            raise LoggedError(
-                self.log,
-                "HalotoolsIA needs halotools and what comes with it (%s). Install it with: "
-                "pip install iaemu-cobaya[training]",
-                error,
-            ) from error
+            raise LoggedError(self.log, "%s", it_takes(error)) from error
         except (ValueError, OSError) as error:
             raise LoggedError(self.log, "%s", error) from error
         self._began: float | None = None

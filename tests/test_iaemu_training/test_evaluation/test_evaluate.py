@@ -17,7 +17,7 @@ from iaemu.parameters import Support
 from iaemu.prediction import STATISTICS, Prediction
 from iaemu_training.commands.iaemu_train import main
 from iaemu_training.evaluation.evaluate import evaluate, hold_out
-from iaemu_training.evaluation.figures import draw_figures
+from iaemu_training.evaluation.figures import draw_figures, write_report
 
 SUPPORT = Support(logMmin=(11.6, 13.5))
 
@@ -268,16 +268,13 @@ class TestWhatIsUsed:
 
 
 class TestWithoutUncertainties:
-    def test_models_without_the_keyword_are_scored_on_the_rest(self, dataset, tmp_path, monkeypatch):
+    def test_models_without_the_keyword_are_scored_on_the_rest(self, dataset):
         report = evaluate(PlainModel(), dataset, n_bootstrap=0, progress=False)
         assert not any("sigma" in key or "coverage" in key or "epistemic" in key for key in report.scores)
         assert report.regions == []
         assert any("predicts no uncertainties" in note for note in report.notes)
         assert "## Uncertainties" not in report.markdown()
-        monkeypatch.setattr(
-            "iaemu_training.evaluation.figures._save", lambda figure, path: None
-        )  # drawing takes seconds
-        names = [name for name, _ in draw_figures(report, tmp_path)]
+        names = [name for name, _, _ in draw_figures(report)]
         assert names == ["figure3.png", "figureD1.png", "figureD2.png", "figureD3.png"]
 
     def test_aleatoric_alone(self, dataset):
@@ -288,24 +285,20 @@ class TestWithoutUncertainties:
 
 
 class TestWritten:
-    def test_json_is_complete_and_without_nan(self, dataset, tmp_path):
+    def test_json_is_complete_and_without_nan(self, dataset):
         report = evaluate(FakeEmulator(error=0.1), dataset, n_bootstrap=0, progress=False)
-        report.to_json(tmp_path / "report.json")
 
         def refuse(name):
             raise AssertionError(name)
 
-        content = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
+        content = json.loads(report.json(), parse_constant=refuse)
         assert set(content) == {"about", "notes", "scores", "by_bin", "regions", "history"}
         assert content["scores"]["scc"]["xi"]["error"] is None  # no bootstrap samples
         assert content["scores"]["scc"]["xi"]["value"] == report.scores["scc"]["xi"]["value"]
         assert len(content["by_bin"]["eta"]["smape_ceiling"]) == 20
-        assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
 
-    def test_markdown_has_the_tables(self, perfect, tmp_path):
-        perfect.to_markdown(tmp_path / "report.md", [("figure3.png", "Figure 3: a caption.")])
-        text = (tmp_path / "report.md").read_text()
-        assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    def test_markdown_has_the_tables(self, perfect):
+        text = perfect.markdown([("figure3.png", "Figure 3: a caption.")])
         for part in ("## Against means over mocks", "## Uncertainties", "## Against noise-free", "## eta by bin"):
             assert part in text
         row = next(line for line in text.splitlines() if line.startswith("| mean absolute fractional error | omega |"))
@@ -320,15 +313,36 @@ class TestWritten:
     def test_figures(self, dataset, tmp_path, monkeypatch):
         monkeypatch.setattr("iaemu_training.evaluation.figures._N_EXAMPLES", 5)  # panels take a while
         report = evaluate(FakeEmulator(error=0.02), dataset, n_bootstrap=0, progress=False)
-        figures = draw_figures(report, tmp_path)
+        figures = write_report(report, tmp_path / "report")
         names = [f"figure{name}.png" for name in ("3", "4", "5", "B1", "D1", "D2", "D3")] + ["coverage.png"]
-        assert [name for name, _ in figures] == names
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+        assert figures == names
+        folder = tmp_path / "report"
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "report.json", "report.md"])
+        assert json.loads((folder / "report.json").read_text())["about"]["n_points"] == report.about["n_points"]
+        assert "(figureD3.png)" in (folder / "report.md").read_text()
         for name in names:
-            content = (tmp_path / name).read_bytes()
+            content = (folder / name).read_bytes()
             assert content.startswith(b"\x89PNG")
             assert len(content) > 20_000
         assert pyplot.get_fignums() == []
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_all_files_are_written_or_none(self, dataset, tmp_path, monkeypatch, there):
+        monkeypatch.setattr("iaemu_training.evaluation.figures._N_EXAMPLES", 1)
+        report = evaluate(PlainModel(), dataset, n_bootstrap=0, progress=False)
+        folder = tmp_path / "report"
+        if there:
+            folder.mkdir()
+            (folder / "figure3.png").write_bytes(b"old")
+
+        def full(text, file):
+            raise OSError("no space left")
+
+        monkeypatch.setattr("iaemu_training.evaluation.figures._write_text", full)
+        with pytest.raises(OSError, match="no space left"):
+            write_report(report, folder)
+        assert [path.read_bytes() for path in tmp_path.rglob("*.*")] == [b"old"] * there
+        assert folder.exists() == there
 
     def test_learning_curve_of_an_emulator_that_keeps_its_losses(self):
         from iaemu_training.evaluation.figures import learning_curve_figure

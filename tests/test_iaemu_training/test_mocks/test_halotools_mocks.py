@@ -423,7 +423,7 @@ class TestErrors:
 
     def test_missing_halotools_names_the_extra(self, catalogue, monkeypatch):
         monkeypatch.setitem(sys.modules, "halotools.empirical_models", None)
-        with pytest.raises(ImportError, match=r"pip install iaemu-cobaya\[training\]"):
+        with pytest.raises(ImportError, match=r"It takes: pip install 'iaemu-cobaya\[training\]'$"):
             HalotoolsMocks(catalogue)
 
     def test_missing_column(self, catalogue):

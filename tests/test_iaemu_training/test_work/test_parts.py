@@ -40,10 +40,14 @@ def test_an_error_keeps_what_is_finished(tmp_path):
 
 
 def test_a_half_written_part_does_not_count(tmp_path):
+    with PartStore(tmp_path / "parts", {}):
+        pass
+    for name in (".part-0.npz.a1b2c3d4.tmp", "part-0.npz.tmp"):
+        (tmp_path / "parts" / name).write_bytes(b"half")
     with PartStore(tmp_path / "parts", {}) as store, workers(1) as crew:
-        (store.folder / "part-0.npz.tmp").write_bytes(b"half")
-        assert store.run(tasks(1), crew, "", progress=False) == 1
         assert not list(store.folder.glob("*.tmp"))
+        assert store.run(tasks(1), crew, "", progress=False) == 1
+        assert sorted(path.name for path in store.folder.iterdir()) == ["identity.json", "lock", "part-0.npz"]
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

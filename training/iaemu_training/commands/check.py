@@ -31,7 +31,8 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     from iaemu_training.evaluation.pulls import find_pulls, table
 
     pulls = find_pulls(Dataset(arguments.dataset), min_pairs=arguments.min_pairs, max_borrowed=arguments.max_borrowed)
-    print(table(pulls))
     if arguments.output is not None:
         draw_pulls(pulls, arguments.output)
+    print(table(pulls))
+    if arguments.output is not None:
         print(f"Figure written to {arguments.output}.")

@@ -15,6 +15,9 @@ from iaemu_training.dataset.make import DatasetSettings, make_dataset
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.dataset.points import PARAMETER_SETS
 
+#: Run again, it goes on.
+RESUMES = True
+
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     parser.add_argument("output", type=Path, help="data set to write (.hdf5)")

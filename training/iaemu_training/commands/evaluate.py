@@ -39,12 +39,12 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         default=1,
         help="of these samples and of the examples drawn (default: 1)",
     )
-    arguments = read_options(parser, argv)
+    arguments = read_options(parser, argv, folder=True)
 
     from iaemu import Emulator, load
     from iaemu_training.dataset.file import Dataset
     from iaemu_training.evaluation.evaluate import evaluate
-    from iaemu_training.evaluation.figures import draw_figures
+    from iaemu_training.evaluation.figures import write_report
 
     shipped = arguments.artifact == "shipped"
     report = evaluate(
@@ -55,9 +55,6 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         seed=arguments.seed,
         names=(Emulator.shipped if shipped else Path(arguments.artifact).name, arguments.dataset.name),
     )
-    arguments.output.mkdir(exist_ok=True)
-    figures = draw_figures(report, arguments.output, arguments.seed)
-    report.to_json(arguments.output / "report.json")
-    report.to_markdown(arguments.output / "report.md", figures)
+    figures = write_report(report, arguments.output, arguments.seed)
     print(report.table())
     print(f"\nReport and {len(figures)} figures written to {arguments.output}.")

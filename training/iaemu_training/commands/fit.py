@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from iaemu_training.commands.options import add_settings, number, read_options
+from iaemu.files import remove_leftovers
+from iaemu_training.commands.options import add_settings, check_output, number, read_options
 from iaemu_training.fitting.config import (
     Config,
     ConfigError,
@@ -22,8 +23,12 @@ from iaemu_training.fitting.config import (
     IAEmuNetSettings,
     TrainingSettings,
     checkpoint_paths,
+    parse_yaml,
     read_config,
 )
+
+#: Run again, it goes on.
+RESUMES = True
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -40,11 +45,20 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False), end="")
         return
     checkpoint = arguments.output.with_suffix(".checkpoint")
-    emulator = {"factorised": _fit_factorised, "iaemunet": _fit_iaemunet}[config.network](config, checkpoint)
-    emulator.metadata["config"] = config.to_dict()
-    emulator.save(arguments.output)
-    for path in checkpoint_paths(checkpoint, getattr(config.settings, "members", 1)):
-        if path is not None:
+    if checkpoint == arguments.output:
+        raise ValueError(f"{checkpoint} would be the checkpoint; give the output another name (.safetensors).")
+    checkpoints = [path for path in checkpoint_paths(checkpoint, getattr(config.settings, "members", 1)) if path]
+    for path in checkpoints:
+        check_output(path)
+    from iaemu_training.work.parts import only_writer
+
+    with only_writer(checkpoint):
+        for path in (arguments.output, *checkpoints):
+            remove_leftovers(path)
+        emulator = {"factorised": _fit_factorised, "iaemunet": _fit_iaemunet}[config.network](config, checkpoint)
+        emulator.metadata["config"] = config.to_dict()
+        emulator.save(arguments.output)
+        for path in checkpoints:
             path.unlink(missing_ok=True)
     if "held_out" in emulator.metadata:
         print(json.dumps(emulator.metadata["held_out"], indent=2))
@@ -86,7 +100,7 @@ def _overrides(arguments: argparse.Namespace) -> dict:
         key, separator, value = item.partition("=")
         if not separator:
             raise ConfigError(f"--set takes KEY=VALUE, got {item!r}.")
-        overrides[key.strip()] = yaml.safe_load(value)
+        overrides[key.strip()] = parse_yaml(value, f"--set {item}")
     given = {name: value for name, value in vars(arguments).items() if name not in ("output", "config", "show", "set")}
     return overrides | given
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
@@ -99,13 +100,15 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_options(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
-    """Read a command line.
+def read_options(parser: argparse.ArgumentParser, argv: list[str], folder: bool = False) -> argparse.Namespace:
+    """Read a command line, and see before any work whether its ``output`` can be written.
 
     Parameters
     ----------
     parser : argparse.ArgumentParser
     argv : list of str
+    folder : bool
+        Whether ``output`` is a folder, which need not exist.
 
     Returns
     -------
@@ -114,13 +117,47 @@ def read_options(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.N
     Raises
     ------
     ValueError
-        The folder of ``output`` does not exist.
+        See :func:`check_output`; or ``output`` is one of the inputs, which it would destroy.
     """
     arguments = parser.parse_args(argv)
     output = getattr(arguments, "output", None)
-    if output is not None and not output.parent.is_dir():
-        raise ValueError(f"The folder {output.parent} does not exist; make it first.")
+    if output is None:
+        return arguments
+    check_output(output, folder)
+    for name, value in vars(arguments).items():
+        for given in value if isinstance(value, list | tuple) else [value]:
+            if name != "output" and isinstance(given, str | Path) and _same_file(output, given):
+                raise ValueError(f"The output {output} is the {name} itself; give it another name.")
     return arguments
+
+
+def check_output(output: Path, folder: bool = False) -> None:
+    """Refuse an output that cannot be written, as far as one can know beforehand.
+
+    Parameters
+    ----------
+    output : Path
+    folder : bool
+        Whether it is a folder, which need not exist.
+
+    Raises
+    ------
+    ValueError
+        It is a folder, or is none; its folder does not exist, or nothing may be written there.
+    """
+    if folder and os.path.exists(output):
+        if not os.path.isdir(output):
+            raise ValueError(f"{output} is a file; give the name of a folder.")
+        parent = output
+    else:
+        if os.path.isdir(output):
+            raise ValueError(f"{output} is a folder; give the name of a file.")
+        # Of a link, its target is written.
+        parent = Path(os.path.realpath(output)).parent
+        if not os.path.isdir(parent):
+            raise ValueError(f"The folder {output.parent} does not exist; make it first.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"Nothing can be written in the folder {parent}; choose another, or change its permissions.")
 
 
 def changed_settings(settings: Any, arguments: argparse.Namespace, prefix: str = "") -> Any:
@@ -161,6 +198,13 @@ def refuse_overwriting(catalogue: str | Path, output: Path) -> None:
     """
     if output.exists() and Path(catalogue).exists() and output.samefile(catalogue):
         raise ValueError(f"The output {output} is the catalogue itself; give it another name.")
+
+
+def _same_file(path: Path, other: str | Path) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one is not there, or has a name that no file can have
+        return False
 
 
 def _help_texts(settings_class: type) -> dict[str, str]:

@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, nesting_matrix
-from iaemu.files import sha256_of_file
+from iaemu.files import remove_leftovers, sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
@@ -247,6 +247,7 @@ def make_dataset(
         return Dataset(output)
     theta = settings.theta(model.support)
     with store:
+        remove_leftovers(output)
         with workers(n_workers, dask) as crew:
             store.run(_label_tasks(source, theta), crew, "labels", progress)
             store.run(_mock_tasks(boxes, model, theta, settings), crew, "mocks", progress)

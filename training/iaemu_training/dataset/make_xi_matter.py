@@ -107,7 +107,7 @@ def matter_power(
     try:
         import camb
     except ImportError as error:
-        raise ImportError("The matter power spectrum is computed by CAMB: pip install camb.") from error
+        raise ImportError("The matter power spectrum is computed by CAMB. It takes: pip install camb") from error
     for name, value, limits in (
         ("Om", Om, Range(above=0, at_most=1)),
         ("Ob", Ob, Range(above=0, below=1)),

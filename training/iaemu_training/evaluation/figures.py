@@ -5,7 +5,9 @@ Drawn on canvases of their own: matplotlib's global state is neither used nor ch
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +15,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from iaemu.binning import bin_centers
-from iaemu.files import write_whole
+from iaemu.files import Write, write_together, write_whole
 from iaemu.plots import LABELS, R_LABEL
 from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation import metrics as m
@@ -34,23 +36,58 @@ _MAX_DOTS = 20_000
 _N_EXAMPLES = 25
 
 
-def draw_figures(report: Report, folder: str | Path, seed: int = 1) -> list[tuple[str, str]]:
-    """Draw all figures that a report has the numbers for.
+def write_report(report: Report, folder: str | Path, seed: int = 1) -> list[str]:
+    """Write a report and its figures: ``report.md``, ``report.json`` and a file a figure, all or none.
 
     Parameters
     ----------
     report : Report
     folder : path-like
-        Where to write; it exists.
+        Where to write; made if it does not exist.
+    seed : int
+        As for :func:`draw_figures`.
+
+    Returns
+    -------
+    list of str
+        Names of the figures.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written; all are as they were before.
+    """
+    folder = Path(folder)
+    drawn = draw_figures(report, seed)
+    texts = {"report.json": report.json(), "report.md": report.markdown([(name, text) for name, _, text in drawn])}
+    files: dict[str | Path, Write] = {folder / name: _writer(figure, Path(name)) for name, figure, _ in drawn}
+    files |= {folder / name: partial(_write_text, text) for name, text in texts.items()}
+    made = not folder.exists()
+    folder.mkdir(exist_ok=True)
+    try:
+        write_together(files)
+    except BaseException:
+        if made:
+            folder.rmdir()
+        raise
+    return [name for name, _, _ in drawn]
+
+
+def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]:
+    """Draw all figures that a report has the numbers for.
+
+    Parameters
+    ----------
+    report : Report
     seed : int
         Of the examples, and of the entries in scatter plots if there are too many.
 
     Returns
     -------
-    list of (str, str)
-        File name and caption of each figure.
+    list of (str, Figure, str)
+        File name, figure and caption.
     """
-    held_out, folder = report.held_out, Path(folder)
+    held_out = report.held_out
     n = len(held_out.theta)
     drawn = [
         (
@@ -104,9 +141,7 @@ def draw_figures(report: Report, folder: str | Path, seed: int = 1) -> list[tupl
                 "log-likelihood, it jumps where the warm-up ends.",
             )
         )
-    for name, figure, _ in drawn:
-        _save(figure, folder / name)
-    return [(name, caption) for name, _, caption in drawn]
+    return drawn
 
 
 def _accuracy_figure(report: Report) -> Figure:
@@ -343,7 +378,7 @@ def draw_pulls(pulls: Pulls, path: str | Path) -> None:
         lower.legend(frameon=False, fontsize=8, loc="lower center")
     axes[0, 0].set_ylabel("2.5, 16, 50, 84, 97.5 %\n(dashed: Student's t)")
     axes[1, 0].set_ylabel("density")
-    _save(figure, Path(path), dpi=120)
+    write_whole(path, _writer(figure, Path(path), dpi=120))
 
 
 def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
@@ -352,8 +387,15 @@ def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
     return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
-def _save(figure: Figure, path: Path, dpi: int = 130) -> None:
-    write_whole(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
+def _writer(figure: Figure, path: Path, dpi: int = 130) -> Write:
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise ValueError(f"{path}: figures are written as .png, .pdf or .svg, by the end of the name.")
+    return lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi)
+
+
+def _write_text(text: str, file: IO[bytes]) -> None:
+    file.write(text.encode())
 
 
 def _percentiles(entries, percent: float) -> np.ndarray:

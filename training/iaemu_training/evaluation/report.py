@@ -6,9 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from iaemu.files import write_text
 from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
 
@@ -46,36 +44,25 @@ class Report:
     held_out: HeldOut = field(repr=False)
     history: list[dict] = field(default_factory=list)
 
-    def to_json(self, path: str | Path) -> None:
-        """Write all but ``held_out``; NaN becomes null.
+    def json(self) -> str:
+        """All but ``held_out``; NaN becomes null.
 
-        Parameters
-        ----------
-        path : path-like
+        Returns
+        -------
+        str
         """
         content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
         text = json.dumps(content, default=lambda value: value.tolist())  # of numpy's numbers and arrays
         finite = json.loads(text, parse_constant=lambda _: None)
-        write_text(path, json.dumps(finite, indent=1, allow_nan=False) + "\n")
-
-    def to_markdown(self, path: str | Path, figures: Sequence[tuple[str, str]] = ()) -> None:
-        """Write the report as a page.
-
-        Parameters
-        ----------
-        path : path-like
-        figures : sequence of (str, str)
-            File name and caption of what it shows.
-        """
-        write_text(path, self.markdown(figures))
+        return json.dumps(finite, indent=1, allow_nan=False) + "\n"
 
     def markdown(self, figures: Sequence[tuple[str, str]] = ()) -> str:
-        """The page that :meth:`to_markdown` writes.
+        """The report as a page.
 
         Parameters
         ----------
-        figures
-            As there.
+        figures : sequence of (str, str)
+            File name and caption of what it shows.
 
         Returns
         -------

@@ -248,9 +248,10 @@ class HaloCatalogue:
             from halotools.sim_manager import CachedHaloCatalog, sim_defaults
         except ImportError as error:
             raise CatalogueError(
-                f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                f"{', '.join(sorted(shipped_catalogues()))}); to look in halotools' cache, install halotools: "
-                "pip install 'iaemu-cobaya[training]'."
+                it_takes(
+                    f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
+                    f"{', '.join(sorted(shipped_catalogues()))}); to look in halotools' cache needs halotools"
+                )
             ) from error
         try:
             halocat = CachedHaloCatalog(

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, check_edges
+from iaemu.extras import it_takes
 from iaemu.halomodel.occupation import mean_nsat
 from iaemu.models.laws import SLOPE, central_strengths
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
@@ -257,10 +258,7 @@ def _require_halotools() -> None:
     try:
         import halotools.empirical_models  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            "Mocks need halotools, which is not installed or cannot be imported. Install it with: "
-            "pip install iaemu-cobaya[training]"
-        ) from error
+        raise ImportError(it_takes(f"Mocks need halotools, which cannot be imported ({error})")) from error
 
 
 @contextmanager

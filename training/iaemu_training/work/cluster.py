@@ -5,11 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from iaemu.extras import it_takes
 
 #: Tasks handed to workers ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
 _WINDOW = 1024
@@ -58,7 +61,7 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
         yield Workers(_InThisProcess(), 1)
         return
     # Fork would copy the threads' locks of torch in whatever state they are.
-    pool = concurrent.futures.ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = _Pool(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Workers(pool, _WINDOW)
     finally:
@@ -88,6 +91,19 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         LIMIT.reset(token)
+
+
+class _Pool(concurrent.futures.ProcessPoolExecutor):
+    """Whose workers, started when tasks are submitted, hear nothing of Ctrl-C: it is for their parent to end them."""
+
+    def submit(self, *arguments: Any, **keywords: Any) -> concurrent.futures.Future:
+        """A task for the workers."""
+        # Processes inherit what signals are blocked. A handler would come too late: after their imports.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **keywords)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _InThisProcess(concurrent.futures.Executor):
@@ -122,7 +138,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
     try:
         from distributed import Client, LocalCluster
     except ImportError as error:
-        raise ImportError("Dask needs the package distributed: pip install 'iaemu-cobaya[dask]'.") from error
+        raise ImportError(it_takes("Dask needs the package distributed", "dask")) from error
     cluster: Any = None  # dask_jobqueue and distributed have no base class with types in common
     target: Any = dask
     if dask == "local":
@@ -132,7 +148,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
         try:
             from dask_jobqueue import SLURMCluster
         except ImportError as error:
-            raise ImportError("SLURM needs the package dask_jobqueue: pip install 'iaemu-cobaya[dask]'.") from error
+            raise ImportError(it_takes("SLURM needs the package dask_jobqueue", "dask")) from error
         target = cluster = SLURMCluster()
         cluster.scale(jobs=1 if n is None else n)
     elif n is not None:

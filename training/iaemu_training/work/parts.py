@@ -5,8 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 import portalocker
 from tqdm import tqdm
 
-from iaemu.files import write_whole
+from iaemu.files import read_text, write_text, write_whole
 from iaemu.ranges import short
 from iaemu_training.work.cluster import Workers
 
@@ -33,6 +33,49 @@ class Task(NamedTuple):
 
 class PartsError(ValueError):
     """Parts that belong to other work, or that another process is writing."""
+
+
+@contextmanager
+def only_writer(path: str | Path) -> Iterator[None]:
+    """Keep other processes from working on the same output; a file ``<path>.lock`` is there meanwhile.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    PartsError
+        Another process is at it.
+    """
+    lock = Path(f"{path}.lock")
+    with _locked(lock, f"working on {path}"):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, doing: str) -> Iterator[None]:
+    # The system lets go of the lock when the process ends, however it ends.
+    try:
+        with portalocker.Lock(path, mode="a", timeout=0, fail_when_locked=True):
+            yield
+    except portalocker.LockException as error:
+        raise PartsError(f"Another process is {doing}; wait for it, or stop it.") from error
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove a folder of parts, the parts before the file that says what they are of.
+
+    Parameters
+    ----------
+    folder : path-like
+    """
+    for part in Path(folder).glob("*.npz"):
+        part.unlink()
+    shutil.rmtree(folder)
 
 
 class PartStore:
@@ -54,31 +97,43 @@ class PartStore:
     def __init__(self, folder: str | Path, identity: Mapping):
         self.folder = Path(folder)
         self.identity = json.loads(json.dumps(identity))
-        # The system lets go of the lock when the process ends, however it ends.
-        self._lock = portalocker.Lock(self.folder / "lock", mode="a", timeout=0, fail_when_locked=True)
+        self._held = ExitStack()
 
     def __enter__(self) -> PartStore:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise PartsError(f"{self.folder} is a file, where a folder for finished parts is to be; move it away.")
+        made = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
-        try:
-            self._lock.acquire()
-        except portalocker.LockException as error:
-            raise PartsError(f"Another process is writing to {self.folder}; wait for it, or stop it.") from error
-        try:
+        with ExitStack() as held:
+            held.enter_context(_locked(self.folder / "lock", f"writing to {self.folder}"))
+            if made:
+                held.push(self._leave_no_empty_folder)
             self._claim()
-        except BaseException:
-            self._lock.release()
-            raise
+            self._held = held.pop_all()
         return self
 
-    def __exit__(self, *_) -> None:
-        self._lock.release()
+    def __exit__(self, *error) -> None:
+        self._held.__exit__(*error)
+
+    def _leave_no_empty_folder(self, kind, *_) -> None:
+        if kind is not None and not any(self.folder.glob("*.npz")):
+            shutil.rmtree(self.folder)
 
     def _claim(self) -> None:
+        for leftover in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         path = self.folder / "identity.json"
         if not path.exists():
-            write_whole(path, lambda file: file.write(json.dumps(self.identity, indent=1).encode()))
+            for part in self.folder.glob("*.npz"):  # nobody knows of what
+                part.unlink()
+            write_text(path, json.dumps(self.identity, indent=1))
             return
-        found = json.loads(path.read_text())
+        try:
+            found = json.loads(read_text(path))
+            if not isinstance(found, dict):
+                raise ValueError(f"it holds {short(found)}")
+        except (OSError, ValueError, RecursionError) as error:
+            raise PartsError(f"{path} is damaged ({error}); remove the folder and run again.") from error
         differing = [key for key in {**found, **self.identity} if found.get(key) != self.identity.get(key)]
         if differing:
             key = differing[0]
@@ -106,7 +161,7 @@ class PartStore:
         try:
             with np.load(self.path(name), allow_pickle=False) as file:
                 return {key: file[key] for key in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zipfile, zlib and numpy raise whatever they meet
             raise PartsError(f"{self.path(name)} is damaged ({error}); remove it and run again.") from error
 
     def run(self, tasks: Mapping[str, Task], workers: Workers, description: str, progress: bool = True) -> int:
@@ -133,7 +188,14 @@ class PartStore:
                     finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
                     for future in finished:
                         name = running.pop(future)
-                        write_whole(self.path(name), partial(np.savez, **future.result()))
+                        try:
+                            arrays = future.result()
+                        except concurrent.futures.BrokenExecutor as error:
+                            raise PartsError(
+                                f"A worker process ended before its task was done ({error}). If memory is short, take "
+                                "fewer workers. Run the same command again: it goes on."
+                            ) from error
+                        write_whole(self.path(name), partial(np.savez, **arrays))
                         bar.update(tasks[name].weight)
             finally:
                 for future in running:
@@ -141,4 +203,4 @@ class PartStore:
 
     def remove(self) -> None:
         """Remove the folder, its parts first of all."""
-        shutil.rmtree(self.folder)
+        remove_parts(self.folder)
