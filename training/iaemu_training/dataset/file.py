@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from contextlib import suppress
 from functools import cached_property
 from importlib import resources
@@ -14,9 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from iaemu.binning import PAPER_EDGES, nesting_matrix
+from iaemu.binning import PAPER_EDGES, BinningError, check_edges, nesting_matrix
 from iaemu.models.tables import PairSums, correlations
-from iaemu.parameters import Support
+from iaemu.parameters import PARAMETERS, Support
+from iaemu.prediction import STATISTICS
+from iaemu.ranges import Range, short
 from iaemu_training.halos.columns import plain
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import random_pairs
@@ -29,6 +33,9 @@ _COUNTS = ("n_gal", "n_sat", "n_borrowed")
 
 #: Mocks of the boxes that the shipped tables were made from.
 SHIPPED_MOCKS = "calibration-pm160"
+
+#: gzip makes nothing smaller than by this.
+_MAX_COMPRESSION = 1100
 
 
 class DatasetError(ValueError):
@@ -59,17 +66,78 @@ class Dataset:
         self.path = Path(path)
         if not self.path.exists():
             self.path = shipped_datasets().get(str(path), self.path)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):  # of a pipe, reading would wait for ever
+            raise DatasetError(f"{self.path} is not a file.")
+        arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                arrays[name] = item.shape, item.dtype
+
         try:
             with h5py.File(self.path, "r") as h5:
-                if h5.attrs.get("format") != FORMAT:
+                if not np.array_equal(h5.attrs.get("format"), FORMAT):
                     raise DatasetError(f"{self.path} is not a data set of iaemu-train dataset ({FORMAT}).")
                 self.attributes = {key: _decode(value) for key, value in h5.attrs.items()}
-                self._names: list[str] = []
-                h5.visititems(lambda name, item: self._names.append(name) if isinstance(item, h5py.Dataset) else None)
-        except OSError as error:
+                h5.visititems(note)
+            size = os.path.getsize(self.path)
+        except DatasetError:
+            raise
+        except Exception as error:  # of a damaged file, h5py raises whatever it meets
             raise DatasetError(f"{self.path} cannot be read as a data set: {error}") from error
-        self.identity = self.attributes["identity"]
-        self.support = Support.from_dict(self.attributes["support"])
+        self._names = list(arrays)
+        self.identity = self._checked_identity()
+        self.support = self._checked_support()
+        self._check_layout(arrays, size)
+
+    def _checked_identity(self) -> dict:
+        identity = self.attributes.get("identity")
+        kinds = {"settings": dict, "boxes_sha256": list}
+        if isinstance(identity, dict) and all(isinstance(identity.get(key), kind) for key, kind in kinds.items()):
+            return identity
+        raise DatasetError(f"{self.path} does not say what it was made of: identity is {short(identity)}.")
+
+    def _checked_support(self) -> Support:
+        try:
+            return Support.from_dict(self.attributes["support"])
+        except Exception as error:
+            raise DatasetError(f"{self.path} does not state its support: {error!r}.") from error
+
+    def _check_layout(self, arrays: dict[str, tuple[tuple[int, ...], np.dtype]], size: int) -> None:
+        """Refuse arrays that are missing or of another shape or kind, before any is read."""
+
+        def length(name: str, axis: int = 0) -> int:
+            if name not in arrays or len(arrays[name][0]) <= axis:
+                raise DatasetError(f"{self.path} is damaged: there is no {name} of {axis + 1} dimensions.")
+            return arrays[name][0][axis]
+
+        n, paper, fine = length("theta"), length("r_edges") - 1, length("fine_edges") - 1
+        wanted: dict[str, tuple[str, tuple[int, ...]]] = {
+            "theta": ("f", (n, len(PARAMETERS))),
+            "split": ("iu", (n,)),
+            "r_edges": ("f", (paper + 1,)),
+            "fine_edges": ("f", (fine + 1,)),
+            "xi_matter": ("f", (paper,)),
+            **{f"labels/{name}": ("f", (n, paper)) for name in STATISTICS},
+            **{f"labels/sums/{name}": ("f", (n, fine)) for name in SUMS},
+            **{f"labels/{name}": ("f", (n,)) for name in ("n_gal", "f_sat")},
+            **{f"masks/{name}": ("b", (n,)) for name in ("empty_bins", "unphysical_xi")},
+        }
+        if self.has_mocks:
+            sides = self.attributes.get("box_sizes")
+            if not isinstance(sides, list) or not all(isinstance(side, float | int) and side > 0 for side in sides):
+                raise DatasetError(f"{self.path} is damaged: box_sizes is {short(sides)}.")
+            m, k = length("mocks/index"), length("mocks/DD", 1)
+            wanted |= {"mocks/index": ("iu", (m,)), "mocks/n_empty": ("iu", (m, paper))}
+            wanted |= {f"mocks/{name}": ("f", (m, k, fine)) for name in _MOCK_SUMS}
+            wanted |= {f"mocks/{name}": ("iu", (m, k, len(sides))) for name in _COUNTS}
+        for name, (kinds, shape) in wanted.items():
+            length(name)
+            if arrays[name][0] != shape or arrays[name][1].kind not in kinds:
+                found = f"{arrays[name][1]} {arrays[name][0]}"
+                raise DatasetError(f"{self.path} is damaged: {name} is {found}, which must have shape {shape}.")
+        if sum(math.prod(arrays[name][0]) * arrays[name][1].itemsize for name in wanted) > _MAX_COMPRESSION * size:
+            raise DatasetError(f"{self.path} is damaged: its arrays are larger than a file of {size} bytes can hold.")
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -81,23 +149,32 @@ class Dataset:
         try:
             with h5py.File(self.path, "r") as h5:
                 return h5[name][()]
-        except OSError as error:
+        except Exception as error:  # as above; and MemoryError
             raise DatasetError(f"{self.path}: {name} is damaged: {error}") from error
 
     @cached_property
     def theta(self) -> np.ndarray:
         """Parameters (n, 7)."""
-        return self.read("theta")
+        theta = self.read("theta")
+        if not np.isfinite(theta).all():
+            raise DatasetError(f"{self.path} is damaged: theta is not finite.")
+        return theta
 
     @cached_property
     def split(self) -> np.ndarray:
         """Index into ``SPLITS`` of each point, (n,)."""
-        return self.read("split")
+        split = self.read("split")
+        if np.any(split >= len(SPLITS)):
+            raise DatasetError(f"{self.path} is damaged: split holds other numbers than 0 to {len(SPLITS) - 1}.")
+        return split
 
     @cached_property
     def fine_edges(self) -> np.ndarray:
         """Edges of pair sums [Mpc/h]."""
-        return self.read("fine_edges")
+        try:
+            return check_edges(self.read("fine_edges"))
+        except BinningError as error:
+            raise DatasetError(f"{self.path} is damaged: fine_edges: {error}") from error
 
     @cached_property
     def cleaned(self) -> np.ndarray:
@@ -112,7 +189,10 @@ class Dataset:
     @cached_property
     def mocked(self) -> np.ndarray:
         """Rows of ``theta`` with mocks, (m,)."""
-        return self.read("mocks/index")
+        index = self.read("mocks/index")
+        if np.any((index < 0) | (index >= len(self))):
+            raise DatasetError(f"{self.path} is damaged: mocks/index holds other numbers than rows of theta.")
+        return index
 
     @cached_property
     def _mock_arrays(self) -> dict[str, np.ndarray]:
@@ -123,9 +203,12 @@ class Dataset:
 
         Raises
         ------
+        DatasetError
+            There is no such point.
         iaemu.binning.BinningError
             ``r_edges`` do not nest in ``fine_edges``.
         """
+        Range(at_least=0, below=len(self.mocked)).check("row", row, int, DatasetError)
         arrays = {name: values[row] for name, values in self._mock_arrays.items()}
         by_box = arrays["n_gal"]
         sides = enumerate(self.attributes["box_sizes"])
@@ -137,7 +220,10 @@ class Dataset:
     def expected_sums(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Expected pair sums (len(rows), n_bins) of each of ``SUMS``."""
         nesting = nesting_matrix(self.fine_edges, r_edges)
-        return {name: self.read(f"labels/sums/{name}")[rows] @ nesting.T for name in SUMS}
+        try:
+            return {name: self.read(f"labels/sums/{name}")[rows] @ nesting.T for name in SUMS}
+        except (IndexError, TypeError) as error:
+            raise DatasetError(f"{self.path} has no such rows: {error}.") from error
 
     def labels(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Noise-free xi, omega and eta (len(rows), n_bins), by statistic, in any bins that nest in ``fine_edges``."""
@@ -151,7 +237,7 @@ class Dataset:
         n = len(self)
         empty, unphysical = self.read("masks/empty_bins"), self.read("masks/unphysical_xi")
         lines = [
-            f"{self.path}: {n} points ({self.identity['settings']['points']}), "
+            f"{self.path}: {n} points ({self.identity['settings'].get('points')}), "
             + ", ".join(f"{np.sum(self.split == code)} {name}" for code, name in enumerate(SPLITS)),
             f"  cleaning: {empty.sum()} points with a bin expected to be empty, {unphysical.sum()} with xi / xi_DM "
             f"beyond the limit; {self.cleaned.sum()} are left ({self.cleaned.mean():.1%})",
@@ -170,6 +256,6 @@ def _decode(value: Any) -> Any:
     """An attribute: JSON where it is, else text or a list of texts."""
     value = plain(value)
     if isinstance(value, str):
-        with suppress(json.JSONDecodeError):
+        with suppress(ValueError, RecursionError):
             return json.loads(value)
     return value
