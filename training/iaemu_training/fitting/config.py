@@ -5,8 +5,10 @@ The shipped files, ``configs/factorised.yaml`` and ``configs/iaemunet.yaml``, sh
 
 from __future__ import annotations
 
+import numbers
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -392,11 +394,9 @@ def _convert(name: str, value, kind: type, optional: bool):
     """The value in the kind wanted, where this loses nothing: YAML 1.1 takes 1e-3 for text, and 1 for an int."""
     if value is None and optional:
         return None
-    if kind is float and not isinstance(value, bool):
-        try:
+    if kind is float and isinstance(value, numbers.Real | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
             return float(value)
-        except (TypeError, ValueError, OverflowError):
-            pass
     elif isinstance(value, kind) and not isinstance(value, bool):
         return value
     elif kind is str and isinstance(value, Path):

@@ -64,6 +64,9 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
     pool = _Pool(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Workers(pool, _WINDOW)
+    except KeyboardInterrupt:
+        pool.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -104,6 +107,11 @@ class _Pool(concurrent.futures.ProcessPoolExecutor):
             return super().submit(*arguments, **keywords)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def terminate(self) -> None:
+        """End the workers, whatever they are at: some tasks take minutes."""
+        for process in list((self._processes or {}).values()):
+            process.terminate()
 
 
 class _InThisProcess(concurrent.futures.Executor):
