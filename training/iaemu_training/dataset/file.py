@@ -72,7 +72,7 @@ class Dataset:
 
         def note(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset):
-                arrays[name] = item.shape, item.dtype
+                arrays[name] = item.shape or (), item.dtype  # of an empty one, None
 
         try:
             with h5py.File(self.path, "r") as h5:
@@ -220,16 +220,24 @@ class Dataset:
     def expected_sums(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Expected pair sums (len(rows), n_bins) of each of ``SUMS``."""
         nesting = nesting_matrix(self.fine_edges, r_edges)
+        chosen = self._rows(rows)
+        return {name: self.read(f"labels/sums/{name}")[chosen] @ nesting.T for name in SUMS}
+
+    def _rows(self, rows: Any) -> np.ndarray:
         try:
-            return {name: self.read(f"labels/sums/{name}")[rows] @ nesting.T for name in SUMS}
-        except (IndexError, TypeError) as error:
-            raise DatasetError(f"{self.path} has no such rows: {error}.") from error
+            chosen = np.arange(len(self))[rows]
+        except (IndexError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise DatasetError(f"{self.path} has no rows {short(rows)}: {error}.") from error
+        if chosen.ndim != 1:
+            raise DatasetError(f"rows must be a slice, a mask or a list of numbers; got {short(rows)}.")
+        return chosen
 
     def labels(self, rows: Any, r_edges: ArrayLike = PAPER_EDGES) -> dict[str, np.ndarray]:
         """Noise-free xi, omega and eta (len(rows), n_bins), by statistic, in any bins that nest in ``fine_edges``."""
         sums = {name: torch.as_tensor(values) for name, values in self.expected_sums(rows, r_edges).items()}
-        blank = torch.full((len(self.theta[rows]),), torch.nan)
-        values = correlations(PairSums(**sums, n_galaxies=blank, f_sat=blank), torch.as_tensor(self.theta[rows]))
+        theta = torch.as_tensor(self.theta[self._rows(rows)])
+        blank = torch.full((len(theta),), torch.nan)
+        values = correlations(PairSums(**sums, n_galaxies=blank, f_sat=blank), theta)
         return {name: value.numpy() for name, value in values.items()}
 
     def summary(self) -> str:

@@ -35,6 +35,10 @@ class PartsError(ValueError):
     """Parts that belong to other work, or that another process is writing."""
 
 
+#: Array of a part that names the others: what is lost from the directory of a damaged file would not be missed.
+_NAMES = "_names"
+
+
 @contextmanager
 def only_writer(path: str | Path) -> Iterator[None]:
     """Keep other processes from working on the same output; a file ``<path>.lock`` is there meanwhile.
@@ -160,7 +164,14 @@ class PartStore:
         """
         try:
             with np.load(self.path(name), allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
+                arrays = {key: file[key] for key in file.files}
+                # numpy stops reading where its array ends, which can be before the checksum is looked at.
+                damaged = file.zip.testzip()
+            if damaged is not None:
+                raise ValueError(f"the checksum of {damaged} is wrong")
+            if sorted(arrays.pop(_NAMES).tolist()) != sorted(arrays):
+                raise ValueError("an array is missing")
+            return arrays
         except Exception as error:  # zipfile, zlib and numpy raise whatever they meet
             raise PartsError(f"{self.path(name)} is damaged ({error}); remove it and run again.") from error
 
@@ -195,7 +206,7 @@ class PartStore:
                                 f"A worker process ended before its task was done ({error}). If memory is short, take "
                                 "fewer workers. Run the same command again: it goes on."
                             ) from error
-                        write_whole(self.path(name), partial(np.savez, **arrays))
+                        write_whole(self.path(name), partial(np.savez, **arrays, **{_NAMES: np.array(list(arrays))}))
                         bar.update(tasks[name].weight)
             finally:
                 for future in running:
