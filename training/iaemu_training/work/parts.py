@@ -169,6 +169,8 @@ class PartStore:
                 damaged = file.zip.testzip()
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("a member is not an array")
             if sorted(arrays.pop(_NAMES).tolist()) != sorted(arrays):
                 raise ValueError("an array is missing")
             return arrays
@@ -206,7 +208,7 @@ class PartStore:
                                 f"A worker process ended before its task was done ({error}). If memory is short, take "
                                 "fewer workers. Run the same command again: it goes on."
                             ) from error
-                        write_whole(self.path(name), partial(np.savez, **arrays, **{_NAMES: np.array(list(arrays))}))
+                        write_whole(self.path(name), partial(np.savez, **{**arrays, _NAMES: np.array(list(arrays))}))
                         bar.update(tasks[name].weight)
             finally:
                 for future in running:
