@@ -15,17 +15,18 @@ from typing import IO
 from iaemu.measurement import SUFFIX, Measurement
 from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range
-from iaemu_training.commands.options import number, read_options, refuse_overwriting
+from iaemu_training.commands.options import check_output, number, read_options
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     _add_options(parser)
-    arguments = read_options(parser, argv)
+    arguments = read_options(parser, argv, suffixes=(SUFFIX,))
 
     from iaemu_training.measuring.estimators import table
 
     picture = None if arguments.no_plot else arguments.output.with_suffix(".png")
-    _check_outputs(arguments, picture)
+    if picture is not None:
+        check_output(picture, inputs=arguments)
     measurement = _measure(arguments)
     written = [arguments.output, *([] if picture is None else [picture])]
     measurement.write(arguments.output, {path: partial(_draw, measurement) for path in written[1:]})
@@ -35,17 +36,6 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         f"{measurement.metadata['n_galaxies']} galaxies in ({measurement.metadata['Lbox']:g} Mpc/h)^3, "
         f"{arguments.regions**3} regions; written: {', '.join(map(str, written))}"
     )
-
-
-def _check_outputs(arguments: argparse.Namespace, picture: Path | None) -> None:
-    """What can be said of the outputs before anything is read."""
-    if arguments.output.suffix != SUFFIX:
-        raise ValueError(f"{arguments.output}: measurements are text; name the file {SUFFIX}.")
-    for path in (arguments.output, picture):
-        if path is not None:
-            refuse_overwriting(arguments.catalogue, path)
-            if path.is_dir():
-                raise ValueError(f"{path} is a folder; give --output the name of a file that can be written.")
 
 
 def _draw(measurement: Measurement, file: IO[bytes]) -> None:

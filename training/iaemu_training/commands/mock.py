@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from iaemu.parameters import PARAMETERS, Support, SupportError
-from iaemu_training.commands.options import number, read_options, refuse_overwriting
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, SupportError
+from iaemu_training.commands.options import number, read_options
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
 _SAMPLE_1 = {"logMmin": 12.54, "sigma_logM": 0.26, "logM0": 12.68, "logM1": 13.48, "alpha": 1.0}
@@ -28,22 +28,19 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     for name in PARAMETERS:
         default = _SAMPLE_1.get(name)
         text = "required" if default is None else f"default: {default}"
-        parser.add_argument(f"--{name}", type=number(float), default=default, required=default is None, help=text)
+        most = 1 if name in ALIGNMENT_PARAMETERS else 100
+        reader = number(float, at_least=-most, at_most=most)
+        parser.add_argument(f"--{name}", type=reader, default=default, required=default is None, help=text)
     parser.add_argument(
         "--seed", type=number(int, at_least=0, at_most=2**63 - 1), default=1, help="same seed, same mock (default: 1)"
     )
     parser.add_argument("--force", "-f", action="store_true", help="replace an output that exists")
-    arguments = read_options(parser, argv)
+    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"))
 
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.measuring.galaxy_files import write_galaxies
     from iaemu_training.mocks.halotools import HalotoolsMocks
 
-    if arguments.output.suffix.lower() not in (".hdf5", ".h5"):
-        raise ValueError(f"{arguments.output}: mocks are written as HDF5; name the file .hdf5.")
-    refuse_overwriting(arguments.catalogue, arguments.output)
-    if arguments.output.is_dir():
-        raise ValueError(f"{arguments.output} is a folder; give the name of a file.")
     if arguments.output.exists() and not arguments.force:
         raise ValueError(f"{arguments.output} exists; give --force to replace it, or another name.")
     catalogue = HaloCatalogue.load(arguments.catalogue)

@@ -100,7 +100,9 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_options(parser: argparse.ArgumentParser, argv: list[str], folder: bool = False) -> argparse.Namespace:
+def read_options(
+    parser: argparse.ArgumentParser, argv: list[str], folder: bool = False, suffixes: Collection[str] = ()
+) -> argparse.Namespace:
     """Read a command line, and see before any work whether its ``output`` can be written.
 
     Parameters
@@ -109,6 +111,8 @@ def read_options(parser: argparse.ArgumentParser, argv: list[str], folder: bool 
     argv : list of str
     folder : bool
         Whether ``output`` is a folder, which need not exist.
+    suffixes : collection of str
+        What its name may end in, if not anything.
 
     Returns
     -------
@@ -117,21 +121,19 @@ def read_options(parser: argparse.ArgumentParser, argv: list[str], folder: bool 
     Raises
     ------
     ValueError
-        See :func:`check_output`; or ``output`` is one of the inputs, which it would destroy.
+        See :func:`check_output`; or the name ends in something else.
     """
     arguments = parser.parse_args(argv)
     output = getattr(arguments, "output", None)
     if output is None:
         return arguments
-    check_output(output, folder)
-    for name, value in vars(arguments).items():
-        for given in value if isinstance(value, list | tuple) else [value]:
-            if name != "output" and isinstance(given, str | Path) and _same_file(output, given):
-                raise ValueError(f"The output {output} is the {name} itself; give it another name.")
+    if suffixes and output.suffix.lower() not in suffixes:
+        raise ValueError(f"{output}: name the file {' or '.join(suffixes)}, which is what is written.")
+    check_output(output, folder, arguments)
     return arguments
 
 
-def check_output(output: Path, folder: bool = False) -> None:
+def check_output(output: Path, folder: bool = False, inputs: argparse.Namespace | None = None) -> None:
     """Refuse an output that cannot be written, as far as one can know beforehand.
 
     Parameters
@@ -139,11 +141,13 @@ def check_output(output: Path, folder: bool = False) -> None:
     output : Path
     folder : bool
         Whether it is a folder, which need not exist.
+    inputs : argparse.Namespace, optional
+        Options whose files it must not destroy.
 
     Raises
     ------
     ValueError
-        It is a folder, or is none; its folder does not exist, or nothing may be written there.
+        It is a folder, or is none; its folder does not exist, or nothing may be written there; or it is an input.
     """
     if folder and os.path.exists(output):
         if not os.path.isdir(output):
@@ -158,6 +162,10 @@ def check_output(output: Path, folder: bool = False) -> None:
             raise ValueError(f"The folder {output.parent} does not exist; make it first.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ValueError(f"Nothing can be written in the folder {parent}; choose another, or change its permissions.")
+    for name, value in vars(inputs).items() if inputs is not None else ():
+        for given in value if isinstance(value, list | tuple) else [value]:
+            if name != "output" and isinstance(given, str | Path) and _same_file(output, given):
+                raise ValueError(f"The output {output} is the {name} itself; give it another name.")
 
 
 def changed_settings(settings: Any, arguments: argparse.Namespace, prefix: str = "") -> Any:
@@ -183,21 +191,6 @@ def changed_settings(settings: Any, arguments: argparse.Namespace, prefix: str =
             given = getattr(arguments, prefix + name)
             changes[name] = tuple(given) if isinstance(value, tuple) else given
     return replace(settings, **changes)
-
-
-def refuse_overwriting(catalogue: str | Path, output: Path) -> None:
-    """Refuse an output that is the input, which it would destroy.
-
-    Parameters
-    ----------
-    catalogue, output : path-like
-
-    Raises
-    ------
-    ValueError
-    """
-    if output.exists() and Path(catalogue).exists() and output.samefile(catalogue):
-        raise ValueError(f"The output {output} is the catalogue itself; give it another name.")
 
 
 def _same_file(path: Path, other: str | Path) -> bool:

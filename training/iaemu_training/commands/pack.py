@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import read_options, refuse_overwriting
+from iaemu_training.commands.options import read_options
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
@@ -14,13 +14,10 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         help="HDF5 file in halotools columns, ROCKSTAR ascii, a shipped catalogue, or a name in halotools' cache",
     )
     parser.add_argument("output", type=Path, help="packed catalogue to write (.hdf5)")
-    arguments = read_options(parser, argv)
+    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"))
 
     from iaemu_training.halos.catalogue import HaloCatalogue
 
-    refuse_overwriting(arguments.catalogue, arguments.output)
-    if arguments.output.suffix.lower() not in (".hdf5", ".h5"):
-        raise ValueError(f"{arguments.output}: packed catalogues are HDF5; name the file .hdf5.")
     catalogue = HaloCatalogue.load(arguments.catalogue)
     catalogue.write_packed(arguments.output)
     print(f"{catalogue}, to {arguments.output}.")

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.extras import it_takes
 from iaemu.ranges import Range
 from iaemu_training.halos.checks import check_arrays, check_physics
 from iaemu_training.halos.columns import (
