@@ -6,6 +6,7 @@ import reprlib
 import typing
 from typing import Any
 
+import torch
 from cobaya.log import LoggedError
 from cobaya.typing import validate_type
 
@@ -42,8 +43,13 @@ class ChecksOptions:
         Raises
         ------
         LoggedError
-            One is of another type, or out of its range.
+            One is of another type, or out of its range; or torch makes its tensors on another device than the CPU.
         """
+        # Where torch lacks the question (before 2.3), nobody has asked for another device.
+        device = getattr(torch, "get_default_device", lambda: torch.device("cpu"))()
+        if device.type != "cpu":
+            message = "torch's default device is %s, but this runs on the CPU: call torch.set_default_device('cpu')."
+            raise LoggedError(self.log, message, device)
         ours = [cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == __name__.partition(".")[0]]
         names = {name for cls in ours for name in vars(cls).get("__annotations__", {})}
         ranges, types = typing.get_type_hints(type(self), include_extras=True), typing.get_type_hints(type(self))

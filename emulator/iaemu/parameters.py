@@ -168,7 +168,7 @@ def real_tensor(values: Any, name: str) -> torch.Tensor:
 def _stack(values: Sequence[Any], names: Sequence[str]) -> torch.Tensor:
     """Columns, broadcast, in the widest of their dtypes and on the device of the tensors among them."""
     if all(isinstance(value, float) for value in values):
-        return torch.tensor(values, dtype=torch.float64)
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     columns = [real_tensor(value, name) for value, name in zip(values, names, strict=True)]
     # Plain numbers follow the tensors' precision; arrays and tensors do not lose theirs.

@@ -95,8 +95,9 @@ class ForwardModel(Deviations, ABC):
         """
         kinds = {kind: known for kind, known in ForwardModel._kinds.items() if issubclass(known, cls)}
         path = shipped_artifact(cls.shipped) if path is None else path
-        # Tensors made under inference mode could not take part in a later gradient.
-        with torch.inference_mode(False):
+        # Tensors made under inference mode could not take part in a later gradient. The caller's default device is
+        # for tensors of his own.
+        with torch.inference_mode(False), torch.device("cpu"):
             return cast(Self, load_artifact(path, kinds))
 
     @property

@@ -136,8 +136,9 @@ class BoxError:
             The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
         """
         path = shipped_artifact(cls.shipped) if path is None else path
-        # Tensors made under inference mode could not take part in a later gradient.
-        with torch.inference_mode(False):
+        # Tensors made under inference mode could not take part in a later gradient. The caller's default device is
+        # for tensors of his own.
+        with torch.inference_mode(False), torch.device("cpu"):
             return load_artifact(path, {cls.kind: cls})
 
     @classmethod

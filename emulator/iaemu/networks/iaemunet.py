@@ -161,4 +161,5 @@ class IAEmuNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         # The order in which they were registered is that in which forward() uses them.
         layers = [module for module in self.modules() if isinstance(module, _Layer)]
-        return [torch.rand((n_passes, *layer.shape), generator=generator) >= layer.dropout.p for layer in layers]
+        options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+        return [torch.rand((n_passes, *layer.shape), **options) >= layer.dropout.p for layer in layers]

@@ -158,3 +158,16 @@ def test_n_gal_is_a_number_density(models):
     # Ordered pairs of all boxes, from a density and from the tables themselves.
     sums = models["tables"].sums(theta)
     np.testing.assert_allclose(models["tables"].expected_pairs(exact), sums.DD.numpy(), rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["factorised-pm160", "iaemunet-pm160", "tables-pm160"])
+def test_a_callers_default_precision_changes_nothing(name):
+    theta = load().support.sample(1, np.random.default_rng(3))
+    expected = load(name).predict(theta).omega
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = load(name).predict(theta).omega
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_array_equal(found, expected)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cobaya.likelihood import Likelihood
 from cobaya.log import LoggedError
+from cobaya.model import get_model
 from cobaya.run import run
 from cobaya.yaml import yaml_dump_file, yaml_load_file
 from getdist import loadMCSamples
@@ -405,8 +407,6 @@ def test_cobayas_own_test_option_stops_before_sampling():
 
 
 def test_in_a_callers_inference_mode_and_half_precision():
-    import torch
-
     plain = run(info_of(sampler={"max_samples": 80}))[1].samples()["x"].to_numpy()
     with torch.inference_mode():
         assert np.array_equal(run(info_of(sampler={"max_samples": 80}))[1].samples()["x"].to_numpy(), plain)
@@ -417,3 +417,13 @@ def test_in_a_callers_inference_mode_and_half_precision():
     finally:
         torch.set_default_dtype(before)
     assert half == pytest.approx(plain, abs=1e-3)
+
+
+def test_another_default_device_of_torch_is_named():
+    device = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        with pytest.raises(LoggedError, match=r"default device is meta.*set_default_device\('cpu'\)"):
+            get_model({"theory": {"iaemu_cobaya.IAEmu": None}, "likelihood": {"iaemu_cobaya.TNG300Sample1": None}})
+    finally:
+        torch.set_default_device(device)
