@@ -183,8 +183,8 @@ def test_another_covariance_can_be_put_in_afterwards(joint, rows):
 
 
 def documented(word):
-    """The YAML block of docs/joint_chains.md that holds a word."""
-    text = (FOLDER.parent / "docs" / "joint_chains.md").read_text(encoding="utf-8")
+    """The YAML block of docs/how_to/joint_chains.md that holds a word."""
+    text = (FOLDER.parent / "docs" / "how_to" / "joint_chains.md").read_text(encoding="utf-8")
     (block,) = [part for part in re.findall(r"```yaml\n(.*?)```", text, re.S) if word in part]
     return yaml_load(block)
 

@@ -2,7 +2,7 @@
 
 The paper's training set (arXiv:2504.05235, section 2.2) is 110,526 points with 10 mocks each. Here every point gets
 the expectation of such mocks, and a subset the mocks themselves, for their scatter and as the ground truth. Nothing is
-dropped: the paper's cleaning is kept as masks beside the data. The file's layout is in docs/training.md.
+dropped: the paper's cleaning is kept as masks beside the data. The file's layout is in docs/formats.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""Sphinx: python -m sphinx -W -b html docs docs/_build."""
+
+from __future__ import annotations
+
+import os
+
+from iaemu import __version__
+
+project = "iaemu-cobaya"
+author = "the iaemu-cobaya developers"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"iaemu-cobaya {version}"
+html_static_path = []
+# Offline builds: the folder of a copy of MathJax, in place of its server.
+if "MATHJAX" in os.environ:
+    html_static_path = [os.environ["MATHJAX"]]
+    mathjax_path = "tex-mml-chtml.js"
+
+myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+# Pages with code run when the site is built: a cell that fails is an error.
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_mock_imports: list[str] = []
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+# Cobaya and torch document themselves in other styles.
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+linkcheck_ignore = [r"https?://.*"]
