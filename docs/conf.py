@@ -16,7 +16,6 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_copybutton",
-    "sphinx_design",
 ]
 exclude_patterns = ["_build"]
 
@@ -38,7 +37,6 @@ nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_mock_imports: list[str] = []
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 # Cobaya and torch document themselves in other styles.

@@ -51,7 +51,7 @@ def write_artifact(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     text = json.dumps({"code_version": __version__, **metadata, "format": FORMAT, "kind": kind}, sort_keys=True)
-    content = save(tensors, metadata={"iaemu": text, "sha256": _digest(text, tensors)})
+    content = _in_order(save(tensors, metadata={"iaemu": text, "sha256": _digest(text, tensors)}))
     write_whole(path, lambda file: file.write(content))
 
 
@@ -308,6 +308,14 @@ def _metadata(header: Mapping[str, str], kind: str | Collection[str], path: Path
         wanted = " or ".join(map(repr, kinds))
         raise ArtifactError(f"{path.name} holds {str(metadata.get('kind'))[:100]!r}, but {wanted} was asked for.")
     return metadata
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with its header in alphabetical order: safetensors writes metadata in an order that varies."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
