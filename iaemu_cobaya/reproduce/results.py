@@ -35,8 +35,8 @@ def write_results(
     """
     parts = [
         "# The paper's posteriors, by every route",
-        "Written by `iaemu-reproduce`; what it says is in [reproduction](../validation/reproduction.md). Shifts are from "
-        "*tables, HMC*, in standard deviations of the row.",
+        "Written by `iaemu-reproduce`; what it says is in [reproduction](../validation/reproduction.md). Shifts are "
+        "from *tables, HMC*, in standard deviations of the row.",
         _comparison_table(routes),
         "## The prediction's own error in the likelihood",
         _error_table(sampled),
