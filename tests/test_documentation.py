@@ -4,6 +4,7 @@ A block that is not run says why, in a comment before it: ``<!-- not run: takes 
 told to save names the file: ``<!-- file: my.yaml -->``.
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -101,3 +102,28 @@ def test_headings_go_down_in_steps(page):
     levels = [len(found[1]) for found in re.finditer(r"^(#+) ", text, re.M)]
     assert not levels or levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def messages():
+    """All text of the sources, with three dots in place of what is filled in."""
+    for package in ("emulator/iaemu", "training/iaemu_training", "iaemu_cobaya"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+                    yield "".join(map(str, parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield re.sub(r"%[.\d]*[sdg]", "...", node.value)
+
+
+def test_quoted_errors_are_those_of_the_sources():
+    known = list(messages())
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "docs" / "errors.md").read_text(), re.M)
+    quoted = [text for row in rows for text in re.findall(r"`([^`]+)`", row) if " " in text]
+    assert len(quoted) > 40
+    lost = [
+        text
+        for text in quoted
+        if not any(re.search(".*".join(map(re.escape, re.split(r" ?\.\.\. ?", text))), line, re.S) for line in known)
+    ]
+    assert not lost
