@@ -49,6 +49,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from iaemu.binning import EDGE_TOLERANCE, union_edges
+from iaemu.display import html_table, shorten
 from iaemu.files import Write, read_text, write_together
 from iaemu.prediction import STATISTICS
 
@@ -104,6 +105,15 @@ class Bins:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def __repr__(self) -> str:
+        return f"Bins({self._extent()})"
+
+    def _extent(self) -> str:
+        if not len(self):
+            return "no bins"
+        plural = "" if len(self) == 1 else "s"
+        return f"{len(self)} bin{plural} from {self.r_low[0]:.4g} to {self.r_high[-1]:.4g} Mpc/h"
 
     @property
     def r(self) -> np.ndarray:
@@ -193,6 +203,10 @@ class Covariance:
                 f"'n_regions' of a covariance must be a whole number above 1, or None, got {_brief(self.n_regions)}."
             )
         _check_metadata(self.metadata, _COVARIANCE_RESERVED)
+
+    def __repr__(self) -> str:
+        source = "" if self.n_regions is None else f", from {self.n_regions} regions"
+        return f"Covariance({', '.join(self.statistics)}; {len(self.matrix)} x {len(self.matrix)}{source})"
 
     @classmethod
     def read(cls, path: str | Path) -> Covariance:
@@ -298,6 +312,24 @@ class Measurement:
                 seen.add(statistic)
             error = np.concatenate([self.bins[statistic].error for statistic in covariance.statistics])
             _check_against_errors(covariance.matrix, error, label)
+
+    def __repr__(self) -> str:
+        parts = [shorten(self.name), *(f"{name}: {bins._extent()}" for name, bins in self.bins.items())]
+        covered = [", ".join(covariance.statistics) for covariance in self.covariances]
+        parts.append(f"covariance of {' and of '.join(covered)}" if covered else "no covariance")
+        return f"Measurement({'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        bins = self.bins.values()
+        columns: dict[str, list] = {
+            "statistic": [name for name, entry in self.bins.items() for _ in range(len(entry))],
+            "r_low [Mpc/h]": [value for entry in bins for value in entry.r_low],
+            "r_high [Mpc/h]": [value for entry in bins for value in entry.r_high],
+            "value": [value for entry in bins for value in entry.value],
+            "error": [value for entry in bins for value in entry.error],
+        }
+        caption = shorten(self.metadata.get("description", self.name))
+        return html_table(columns, caption, [repr(covariance) for covariance in self.covariances])
 
     @property
     def statistics(self) -> tuple[str, ...]:

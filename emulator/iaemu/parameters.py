@@ -243,6 +243,18 @@ class Support:
                         f"({self.log_mass_complete}), or raise logM0_max ({self.logM0_max})."
                     )
 
+    def __repr__(self) -> str:
+        parts = [
+            f"logMmin {self.logMmin[0]:.5g} to {self.logMmin[1]:.5g}",
+            f"the others within {self.n_rmse:.4g} RMSE of the Zheng et al. 2007 line",
+            f"sigma_logM at least {self.sigma_logM_min:.4g}",
+        ]
+        if self.log_mass_complete is not None:
+            parts[-1] += f" and at most (logMmin - {self.log_mass_complete:.6g}) / {self.n_sigma_complete:.4g}"
+        if self.logM0_max is not None:
+            parts.append(f"logM0 at most {self.logM0_max:.5g}")
+        return f"{type(self).__name__}({'; '.join(parts)})"
+
     def to_dict(self) -> dict[str, Any]:
         """The region in plain values, for a file.
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from iaemu.display import describe_bins, html_table
+
 STATISTICS = ("xi", "omega", "eta")
 
 #: Fields of a prediction that hold standard deviations.
@@ -101,6 +103,39 @@ class Prediction:
     def r(self) -> np.ndarray:
         """Bin centres: arithmetic means of the edges [Mpc/h]."""
         return 0.5 * (self.r_edges[1:] + self.r_edges[:-1])
+
+    def __repr__(self) -> str:
+        held = [name for name in STATISTICS if getattr(self, name) is not None]
+        others = [name for name in (*SIGMAS, "n_gal", "f_sat") if getattr(self, name) is not None]
+        shape = self._batch_shape()
+        where = "one point" if shape == () else f"a batch of shape {shape}"
+        extra = f"; also {', '.join(others)}" if others else ""
+        return f"Prediction({', '.join(held) or 'no statistic'} at {where}; {describe_bins(self.r_edges)}{extra})"
+
+    def _repr_html_(self) -> str | None:
+        """A table of one point; None for a batch, which is then shown by its repr."""
+        if self._batch_shape() != ():
+            return None
+        values = self.numpy()
+        columns = {"r [Mpc/h]": values.r}
+        for name in STATISTICS:
+            if getattr(values, name) is not None:
+                columns[name] = getattr(values, name)
+            for field in SIGMAS:
+                sigmas = getattr(values, field) or {}
+                if name in sigmas:
+                    columns[f"{field} of {name}"] = sigmas[name]
+        counts = {"n_gal": " (h/Mpc)^3", "f_sat": ""}
+        found = {name: getattr(values, name) for name in counts}
+        notes = [f"{name} = {float(value):.5g}{counts[name]}" for name, value in found.items() if value is not None]
+        return html_table(columns, "Prediction at one point", [", ".join(notes)] if notes else [])
+
+    def _batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of points: () for one point."""
+        for name in STATISTICS:
+            if getattr(self, name) is not None:
+                return tuple(np.shape(getattr(self, name)))[:-1]
+        return () if self.n_gal is None else tuple(np.shape(self.n_gal))
 
     def numpy(self) -> Prediction:
         """The same prediction as arrays, detached from any gradient.

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from iaemu.artifact import check_golden, load_artifact, shipped_artifact
 from iaemu.binning import BinningError, check_edges, find_edges, shell_volumes
+from iaemu.display import describe_bins, shorten
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
@@ -99,6 +100,20 @@ class ForwardModel(Deviations, ABC):
         # for tensors of his own.
         with torch.inference_mode(False), torch.device("cpu"):
             return cast(Self, load_artifact(path, kinds))
+
+    def __repr__(self) -> str:
+        catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown halo catalogues"]))
+        lines = [
+            f"{type(self).__name__}: {', '.join(self.statistics)} for {shorten(catalogues)}",
+            f"{' or '.join(describe_bins(edges) for edges in self.binnings)}; "
+            f"logMmin {self.support.logMmin[0]:.5g} to {self.support.logMmin[1]:.5g}",
+        ]
+        details = self._details()
+        return "\n  ".join(lines + (["; ".join(details)] if details else []))
+
+    def _details(self) -> list[str]:
+        """What the last line of the repr says of this model, in a few words each."""
+        return []
 
     @property
     def r_edges(self) -> np.ndarray:

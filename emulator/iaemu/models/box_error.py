@@ -41,6 +41,7 @@ from iaemu.artifact import (
     write_artifact,
 )
 from iaemu.binning import check_edges, nesting_matrix, pairs_inside_cube, shell_volumes
+from iaemu.display import describe_bins, shorten
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
@@ -114,6 +115,10 @@ class BoxError:
             if tuple(table.shape) != shape:
                 raise ArtifactError(f"{path}: the sums {term} have shape {tuple(table.shape)}, {shape} is expected.")
         self._binned: dict = {}
+
+    def __repr__(self) -> str:
+        catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown halo catalogues"]))
+        return f"BoxError: {self.n_regions} regions of {shorten(catalogues)}; {describe_bins(self.r_edges)}"
 
     # ------------------------------------------------------------------ files
 

@@ -75,6 +75,11 @@ class Emulator(NetworkModel):
         self._aleatoric = aleatoric
         self._copies = {key: module for key, module in self._copies.items() if key[0] != "aleatoric"}
 
+    def _details(self) -> list[str]:
+        n_networks = len(self.members) + 1
+        details = ["one network" if n_networks == 1 else f"ensemble of {n_networks} networks"]
+        return [*details, "with aleatoric errors" if self.aleatoric is not None else "without aleatoric errors"]
+
     @property
     def has_uncertainties(self) -> bool:
         return bool(self.members or self.aleatoric)

@@ -67,6 +67,9 @@ class IAEmuNetEmulator(NetworkModel):
         check_xi_estimate(name)
         self.metadata["xi_estimate"] = name
 
+    def _details(self) -> list[str]:
+        return [f"the paper's network; {self.xi_estimate} of xi"]
+
     @property
     def has_uncertainties(self) -> bool:
         return True

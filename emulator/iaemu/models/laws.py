@@ -42,7 +42,7 @@ Slope = Annotated[float, Range(at_least=-100, at_most=100)]
 CLIP_WIDTH = 0.04
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MassDependentSupport(Support):
     """The support of tables, and the range of the slope.
 
@@ -70,6 +70,10 @@ class MassDependentSupport(Support):
         MassDependentSupport
         """
         return cls(**asdict(support))
+
+    def __repr__(self) -> str:
+        low, high = self.mu_cen_slope
+        return f"{super().__repr__()[:-1]}; {SLOPE} {low:.4g} to {high:.4g} per dex)"
 
     def bounds(self, name: str, logMmin: Any) -> tuple:
         return self.mu_cen_slope if name == SLOPE else super().bounds(name, logMmin)
@@ -173,6 +177,9 @@ class MassDependentModel(ForwardModel):
             As of :meth:`TabulatedModel.load`.
         """
         return cls(TabulatedModel.load(path), pivot)
+
+    def _details(self) -> list[str]:
+        return [f"pivot of mu_cen(M) at log10 M = {self.pivot:.5g}", *super()._details()]
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
         mu_cen, mu_sat, slope = theta[:, 0], theta[:, 1], theta[:, -1]

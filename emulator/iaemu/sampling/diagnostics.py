@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.display import html_table
+
 #: Quantiles of which the smaller effective sample size is the tail's.
 _TAIL = (0.05, 0.95)
 #: E-BFMI below which the momenta's energies do not explore the density's.
@@ -97,6 +99,32 @@ class Summary(NamedTuple):
     ess_bulk: np.ndarray
     ess_tail: np.ndarray
     rhat: np.ndarray
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.columns())
+
+    def columns(self) -> dict[str, Sequence]:
+        """Return the entries of the table by the heading of their column.
+
+        Returns
+        -------
+        dict of str to sequence
+        """
+        return {
+            "parameter": self.names,
+            "mean": self.mean,
+            "sd": self.sd,
+            "16%": self.low,
+            "50%": self.median,
+            "84%": self.high,
+            "mcse": self.mcse,
+            "ess_bulk": [f"{size:.0f}" for size in self.ess_bulk],
+            "ess_tail": [f"{size:.0f}" for size in self.ess_tail],
+            "rhat": [f"{value:.4f}" for value in self.rhat],
+        }
 
     def __str__(self) -> str:
         width = max(9, *(len(name) for name in self.names))

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from tqdm.auto import tqdm
 
+from iaemu.display import html_table, shorten
 from iaemu.sampling import diagnostics
 from iaemu.sampling.hmc import HMCInfo
 from iaemu.sampling.metric import Metric
 from iaemu.sampling.nuts import NUTSInfo
+from iaemu.sampling.progress import tqdm
 from iaemu.sampling.sampler import Draws, Sampler
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Bound
@@ -79,16 +80,32 @@ class SamplingResult:
         """
         return diagnostics.summarise(self.draws, self.names)
 
+    def __repr__(self) -> str:
+        n_chains, n_draws, _ = self.draws.shape
+        smallest = min(self.ess_bulk.min(), self.ess_tail.min())
+        n_warnings = len(self.warnings())
+        return (
+            f"SamplingResult({n_chains} chains of {n_draws} draws of {shorten(', '.join(self.names))}; R-hat at most "
+            f"{self.rhat.max():.4f}, at least {smallest:.0f} effective draws"
+            f"{f'; {n_warnings} warning(s), see print(result)' if n_warnings else ''})"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(self.summary().columns(), notes=self._remarks())
+
     def __str__(self) -> str:
+        return "\n".join([str(self.summary()), *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        """Lines below the table."""
         smallest = min(self.ess_bulk.min(), self.ess_tail.min())
         n_chains, n_draws, _ = self.draws.shape
-        lines = [
-            str(self.summary()),
+        line = (
             f"{n_chains} chains of {n_draws} draws; acceptance {self.acceptance:.2f}, step size {self.step_size:.3g}, "
             f"{self.n_divergences} divergences, mean E-BFMI {np.nanmean(self.bfmi):.2f}; {self.n_gradients} "
-            f"gradients, {self.seconds:.1f} s, {smallest / max(self.seconds, 1e-9):.0f} effective draws a second.",
-        ]
-        return "\n".join(lines + [f"Warning: {line}" for line in self.warnings()])
+            f"gradients, {self.seconds:.1f} s, {smallest / max(self.seconds, 1e-9):.0f} effective draws a second."
+        )
+        return [line, *(f"Warning: {warning}" for warning in self.warnings())]
 
     def warnings(self) -> list[str]:
         """What speaks against the draws, in words; empty if nothing does.
@@ -184,8 +201,12 @@ def sample(
     if target_rhat is not None or target_ess is not None:
         target = 1.01 if target_rhat is None else target_rhat, 400.0 if target_ess is None else target_ess
     with tqdm(total=options.n_warmup + n_draws, disable=not progress, unit="draw") as bar:
+        bar.set_description("maximum")
+        sampler.begin(start)
+        # The estimate of the remaining time is of transitions only.
+        bar.unpause()
         bar.set_description("warm-up")
-        sampler.warm_up(start, lambda *_: bar.update())
+        sampler.warm_up(callback=lambda *_: bar.update())
         bar.set_description("sampling")
         draws = _draw(sampler, n_draws, target, bar)
     seconds = time.perf_counter() - begun
@@ -227,6 +248,8 @@ def _draw(sampler: Sampler, n_draws: int, target: tuple[float, float] | None, ba
         smallest = float(min(diagnostics.ess(so_far).min(), diagnostics.ess(so_far, "tail").min()))
         bar.set_postfix(rhat=f"{worst:.3f}", ess=f"{smallest:.0f}", divergences=divergences)
         if target is not None and worst < target[0] and smallest > target[1]:
+            bar.total = bar.n  # the run is complete, and no time remains
+            bar.refresh()
             break
     positions, log_densities, infos = zip(*parts, strict=True)
     info = type(infos[0])(*(torch.cat(fields, dim=1) for fields in zip(*infos, strict=True)))
