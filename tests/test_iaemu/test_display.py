@@ -165,6 +165,7 @@ def test_a_notebook_without_ipywidgets_gives_no_warning():
 import sys, types, warnings
 kernel = types.SimpleNamespace(config={"IPKernelApp": {}})
 sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: kernel)
+sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
 sys.modules["ipywidgets"] = None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -5,8 +5,8 @@ Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; Betancourt 2016
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -106,12 +106,12 @@ class Summary(NamedTuple):
     def _repr_html_(self) -> str:
         return html_table(self.columns())
 
-    def columns(self) -> dict[str, Sequence]:
+    def columns(self) -> dict[str, Iterable[Any]]:
         """Return the entries of the table by the heading of their column.
 
         Returns
         -------
-        dict of str to sequence
+        dict of str to array or sequence
         """
         return {
             "parameter": self.names,
