@@ -1,6 +1,6 @@
-"""Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): exact tables, emulators, samplers.
+"""Galaxy intrinsic-alignment correlation functions xi(r), omega(r) and eta(r): tables, emulators and a sampler.
 
-model = iaemu.load()                  # the shipped emulator; a path or a name loads any other model
+model = iaemu.load()                  # the shipped emulator; a path or a name loads another model
 prediction = model.predict(theta)
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
     from iaemu.prediction import STATISTICS, Prediction
 
-#: Where public names live. They are imported on first use, so that ``import iaemu`` does not import torch.
+#: Public names by module. They are imported on first use, so that ``import iaemu`` does not import torch.
 _HOMES = {
     "measurement": ("Bins", "Covariance", "Measurement", "MeasurementError"),
     "models": (
@@ -65,11 +65,11 @@ __all__ = [
 
 
 def _one_thread_in_children() -> None:
-    """In a process that was forked, as those of ``multiprocessing.Pool``, torch computes in one thread.
+    """Let torch compute in one thread in a forked process, such as those of ``multiprocessing.Pool``.
 
-    A fork copies the thread that asks for it and no other, so torch's pool of OpenMP threads, which its first larger
-    operation started, is not there: the child would wait for it for ever. Processes share the cores anyway. ``torch``
-    may be imported later, or never.
+    A fork copies only the thread that calls it. The pool of OpenMP threads, which torch starts at its first larger
+    operation, is missing in the child, and torch would wait for it for ever. The processes share the cores anyway.
+    ``torch`` may be imported later, or never.
     """
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads"):

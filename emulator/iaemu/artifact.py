@@ -1,6 +1,6 @@
-"""One file for what is shipped: named float arrays and JSON metadata in safetensors, sealed with SHA-256.
+"""Artifacts: files that hold a model as named arrays and JSON metadata in safetensors, sealed with SHA-256.
 
-No pickle: a file can hold numbers and text only. Anything missing, foreign or altered is refused.
+There is no pickle: a file can hold only numbers and text. A file that is incomplete, altered or not ours is refused.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from iaemu.ranges import real_array
 
 FORMAT = "iaemu-artifact-1"
 
-#: Of metadata, shapes of tensors by name, and the path.
+#: Called with the metadata, the shapes of the tensors by name, and the path of a file.
 Check = Callable[[dict[str, Any], dict[str, tuple[int, ...]], Path], None]
 
-#: Bytes of the header of a file: those of shipped files have 43 000 at most, and text takes many times its length.
+#: Largest header of a file [bytes]. Those of shipped files are below 43 000, and parsing takes many times the memory.
 _MAX_HEADER = 2**23
 
-#: What is written, in the names of safetensors.
+#: Types of numbers that a file may hold, as safetensors names them.
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
 class ArtifactError(ValueError):
-    """A file that is missing, foreign, incomplete, corrupt, or of another kind than asked for."""
+    """Raised if an artifact file is missing, incomplete, damaged, not made by iaemu, or of another kind."""
 
 
 def write_artifact(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Write an artifact, whole or not at all.
+    """Write an artifact completely, or leave an older file as it was.
 
     Parameters
     ----------
     path : str or Path
     kind : str
-        What it is, e.g. ``"tables"``; :func:`read_artifact` refuses another.
+        Kind of model, such as ``"tables"``; :func:`read_artifact` refuses other kinds than it is asked for.
     tensors : mapping of str to array
     metadata : mapping
-        Anything JSON can hold. ``code_version`` is added.
+        Anything that JSON can hold. ``code_version`` is added.
     """
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     text = json.dumps({"code_version": __version__, **metadata, "format": FORMAT, "kind": kind}, sort_keys=True)
@@ -58,16 +58,16 @@ def write_artifact(path: str | Path, kind: str, tensors: Mapping[str, np.ndarray
 def read_artifact(
     path: str | Path, kind: str | Collection[str], check: Check | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read an artifact.
+    """Read an artifact and check its hash.
 
     Parameters
     ----------
     path : str or Path
-        Or the name of a shipped one, see :func:`shipped_artifacts`.
+        A file, or the name of a shipped artifact, see :func:`shipped_artifacts`.
     kind : str or collection of str
-        The kinds that will do; ``metadata["kind"]`` says which it is.
+        Kinds that are accepted; ``metadata["kind"]`` is the one that was found.
     check : callable, optional
-        Of the metadata, the shapes of the tensors by name, and the path, before tensors are read.
+        Called before tensors are read, with the metadata, the shapes of the tensors by name, and the path.
 
     Returns
     -------
@@ -77,8 +77,8 @@ def read_artifact(
     Raises
     ------
     ArtifactError
-        The file is missing, no regular file, not safetensors, truncated, not one of ours, of another kind, or its hash
-        differs; or the check raised something.
+        The file is missing, not a regular file, not safetensors, truncated, not made by iaemu, or of another kind; its
+        hash differs; or ``check`` raised an exception.
     """
     with _refusing(path):
         path = _file_of(path)
@@ -94,7 +94,9 @@ def read_artifact(
                 slices = {name: file.get_slice(name) for name in file.keys()}
                 foreign = sorted({part.get_dtype() for part in slices.values()} - _DTYPES)
                 if foreign:
-                    raise ArtifactError(f"{path.name} holds numbers of type {', '.join(foreign)}, which it never does.")
+                    raise ArtifactError(
+                        f"{path.name} holds numbers of type {', '.join(foreign)}, which iaemu does not write."
+                    )
                 if check is not None:
                     check(metadata, {name: tuple(part.get_shape()) for name, part in slices.items()}, path)
                 tensors = {name: file.get_tensor(name) for name in slices}
@@ -102,32 +104,34 @@ def read_artifact(
             raise ArtifactError(f"{path.name} is truncated, corrupt or not a safetensors file: {error}") from error
         if header.get("sha256") != _digest(header["iaemu"], tensors):
             raise ArtifactError(
-                f"{path.name}: the SHA-256 of the content differs from the stored one; the file is altered."
+                f"{path.name}: the SHA-256 of the content differs from the stored one: the file is altered or damaged. "
+                "Copy or make it again."
             )
     return tensors, metadata
 
 
 def load_artifact(path: str | Path, kinds: Mapping[str, Any]) -> Any:
-    """The object in a file, once it has reproduced the golden predictions that the file holds.
+    """Load the object in a file, and check that it reproduces the golden predictions stored there.
 
     Parameters
     ----------
     path : str or Path
-        As of :func:`read_artifact`.
+        See :func:`read_artifact`.
     kinds : mapping of kind to class
-        Each with ``_check_layout(metadata, shapes, path)``, which refuses a file before its tensors are read;
-        ``_restore(tensors, metadata, path)``; and, of what that gives, ``_check_golden(golden, path)``. Whatever these
-        raise comes out as an ArtifactError.
+        Each class has ``_check_layout(metadata, shapes, path)``, which refuses a file before its tensors are read, and
+        ``_restore(tensors, metadata, path)``; the object that this returns has ``_check_golden(golden, path)``. Every
+        exception that they raise becomes an ArtifactError.
 
     Returns
     -------
     object
-        Of one of the classes.
+        An instance of one of the classes.
 
     Raises
     ------
     ArtifactError
-        The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
+        The file is missing, damaged, not made by iaemu or of another kind, or does not reproduce its golden
+        predictions.
     """
     tensors, metadata = read_artifact(
         path, tuple(kinds), lambda metadata, *layout: kinds[metadata["kind"]]._check_layout(metadata, *layout)
@@ -135,7 +139,7 @@ def load_artifact(path: str | Path, kinds: Mapping[str, Any]) -> Any:
     with _refusing(path):
         bad = [name for name, value in tensors.items() if not np.all(np.isfinite(value))]
         if bad:
-            raise ArtifactError(f"{path}: there are NaN or infinite values in {', '.join(bad)}.")
+            raise ArtifactError(f"{path}: {', '.join(bad)} contain NaN or infinite values.")
         found = kinds[metadata["kind"]]._restore(tensors, metadata, path)
         found._check_golden(metadata["golden"], path)
     return found
@@ -144,14 +148,16 @@ def load_artifact(path: str | Path, kinds: Mapping[str, Any]) -> Any:
 def check_golden(
     stored: Mapping[str, Any], found: Mapping[str, np.ndarray], path: Any, rtol: float, atol: float
 ) -> None:
-    """Compare what a file says that its model predicts with what it predicts.
+    """Compare the predictions of a model with the golden predictions in its file.
 
     Parameters
     ----------
     stored, found : mapping of names to arrays
+        From the file, and from the model.
     path : path-like
-        For messages.
+        Named in messages.
     rtol, atol : float
+        Relative and absolute tolerance.
 
     Raises
     ------
@@ -161,13 +167,16 @@ def check_golden(
     missing = sorted(set(found) - set(stored))
     if missing:
         raise ArtifactError(
-            f"{path} is incomplete: it lacks golden predictions of {', '.join(missing)}. Make it again, if it is of "
-            "an earlier version."
+            f"{path} is incomplete: it has no golden predictions of {', '.join(missing)}. If an earlier version made "
+            "it, make it again."
         )
     for name, value in found.items():
         expected = real_array(stored[name], f"golden predictions of {name}", ArtifactError)
         if expected.shape != np.shape(value) or not np.allclose(value, expected, rtol=rtol, atol=atol):
-            raise ArtifactError(f"{path}: the golden predictions of {name} are not reproduced.")
+            raise ArtifactError(
+                f"{path}: the golden predictions of {name} are not reproduced: the file is damaged, or was made by a "
+                "version that computes something else."
+            )
 
 
 def check_shapes(
@@ -176,28 +185,28 @@ def check_shapes(
     path: str | Path,
     optional: Collection[str] = (),
 ) -> None:
-    """Check that a file has what is needed, and nothing else.
+    """Check that a file has the tensors that are needed, in the right shapes, and no others.
 
     Parameters
     ----------
     shapes : mapping of name to tuple of int
-        Of its tensors.
+        Shapes of the tensors in the file.
     wanted : mapping of name to sequence of int or str
-        Sizes by axis. A name of a size stands for the same size wherever it is.
+        Size of each axis. A size given by a name must be the same wherever the name occurs.
     path : str or Path
-        Of the file.
+        The file, named in messages.
     optional : collection of str
         Names in ``wanted`` that may be missing.
 
     Raises
     ------
     ArtifactError
-        Names the tensor.
+        A tensor is missing, unknown or of another shape; the message names it.
     """
     require(shapes, [name for name in wanted if name not in optional], path)
     unknown = sorted(set(shapes) - set(wanted))
     if unknown:
-        raise ArtifactError(f"{Path(path).name} has tensor(s) that do not belong in it: {', '.join(unknown)[:200]}.")
+        raise ArtifactError(f"{Path(path).name} holds unknown tensor(s): {', '.join(unknown)[:200]}.")
     sizes: dict[str, int] = {}
     for name in (name for name in wanted if name in shapes):
         axes, shape = wanted[name], shapes[name]
@@ -206,41 +215,43 @@ def check_shapes(
             isinstance(size, int) and size != have for size, have in zip(expected, shape, strict=True)
         ):
             raise ArtifactError(
-                f"{Path(path).name}: the tensor {name} has shape {shape}, "
-                f"({', '.join(map(str, expected))}) is expected."
+                f"{Path(path).name}: the tensor {name} has shape {shape}; "
+                f"expected ({', '.join(map(str, expected))})."
             )
         for axis, size in zip(axes, shape, strict=True):
             if isinstance(axis, str) and sizes.setdefault(axis, size) != size:
-                raise ArtifactError(f"{Path(path).name}: the tensor {name} has shape {shape}: both {axis} must agree.")
+                raise ArtifactError(
+                    f"{Path(path).name}: the tensor {name} has shape {shape}; its axes '{axis}' must have one size."
+                )
 
 
 def require(tensors: Collection[str], names: Iterable[str], path: str | Path) -> None:
-    """Check that a file has what is needed.
+    """Check that a file has the tensors that are needed.
 
     Parameters
     ----------
     tensors, names : collections of str
-        What it has, and what is needed.
+        Names of the tensors in the file, and of those that are needed.
     path : str or Path
-        Of the file.
+        The file, named in messages.
 
     Raises
     ------
     ArtifactError
-        Names the tensors that are missing.
+        Tensors are missing; the message names them.
     """
     missing = [name for name in names if name not in tensors]
     if missing:
-        raise ArtifactError(f"{Path(path).name} lacks the tensor(s) {', '.join(missing)}.")
+        raise ArtifactError(f"{Path(path).name} is incomplete: it lacks the tensor(s) {', '.join(missing)}.")
 
 
 def shipped_artifact(name: str) -> Path:
-    """Path of an artifact that is part of the package.
+    """Return the path of an artifact that is part of the package.
 
     Parameters
     ----------
     name : str
-        Of the file.
+        Name of the file, with its suffix.
 
     Returns
     -------
@@ -250,7 +261,7 @@ def shipped_artifact(name: str) -> Path:
 
 
 def shipped_artifacts() -> list[str]:
-    """Names of the artifacts that are part of the package.
+    """Return the names of the artifacts that are part of the package.
 
     Returns
     -------
@@ -262,7 +273,7 @@ def shipped_artifacts() -> list[str]:
 
 @contextmanager
 def _refusing(path: Any) -> Iterator[None]:
-    """Whatever a file makes Python, torch or safetensors raise is an ArtifactError: what it holds is anybody's."""
+    """Turn every exception into an ArtifactError: a file from elsewhere can make Python or torch raise any."""
     try:
         yield
     except ArtifactError:
@@ -274,22 +285,22 @@ def _refusing(path: Any) -> Iterator[None]:
 
 
 def _file_of(path: Any) -> Path:
-    """The regular file of this path or shipped name; reading from a pipe could wait for ever."""
+    """Return the regular file of a path or shipped name. Reading from a pipe could wait for ever."""
     path = Path(path)
     if not path.exists() and str(path) in shipped_artifacts():
         path = shipped_artifact(f"{path}.safetensors")
     if not path.exists():
         raise ArtifactError(
-            f"There is no artifact file {path}, and none is shipped under that name; shipped are "
+            f"There is no artifact file {path}, and none of this name is shipped. Shipped are "
             f"{', '.join(shipped_artifacts())}."
         )
     if not path.is_file():
-        raise ArtifactError(f"{path} is a folder, a pipe or a device; give the path of an artifact file.")
+        raise ArtifactError(f"{path} is a folder, pipe or device; give the path of an artifact file.")
     return path
 
 
 def _metadata(header: Mapping[str, str], kind: str | Collection[str], path: Path) -> dict[str, Any]:
-    """The metadata of a file of ours, and of one of the kinds."""
+    """Return the metadata, if iaemu made the file and it is of one of the kinds."""
     if "iaemu" not in header:
         raise ArtifactError(f"{path.name} is a safetensors file, but not made by iaemu (no 'iaemu' metadata).")
     try:
@@ -297,7 +308,7 @@ def _metadata(header: Mapping[str, str], kind: str | Collection[str], path: Path
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path.name}: the metadata are not valid JSON: {error}") from error
     if not isinstance(metadata, dict):
-        raise ArtifactError(f"{path.name}: the metadata are a {type(metadata).__name__}, not a mapping of names.")
+        raise ArtifactError(f"{path.name}: the metadata are a {type(metadata).__name__}; expected a mapping.")
     if metadata.get("format") != FORMAT:
         raise ArtifactError(
             f"{path.name} has format {str(metadata.get('format'))[:100]!r}; this version ({__version__}) reads "
@@ -323,6 +334,6 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     for name in sorted(tensors):
         array = tensors[name]
         digest.update(f"{name}:{array.dtype.str}:{array.shape};".encode())
-        # Its bytes without a copy. The buffers of arrays are known to the type checker from Python 3.12.
+        # Reads the bytes without a copy. The type checker knows arrays as buffers from Python 3.12.
         digest.update(np.ascontiguousarray(array))  # type: ignore[arg-type]
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Radial bins: the paper's, TNG300's, their union, and pair-weighted rebinning between nested binnings."""
+"""Radial bins: those of the paper and of TNG300, their union, and averages over nested bins."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
 #: Edges of the 12 published TNG300 bins that lie inside the paper's range [Mpc/h].
 TNG_EDGES = np.logspace(-1.0, 1.5, 15)[:13]
 
-#: Two edges are the same if they differ by less than this fraction.
+#: Edges that differ by less than this fraction count as the same.
 EDGE_TOLERANCE = 1e-6
 
 
 class BinningError(ValueError):
-    """Bins that are malformed, or that do not nest."""
+    """Raised if edges are malformed, or are not among the edges of the finer bins."""
 
 
 def check_edges(r_edges: ArrayLike) -> np.ndarray:
-    """Edges as float64 array, checked.
+    """Check the edges of bins and return them as a float64 array.
 
     Parameters
     ----------
@@ -38,29 +38,30 @@ def check_edges(r_edges: ArrayLike) -> np.ndarray:
     Raises
     ------
     BinningError
-        They are not increasing, positive and finite real numbers.
+        The edges are not positive, finite and increasing real numbers, or a bin has no volume in floating point.
     """
     edges = real_array(r_edges, "r_edges", BinningError)
     if edges.ndim != 1 or len(edges) < 2:
-        raise BinningError(f"r_edges must be one-dimensional with at least 2 edges, got shape {edges.shape}.")
+        raise BinningError(f"r_edges must be one-dimensional, with at least 2 edges; got shape {edges.shape}.")
     if not np.all(np.isfinite(edges)):
         raise BinningError("r_edges contain NaN or infinite values.")
     if edges[0] <= 0 or np.any(np.diff(edges) <= 0):
         raise BinningError("r_edges must be positive and strictly increasing [Mpc/h].")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         volumes = np.diff(edges**3)
-    # Far beyond any length, but short of where powers of them are 0 or infinite.
+    # Far beyond any distance in the Universe, but within what powers of it can hold without becoming 0 or infinite.
     possible = (volumes > 1e-60) & (volumes < 1e60)
     if not np.all(possible):
         bad = int(np.argmin(possible))
         raise BinningError(
-            f"The bin [{edges[bad]:.6g}, {edges[bad + 1]:.6g}] Mpc/h has no volume that can be; see r_edges."
+            f"The volume of the bin [{edges[bad]:.6g}, {edges[bad + 1]:.6g}] Mpc/h is zero or too large to compute "
+            "with; change r_edges."
         )
     return edges
 
 
 def bin_centers(r_edges: ArrayLike) -> np.ndarray:
-    """Arithmetic means of the edges, as the paper and the TNG300 files use them.
+    """Return the bin centres: arithmetic means of the edges, as in the paper and in the TNG300 files.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def bin_centers(r_edges: ArrayLike) -> np.ndarray:
 
 
 def shell_volumes(r_edges: ArrayLike) -> np.ndarray:
-    """Volumes of the spherical shells.
+    """Return the volumes of the spherical shells.
 
     Parameters
     ----------
@@ -89,18 +90,18 @@ def shell_volumes(r_edges: ArrayLike) -> np.ndarray:
 
 
 def pairs_inside_cube(r_edges: ArrayLike, side: float) -> np.ndarray:
-    """Probability that an unclustered pair lies in a cube if its first member does.
+    """Return the probability that the second member of an unclustered pair lies in the same cube as the first.
 
-    The overlap of a cube with itself, shifted by r, is the product of ``1 - |r_x| / side`` over the axes. Averaged over
-    directions: 1 - 3/2 t + 2/pi t^2 - 1/(4 pi) t^3 with t = r / side, exact up to t = 1; averaged over each shell
-    with weight r^2.
+    A cube and its copy shifted by r overlap in the fraction ``prod(1 - |r_x| / side)`` over the three axes. The average
+    over directions is 1 - 3/2 t + 2/pi t^2 - 1/(4 pi) t^3 with t = r / side, exact up to t = 1. It is averaged over
+    each shell with weight r^2.
 
     Parameters
     ----------
     r_edges : array (n_bins + 1,)
-        [Mpc/h]; not above ``side``.
+        At most ``side`` [Mpc/h].
     side : float
-        Of the cube [Mpc/h].
+        Side of the cube [Mpc/h].
 
     Returns
     -------
@@ -109,13 +110,13 @@ def pairs_inside_cube(r_edges: ArrayLike, side: float) -> np.ndarray:
     Raises
     ------
     BinningError
-        The cube is smaller than the largest edge, or its side is no length.
+        ``side`` is smaller than the largest edge, or not a positive number.
     """
     Range(above=0, at_most=1e6).check("side [Mpc/h]", side, error=BinningError)
     t = check_edges(r_edges) / side
     if t[-1] > 1.0:
         raise BinningError(
-            f"r_edges reach {t[-1] * side:.4g} Mpc/h, beyond the side of a region, {side:.4g} Mpc/h. Take fewer "
+            f"r_edges reach {t[-1] * side:.4g} Mpc/h, beyond the side of a region, {side:.4g} Mpc/h. Use fewer "
             "regions, a larger box, or smaller separations."
         )
     integral = t**3 / 3 - 3 * t**4 / 8 + 2 * t**5 / (5 * np.pi) - t**6 / (24 * np.pi)
@@ -123,12 +124,12 @@ def pairs_inside_cube(r_edges: ArrayLike, side: float) -> np.ndarray:
 
 
 def union_edges(*binnings: ArrayLike) -> np.ndarray:
-    """Sorted edges of all binnings; edges equal within ``EDGE_TOLERANCE`` are merged.
+    """Return the sorted edges of several binnings; edges equal within ``EDGE_TOLERANCE`` are merged.
 
     Parameters
     ----------
-    *binnings : arrays
-        Edges; each nests in the result over the range where it has any.
+    *binnings : arrays (n_edges,)
+        Edges of each binning [Mpc/h].
 
     Returns
     -------
@@ -140,11 +141,12 @@ def union_edges(*binnings: ArrayLike) -> np.ndarray:
 
 
 def find_edges(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
-    """Index in ``fine`` of each edge of ``coarse``.
+    """Return the index in ``fine`` of each edge of ``coarse``.
 
     Parameters
     ----------
     fine, coarse : arrays (n_fine + 1,) and (n_coarse + 1,)
+        Edges [Mpc/h].
 
     Returns
     -------
@@ -153,7 +155,7 @@ def find_edges(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     Raises
     ------
     BinningError
-        An edge of ``coarse`` is not an edge of ``fine``; the message names it and its neighbours.
+        An edge of ``coarse`` is not an edge of ``fine``; the message names it and the nearest one.
     """
     fine, coarse = check_edges(fine), check_edges(coarse)
     index = np.clip(np.searchsorted(fine, coarse), 1, len(fine) - 1)
@@ -162,26 +164,33 @@ def find_edges(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     if np.any(apart):
         bad = int(np.argmax(apart))
         raise BinningError(
-            f"The bins do not nest: edge {coarse[bad]:.8g} Mpc/h is not among the {len(fine)} available edges "
-            f"{fine[0]:.4g} .. {fine[-1]:.4g} Mpc/h (nearest: {fine[index[bad]]:.8g}). "
-            f"Use a subset of the available edges (see r_edges)."
+            f"The bin edge {coarse[bad]:.8g} Mpc/h is not among the {len(fine)} available edges from {fine[0]:.4g} to "
+            f"{fine[-1]:.4g} Mpc/h (nearest: {fine[index[bad]]:.8g}). Choose all edges among those of r_edges."
         )
     if np.any(np.diff(index) == 0):
         same = int(np.argmin(np.diff(index)))
-        raise BinningError(f"Edges {coarse[same]:.10g} and {coarse[same + 1]:.10g} Mpc/h are the same within rounding.")
+        raise BinningError(
+            f"The bin edges {coarse[same]:.10g} and {coarse[same + 1]:.10g} Mpc/h are equal within rounding."
+        )
     return index
 
 
 def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
-    """Matrix of 0 and 1 that sums fine bins into coarse bins; BinningError if they do not nest.
+    """Return the matrix of zeros and ones that sums fine bins into coarse bins.
 
     Parameters
     ----------
     fine, coarse : arrays (n_fine + 1,) and (n_coarse + 1,)
+        Edges [Mpc/h].
 
     Returns
     -------
     array (n_coarse, n_fine)
+
+    Raises
+    ------
+    BinningError
+        An edge of ``coarse`` is not an edge of ``fine``.
     """
     index = find_edges(fine, coarse)
     matrix = np.zeros((len(index) - 1, np.size(fine) - 1))
@@ -191,14 +200,15 @@ def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
 
 
 def rebin(values: Any, pairs: Any, nesting: Any) -> Any:
-    """Mean over pairs of a per-bin mean: ``sum(pairs * values) / sum(pairs)`` in each coarse bin.
+    """Average fine bins to coarse bins, weighted by pairs: ``sum(pairs * values) / sum(pairs)``.
 
-    Exact for omega and eta, and for 1 + xi when ``pairs`` are the random pairs (the shell volumes).
+    This is exact for omega and eta, and for 1 + xi if ``pairs`` are the random pairs (the shell volumes).
 
     Parameters
     ----------
     values, pairs : arrays or tensors (..., n_fine)
-    nesting : array or tensor (n_coarse, n_fine), from :func:`nesting_matrix`
+    nesting : array or tensor (n_coarse, n_fine)
+        From :func:`nesting_matrix`.
 
     Returns
     -------

@@ -1,17 +1,17 @@
-"""What to install where a library of an optional part is missing."""
+"""The message that says what to install if an optional library is missing."""
 
 from __future__ import annotations
 
 
 def it_takes(missing: object, extra: str = "training") -> str:
-    """A message about something that is not installed, with the command that installs it.
+    """Return a message about a missing library, with the command that installs it.
 
     Parameters
     ----------
     missing : str or ImportError
-        What is missing, or what the import said. If it names a command already, that is kept.
+        What is missing. A text that already contains a ``pip install`` command is returned as it is.
     extra : str
-        One of the package's: "training" or "dask".
+        Extra of this package that contains the library: "training" or "dask".
 
     Returns
     -------

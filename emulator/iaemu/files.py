@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Files that are written completely or not at all, and text files that are read."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-#: Called with the open binary file, which can be read and sought too.
+#: Called with the open binary file, which also allows reading and seeking.
 Write = Callable[[IO[bytes]], Any]
 
 
 def write_whole(path: str | Path, write: Write) -> None:
-    """Write a file under a temporary name, then rename it: an older one is replaced at once, or stays as it was.
+    """Write a file under a temporary name and rename it, so that an older file is replaced in one step or kept.
 
     Parameters
     ----------
     path : str or Path
-        Of a link, its target is replaced. The mode of an older file is kept.
+        If it is a link, its target is replaced. The mode of an older file is kept.
     write : callable
-        Called with the open binary file, which can be read and sought too.
+        Called with the open binary file, which also allows reading and seeking.
 
     Raises
     ------
     OSError
-        The file cannot be written; it is as it was before, or absent.
+        The file cannot be written. An older file is unchanged.
     """
     write_together({path: write})
 
 
 def write_together(files: Mapping[str | Path, Write]) -> None:
-    """:func:`write_whole` of several files: none is renamed before all are written.
+    """Write several files as :func:`write_whole` does, and rename them only when all are written.
 
     Parameters
     ----------
     files : mapping of path to callable
-        They are renamed in this order.
+        The files are renamed in this order.
 
     Raises
     ------
     OSError
-        One of them cannot be written; all are as they were before.
+        One of the files cannot be written. Older files are unchanged.
     """
     with ExitStack() as leftovers:
         written = []
@@ -58,7 +58,7 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
             if target.is_dir():
                 raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
             if not target.parent.is_dir():
-                raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
+                raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; create it first.")
             remove_leftovers(target)
             file, temporary = _temporary(target)
             leftovers.enter_context(file)
@@ -70,7 +70,7 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
                     os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
                 os.fsync(file.fileno())
             except OSError as error:
-                if error.errno is not None and error.filename is None:  # a full disk: of which file?
+                if error.errno is not None and error.filename is None:  # if the disk is full, the error names no file
                     error.filename = str(path)
                 raise
             written.append((temporary, target))
@@ -79,12 +79,12 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Remove what processes left behind that were killed while they wrote a file.
+    """Remove the temporary files of processes that were killed while they wrote a file.
 
     Parameters
     ----------
     path : str or Path
-        The file. What another process is writing just now stays.
+        The file. The temporary file of a process that is still writing is kept.
     """
     target = Path(os.path.realpath(path))
     for leftover in target.parent.glob(f".{glob.escape(target.name[:100])}.????????.tmp"):
@@ -94,7 +94,7 @@ def remove_leftovers(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """:func:`write_whole` of text, in UTF-8.
+    """Write text in UTF-8 as :func:`write_whole` does.
 
     Parameters
     ----------
@@ -105,24 +105,24 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file as people have it: in UTF-8, with a byte-order mark or without, or in latin-1; compressed too.
+    """Read a text file in UTF-8, with or without a byte-order mark, or else in Latin-1.
 
     Parameters
     ----------
     path : str or Path
-        Compressed if it ends in ``.gz``, ``.bz2`` or ``.xz``.
+        A name that ends in ``.gz``, ``.bz2`` or ``.xz`` is taken as compressed.
 
     Returns
     -------
     str
-        Lines end in newlines, whatever they end in in the file.
+        Text whose lines end in newlines; carriage returns are replaced.
 
     Raises
     ------
     OSError
-        The file cannot be read, or is not what its compression says.
+        The file cannot be read or decompressed.
     ValueError
-        It is not text: it holds NUL bytes.
+        The file contains NUL bytes, so it is not text.
     """
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(Path(path).suffix.lower(), open)
     try:
@@ -131,7 +131,7 @@ def read_text(path: str | Path) -> str:
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise OSError(f"{path} is damaged: {error}") from error
     if b"\0" in content:
-        raise ValueError(f"{path} is not a text file: it holds NUL bytes.")
+        raise ValueError(f"{path} is not a text file: it contains NUL bytes.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -140,7 +140,7 @@ def read_text(path: str | Path) -> str:
 
 
 def sha256_of_file(path: str | Path) -> str:
-    """SHA-256 of a file.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Parameters
     ----------
@@ -149,16 +149,15 @@ def sha256_of_file(path: str | Path) -> str:
     Returns
     -------
     str
-        In hexadecimal.
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _temporary(target: Path) -> tuple[IO[bytes], Path]:
-    """A new file of a name that nobody else has, beside the target: a rename across file systems is a copy.
+    """Open a new, uniquely named file in the folder of the target, as a rename cannot cross file systems.
 
-    It is locked as long as its writer lives.
+    The file is locked as long as its writer lives.
     """
     while True:
         path = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
@@ -170,4 +169,4 @@ def _temporary(target: Path) -> tuple[IO[bytes], Path]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists():
             return file, path
-        file.close()  # another writer took it for abandoned before it was locked
+        file.close()  # another process removed it as a leftover before it was locked

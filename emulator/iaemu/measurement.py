@@ -1,6 +1,6 @@
-"""Measured alignment correlations: one plain-text format for the shipped data and for users' own.
+"""Measured alignment correlations, and the text format of the shipped data and of users' data.
 
-A measurement is a text file whose first lines are a YAML header behind ``#`` and whose body is a table::
+A measurement is a text file. Its first lines are a YAML header behind ``#``, its body is a table::
 
     # format: iaemu measurement 1
     # description: TNG300-1, z = 0, galaxies of more than 10^10.5 Msun
@@ -11,8 +11,9 @@ A measurement is a text file whose first lines are a YAML header behind ``#`` an
     omega 0.1 0.15 0.0793 0.0075
     ...
 
-``statistic`` is ``xi``, ``omega`` or ``eta``; a bin goes from ``r_low`` to ``r_high``; ``error`` is the standard error.
-Optional are ``covariances``: files beside it, each with a header of its own and one row of numbers per line::
+``statistic`` is ``xi``, ``omega`` or ``eta``; a bin extends from ``r_low`` to ``r_high``; ``error`` is the standard
+error. The optional ``covariances`` are files in the same folder, each with its own header and one row of the matrix per
+line::
 
     # format: iaemu covariance 1
     # statistics: [omega]
@@ -20,18 +21,19 @@ Optional are ``covariances``: files beside it, each with a header of its own and
     # n_regions: 27
     2.2e-06 1.1e-06 ...
 
-The rows run over the bins of the file's ``statistics``, one statistic after the other, in increasing r; a file with
-several statistics holds their cross-covariance. ``n_regions`` is there if the matrix was estimated from (jackknife)
-regions, and turns on the Hartlap factor of the likelihood. Any other header entry is kept as ``metadata``.
+The rows are the bins of the file's ``statistics``, one statistic after the other, in order of increasing r. A file with
+several statistics contains their cross-covariance. ``n_regions`` is the number of (jackknife) regions from which the
+matrix was estimated; if it is given, the likelihood applies the Hartlap factor. Other entries of the header are kept as
+``metadata``.
 
-Files that :meth:`Measurement.write` writes also state what a file that was cut short or damaged does not fulfil::
+Files from :meth:`Measurement.write` have two more lines, so that a truncated or damaged file is noticed::
 
     # bins: {omega: 14}
     # sha256: 0f3a...
 
-``sha256`` is that of all other lines, without spaces at their ends and with a newline after each. Who edits such a
-file by hand takes that line out. Of a file without it, the last line must end in a newline, and the statistics that
-``bins`` or ``statistics`` in the header name must be there.
+``sha256`` is the hash of all other lines, without trailing spaces and with a newline after each. If you edit such a
+file by hand, remove that line. In a file without it, the last line must end in a newline, and all statistics that the
+header names in ``bins`` or ``statistics`` must be in the table.
 """
 
 from __future__ import annotations
@@ -58,35 +60,35 @@ _COVARIANCE_FORMAT = "iaemu covariance 1"
 _COLUMNS = ("statistic", "r_low", "r_high", "value", "error")
 SUFFIX = ".txt"
 
-#: Entries of headers that are not metadata.
+#: Header entries that are not metadata.
 _RESERVED = ("format", "r_unit", "columns", "statistics", "bins", "covariances", "replaces", "sha256")
 _COVARIANCE_RESERVED = ("format", "statistics", "n_regions", "sha256")
 _CHECKSUM = re.compile(r"#\s*sha256:\s*([0-9a-f]{64})\s*")
 _BROKEN_CHECKSUM = re.compile(r"(?<!\w)sha256:\s*[0-9a-f]{8,}")
 
-#: A covariance's diagonal and the squared errors of its bins may differ by this fraction (figures are rounded).
+#: The diagonal of a covariance and the squared errors of its bins may differ by this fraction, because of rounding.
 _DIAGONAL_TOLERANCE = 0.01
 
 
 class MeasurementError(ValueError):
-    """A measurement that is malformed, incomplete or not physical; the message names the file and the thing."""
+    """Raised if a measurement is malformed, incomplete or not physical; the message names the file and the entry."""
 
 
 @dataclass(frozen=True)
 class Bins:
-    """One measured statistic.
+    """One measured statistic in radial bins.
 
     Attributes
     ----------
     r_low, r_high : array (n_bins,)
-        Limits of the radial bins [Mpc/h]; increasing, not overlapping, gaps are allowed.
+        Limits of the bins [Mpc/h]. In a :class:`Measurement` they increase and do not overlap; gaps are allowed.
     value, error : array (n_bins,)
         Correlation function and its standard error, dimensionless.
 
     Raises
     ------
     MeasurementError
-        Not real numbers, masked, or not one of each a bin.
+        An array does not hold real numbers, has masked entries, or has another length than ``r_low``.
     """
 
     r_low: np.ndarray
@@ -100,7 +102,7 @@ class Bins:
             object.__setattr__(self, name, values)
             if values.shape != self.r_low.shape:
                 raise MeasurementError(
-                    f"{name} of the bins has {len(values)} entries, r_low has {len(self.r_low)}: one a bin, please."
+                    f"{name} of the bins has {len(values)} entries, but r_low has {len(self.r_low)}. Give one per bin."
                 )
 
     def __len__(self) -> int:
@@ -117,20 +119,15 @@ class Bins:
 
     @property
     def r(self) -> np.ndarray:
-        """Bin centres: arithmetic means of the limits.
-
-        Returns
-        -------
-        array (n_bins,) [Mpc/h]
-        """
+        """Bin centres, the arithmetic means of the limits, (n_bins,) [Mpc/h]."""
         return 0.5 * (self.r_low + self.r_high)
 
     def select(self, mask: ArrayLike) -> Bins:
-        """Some of the bins.
+        """Return some of the bins.
 
         Parameters
         ----------
-        mask : array of bool (n_bins,), or of indices
+        mask : array of bool (n_bins,), or array of indices
 
         Returns
         -------
@@ -140,14 +137,14 @@ class Bins:
         return Bins(self.r_low[chosen], self.r_high[chosen], self.value[chosen], self.error[chosen])
 
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Contiguous edges that hold all bins.
+        """Return contiguous edges among which are the limits of all bins.
 
         Returns
         -------
         edges : array (n + 1,)
-            [Mpc/h]; where the bins leave gaps, n is larger than n_bins.
+            [Mpc/h]; n is larger than n_bins if there are gaps between the bins.
         index : array of int (n_bins,)
-            Of each bin in them.
+            Position of each bin among the n bins of ``edges``.
         """
         edges = union_edges(*np.stack([self.r_low, self.r_high], axis=1))
         index = np.searchsorted(edges, self.r_low * (1.0 + EDGE_TOLERANCE), side="right") - 1
@@ -161,18 +158,19 @@ class Covariance:
     Attributes
     ----------
     statistics : tuple of str
-        The matrix runs over the bins of the first, then of the second, ...
+        Rows and columns are the bins of the first statistic, then of the second, and so on.
     matrix : array (n, n)
         Dimensionless, symmetric, positive definite.
     n_regions : int or None
-        Number of regions from which it was estimated; None if it was not (a model, say).
+        Number of regions from which it was estimated; None if it was not estimated from regions.
     metadata : dict
         Other entries of the header.
 
     Raises
     ------
     MeasurementError
-        Statistics that are unknown or named twice; not a square matrix of real numbers; a bad number of regions.
+        Statistics are unknown or repeated, the matrix is not a square matrix of real numbers, or ``n_regions`` is not
+        a whole number above 1.
     """
 
     statistics: tuple[str, ...]
@@ -189,18 +187,19 @@ class Covariance:
             or len(set(names)) < len(names)
         ):
             raise MeasurementError(
-                f"'statistics' of a covariance must be some of {', '.join(STATISTICS)}, each once, got {_brief(names)}."
+                f"'statistics' of a covariance must be one or more of {', '.join(STATISTICS)}, without repetition; got "
+                f"{_brief(names)}."
             )
         object.__setattr__(self, "statistics", tuple(names))
         matrix = _real_array(self.matrix, f"the covariance of {', '.join(names)}", 2)
         if matrix.shape[0] != matrix.shape[1]:
-            raise MeasurementError(f"A covariance has as many rows as columns, got the shape {matrix.shape}.")
+            raise MeasurementError(f"A covariance must have as many rows as columns; got shape {matrix.shape}.")
         object.__setattr__(self, "matrix", matrix)
         if self.n_regions is not None and (
             not isinstance(self.n_regions, numbers.Integral) or isinstance(self.n_regions, bool) or self.n_regions < 2
         ):
             raise MeasurementError(
-                f"'n_regions' of a covariance must be a whole number above 1, or None, got {_brief(self.n_regions)}."
+                f"'n_regions' of a covariance must be a whole number above 1, or None; got {_brief(self.n_regions)}."
             )
         _check_metadata(self.metadata, _COVARIANCE_RESERVED)
 
@@ -223,16 +222,17 @@ class Covariance:
         Raises
         ------
         MeasurementError
-            Wrong format or header; not a square, finite, symmetric, positive-definite matrix.
+            The format or the header is wrong, or the matrix is not square, finite, symmetric and positive definite.
         FileNotFoundError
-            No such file.
+            There is no such file.
         """
         path = Path(path)
         header, rows = _read_text(path, _COVARIANCE_FORMAT)
         lengths = {len(row) for _, row in rows}
         if not rows or lengths != {len(rows)}:
             raise MeasurementError(
-                f"{path}: a covariance has as many rows as columns, not {len(rows)} rows of {sorted(lengths)} numbers."
+                f"{path}: a covariance must have as many rows as columns; this one has {len(rows)} rows of "
+                f"{' or '.join(map(str, sorted(lengths))) or 'no'} numbers."
             )
         matrix = np.array([[_number(path, line, word) for word in row] for line, row in rows])
         try:
@@ -243,15 +243,23 @@ class Covariance:
         return covariance
 
     def write(self, path: str | Path) -> Path:
-        """Write to a temporary name, then rename: a reader never sees half a file.
+        """Write the covariance to a file, completely or not at all.
 
         Parameters
         ----------
         path : str or Path
+            Missing folders are created.
 
         Returns
         -------
         Path
+
+        Raises
+        ------
+        MeasurementError
+            The metadata cannot be written.
+        OSError
+            The file cannot be written. An older file is unchanged.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,17 +275,23 @@ class Covariance:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measured correlation functions with errors, and covariances where known.
+    """Measured correlation functions with errors, and their covariances if these are known.
 
     Attributes
     ----------
     bins : dict of statistic to Bins
     covariances : list of Covariance
-        At most one per statistic; statistics without one have independent bins.
+        At most one that contains a statistic. The bins of statistics in none of them are taken as independent.
     metadata : dict
-        Header entries: description, source, redshift, ...
+        Header entries, such as description, source and redshift.
     name : str
-        Where it was read from; used in error messages.
+        Name in error messages; by default the path it was read from.
+
+    Raises
+    ------
+    MeasurementError
+        Bins overlap, are not sorted or have no positive error; a covariance is not positive definite or disagrees with
+        the errors; or an argument is of the wrong type.
     """
 
     bins: Mapping[str, Bins]
@@ -287,18 +301,18 @@ class Measurement:
 
     def __post_init__(self):
         if not isinstance(self.bins, Mapping) or not all(isinstance(bins, Bins) for bins in self.bins.values()):
-            raise MeasurementError(f"{self.name}: 'bins' must map statistics to Bins, got {_brief(self.bins)}.")
+            raise MeasurementError(f"{self.name}: 'bins' must map statistics to Bins; got {_brief(self.bins)}.")
         if not isinstance(self.covariances, (list, tuple)) or not all(
             isinstance(covariance, Covariance) for covariance in self.covariances
         ):
             raise MeasurementError(f"{self.name}: 'covariances' must be a list of Covariance.")
         _check_metadata(self.metadata, _RESERVED)
         if not self.bins:
-            raise MeasurementError(f"{self.name}: there is no measurement in it.")
+            raise MeasurementError(f"{self.name} contains no measured bins.")
         for statistic, bins in self.bins.items():
             if not isinstance(statistic, str) or statistic not in STATISTICS:
                 raise MeasurementError(
-                    f"{self.name}: unknown statistic {_brief(statistic)}; known are {', '.join(STATISTICS)}."
+                    f"{self.name}: unknown statistic {_brief(statistic)}; use {', '.join(STATISTICS)}."
                 )
             _check_bins(f"{self.name}: {statistic}", bins)
         seen: set[str] = set()
@@ -308,7 +322,7 @@ class Measurement:
                 if statistic not in self.bins:
                     raise MeasurementError(f"{label} is given, but {statistic} is not in the table.")
                 if statistic in seen:
-                    raise MeasurementError(f"{self.name}: more than one covariance holds {statistic}.")
+                    raise MeasurementError(f"{self.name}: more than one covariance contains {statistic}; give one.")
                 seen.add(statistic)
             error = np.concatenate([self.bins[statistic].error for statistic in covariance.statistics])
             _check_against_errors(covariance.matrix, error, label)
@@ -333,20 +347,15 @@ class Measurement:
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Those that were measured.
-
-        Returns
-        -------
-        tuple of str
-        """
+        """Names of the measured statistics, a tuple of str."""
         return tuple(self.bins)
 
     def covariance_of(self, statistic: str) -> Covariance | None:
-        """The covariance that holds a statistic.
+        """Return the covariance that contains a statistic.
 
         Parameters
         ----------
-        statistic : str
+        statistic : "xi", "omega" or "eta"
 
         Returns
         -------
@@ -356,14 +365,14 @@ class Measurement:
 
     @classmethod
     def read(cls, path: str | Path, name: str | None = None) -> Self:
-        """Read and check a measurement.
+        """Read and check a measurement and its covariances.
 
         Parameters
         ----------
         path : str or Path
-            The file; its covariances lie beside it.
+            The file. Its covariances are in the same folder.
         name : str, optional
-            What error messages call it; by default the path.
+            Name in error messages; by default the path.
 
         Returns
         -------
@@ -372,37 +381,40 @@ class Measurement:
         Raises
         ------
         MeasurementError
-            Anything wrong with the content; the message names file, line or bin, and the value.
+            The content is wrong; the message names the file, the line or bin, and the value.
         FileNotFoundError
-            No such file.
+            There is no such file.
         """
         path = Path(path)
         header, rows = _read_text(path, _FORMAT)
         unit = header.pop("r_unit", None)
         if unit != "Mpc/h":
-            raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h', got {unit!r}.")
+            raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h'; got {unit!r}.")
         bins = _read_bins(path, str(header.pop("columns", "")).replace(",", " ").split(), rows)
         _check_complete(path, bins, header.pop("bins", None), header.pop("statistics", None))
         header.pop("replaces", None)
         files = _file_names(path, header.pop("covariances", None))
         for file in files:
             if not (path.parent / file).is_file():
-                raise MeasurementError(f"{path}: its header names the covariance {file!r}, which is not beside it.")
+                raise MeasurementError(
+                    f"{path}: its header names the covariance {file!r}, but there is no such file in its folder."
+                )
         return cls(bins, [Covariance.read(path.parent / file) for file in files], header, name or str(path))
 
     def write(self, path: str | Path, beside: Mapping[str | Path, Write] | None = None) -> Path:
-        """Write the table, and its covariances beside it as ``<stem>_<statistics>_covariance.txt``.
+        """Write the table, and its covariances in the same folder as ``<stem>_<statistics>_covariance.txt``.
 
-        They appear together or not at all, also if the process is killed: at each moment the table that is there refers
-        to covariances of its own. Where it replaces one that refers to covariances of these names, the new ones get
-        other names first. Covariances of the older table that are of no more use are removed.
+        The table on disk belongs to the covariances that it names at any moment, also if the process is killed. If it
+        replaces a table whose covariances have these names, the new covariances first get other names. Covariances
+        that only the older table used are removed.
 
         Parameters
         ----------
         path : str or Path
+            Missing folders are created.
         beside : mapping of path to callable, optional
-            Further files that appear together with the table, such as a picture of it; as of
-            :func:`iaemu.files.write_together`.
+            Further files to write together with the table, such as a plot of it. Each callable is called with the open
+            binary file.
 
         Returns
         -------
@@ -411,9 +423,9 @@ class Measurement:
         Raises
         ------
         MeasurementError
-            A header that cannot be written.
+            The metadata cannot be written.
         OSError
-            One of the files cannot be written; all are as they were before.
+            One of the files cannot be written. Older files are unchanged.
         """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -433,7 +445,7 @@ class Measurement:
         ):
             write_together(files(spare, unused) | dict(beside or {}))
         elif unused:
-            # They are named until they are gone, so that a killed process leaves nothing that nobody knows of.
+            # The header names them until they are removed, so that they are found after the process was killed.
             write_together(files(plain, unused) | dict(beside or {}))
         for name in unused:
             (path.parent / name).unlink(missing_ok=True)
@@ -450,7 +462,7 @@ class Measurement:
             header["replaces"] = list(replaces)
         header["columns"] = " ".join(_COLUMNS)
         header["bins"] = {statistic: len(bins) for statistic, bins in self.bins.items()}
-        # As many digits as it takes to read the same number.
+        # repr has as many digits as are needed to read the same number.
         rows = [
             f"{statistic:<5s} {low!r:<19s} {high!r:<19s} {value!r:<22s} {error!r}"
             for statistic, bins in self.bins.items()
@@ -460,28 +472,33 @@ class Measurement:
 
 
 def check_covariance(matrix: np.ndarray, label: str) -> None:
-    """Raise a MeasurementError unless a matrix is finite, symmetric and positive definite.
+    """Check that a matrix is finite, symmetric and positive definite.
 
     Parameters
     ----------
     matrix : array (n, n)
     label : str
-        What the message calls it.
+        Name in messages.
 
     Raises
     ------
     MeasurementError
+        It is not; the message names the entry.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise MeasurementError(f"{label}: the covariance must be a square matrix, got shape {matrix.shape}.")
+        raise MeasurementError(f"{label}: the covariance must be a square matrix; got shape {matrix.shape}.")
     if not np.all(np.isfinite(matrix)):
         row, column = np.argwhere(~np.isfinite(matrix))[0]
-        raise MeasurementError(f"{label}: the covariance holds {matrix[row, column]} at ({row}, {column}).")
+        raise MeasurementError(
+            f"{label}: the covariance must be finite, but is {matrix[row, column]} at ({row}, {column})."
+        )
     diagonal = np.diag(matrix)
     if np.any(diagonal <= 0):
         bad = int(np.argmax(diagonal <= 0))
-        raise MeasurementError(f"{label}: the covariance has the variance {diagonal[bad]:.6g} at bin {bad}.")
-    # Compare correlations: bins of xi differ by many orders of magnitude, of which the products may overflow.
+        raise MeasurementError(
+            f"{label}: variances must be positive, but the covariance has {diagonal[bad]:.6g} at bin {bad}."
+        )
+    # Compare correlations: bins of xi differ by many orders of magnitude, and products of them may overflow.
     sigma = np.sqrt(diagonal)
     with np.errstate(over="ignore"):
         correlation = matrix / sigma[:, None] / sigma
@@ -496,7 +513,7 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
     if asymmetry.max() > 1e-6:
         row, column = np.unravel_index(np.argmax(asymmetry), matrix.shape)
         raise MeasurementError(
-            f"{label}: the covariance is not symmetric: {matrix[row, column]:.6g} at ({row}, {column}), "
+            f"{label}: the covariance is not symmetric: it is {matrix[row, column]:.6g} at ({row}, {column}) and "
             f"{matrix[column, row]:.6g} at ({column}, {row})."
         )
     eigenvalues = np.linalg.eigvalsh(correlation)
@@ -510,15 +527,17 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
 
 def _check_against_errors(matrix: np.ndarray, error: np.ndarray, label: str) -> None:
     if matrix.shape != (len(error), len(error)):
-        raise MeasurementError(f"{label} has shape {matrix.shape}, but the table holds {len(error)} bins of it.")
+        raise MeasurementError(
+            f"{label} has shape {matrix.shape}, but the table has {len(error)} bins of these statistics."
+        )
     check_covariance(matrix, label)
     with np.errstate(over="ignore"):
         apart = np.abs((np.sqrt(np.diag(matrix)) / error) ** 2 - 1.0) > _DIAGONAL_TOLERANCE
     if np.any(apart):
         bad = int(np.argmax(apart))
         raise MeasurementError(
-            f"{label} and the errors in the table disagree: bin {bad} has variance {matrix[bad, bad]:.6g} and error "
-            f"{error[bad]:.6g} (squared: {error[bad] ** 2:.6g})."
+            f"{label} and the errors in the table disagree: bin {bad} has the variance {matrix[bad, bad]:.6g} and the "
+            f"error {error[bad]:.6g} (squared: {error[bad] ** 2:.6g})."
         )
 
 
@@ -526,12 +545,12 @@ def _check_bins(label: str, bins: Bins) -> None:
     for name in ("r_low", "r_high", "value", "error"):
         values = getattr(bins, name)
         if len(values) == 0:
-            raise MeasurementError(f"{label}: it has no bins.")
+            raise MeasurementError(f"{label} has no bins.")
         if not np.all(np.isfinite(values)):
             bad = int(np.argmax(~np.isfinite(values)))
             raise MeasurementError(
                 f"{label}: {name} is {values[bad]} in bin {bad} (r = {bins.r_low[bad]:.5g} .. {bins.r_high[bad]:.5g} "
-                f"Mpc/h); leave out bins without a measurement."
+                f"Mpc/h). Leave out bins without a measurement."
             )
     for bad in np.flatnonzero(bins.error <= 0).tolist():
         raise MeasurementError(
@@ -540,8 +559,8 @@ def _check_bins(label: str, bins: Bins) -> None:
         )
     for bad in np.flatnonzero((bins.r_low <= 0) | (bins.r_high <= bins.r_low)).tolist():
         raise MeasurementError(
-            f"{label}: bin {bad} goes from {bins.r_low[bad]:.6g} to {bins.r_high[bad]:.6g} Mpc/h; "
-            f"it needs 0 < r_low < r_high."
+            f"{label}: bin {bad} extends from {bins.r_low[bad]:.6g} to {bins.r_high[bad]:.6g} Mpc/h; "
+            f"0 < r_low < r_high is required."
         )
     for bad in np.flatnonzero(bins.r_low[1:] < bins.r_high[:-1] * (1.0 - EDGE_TOLERANCE)).tolist():
         raise MeasurementError(
@@ -554,13 +573,13 @@ def _read_bins(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]
     missing = [column for column in _COLUMNS if column not in columns]
     if missing:
         raise MeasurementError(
-            f"{path}: missing column(s) {', '.join(missing)}; the header must hold a line "
-            f"'# columns: {' '.join(_COLUMNS)}' (any order)."
+            f"{path}: missing column(s) {', '.join(missing)}. The header must contain the line "
+            f"'# columns: {' '.join(_COLUMNS)}', in the order of the columns of the table."
         )
     table: dict[str, list] = {}
     for line, row in rows:
         if len(row) != len(columns):
-            raise MeasurementError(f"{path}, line {line}: {len(row)} entries in {len(columns)} columns.")
+            raise MeasurementError(f"{path}, line {line}: there are {len(row)} entries for {len(columns)} columns.")
         entry = dict(zip(columns, row, strict=True))
         numbers = [_number(path, line, entry[column], column) for column in _COLUMNS[1:]]
         table.setdefault(entry["statistic"], []).append(numbers)
@@ -573,25 +592,25 @@ def _check_complete(path: Path, bins: Mapping[str, Bins], counts: Any, statistic
         found = {statistic: len(entry) for statistic, entry in bins.items()}
         if counts != found:
             raise MeasurementError(
-                f"{path}: its header states the bins {_brief(counts)}, but the table holds {found}. Is it complete? If "
-                f"you took bins out, change the line '# bins: ...', or remove it."
+                f"{path}: its header states the numbers of bins {_brief(counts)}, but the table has {found}. Is the "
+                f"file complete? If you removed bins, change the line '# bins: ...' or remove it."
             )
     for statistic in [statistics] if isinstance(statistics, str) else statistics or ():
         if statistic not in bins:
             raise MeasurementError(
-                f"{path}: its header names the statistic {_brief(statistic)}, but the table has none."
+                f"{path}: its header names the statistic {_brief(statistic)}, but the table has no bins of it."
             )
 
 
 def _file_names(path: Path, given: Any) -> list[str]:
     names = [given] if isinstance(given, str) else given or []
     if not isinstance(names, list) or not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise MeasurementError(f"{path}: 'covariances' in the header must list names of files, got {_brief(given)}.")
+        raise MeasurementError(f"{path}: 'covariances' in the header must list names of files; got {_brief(given)}.")
     return names
 
 
 def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
-    """What a table on disk refers to, and what it replaces, of names that :meth:`Measurement.write` gives."""
+    """Return the covariances that a table on disk uses and replaces, if :meth:`Measurement.write` named them so."""
     statistic = f"_(?:{'|'.join(STATISTICS)})"
     own = re.compile(re.escape(path.stem) + f"(?:{statistic})+_covariance(?:_new)?" + re.escape(SUFFIX))
     try:
@@ -603,7 +622,7 @@ def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
-    """Header of a file of the format expected, and (line number, words) of each row of the body."""
+    """Return the header of a file of the expected format, and (line number, words) of each row of its body."""
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -613,8 +632,8 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
     *lines, rest = text.split("\n")
     if rest:
         raise MeasurementError(
-            f"{path}: its last line, {rest[:40]!r}, does not end in a newline: the file was cut short. If it is "
-            f"complete, add a newline."
+            f"{path}: its last line, {rest[:40]!r}, does not end in a newline, so the file may have been cut short. If "
+            f"it is complete, add a newline."
         )
     header, rows = [], []
     checksums = set()
@@ -624,7 +643,7 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
         elif _BROKEN_CHECKSUM.search(line):
             checksums.add("of another line too")
         elif line.startswith("#"):
-            # "# key" and "#key" are both fine, mixed or not; indentation beyond that belongs to YAML.
+            # "# key" and "#key" are both allowed, even mixed; further indentation belongs to YAML.
             header.append(line[1:].removeprefix(" "))
         elif line.strip():
             rows.append((number, line.split()))
@@ -636,27 +655,27 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
         )
     if "sha256" in parsed or checksums - {_checksum(lines)}:
         raise MeasurementError(
-            f"{path} is not as it was written: the checksum in its header does not fit. If you changed it on purpose, "
-            f"remove the line '# sha256: ...' from it; if not, it is damaged: write or copy it again."
+            f"{path} has changed since it was written: the checksum in its header does not fit. If you changed it on "
+            f"purpose, remove the line '# sha256: ...'. If not, the file is damaged: write or copy it again."
         )
     return parsed, rows
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases, of which a few lines can make gigabytes."""
+    """Reads YAML without aliases, of which a few lines can expand to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """As of yaml.SafeLoader."""
+        """See yaml.SafeLoader."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to itself (*), which is not supported.")
+            raise yaml.YAMLError("references (*) are not supported.")
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes out what appears twice, and NumPy's numbers as numbers."""
+    """Writes YAML without aliases, and numbers of NumPy as numbers."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """As of yaml.SafeDumper."""
+        """See yaml.SafeDumper."""
         return True
 
 
@@ -667,7 +686,7 @@ _Dumper.add_representer(np.ndarray, lambda dumper, value: dumper.represent_data(
 def _parsed_header(path: Path, text: str) -> dict[str, Any]:
     try:
         parsed = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # PyYAML lets through whatever a bad date, number or depth of brackets raises.
+    except Exception as error:  # a bad date, a bad number or deep brackets raise various exceptions in PyYAML
         raise MeasurementError(f"{path}: the lines behind '#' are not valid YAML: {error}") from error
     if not isinstance(parsed or {}, dict) or any(not isinstance(key, str) for key in parsed or ()):
         raise MeasurementError(f"{path}: the lines behind '#' must be 'key: value' pairs.")
@@ -684,7 +703,8 @@ def _as_text(header: Mapping[str, Any], rows: Sequence[str]) -> str:
         "\n".join(lines).encode()
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise MeasurementError(
-            f"The metadata cannot be written; it takes text, numbers, dates, and lists and mappings of these ({error})."
+            f"The metadata cannot be written ({error}). They may contain text, numbers, dates, and lists and mappings "
+            f"of these."
         ) from error
     lines.insert(len(lines) - len(rows), f"# sha256: {_checksum(lines)}")
     return "\n".join(lines) + "\n"
@@ -700,7 +720,7 @@ def _writer(text: str) -> Callable:
 
 
 def _holds(path: Path, text: str) -> bool:
-    """Whether a file is there and holds just this."""
+    """Return whether a file exists and contains exactly this text."""
     try:
         return path.read_bytes() == text.encode()
     except OSError:
@@ -708,39 +728,41 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _real_array(values: Any, label: str, ndim: int) -> np.ndarray:
-    """Finite or not, but real numbers: float64 of so many dimensions."""
+    """Return real numbers, finite or not, as float64 with ``ndim`` dimensions."""
     try:
         array = np.asanyarray(values)
-    except Exception as error:  # of whatever class the object raises
+    except Exception as error:  # the object's own conversion may raise anything
         raise MeasurementError(f"{label.capitalize()}: {_brief(values)} is not an array of numbers.") from error
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise MeasurementError(f"{label.capitalize()} holds masked entries; leave out bins without a measurement.")
+        raise MeasurementError(f"{label.capitalize()} has masked entries; leave out bins without a measurement.")
     if array.dtype.kind not in "iuf" or array.ndim != ndim:
         raise MeasurementError(
-            f"{label.capitalize()} must be {ndim}-dimensional, of real numbers; got {array.ndim} dimension(s) of "
-            f"{array.dtype}."
+            f"{label.capitalize()} must be a {ndim}-dimensional array of real numbers; got {array.ndim} dimension(s) "
+            f"of type {array.dtype}."
         )
     return np.array(array, dtype=np.float64, subok=False)
 
 
 def _check_metadata(metadata: Any, taken: Sequence[str]) -> None:
     if not isinstance(metadata, Mapping) or any(not isinstance(key, str) for key in metadata):
-        raise MeasurementError(f"Metadata must be a mapping of names to values, got {_brief(metadata)}.")
+        raise MeasurementError(f"Metadata must be a mapping of names to values; got {_brief(metadata)}.")
     reserved = [key for key in metadata if key in taken]
     if reserved:
-        raise MeasurementError(f"Metadata cannot hold {', '.join(reserved)}: the format uses the name itself.")
+        raise MeasurementError(
+            f"Metadata cannot contain {', '.join(reserved)}: the file format uses these names. Choose others."
+        )
 
 
 def _brief(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception:  # of whatever class the object raises
+    except Exception:  # the object's own repr may raise anything
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(path: Path, line: int, word: str, column: str = "number") -> float:
-    # Python reads 1_000 and the digits of all scripts.
+    # float() would also accept 1_000 and the digits of other scripts.
     if word.isascii() and "_" not in word:
         try:
             return float(word)

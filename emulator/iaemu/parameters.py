@@ -1,8 +1,8 @@
 """The seven parameters, and the region of them that a model supports.
 
-The occupation parameters of real galaxy samples lie near a line, so models are tabulated and trained on a tube about
-it, not on a box: each of ``logM0, logM1, sigma_logM, alpha`` within a number of RMSE of a linear fit in ``logMmin`` to
-Table 1 of Zheng et al. 2007 (ApJ 667, 760), as in IAEmu (arXiv:2504.05235, section 2.2).
+The occupation parameters of observed galaxy samples lie near a line. Models are therefore tabulated and trained near
+it: ``logM0, logM1, sigma_logM, alpha`` each lie within a number of RMSE of a linear fit in ``logMmin`` to Table 1 of
+Zheng et al. 2007 (ApJ 667, 760), as in IAEmu (arXiv:2504.05235, section 2.2).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ ALIGNMENT_PARAMETERS = ("mu_cen", "mu_sat")
 OCCUPATION_PARAMETERS = ("logMmin", "sigma_logM", "logM0", "logM1", "alpha")
 PARAMETERS = ALIGNMENT_PARAMETERS + OCCUPATION_PARAMETERS
 
-#: Parameters as they may be given: by name, or (..., n_parameters) in the order of the model's ``parameters``.
+#: How parameters may be given: by name, or as (..., n_parameters) in the order of the model's ``parameters``.
 Theta = Mapping[str, Any] | ArrayLike | torch.Tensor
 
 
-#: log10 of a halo mass in Msun/h, of any galaxies' hosts and beyond.
+#: log10 of a halo mass in Msun/h; the range includes all halos that host galaxies.
 LogMass = Annotated[float, Range(at_least=5, at_most=20)]
 
 
 class LinearFit(NamedTuple):
-    """``slope * logMmin + intercept``, with the scatter of Zheng et al. 2007, Table 1 about it."""
+    """A line ``slope * logMmin + intercept``, with the RMSE of Table 1 of Zheng et al. 2007 about it."""
 
     slope: float
     intercept: float
@@ -54,41 +54,43 @@ POLICIES = ("raise", "reject", "warn")
 
 
 class SupportError(ValueError):
-    """Parameters outside the region that a model supports."""
+    """Raised if parameters lie outside the supported region of a model."""
 
 
 class SupportWarning(UserWarning):
-    """Parameters outside the region that a model supports; the prediction is an extrapolation."""
+    """Issued if parameters lie outside the supported region of a model, so that its prediction is an extrapolation."""
 
 
 def as_theta(theta: Theta, parameters: Sequence[str] = PARAMETERS) -> torch.Tensor:
-    """Parameters as one tensor.
+    """Return parameters as one tensor.
 
     Parameters
     ----------
-    theta : mapping of name to scalar, array or tensor (broadcast together), or array or tensor (..., n_parameters)
-        With names, order does not matter and every parameter must be there.
+    theta : mapping of name to number, array or tensor; or array or tensor (..., n_parameters)
+        A mapping must contain every parameter, in any order; its values are broadcast together.
     parameters : sequence of str
         Names, in the order of the last axis.
 
     Returns
     -------
     tensor (..., n_parameters)
-        In double precision, or in that of the tensors given.
+        In the precision of the tensors in ``theta``, otherwise in double precision.
 
     Raises
     ------
     ValueError
-        A parameter is missing, or a name is not one; the last axis has another size, or shapes do not broadcast; a
-        value is no real number, or NaN or infinite.
+        A parameter is missing or unknown; the last axis has another size, or shapes do not broadcast; a value is not a
+        finite real number.
     """
     if isinstance(theta, Mapping):
         missing = [name for name in parameters if name not in theta]
         unknown = [name for name in theta if name not in parameters]
         if missing:
-            raise ValueError(f"Missing parameter(s) {', '.join(missing)}; needed are {', '.join(parameters)}.")
+            raise ValueError(f"Missing parameter(s) {', '.join(missing)}. Give all of {', '.join(parameters)}.")
         if unknown:
-            raise ValueError(f"Unknown parameter(s) {', '.join(map(str, unknown))}; known are {', '.join(parameters)}.")
+            raise ValueError(
+                f"Unknown parameter(s) {', '.join(map(str, unknown))}. The parameters are {', '.join(parameters)}."
+            )
         tensor = _stack([theta[name] for name in parameters], parameters)
     elif isinstance(theta, list | tuple) and has_tensor(theta):
         names = parameters if len(theta) == len(parameters) else [f"theta[{index}]" for index in range(len(theta))]
@@ -110,7 +112,9 @@ def as_theta(theta: Theta, parameters: Sequence[str] = PARAMETERS) -> torch.Tens
 
 
 def has_tensor(theta: Theta) -> bool:
-    """Whether parameters were given as a tensor, or as a mapping or sequence with one: tensors are then returned.
+    """Return whether parameters are a tensor, or a mapping or sequence that contains one.
+
+    Models then return tensors, and arrays otherwise.
 
     Parameters
     ----------
@@ -125,23 +129,23 @@ def has_tensor(theta: Theta) -> bool:
 
 
 def real_tensor(values: Any, name: str) -> torch.Tensor:
-    """Real numbers as a tensor.
+    """Return real numbers as a tensor.
 
     Parameters
     ----------
-    values : tensor, or what :func:`iaemu.ranges.real_array` takes
+    values : tensor, or an argument of :func:`iaemu.ranges.real_array`
     name : str
-        What the message calls it.
+        Name in messages.
 
     Returns
     -------
     tensor
-        A tensor in its own floating dtype (single precision at least), anything else in float64.
+        A floating tensor keeps its precision, but becomes at least float32; anything else becomes float64.
 
     Raises
     ------
     ValueError
-        They are complex or no numbers; or a tensor that has no values, or not all, in memory.
+        The values are complex or not numbers, or the tensor is sparse, nested, quantised or on the device "meta".
     """
     if not isinstance(values, torch.Tensor):
         return torch.from_numpy(real_array(values, name))
@@ -159,19 +163,19 @@ def real_tensor(values: Any, name: str) -> torch.Tensor:
         else None
     )
     if form is not None:
-        raise ValueError(f"{name} must be a dense tensor of real numbers; this one is {form}.")
+        raise ValueError(f"{name} must be a dense tensor of real numbers; it is {form}.")
     if not values.is_floating_point():
         return values.double()
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def _stack(values: Sequence[Any], names: Sequence[str]) -> torch.Tensor:
-    """Columns, broadcast, in the widest of their dtypes and on the device of the tensors among them."""
+    """Broadcast and stack columns, in the widest of their dtypes and on the device of the first tensor among them."""
     if all(isinstance(value, float) for value in values):
         return torch.tensor(values, dtype=torch.float64, device="cpu")
     devices = [value.device for value in values if isinstance(value, torch.Tensor)]
     columns = [real_tensor(value, name) for value, name in zip(values, names, strict=True)]
-    # Plain numbers follow the tensors' precision; arrays and tensors do not lose theirs.
+    # Plain numbers take the precision of the tensors; arrays and tensors keep theirs.
     dtypes = [column.dtype for column, value in zip(columns, values, strict=True) if not np.isscalar(value)]
     dtype = torch.float64 if torch.float64 in dtypes or not dtypes else torch.float32
     device = devices[0] if devices else torch.device("cpu")
@@ -186,24 +190,25 @@ def _stack(values: Sequence[Any], names: Sequence[str]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Support:
-    """The region in which a model is tabulated or trained.
+    """The supported region: parameters for which a model was tabulated or trained.
 
     Attributes
     ----------
     logMmin : (float, float)
         Range of ``logMmin`` [log10 Msun/h].
     n_rmse : float
-        Half-width of the tube about the Zheng et al. 2007 line, in RMSE of each parameter.
+        Largest distance of ``sigma_logM``, ``logM0``, ``logM1`` and ``alpha`` from the line of Zheng et al. 2007, in
+        RMSE of each parameter.
     sigma_logM_min : float
-        Smallest ``sigma_logM``; the tube reaches below zero at low mass, where the step of <Ncen> would turn over.
+        Smallest ``sigma_logM`` [dex]. Four RMSE below the line it would be negative at low ``logMmin``, and <Ncen>
+        would decrease with mass.
     log_mass_complete : float or None
-        Halo mass [log10 Msun/h] above which the catalogue is complete. ``logMmin - n_sigma_complete * sigma_logM``
-        must not fall below it, or too many centrals would live in halos that the catalogue lacks.
+        Halo mass above which the halo catalogue is complete [log10 Msun/h]. ``logMmin - n_sigma_complete * sigma_logM``
+        must not be smaller, or too many centrals would be in halos that the catalogue does not contain.
     n_sigma_complete : float
-        See ``log_mass_complete``. At 1.75 at most 1 % of the centrals are missing (halo mass function M^-0.9).
+        See ``log_mass_complete``. With 1.75 at most 1 % of the centrals are missing (halo mass function M^-0.9).
     logM0_max : float or None
-        Largest ``logM0`` [log10 Msun/h]. Beyond, so few hosts of the catalogue could have a satellite that bins at
-        small r run empty.
+        Largest ``logM0`` [log10 Msun/h]. Above it so few hosts have satellites that bins at small r are empty.
     """
 
     logMmin: tuple[LogMass, LogMass] = (11.0, 15.0)
@@ -214,7 +219,7 @@ class Support:
     logM0_max: LogMass | None = None
 
     parameters: ClassVar[tuple[str, ...]] = PARAMETERS
-    #: Fields that are a lower and an upper limit.
+    #: Fields that hold a lower and an upper limit.
     _pairs: ClassVar[tuple[str, ...]] = ("logMmin",)
 
     def __post_init__(self):
@@ -223,7 +228,7 @@ class Support:
             if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
                 object.__setattr__(self, name, tuple(value))
         check_fields(self)
-        # Numbers of any other type could overflow.
+        # Integers of numpy could overflow.
         for name, value in vars(self).items():
             if value is not None:
                 value = tuple(map(float, value)) if name in self._pairs else float(value)
@@ -231,15 +236,15 @@ class Support:
         for name in self._pairs:
             low, high = getattr(self, name)
             if not low < high:
-                raise ValueError(f"The range of {name} must be increasing, got {(low, high)}.")
-        # Ranges are pieces of straight lines in logMmin, narrowest at one of its ends.
+                raise ValueError(f"The lower end of {name} must be below its upper end; got {(low, high)}.")
+        # Ranges are pieces of straight lines in logMmin, so they are narrowest at one of its ends.
         for logMmin in self.logMmin:
             for name in ZHENG07_LINE:
                 low, high = self.bounds(name, logMmin)
                 if not low < high:
                     raise ValueError(
-                        f"At logMmin = {logMmin:g} nothing is left of the range of {name}: it would end at {high:.4g}, "
-                        f"below its start at {low:.4g}. Raise the lower end of logMmin, lower log_mass_complete "
+                        f"At logMmin = {logMmin:g} no {name} is supported: its upper limit would be {high:.4g}, below "
+                        f"its lower limit {low:.4g}. Raise the lower end of logMmin, lower log_mass_complete "
                         f"({self.log_mass_complete}), or raise logM0_max ({self.logM0_max})."
                     )
 
@@ -256,7 +261,7 @@ class Support:
         return f"{type(self).__name__}({'; '.join(parts)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """The region in plain values, for a file.
+        """Return the fields as a dictionary of plain values, for a file.
 
         Returns
         -------
@@ -266,7 +271,7 @@ class Support:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Support:
-        """The inverse of :meth:`to_dict`.
+        """Return the region of a dictionary from :meth:`to_dict`.
 
         Parameters
         ----------
@@ -279,13 +284,14 @@ class Support:
         return cls(**{**values, "logMmin": tuple(values["logMmin"])})
 
     def bounds(self, name: str, logMmin: Any) -> tuple[Any, Any]:
-        """Range of one parameter.
+        """Return the range of one parameter.
 
         Parameters
         ----------
         name : str
+            Name of the parameter.
         logMmin : float, array or tensor
-            Where the range depends on it.
+            [log10 Msun/h]; not used for the strengths and ``logMmin`` itself, whose ranges do not depend on it.
 
         Returns
         -------
@@ -307,7 +313,7 @@ class Support:
         return low, high
 
     def contains(self, theta: Theta) -> torch.Tensor:
-        """Whether each point lies inside.
+        """Return whether each point lies in the supported region.
 
         Parameters
         ----------
@@ -320,7 +326,7 @@ class Support:
         return self._excess(as_theta(theta, self.parameters).detach()).amax(dim=-1) <= 0
 
     def nearest(self, theta: Theta) -> torch.Tensor:
-        """The points with every parameter moved to its range: inside the support.
+        """Return the points with each parameter moved to the nearest value in its range.
 
         Parameters
         ----------
@@ -340,7 +346,7 @@ class Support:
         return theta
 
     def _violations(self, theta: Theta) -> list[str]:
-        """One sentence per violating parameter of the first point outside; an empty list if all are inside."""
+        """Return what is outside for the first point that is not supported, by parameter; [] if all points are."""
         theta = as_theta(theta, self.parameters).detach().reshape(-1, len(self.parameters))
         excess = self._excess(theta)
         outside = torch.nonzero(excess.amax(dim=-1) > 0).flatten()
@@ -348,7 +354,7 @@ class Support:
             return []
         point = theta[outside[0]]
         nearest = self.nearest(point)
-        # The other ranges are those at a logMmin that is supported: where it is not, they may be empty.
+        # Ranges of the other parameters are given at a supported logMmin; elsewhere they may be empty.
         index = self.parameters.index("logMmin")
         moved = point.clone()
         moved[index] = nearest[index]
@@ -370,29 +376,30 @@ class Support:
         return sentences
 
     def enforce(self, theta: Theta, policy: str = "raise", stacklevel: int = 3) -> torch.Tensor:
-        """Apply a policy to points outside.
+        """Raise, warn or do nothing if points lie outside the supported region.
 
         Parameters
         ----------
         theta : see :func:`as_theta`
         policy : "raise", "reject" or "warn"
+            With "reject" nothing is raised: the caller assigns zero probability to points that are not inside.
         stacklevel : int
-            Of the warning, see :func:`warnings.warn`.
+            Stack level of the warning, see :func:`warnings.warn`.
 
         Returns
         -------
         inside : tensor of bool, shape (...,)
-            With ``reject`` the caller gives points that are not inside a zero probability.
 
         Raises
         ------
         SupportError
-            With ``raise``, if a point is outside; names parameter, value, range and nearest supported value.
+            A point is outside and the policy is "raise"; the message names parameter, value, range and the nearest
+            supported value.
         ValueError
-            No such policy; or as of :func:`as_theta`.
+            The policy is unknown, or ``theta`` is wrong, see :func:`as_theta`.
         """
         if not isinstance(policy, str) or policy not in POLICIES:
-            raise ValueError(f"support policy must be one of {', '.join(POLICIES)}, got {policy!r}.")
+            raise ValueError(f"support must be one of {', '.join(POLICIES)}; got {policy!r}.")
         inside = self.contains(theta)
         if policy != "reject" and not bool(inside.all()):
             message = "Outside the supported parameter region: " + "; ".join(self._violations(theta)) + "."
@@ -402,11 +409,12 @@ class Support:
         return inside
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Points uniform in ``logMmin``, in the tube at that ``logMmin`` and in mu.
+        """Draw points: ``logMmin`` uniform, and the other parameters uniform in their ranges at that ``logMmin``.
 
         Parameters
         ----------
         n : int
+            Number of points.
         rng : numpy.random.Generator
 
         Returns
@@ -416,18 +424,18 @@ class Support:
         Raises
         ------
         ValueError
-            ``n`` is no number of points.
+            ``n`` is not a whole number, or negative.
         """
         Range(at_least=0).check("n", n, int)
         return self.from_unit_cube(rng.uniform(size=(n, len(self.parameters))))
 
     def from_unit_cube(self, unit: np.ndarray) -> np.ndarray:
-        """Map points of the unit cube to the support: one-to-one, for random or quasi-random draws.
+        """Map points of the unit cube one-to-one to the supported region, for random or quasi-random points.
 
         Parameters
         ----------
         unit : array (n, n_parameters)
-            In [0, 1].
+            Numbers in [0, 1].
 
         Returns
         -------
@@ -436,11 +444,13 @@ class Support:
         Raises
         ------
         ValueError
-            They are no points of the cube.
+            ``unit`` has another shape, or numbers outside [0, 1].
         """
         unit = real_array(unit, "unit")
         if unit.ndim != 2 or unit.shape[1] != len(self.parameters) or not np.all((unit >= 0) & (unit <= 1)):
-            raise ValueError(f"unit must be (n, {len(self.parameters)}) numbers in [0, 1], got shape {unit.shape}.")
+            raise ValueError(
+                f"unit must hold numbers in [0, 1] in the shape (n, {len(self.parameters)}); got shape {unit.shape}."
+            )
         theta = np.empty_like(unit)
         index = self.parameters.index("logMmin")
         theta[:, index] = self.logMmin[0] + unit[:, index] * (self.logMmin[1] - self.logMmin[0])
@@ -451,7 +461,10 @@ class Support:
         return theta
 
     def _excess(self, theta: torch.Tensor) -> torch.Tensor:
-        """How far each parameter lies outside its range (<= 0: inside), (..., n_parameters); rounding is forgiven."""
+        """Return how far each parameter lies outside its range, (..., n_parameters); 0 or less if it is inside.
+
+        A tolerance for rounding is subtracted.
+        """
         slope, low, high, cap_slope, cap, floor = _linear_bounds(self, theta.dtype, theta.device)
         logMmin = theta[..., self.parameters.index("logMmin"), None]
         line = slope * logMmin
@@ -463,10 +476,10 @@ class Support:
 
 @lru_cache(maxsize=16)
 def _linear_bounds(support: Support, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """:meth:`Support.bounds` of all parameters at once: they are pieces of straight lines in ``logMmin``.
+    """Return the limits of all parameters as pieces of straight lines in ``logMmin``, as :meth:`Support.bounds`.
 
-    Slope, offsets of the lower and the upper line, slope and offset of the cap on the upper, floor of the lower; each
-    (n_parameters,).
+    The tensors, each (n_parameters,), are: the slope, the offsets of the lower and the upper line, the slope and the
+    offset of a second upper limit, and a constant lower limit.
     """
     n = len(support.parameters)
     slope, low, high = [0.0] * n, [0.0] * n, [0.0] * n

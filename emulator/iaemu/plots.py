@@ -1,4 +1,4 @@
-"""Correlation functions drawn on matplotlib axes, and the labels of such axes."""
+"""Plots of correlation functions on matplotlib axes, and the labels of the axes."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ def plot_statistic(
     label: str = "prediction",
     color: str = "C0",
 ) -> None:
-    """Draw one measured correlation function, and a prediction in the used bins.
+    """Plot one measured correlation function, and a prediction in the bins that are used.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
-    statistic : str
-        ``xi``, ``omega`` or ``eta``.
+    statistic : "xi", "omega" or "eta"
     bins : Bins
         All measured bins.
     used : bool array (n_measured,)
-        Those that are not used are drawn open and grey.
+        Which bins are used; the others are drawn as open grey points.
     prediction : array (n_used,), optional
     band : pair of arrays (n_used,), optional
-        Lower and upper limit of the shaded 68 %.
+        Lower and upper limits of the shaded 68 % band.
     label, color : str
-        Of the prediction.
+        Label and colour of the prediction.
     """
     r = bins.r
-    # The lower end of an error bar may lie below zero: it then runs out of a logarithmic plot, as it should.
+    # An error bar that reaches below zero runs out of a logarithmic plot at the bottom.
     style: dict[str, Any] = dict(fmt="o", ms=4.5, elinewidth=1.1, capsize=0)
     ax.errorbar(r[used], bins.value[used], bins.error[used], color="k", label="data", zorder=3, **style)
     if not np.all(used):

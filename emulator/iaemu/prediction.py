@@ -1,4 +1,4 @@
-"""What every forward model gives: correlation functions at one or more parameter points."""
+"""Predictions of forward models: correlation functions at one or more parameter points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
 
 
 def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
-    """The statistics asked for, each once, in the order of ``STATISTICS``.
+    """Return the statistics without repetition, in the order of ``STATISTICS``.
 
     Parameters
     ----------
@@ -31,17 +31,17 @@ def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        An unknown name, or no names.
+        A name is unknown, or the argument is not a name or names.
     """
     try:
         names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
     except TypeError as error:
         raise ValueError(
-            f"statistics must be names among {', '.join(STATISTICS)}; got {str(statistics)[:60]}."
+            f"statistics must be one or more of {', '.join(STATISTICS)}; got {str(statistics)[:60]}."
         ) from error
     unknown = [str(name)[:60] for name in names if not isinstance(name, str) or name not in STATISTICS]
     if unknown:
-        raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}; known are {', '.join(STATISTICS)}.")
+        raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}. Choose from {', '.join(STATISTICS)}.")
     return tuple(name for name in STATISTICS if name in names)
 
 
@@ -49,24 +49,26 @@ def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
 class Prediction:
     """Correlation functions at one or more parameter points.
 
-    Arrays if the parameters came as numbers or arrays, tensors (with gradients) if they came as tensors.
+    Values are arrays if the parameters were numbers or arrays, and differentiable tensors if they were tensors.
 
     Attributes
     ----------
     r_edges : array (n_bins + 1,)
         Edges of the radial bins [Mpc/h].
-    xi : (..., n_bins)
-        Position-position correlation, equation 1 of arXiv:2504.05235; dimensionless, like the others.
-    omega : (..., n_bins)
+    xi : (..., n_bins), or None
+        Position-position correlation, equation 1 of arXiv:2504.05235; dimensionless, like the next two.
+    omega : (..., n_bins), or None
         Position-orientation correlation <|e.r|^2> - 1/3, equation 2.
-    eta : (..., n_bins)
+    eta : (..., n_bins), or None
         Orientation-orientation correlation <|e1.e2|^2> - 1/3, equation 3.
-    sigma_aleatoric, sigma_epistemic : dict of statistic to (..., n_bins), or None
-        Standard deviations, where the model has them.
+    sigma_aleatoric : dict of statistic to (..., n_bins), or None
+        Standard deviation of one measurement about the prediction.
+    sigma_epistemic : dict of statistic to (..., n_bins), or None
+        Standard error of the prediction of a network.
     n_gal : (...), or None
         Expected number density of galaxies [(h/Mpc)^3].
     f_sat : (...), or None
-        Expected satellite fraction.
+        Expected fraction of satellites.
     """
 
     r_edges: np.ndarray
@@ -80,14 +82,14 @@ class Prediction:
 
     @classmethod
     def of(cls, r_edges: np.ndarray, values: Mapping[str, Any]) -> Prediction:
-        """A prediction from values by name.
+        """Return the prediction of values by name.
 
         Parameters
         ----------
         r_edges : array (n_bins + 1,)
             [Mpc/h]
         values : mapping
-            Of fields; and of names such as ``sigma_aleatoric.xi``, which are put where they belong.
+            Values of fields by name. Standard deviations have names such as ``sigma_aleatoric.xi``.
 
         Returns
         -------
@@ -138,7 +140,7 @@ class Prediction:
         return () if self.n_gal is None else tuple(np.shape(self.n_gal))
 
     def numpy(self) -> Prediction:
-        """The same prediction as arrays, detached from any gradient.
+        """Return the same prediction with arrays in place of tensors, without gradients.
 
         Returns
         -------
@@ -160,24 +162,26 @@ def in_parts(
     at_once: int,
     in_double: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """A function of points, for points of any batch shape; gradients only if they are asked for.
+    """Evaluate a function at points of any batch shape, some of them at a time.
+
+    Gradients are computed only if ``theta`` requires them.
 
     Parameters
     ----------
     theta : tensor (..., n_parameters)
     evaluate : callable
-        From points (n, n_parameters) to tensors (n, ...) by name.
+        Maps points (n, n_parameters) to tensors (n, ...) by name.
     inside : tensor of bool (...), or None
-        The other points get NaN.
+        Values are NaN at points where it is False.
     at_once : int
-        Points that are evaluated together.
+        Number of points that are evaluated together.
     in_double : bool
-        Evaluate on the CPU in double precision.
+        Whether to evaluate on the CPU in double precision.
 
     Returns
     -------
-    dict of str to tensor (..., ...)
-        On the device of ``theta``.
+    dict of str to tensor
+        Batch shape first; on the device of ``theta``.
     """
     shape, device = theta.shape[:-1], theta.device
     if in_double:

@@ -1,4 +1,4 @@
-"""Numbers that come from outside: ranges, stated once beside a field, and arrays of real numbers.
+"""Checks of numbers that users give: ranges, stated in the annotation of a field, and arrays of real numbers.
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,16 +23,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between limits; NaN lies in no range, infinity in those of ``infinite``.
+    """A range of numbers; it never contains NaN.
 
     Attributes
     ----------
     above, below : float, optional
-        Limits that are not in it.
+        Exclusive limits.
     at_least, at_most : float, optional
-        Limits that are.
+        Inclusive limits.
     infinite : bool
-        Whether infinity will do, where no limit forbids it.
+        Whether infinity is allowed where there is no limit.
     """
 
     above: float | None = None
@@ -61,17 +61,17 @@ class Range:
         return " and ".join(words) or "finite"
 
     def check(self, name: str, value: Any, kind: type = float, error: type[Exception] = ValueError) -> None:
-        """Raise unless a value is a number of a kind, and in the range.
+        """Raise an exception unless a value is a number of the kind and in the range.
 
         Parameters
         ----------
         name : str
-            What the message calls it.
+            Name of the value in messages.
         value : object
         kind : type
-            int: whole numbers only. float: any real number. Never True or False.
+            ``int`` for whole numbers, ``float`` for real numbers. True and False are never accepted.
         error : type
-            Of what is raised.
+            Class of the exception.
         """
         whole = kind is int
         what = "a whole number" if whole else "a number"
@@ -86,20 +86,20 @@ class Range:
             raise error(f"{name} must be {what}, {self}; got {short(value)}.")
 
 
-#: A seed, of numpy and of torch.
+#: A seed for numpy and torch.
 Seed = typing.Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
 
 
 def check_fields(settings: Any, error: type[Exception] = ValueError) -> None:
-    """Check all numbers of a dataclass against the ranges that its annotations state.
+    """Check all numbers of a dataclass against the ranges in its annotations.
 
     Parameters
     ----------
     settings : dataclass
-        Fields are annotated ``Annotated[int, Range(...)]``, also in tuples, also ``| None``. A number without a range
-        must be finite.
+        An instance whose fields are annotated ``Annotated[int, Range(...)]``, also in tuples or with ``| None``. A
+        number without a range must be finite.
     error : type
-        Of what is raised.
+        Class of the exception.
     """
     for name, (kinds, optional) in numbers_of(type(settings)).items():
         value = getattr(settings, name)
@@ -107,24 +107,23 @@ def check_fields(settings: Any, error: type[Exception] = ValueError) -> None:
             continue
         several = len(kinds) > 1
         if several and (not isinstance(value, tuple) or len(value) != len(kinds)):
-            raise error(f"{name} must be {len(kinds)} numbers, got {short(value)}.")
+            raise error(f"{name} must be {len(kinds)} numbers; got {short(value)}.")
         for (kind, limits), entry in zip(kinds, value if several else (value,), strict=True):
             limits.check(name, entry, kind, error)
 
 
 def number_of(wanted: Any) -> tuple[type, Range] | None:
-    """The kind of number and its range that an annotation states, ``Annotated[int, Range(...)]`` or ``int``.
+    """Return the kind of number and the range in an annotation such as ``Annotated[int, Range(...)]`` or ``int``.
 
     Parameters
     ----------
     wanted : type
-        As of ``typing.get_type_hints(..., include_extras=True)``.
+        An entry of ``typing.get_type_hints(..., include_extras=True)``.
 
     Returns
     -------
-    kind : int or float
-    limits : Range
-        None in place of both if it is not of a number.
+    (type, Range) or None
+        ``int`` or ``float``, and the range; None if the annotation is not of a number.
     """
     limits = Range()
     if typing.get_origin(wanted) is typing.Annotated:
@@ -134,39 +133,37 @@ def number_of(wanted: Any) -> tuple[type, Range] | None:
 
 
 def real_array(values: Any, name: str, error: type[Exception] = ValueError) -> np.ndarray:
-    """An array of numbers as anybody may give them: all of them there, and real.
+    """Return an array of real numbers as a copy in float64, or raise an exception.
 
-    Complex numbers, text, dates, True and False are none, and neither is an entry that is masked: where numpy would
-    make numbers of them it would lose something.
+    Complex numbers, text, dates, True, False and masked entries are refused, also where numpy would convert them.
 
     Parameters
     ----------
     values : array, number, or nested sequence of numbers
-        NaN and infinity are numbers here.
+        NaN and infinity are accepted.
     name : str
-        What the message calls it.
+        Name in messages.
     error : type
-        Of what is raised.
+        Class of the exception.
 
     Returns
     -------
     array of float64
-        A copy.
     """
     try:
         array = np.asanyarray(values)
         masked = _is_masked(values)
-    except Exception as reason:  # whatever the object's own conversion raises
+    except Exception as reason:  # the object's own conversion may raise anything
         raise error(f"{name} must be an array of real numbers; got {short(values)}: {reason}") from reason
     if masked:
-        raise error(f"{name} must be real numbers, and has masked entries; fill them, or leave them out.")
+        raise error(f"{name} must be real numbers, but has masked entries. Fill them, or leave them out.")
     if array.dtype == object and all(
         isinstance(entry, numbers.Real) and not isinstance(entry, bool) for entry in array.flat
     ):
         try:
             return np.array([float(entry) for entry in array.flat]).reshape(array.shape)
         except OverflowError as reason:
-            raise error(f"{name} must be real numbers of double precision; got {short(values)}.") from reason
+            raise error(f"{name} must be real numbers within double precision; got {short(values)}.") from reason
     if array.dtype.kind not in "fiu":
         raise error(f"{name} must be real numbers, not of type {array.dtype}; got {short(values)}.")
     return np.array(array, dtype=np.float64)
@@ -179,7 +176,7 @@ def _is_masked(values: Any) -> bool:
 
 
 def numbers_of(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]], bool]]:
-    """The fields of a dataclass that hold numbers.
+    """Return the fields of a dataclass that hold numbers.
 
     Parameters
     ----------
@@ -188,7 +185,7 @@ def numbers_of(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]]
     Returns
     -------
     dict of str to (list of (type, Range), bool)
-        Of each field: kind and range of each of its numbers, and whether None will do.
+        For each field, kind and range of each of its numbers, and whether None is allowed.
     """
     hints = typing.get_type_hints(settings_class, include_extras=True)
     found = {}
@@ -206,20 +203,20 @@ def numbers_of(settings_class: type) -> dict[str, tuple[list[tuple[type, Range]]
 
 
 def short(value: Any) -> str:
-    """What a message says of a value.
+    """Return a value's repr for a message, cut to 60 characters.
 
     Parameters
     ----------
     value : object
+        Of any size and depth.
 
     Returns
     -------
     str
-        Its repr, or the most of it that fits into a line; however deep or large it is.
     """
     try:
         text = " ".join(_SHORT.repr(value).split())
-    except ValueError:  # Python writes no whole number of more than 4300 digits.
+    except ValueError:  # Python does not print whole numbers of more than 4300 digits.
         text = "a number of thousands of digits"
     except Exception:
         text = f"an object of type {type(value).__name__}"

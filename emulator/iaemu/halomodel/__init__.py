@@ -1,1 +1,1 @@
-"""The physics that the models share: mean occupations, modes of them, and the strength of alignment."""
+"""The physics that the models share: mean occupations, their modes, and the misalignment of galaxies."""

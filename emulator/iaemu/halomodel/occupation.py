@@ -1,10 +1,11 @@
-"""Mean halo occupation of Zheng et al. 2007, and the probabilities of satellite ranks that follow from it.
+"""Mean halo occupation of Zheng et al. 2007, and the probabilities that sub-halos of given rank are occupied.
 
-Centrals are Bernoulli with mean <Ncen>, satellites Poisson with mean <Nsat>, independent of each other: the model of
-halotools' ``Zheng07Cens`` and ``Zheng07Sats`` with ``modulate_with_cenocc=False``.
+Centrals follow a Bernoulli distribution with mean <Ncen> and satellites a Poisson distribution with mean <Nsat>,
+independent of each other: the model of halotools' ``Zheng07Cens`` and ``Zheng07Sats`` with
+``modulate_with_cenocc=False``.
 
-Satellites fill a host's sub-halos in order of rank, so the sub-halo of rank k is occupied with probability
-P(N >= k), N ~ Poisson(<Nsat>). Sums of these over ranges of k have closed forms.
+Satellites occupy the sub-halos of their host in order of rank, so the sub-halo of rank k is occupied with probability
+P(N >= k), N ~ Poisson(<Nsat>). Sums of these probabilities over ranges of k have closed forms.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 
 
 def mean_ncen(log_mass: torch.Tensor, logMmin: torch.Tensor, sigma_logM: torch.Tensor) -> torch.Tensor:
-    """Mean number of centrals, equation 2 of Zheng et al. 2007 (ApJ 667, 760).
+    """Return the mean number of centrals <Ncen>, equation 2 of Zheng et al. 2007 (ApJ 667, 760).
 
     Parameters
     ----------
@@ -30,9 +31,9 @@ def mean_ncen(log_mass: torch.Tensor, logMmin: torch.Tensor, sigma_logM: torch.T
 
 
 def mean_nsat(log_mass: torch.Tensor, logM0: torch.Tensor, logM1: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-    """Mean number of satellites ((M - M0) / M1)^alpha, 0 below M0: equation 5 of Zheng et al. 2007.
+    """Return the mean number of satellites ((M - M0) / M1)^alpha, or 0 below M0: equation 5 of Zheng et al. 2007.
 
-    Gradients are finite at and below M0 (above it, for alpha < 1, they grow without limit towards it).
+    Gradients are finite at and below M0. For alpha < 1 they diverge as M approaches M0 from above.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def mean_nsat(log_mass: torch.Tensor, logM0: torch.Tensor, logM1: torch.Tensor, 
 
 
 class _PoissonTail(torch.autograd.Function):
-    """P(N >= k) for N ~ Poisson(lam), with d/dlam = P(N = k - 1): torch's own derivative is NaN at lam = 0."""
+    """P(N >= k) for N ~ Poisson(lam), with d/dlam = P(N = k - 1). The derivative of torch is NaN at lam = 0."""
 
     @staticmethod
     def forward(ctx, lam, k):
@@ -66,7 +67,7 @@ class _PoissonTail(torch.autograd.Function):
 
 
 def _poisson_pmf(lam, k):
-    """P(N = k), N ~ Poisson(lam); 0 for k < 0."""
+    """Return P(N = k) for N ~ Poisson(lam), and 0 for k < 0."""
     safe = k.clamp(min=0.0)
     log_lam = torch.log(lam.clamp(min=torch.finfo(lam.dtype).tiny))
     pmf = torch.exp(safe * log_lam - lam - torch.lgamma(safe + 1.0))
@@ -74,14 +75,14 @@ def _poisson_pmf(lam, k):
 
 
 def rank_probability(lam: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """P(N >= k) that the k-th ranked sub-halo is occupied, N ~ Poisson(lam).
+    """Return the probability P(N >= k) that the sub-halo of rank k is occupied, N ~ Poisson(lam).
 
     Parameters
     ----------
     lam : tensor
         Mean number of satellites.
-    k : tensor of the same dtype, broadcasting with ``lam``
-        Whole numbers.
+    k : tensor of the same dtype that broadcasts with ``lam``
+        Rank, a whole number.
 
     Returns
     -------
@@ -92,15 +93,15 @@ def rank_probability(lam: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 
 
 class _RankTailSums(torch.autograd.Function):
-    """Both tail sums from one incomplete gamma function, with their exact derivatives (finite at lam = 0)."""
+    """Both tail sums from one incomplete gamma function, with exact derivatives that are finite at lam = 0."""
 
     @staticmethod
     def forward(ctx, lam, k):
         given = lam
-        # In place where possible: for the tables this is most of the work, and bound by memory.
+        # In place where possible: this is most of the work of the tables, and memory limits its speed.
         lam = lam.expand(torch.broadcast_shapes(lam.shape, k.shape))
         beyond = torch.special.gammainc(k.expand(lam.shape), lam)
-        # At lam = 0 the pmf, and P(N = k - 2) = P(N = k - 1) (k - 1) / lam, hold in the limit.
+        # At lam = 0 the pmf, and P(N = k - 2) = P(N = k - 1) (k - 1) / lam, are taken as limits.
         positive = lam.clamp(min=torch.finfo(lam.dtype).tiny)
         one_less = torch.log(positive).mul_(k - 1.0).sub_(lam).sub_(torch.lgamma(k)).exp_()
         two_less = (one_less * (k - 1.0)).div_(positive)
@@ -114,26 +115,28 @@ class _RankTailSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_single, grad_pair):
         lam, k, one_less, two_less = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative will be asked for: what was saved has no graph
+        if torch.is_grad_enabled():  # for a second derivative: the saved tensors have no graph
             one_less, two_less = rank_probability(lam, k - 1.0), rank_probability(lam, k - 2.0)
         return (grad_single * one_less + grad_pair * lam * two_less).sum_to_size(lam.shape), None
 
 
 def rank_tail_sums(lam: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Expected satellites, and pairs of them, of rank k and beyond; N ~ Poisson(lam).
+    """Return the expected numbers of satellites of rank k or larger, and of pairs whose larger rank is at least k.
+
+    The number of satellites of a host is N ~ Poisson(lam).
 
     Parameters
     ----------
     lam : tensor
         Mean number of satellites.
-    k : tensor of the same dtype, broadcasting with ``lam``
-        Whole numbers, at least 1.
+    k : tensor of the same dtype that broadcasts with ``lam``
+        Rank, a whole number of at least 1.
 
     Returns
     -------
     single : tensor
-        Sum over l >= k of P(N >= l) = E[(N - k + 1)+].
+        Sum over l >= k of P(N >= l), which is E[max(N - k + 1, 0)].
     pair : tensor
-        Sum over l >= k of (l - 1) P(N >= l): pairs of ranks whose larger is l; E[N (N - 1) / 2] at k = 1.
+        Sum over l >= k of (l - 1) P(N >= l), as l is the larger rank of l - 1 pairs; E[N (N - 1) / 2] at k = 1.
     """
     return _RankTailSums.apply(lam, k)
