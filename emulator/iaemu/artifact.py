@@ -215,8 +215,7 @@ def check_shapes(
             isinstance(size, int) and size != have for size, have in zip(expected, shape, strict=True)
         ):
             raise ArtifactError(
-                f"{Path(path).name}: the tensor {name} has shape {shape}; "
-                f"expected ({', '.join(map(str, expected))})."
+                f"{Path(path).name}: the tensor {name} has shape {shape}; expected ({', '.join(map(str, expected))})."
             )
         for axis, size in zip(axes, shape, strict=True):
             if isinstance(axis, str) and sizes.setdefault(axis, size) != size:

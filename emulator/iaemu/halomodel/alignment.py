@@ -1,8 +1,8 @@
-"""Alignment strength: the Dimroth-Watson distribution as halotools draws it, and what misalignment does to pairs.
+"""Misalignment of galaxies: the Dimroth-Watson distribution of halotools, and its effect on omega and eta.
 
-A galaxy's orientation e is drawn about a reference axis a with p(cos t) ~ exp(kappa cos^2 t), kappa = tan(pi mu / 2),
-cos t = e.a, azimuth uniform (Van Alfen et al. 2024, arXiv:2311.07374, section 3; halotools stores k = -kappa).
-Averaged over such draws, every second-rank statistic of e is that of a times one number,
+The orientation e of a galaxy is drawn about a reference axis a with p(cos t) ~ exp(kappa cos^2 t), where
+kappa = tan(pi mu / 2), cos t = e.a, and the azimuth is uniform (Van Alfen et al. 2024, arXiv:2311.07374, section 3;
+halotools stores k = -kappa). Averaged over such draws, every second-rank statistic of e equals that of a times
 
     q(mu) = <P2(cos t)> = (3 <cos^2 t> - 1) / 2,
 
@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-#: What omega and eta are made of at given strengths, see :func:`orientation_statistics`.
+#: Ingredients of omega and eta at given strengths, see :func:`orientation_statistics`.
 ORIENTATION_INGREDIENTS = {"omega": ("A_c", "A_s"), "eta": ("E_cc", "E_cs", "E_ss")}
 
 _SERIES_LIMIT = 1.0  # |kappa| below which the power series is used
@@ -29,33 +29,33 @@ _N_ASYMPTOTIC = 20  # the terms of sum (2n - 1)!! / (2 kappa)^n fall to 1e-15 at
 _RYBICKI_STEP = 0.2  # error exp(-(pi / 2 h)^2) ~ 1e-27
 _RYBICKI_TERMS = 31  # exp(-(n h)^2) < 1e-16 beyond n = 31
 
-#: mean_p2 is tabulated as polynomials about the nodes n / _N_NODES. Beyond kappa = 50 it is smooth to rounding; below,
-#: the nearest zero of the normalisation in the complex plane is 26 half-widths away: degree 10 reaches 1e-15.
+#: mean_p2 is tabulated as polynomials about the nodes n / _N_NODES. Above kappa = 50 it is smooth to rounding. Below,
+#: the nearest zero of the normalisation in the complex plane is 26 half-widths away, so degree 10 reaches 1e-15.
 _N_NODES = 512
 _DEGREE = 10
-_MAX_ORDER = 3  # derivatives that are tabulated: beyond, the polynomials have lost their precision
-_FEW = 256  # strengths for which few operations matter more than the size of what they work on
+_MAX_ORDER = 3  # highest tabulated derivative; the polynomials of higher ones have lost their precision
+_FEW = 256  # up to this number of strengths, the number of operations matters more than memory
 
 
 def mean_p2(mu: torch.Tensor) -> torch.Tensor:
-    """q(mu) = <P2(cos t)>: the fraction of an alignment signal that survives misalignment of strength mu.
+    """Return q(mu) = <P2(cos t)>, the fraction of an alignment signal that is left at alignment strength mu.
 
     Parameters
     ----------
-    mu : tensor, any shape, in [-1, 1]
-        Alignment strength, dimensionless.
+    mu : tensor, any shape
+        Alignment strength in [-1, 1], dimensionless.
 
     Returns
     -------
     tensor of the same shape and dtype
-        In [-1/2, 1]; differentiable everywhere, the ends included, four times. Exact (to rounding) at -1, 0 and 1.
+        In [-1/2, 1]; four times differentiable, also at the ends. Exact to rounding at -1, 0 and 1.
 
     Raises
     ------
     ValueError
-        A value outside [-1, 1], or NaN.
+        A value is outside [-1, 1], or NaN.
     """
-    # NaN is not <= 1; an empty tensor has no maximum.
+    # The comparison is False for NaN. An empty tensor has no maximum.
     if mu.numel() and not float(mu.detach().abs().amax()) <= 1.0:
         bad = mu[~((mu >= -1) & (mu <= 1))].flatten()[0]
         raise ValueError(f"Alignment strength mu = {float(bad):.6g} is outside [-1, 1].")
@@ -63,15 +63,15 @@ def mean_p2(mu: torch.Tensor) -> torch.Tensor:
 
 
 class _MeanP2(torch.autograd.Function):
-    """A derivative of q(mu), of any order up to ``_MAX_ORDER``, and the next one as its gradient.
+    """A derivative of q(mu), of any order up to ``_MAX_ORDER``, with the next one as its gradient.
 
-    A dozen operations where the exact expressions take hundreds: these dominated a likelihood with its gradient.
+    This takes a dozen operations. The exact expressions take hundreds, which would dominate the cost of a likelihood.
     """
 
     @staticmethod
     def forward(ctx, mu, order):
         if order > _MAX_ORDER:
-            raise NotImplementedError(f"Derivatives of mean_p2 beyond the order {_MAX_ORDER} are not tabulated.")
+            raise NotImplementedError(f"Derivatives of mean_p2 above order {_MAX_ORDER} are not tabulated.")
         node = torch.round(mu * _N_NODES)
         offset = mu - node / _N_NODES
         value, slope = (_by_powers if mu.numel() <= _FEW else _by_horner)(node.long() + _N_NODES, offset, order)
@@ -82,24 +82,24 @@ class _MeanP2(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         mu, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a further derivative will be asked for: what was saved has no graph
+        if torch.is_grad_enabled():  # for a higher derivative: the saved tensor has no graph
             slope = _MeanP2.apply(mu, ctx.order + 1)
         return grad * slope, None
 
 
 def _by_powers(node, offset, order) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value and slope of the polynomials about nodes (their indices), in few operations."""
+    """Return value and slope of the polynomials about the nodes of these indices, in few operations."""
     table = _polynomials(offset.dtype, offset.device)[order]
     offset = offset.unsqueeze(-1)
     powers = torch.cumprod(offset.expand(*node.shape, _DEGREE), dim=-1)
-    # (..., 2, _DEGREE + 1): value and slope. The first coefficient apart: at a node it is the exact value.
+    # (..., 2, _DEGREE + 1): value and slope. The first coefficient is added last, so that values at nodes are exact.
     coefficients = table[node]
     value, slope = (coefficients[..., 1:] * powers.unsqueeze(-2)).sum(dim=-1).add_(coefficients[..., 0]).unbind(dim=-1)
     return value.clone(), slope
 
 
 def _by_horner(node, offset, order) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for many: a coefficient at a time, so that what is worked on stays in the cache."""
+    """Return the same for many strengths, one coefficient at a time so that the tensors fit in the cache."""
     columns = _polynomial_columns(offset.dtype, offset.device, order)
     flat = node.flatten()
     value = columns[_DEGREE].index_select(0, flat).view_as(offset)
@@ -112,18 +112,18 @@ def _by_horner(node, offset, order) -> tuple[torch.Tensor, torch.Tensor]:
 
 @lru_cache(maxsize=16)
 def _polynomial_columns(dtype: torch.dtype, device: torch.device, order: int) -> torch.Tensor:
-    """Coefficients (_DEGREE + 1, 2 _N_NODES + 1) of one derivative of q."""
+    """Return the coefficients (_DEGREE + 1, 2 _N_NODES + 1) of one derivative of q."""
     with torch.inference_mode(False), torch.no_grad():
         return _polynomials(dtype, device)[order][:, 0].T.contiguous()
 
 
 @lru_cache(maxsize=8)
 def _polynomials(dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-    """Coefficients (2 _N_NODES + 1, 2, _DEGREE + 1) of each derivative of q and of the next, one entry per order."""
-    # Tensors made under inference mode could not take part in a later gradient.
+    """Return, for each order, the coefficients (2 _N_NODES + 1, 2, _DEGREE + 1) of that derivative and the next."""
+    # Tensors made under inference mode could not be used in a later gradient.
     with torch.inference_mode(False), torch.no_grad():
         half_width = 0.5 / _N_NODES
-        # Chebyshev points and the middle, which makes the nodes exact.
+        # Chebyshev points and the middle, so that values at the nodes are exact.
         points = np.cos(np.pi * (np.arange(_DEGREE) + 0.5) / _DEGREE)
         nodes = np.arange(-_N_NODES, _N_NODES + 1) / _N_NODES
         centre = _mean_p2_exact(torch.as_tensor(nodes)).numpy()
@@ -143,7 +143,7 @@ def _polynomials(dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]
 
 
 def _mean_p2_exact(mu: torch.Tensor) -> torch.Tensor:
-    """q(mu) from its series and closed forms; continued smoothly a little beyond the ends."""
+    """Return q(mu) from its series and closed forms, continued smoothly a little beyond the ends."""
     near = mu.abs() < 2.0 / math.pi * math.atan(_SERIES_LIMIT)
     aligned = ~near & (mu > 0)
     result = torch.zeros_like(mu)
@@ -161,18 +161,19 @@ def _mean_p2_exact(mu: torch.Tensor) -> torch.Tensor:
 def orientation_statistics(
     mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics: Collection[str] = ("omega", "eta")
 ) -> dict[str, torch.Tensor]:
-    """omega and eta from what does not depend on alignment, at strengths ``mu`` (n, 2) of centrals and satellites.
+    """Return omega and eta from their ingredients, which do not depend on the alignment strengths, and the strengths.
 
-    The orientation identity: omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss.
+    omega = q_cen A_c + q_sat A_s and eta = q_cen^2 E_cc + 2 q_cen q_sat E_cs + q_sat^2 E_ss.
 
     Parameters
     ----------
     mu : tensor (n, 2)
-        Clamped to [-1, 1].
+        Strengths of centrals and satellites; clamped to [-1, 1].
     ingredients : mapping of A_c, A_s, E_cc, E_cs, E_ss to tensors (n, n_bins)
-        Means over pairs, or sums: then sums are returned. Only those of the statistics asked for are needed.
+        Means over pairs, or sums over pairs, for which sums are returned. Only the ingredients of ``statistics`` are
+        needed.
     statistics : collection of str
-        Others than omega and eta are passed over.
+        Names other than omega and eta are ignored.
 
     Returns
     -------
@@ -191,7 +192,7 @@ def orientation_statistics(
 
 
 def _mean_p2_series(kappa):
-    """q = sum 2 n k^n / (n! (2n+1)(2n+3)) / sum k^n / (n! (2n+1)), from Z = 1F1(1/2; 3/2; kappa): no cancellation."""
+    """q = sum 2 n k^n / (n! (2n+1)(2n+3)) / sum k^n / (n! (2n+1)), from Z = 1F1(1/2; 3/2; k), without cancellation."""
     numerator = torch.zeros_like(kappa)
     denominator = torch.zeros_like(kappa)
     for n in range(_N_SERIES, 0, -1):
@@ -203,7 +204,7 @@ def _mean_p2_series(kappa):
 
 def _mean_p2_perpendicular(inverse):
     """kappa = -1 / inverse < 0: <cos^2> = 1/(2k) - exp(-k) / (sqrt(pi k) erf(sqrt k)), k = |kappa|."""
-    small = inverse < 1e-3  # exp(-1000): the second term vanishes, and its gradient would be 0 * inf
+    small = inverse < 1e-3  # the second term vanishes as exp(-1000), and its gradient would be 0 * inf
     k = 1.0 / torch.where(small, torch.ones_like(inverse), inverse)
     tail = torch.exp(-k) / (torch.sqrt(math.pi * k) * torch.erf(torch.sqrt(k)))
     cos2 = 0.5 * inverse - torch.where(small, torch.zeros_like(tail), tail)
@@ -225,7 +226,7 @@ def _mean_p2_aligned(inverse):
 
 
 def _dawson(x: torch.Tensor) -> torch.Tensor:
-    """Dawson's integral exp(-x^2) int_0^x exp(t^2) dt for x >= 0.2, by Rybicki's method.
+    """Return Dawson's integral exp(-x^2) int_0^x exp(t^2) dt for x >= 0.2 by Rybicki's method.
 
     G. B. Rybicki, Computers in Physics 3, 85 (1989): a sum of Gaussians that converges exponentially in its step.
     """

@@ -1,9 +1,10 @@
-"""Mean occupations of species of tracers, and the amplitudes of the modes that they are made of.
+"""Mean occupations of species of galaxies, and the amplitudes of the modes that describe them.
 
-Every expected pair sum of the mock model is a quadratic form (two-halo) or a linear one (one-halo) in the mean
-occupations of species, (host-mass bin) and (host-mass bin, rank bin). Within the support, two-halo occupations are
-spanned by a few dozen modes. Those of <Ncen> and <Nsat> have their amplitudes from all species; those of the rank
-dependence from a few well-chosen ones (empirical interpolation, Barrault et al. 2004, C. R. Math. 339, 667).
+A species is a bin of host mass (centrals), or a bin of host mass and sub-halo rank (satellites). Every expected pair
+sum of the mock model is quadratic (two-halo) or linear (one-halo) in the mean occupations of the species. In the
+supported region a few dozen modes span the two-halo occupations. The amplitudes of the modes of <Ncen> and <Nsat>
+follow from all species, those of the rank dependence from a few chosen ones (empirical interpolation, Barrault et al.
+2004, C. R. Math. 339, 667).
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ KINDS = ("central", "satellite", "central_satellite", "satellite_pair")
 
 @dataclass
 class Block:
-    """Occupations of one kind, as sums over entries, and optionally a linear map to mode amplitudes.
+    """Occupations of one kind as sums over entries, and optionally a linear map to mode amplitudes.
 
-    The occupation of a species is the sum over its entries of ``coefficient * f(log_mass, rank)``: f is <Ncen>, or the
-    sum of P(N >= l) over l >= rank (so that a rank bin is the difference of two entries), or their product.
+    The occupation of a species is the sum over its entries of ``coefficient * f(log_mass, rank)``. Here f is <Ncen>, or
+    the sum of P(N >= l) over l >= rank (a bin of ranks is the difference of two entries), or their product.
 
     Attributes
     ----------
-    kind : str, one of ``KINDS``
-    log_mass, rank, species, coefficient : (n_entries,)
-        ``rank`` is not used by "central"; ``species`` counts from 0.
-    matrix : (n_species, n_modes) or None
-        From occupations to amplitudes; None: the occupations themselves.
+    kind : str
+        One of ``KINDS``.
+    log_mass, rank, species, coefficient : array (n_entries,)
+        ``rank`` is not used for "central"; ``species`` counts from 0.
+    matrix : array (n_species, n_modes), or None
+        Linear map from occupations to amplitudes; None if the amplitudes are the occupations themselves.
     """
 
     kind: str
@@ -49,21 +51,16 @@ class Block:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}.")
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {self.kind!r}.")
 
     @property
     def n_amplitudes(self) -> int:
-        """Mode amplitudes, or species where there is no linear map.
-
-        Returns
-        -------
-        int
-        """
+        """Number of mode amplitudes, or of species if there is no linear map."""
         return int(self.species.max()) + 1 if self.matrix is None else self.matrix.shape[1]
 
 
 class Occupations:
-    """Amplitudes of named blocks; what they share, <Ncen>, <Nsat> and P(N >= k), is evaluated once.
+    """Mode amplitudes of several blocks, for which <Ncen>, <Nsat> and P(N >= k) are evaluated only once.
 
     Parameters
     ----------
@@ -103,7 +100,7 @@ class Occupations:
             )
 
     def amplitudes(self, theta: torch.Tensor, central_weight: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Amplitudes of each block.
+        """Return the amplitudes of each block.
 
         Parameters
         ----------
@@ -141,26 +138,27 @@ class Occupations:
         return result
 
     def _total(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        """Amplitudes of a block from the values (n, n_entries) of f at its entries."""
+        """Return the amplitudes of a block from the values (n, n_entries) of f at its entries."""
         _, _, species, coefficient, matrix = self._terms[name]
         total = torch.zeros(len(value), int(species.max()) + 1, dtype=value.dtype)
         total = total.index_add(1, species, value * coefficient)
         return total if matrix is None else total @ matrix
 
     def central_entries(self, theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """What the blocks of centrals add up at one occupation.
+        """Return the values at the entries of the blocks that contain centrals, at one occupation.
 
-        The occupation of a species is the sum of the values of its entries; each is proportional to <Ncen> at its
-        mass, so a weight by mass multiplies it.
+        The occupation of a species is the sum of the values of its entries. Each value is proportional to <Ncen> at its
+        mass, so it can be multiplied by a weight that depends on mass.
 
         Parameters
         ----------
         theta : tensor (5,)
+            In the order of ``OCCUPATION_PARAMETERS``.
 
         Returns
         -------
-        dict of str to mass, species and value
-            Of each entry; the mass is an index of ``log_mass``.
+        dict of str to (mass, species, value)
+            Tensors (n_entries,) for each block; ``mass`` is an index of ``log_mass``.
         """
         logMmin, sigma_logM, logM0, logM1, alpha = theta.unbind()
         ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
@@ -175,11 +173,12 @@ class Occupations:
         return entries
 
     def matrix(self, name: str) -> torch.Tensor | None:
-        """The linear map of a block from occupations to amplitudes.
+        """Return the linear map of a block from occupations to amplitudes.
 
         Parameters
         ----------
         name : str
+            Name of the block.
 
         Returns
         -------
@@ -188,7 +187,7 @@ class Occupations:
         return self._terms[name][4]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file; what blocks have in common is stored once.
+        """Return arrays for a file; arrays that successive blocks share are stored once.
 
         Returns
         -------
@@ -214,18 +213,18 @@ class Occupations:
 
     @staticmethod
     def layout(names: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-        """Axes of the arrays of :meth:`to_arrays` by what they count, see :func:`iaemu.artifact.check_shapes`.
+        """Return names for the axes of the arrays of :meth:`to_arrays`, for :func:`iaemu.artifact.check_shapes`.
 
         Parameters
         ----------
         names : iterable of str
-            Of the blocks.
+            Names of the blocks.
 
         Returns
         -------
         axes : dict of str to tuple of str
         optional : list of str
-            Arrays that a block may have in common with the one before it, or not have.
+            Arrays that may be missing, because a block shares them with the one before or does not have them.
         """
         axes: dict[str, tuple[str, ...]] = {
             "occupations.log_mass": ("masses",),
@@ -241,12 +240,12 @@ class Occupations:
 
     @classmethod
     def from_arrays(cls, kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> Occupations:
-        """The inverse of :meth:`to_arrays`.
+        """Return the occupations of arrays from :meth:`to_arrays`.
 
         Parameters
         ----------
         kinds : dict of str to str
-            Of each block, by name.
+            Kind of each block by its name.
         arrays : dict of str to array
 
         Returns
@@ -256,7 +255,7 @@ class Occupations:
         Raises
         ------
         ArtifactError
-            An array is missing, or arrays do not fit each other.
+            An array is missing, or arrays do not fit together.
         """
         try:
             log_mass, point_mass, point_rank = (
@@ -264,7 +263,7 @@ class Occupations:
             )
             _check_indices("occupations", point_mass, log_mass)
             if np.any(point_rank < 1):
-                raise ArtifactError(f"Ranks of satellites count from 1; the tables have {point_rank.min()}.")
+                raise ArtifactError(f"Ranks of satellites must be at least 1; the tables have {point_rank.min()}.")
             blocks = {}
             index: Any = None
             species: Any = None
@@ -277,31 +276,39 @@ class Occupations:
                 coefficient, matrix = arrays[f"{name}.coefficient"], arrays.get(f"{name}.matrix")
                 blocks[name] = Block(kind, log_mass[mass], rank, species, coefficient, matrix)
                 if not len(index) == len(species) == len(coefficient):
-                    raise ArtifactError(f"The entries of {name} are {len(index)}, {len(species)}, {len(coefficient)}.")
+                    raise ArtifactError(
+                        f"The arrays of {name} differ in length: {len(index)}, {len(species)}, {len(coefficient)}."
+                    )
                 if matrix is not None and len(matrix) != int(species.max()) + 1:
-                    raise ArtifactError(f"{name} has {int(species.max()) + 1} species, its matrix {len(matrix)}.")
+                    raise ArtifactError(
+                        f"{name} has {int(species.max()) + 1} species, but its matrix has {len(matrix)} rows."
+                    )
         except (KeyError, IndexError, TypeError) as error:
             raise ArtifactError(f"The tables of occupations are incomplete: {error}.") from error
         return cls(blocks)
 
 
 def _check_indices(name: str, index: np.ndarray, into: np.ndarray, species: np.ndarray | None = None) -> None:
-    """ArtifactError unless indices are within an array, and species are counted from 0 without a gap."""
+    """Raise ArtifactError unless indices lie within an array, and species count from 0 without gaps."""
     if len(index) == 0 or index.min() < 0 or index.max() >= len(into):
-        raise ArtifactError(f"The tables of occupations are damaged: indices of {name} are not of {len(into)} entries.")
+        raise ArtifactError(
+            f"The tables of occupations are damaged: indices of {name} are outside its {len(into)} entries."
+        )
     if species is not None and not np.array_equal(np.unique(species), np.arange(len(np.unique(species)))):
-        raise ArtifactError(f"The tables of occupations are damaged: species of {name} are not counted from 0.")
+        raise ArtifactError(
+            f"The tables of occupations are damaged: species of {name} do not count from 0 without gaps."
+        )
 
 
 class ExpectedCounts:
-    """Expected numbers of galaxies, and their variance, from hosts counted at mass nodes.
+    """Expected numbers of galaxies and their variance, from the numbers of host halos at mass nodes.
 
     Parameters
     ----------
     log_mass : array (n_nodes,)
-        [log10 Msun/h]; an attribute too, as a tensor.
+        Masses of the nodes [log10 Msun/h]; also an attribute, as a tensor.
     count : array (n_boxes, n_nodes)
-        Hosts.
+        Numbers of host halos.
     """
 
     def __init__(self, log_mass: ArrayLike, count: ArrayLike):
@@ -309,14 +316,14 @@ class ExpectedCounts:
         self._count = torch.as_tensor(np.atleast_2d(np.asarray(count, dtype=np.float64)))
 
     def __call__(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Centrals, satellites and the variance of their sum, each (n, n_boxes); Bernoulli and Poisson."""
+        """Return the numbers of centrals and satellites and the variance of their sum, each (n, n_boxes)."""
         logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
         ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
         nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
         return ncen @ self._count.T, nsat @ self._count.T, (ncen * (1.0 - ncen) + nsat) @ self._count.T
 
     def centrals(self, theta: torch.Tensor) -> torch.Tensor:
-        """Centrals of all boxes together at each mass node.
+        """Return the expected number of centrals of all boxes together at each mass node.
 
         Parameters
         ----------

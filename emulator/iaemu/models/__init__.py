@@ -1,4 +1,4 @@
-"""Forward models: from parameters to xi, omega and eta. ``base`` says what each of them promises."""
+"""Forward models, which map parameters to xi, omega and eta; their common interface is in ``base``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ __all__ = ["BoxError", "Emulator", "ForwardModel", "IAEmuNetEmulator", "MassDepe
 
 
 def load(path: str | PathLike | None = None) -> ForwardModel:
-    """The model in a file, whichever it is: an emulator of either network, or tables.
+    """Load a model from a file: an emulator or tables.
 
     Parameters
     ----------
     path : path-like, optional
-        A file, or the name of a shipped one (``factorised-pm160``, ``tables-pm160``, ``iaemunet-pm160``); by default
-        the shipped emulator.
+        A file, or the name of a shipped model: ``factorised-pm160`` (the emulator, the default), ``tables-pm160`` or
+        ``iaemunet-pm160`` (the paper's network).
 
     Returns
     -------
     ForwardModel
+        An :class:`iaemu.Emulator`, :class:`iaemu.TabulatedModel` or :class:`iaemu.IAEmuNetEmulator`.
 
     Raises
     ------
     iaemu.artifact.ArtifactError
-        The file is missing, corrupt or foreign, or its golden predictions are not reproduced.
+        The file is missing, corrupt or not made by iaemu, or does not reproduce its golden predictions. It is a
+        ``ValueError``.
     """
     return Emulator.load() if path is None else ForwardModel.load(path)

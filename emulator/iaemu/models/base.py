@@ -1,7 +1,7 @@
-"""The contract of forward models, and what they have in common: batches, support, files, the error of a prediction.
+"""The interface of forward models, and the code that they share: batches, supported region, files, errors.
 
-Emulators, tables and mocks map the same parameters to xi, omega and eta. Callers use what :class:`ForwardModel`
-promises, and need not know which of them they have. A model fills in a few hooks, listed at the end of the class.
+Emulators, tables and mocks map the same parameters to xi, omega and eta, and have the interface of
+:class:`ForwardModel`. A model implements a few methods, listed at the end of the class.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_thet
 from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
 from iaemu.ranges import Range
 
-#: Of a survey [(Mpc/h)^3], up to that of the observable universe and beyond.
+#: Allowed volumes of a measurement [(Mpc/h)^3]; the largest exceeds that of the observable Universe.
 _VOLUME = Range(at_least=1, at_most=1e15)
 
 
 class ForwardModel(Deviations, ABC):
-    """Maps parameters to correlation functions; ``predict``, ``deviations`` and ``at_occupation`` are differentiable.
+    """A model that maps parameters to correlation functions; the common interface of emulators, tables and mocks.
 
-    Numbers or arrays in, arrays out; tensors in, tensors out, with gradients. A file holds one model:
-    ``ForwardModel.load(path)``, or ``iaemu.load(path)``, gives whichever it is.
+    If parameters are numbers or arrays, predictions are arrays. If they are tensors, predictions are tensors, and
+    ``predict``, ``deviations`` and ``at_occupation`` are differentiable. :func:`iaemu.load` loads a model from a file.
 
     Attributes
     ----------
     parameters : tuple of str
         Names, in the order of the last axis of ``theta``.
     statistics : tuple of str
-        What it predicts.
+        Names of the correlation functions that it predicts.
     support : Support
-        Where it may be used.
+        The supported region of the parameters.
     binnings : sequence of arrays (n_bins + 1,)
-        Bins that it gives natively [Mpc/h]; any that nest in one of them can be asked for.
+        Edges of the bins that it predicts directly [Mpc/h]. All bins whose edges are among those of one binning can
+        be predicted.
     metadata : dict
         Halo catalogues, their hashes, cosmology, and how the model was made; empty if nothing is known.
     factorises : bool
-        Whether :meth:`at_occupation` pays for the occupation once: the strengths are factors, see
-        :mod:`iaemu.halomodel.alignment`.
+        Whether :meth:`at_occupation` evaluates the occupation only once, because the strengths enter as factors q(mu).
     """
 
     parameters: tuple[str, ...] = PARAMETERS
@@ -57,14 +57,14 @@ class ForwardModel(Deviations, ABC):
     metadata: dict[str, Any]
     factorises: bool = False
 
-    #: Of a model with a file of its own: its kind, and the one that comes with the package.
+    #: Kind of artifact file, and name of the shipped file, of models that are stored in files.
     kind: ClassVar[str]
     shipped: ClassVar[str]
     _kinds: ClassVar[dict[str, type[ForwardModel]]] = {}
 
-    #: Points that are evaluated together: more would leave the cache.
+    #: Number of points that are evaluated together, so that tensors fit in the cache.
     _at_once: ClassVar[int] = 4096
-    #: Random points of golden predictions, and how closely (relative, absolute) these must be reproduced.
+    #: Number of random points of golden predictions, and the tolerance (relative, absolute) of these.
     _n_golden: ClassVar[int] = 4
     _golden_tolerance: ClassVar[tuple[float, float]] = (1e-4, 1e-7)
     #: Whether everything is computed on the CPU in double precision, whatever the parameters are.
@@ -77,27 +77,29 @@ class ForwardModel(Deviations, ABC):
 
     @classmethod
     def load(cls, path: Any = None) -> Self:
-        """The model in a file, which says of which kind it is.
+        """Load a model from a file.
 
         Parameters
         ----------
         path : path-like, optional
-            A file, or the name of a shipped one, such as ``tables-pm160``; by default the shipped one of this class.
+            A file, or the name of a shipped model such as ``tables-pm160``; by default the shipped model of this
+            class.
 
         Returns
         -------
         ForwardModel
-            Of this class, or of a subclass.
+            An instance of this class or of a subclass, as stated in the file.
 
         Raises
         ------
         ArtifactError
-            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
+            The file is missing, corrupt, not made by iaemu or of another kind, or does not reproduce its golden
+            predictions.
         """
         kinds = {kind: known for kind, known in ForwardModel._kinds.items() if issubclass(known, cls)}
         path = shipped_artifact(cls.shipped) if path is None else path
-        # Tensors made under inference mode could not take part in a later gradient. The caller's default device is
-        # for tensors of his own.
+        # Tensors made under inference mode could not be used in a later gradient. Tables and networks are made on the
+        # CPU, whatever default device the caller has set.
         with torch.inference_mode(False), torch.device("cpu"):
             return cast(Self, load_artifact(path, kinds))
 
@@ -117,23 +119,23 @@ class ForwardModel(Deviations, ABC):
 
     @property
     def r_edges(self) -> np.ndarray:
-        """Edges of its default bins, the first of ``binnings``, (n_bins + 1,) [Mpc/h]."""
+        """Edges of the default bins, the first of ``binnings``, (n_bins + 1,) [Mpc/h]."""
         return self.binnings[0]
 
     @property
     def box_volumes(self) -> np.ndarray:
-        """Volumes of the boxes of its halo catalogues, (n_boxes,) [(Mpc/h)^3]; ValueError if they are not known."""
+        """Volumes of the boxes of the halo catalogues, (n_boxes,) [(Mpc/h)^3]; ValueError if they are not known."""
         if "box_volumes" not in self.metadata:
-            raise ValueError("This model does not state the volumes of its halo catalogues (metadata['box_volumes']).")
+            raise ValueError("The volumes of the halo catalogues are not in this model's metadata['box_volumes'].")
         return np.asarray(self.metadata["box_volumes"], dtype=np.float64)
 
     @property
     def has_uncertainties(self) -> bool:
-        """Whether ``predict`` takes ``uncertainties=True``."""
+        """Whether ``predict`` accepts ``uncertainties=True``."""
         return False
 
     def check_bins(self, r_edges: ArrayLike) -> None:
-        """Whether bins can be asked for.
+        """Raise an exception if the model cannot predict in these bins.
 
         Parameters
         ----------
@@ -143,7 +145,7 @@ class ForwardModel(Deviations, ABC):
         Raises
         ------
         iaemu.binning.BinningError
-            They are malformed, or nest in none of ``binnings``.
+            The edges are malformed, or are not all among those of one of ``binnings``.
         """
         edges, errors = check_edges(r_edges), []
         for available in self.binnings:
@@ -152,7 +154,7 @@ class ForwardModel(Deviations, ABC):
                 return
             except BinningError as error:
                 errors.append(error)
-        raise BinningError(" Nor: ".join(map(str, errors)))
+        raise BinningError(" In another binning of the model: ".join(map(str, errors)))
 
     # ------------------------------------------------------------------ predictions
 
@@ -165,35 +167,37 @@ class ForwardModel(Deviations, ABC):
         uncertainties: bool = False,
         volume: float | None = None,
     ) -> Prediction:
-        """Correlation functions at one or more points.
+        """Predict correlation functions at one or more points.
 
         Parameters
         ----------
         theta : mapping of names, array or tensor (..., n_parameters)
-            Arrays and numbers are computed in float64; tensors in their own precision, by tables in float64.
+            Parameters. Emulators compute numbers and arrays in float64 and tensors in their own precision; tables
+            always compute in float64.
         r_edges : array (n_bins + 1,), optional
-            Edges that nest in one of ``binnings``, of which the first is the default [Mpc/h].
+            Edges of the bins [Mpc/h], all among those of one of ``binnings``; by default those of the first.
         statistics : subset of ("xi", "omega", "eta")
-            If it is empty, ``n_gal`` and ``f_sat`` alone are predicted.
-        support : "raise", "reject" (NaN outside) or "warn"
+            If it is empty, only ``n_gal`` and ``f_sat`` are predicted.
+        support : "raise", "reject" or "warn"
+            What to do at points outside the supported region: raise an exception, return NaN, or warn and extrapolate.
         uncertainties : bool
-            Also give ``sigma_epistemic``, the standard error of the prediction as an expectation, and
-            ``sigma_aleatoric``, the standard deviation of one measurement about it, as far as the model has them.
+            Whether to predict errors too, as far as the model has them: ``sigma_epistemic``, the standard error of the
+            prediction, and ``sigma_aleatoric``, the standard deviation of one measurement about the prediction.
         volume : float, optional
-            Of the measurement [(Mpc/h)^3], from 1 to 1e15, which ``sigma_aleatoric`` belongs to; by default that of
-            the catalogue.
+            Volume of the measurement for ``sigma_aleatoric``, from 1 to 1e15 [(Mpc/h)^3]; by default that of the halo
+            catalogues.
 
         Returns
         -------
         Prediction
-            Statistics (..., n_bins); ``n_gal`` [(h/Mpc)^3] and ``f_sat`` (...), where the model predicts them; NaN
-            where no pair is expected.
+            Statistics (..., n_bins), and ``n_gal`` [(h/Mpc)^3] and ``f_sat`` (...) if the model predicts them. Values
+            are NaN where no pair is expected.
 
         Raises
         ------
         ValueError
-            An argument is none of these. A :class:`iaemu.parameters.SupportError` if a point is outside the support, an
-            :class:`iaemu.binning.BinningError` if bins are malformed or do not nest.
+            An argument is not allowed. It is a :class:`iaemu.SupportError` if a point is outside the supported region,
+            and an :class:`iaemu.binning.BinningError` if the model cannot predict in these bins.
         """
         sigmas = self._sigmas if uncertainties else None
         return self._predict_batch(theta, r_edges, statistics, support, sigmas, volume)
@@ -205,39 +209,41 @@ class ForwardModel(Deviations, ABC):
         statistics: str | Iterable[str] = STATISTICS,
         support: str = "raise",
     ) -> AtOccupation:
-        """The predictions at one occupation, as functions of the alignment strengths.
+        """Return the predictions at one occupation as functions of the alignment strengths.
 
-        What does not depend on them is evaluated once, where the model knows it apart; else at each call.
+        Models with ``factorises`` evaluate the occupation once, others at each call.
 
         Parameters
         ----------
-        occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
+        occupation : mapping of names, or sequence of five numbers
+            ``logMmin, sigma_logM, logM0, logM1, alpha``, a sequence in this order.
         r_edges, statistics
-            As in :meth:`predict`.
+            See :meth:`predict`.
         support : "raise" or "warn"
 
         Returns
         -------
         AtOccupation
+            A callable that maps strengths (n, 2) to a dictionary of statistics (n, n_bins).
 
         Raises
         ------
         ValueError
-            As of :meth:`predict`.
+            An argument is not allowed, see :meth:`predict`.
         """
         names, theta = check_statistics(statistics), without_alignment(occupation, self.parameters)
         self.support.enforce(theta, support)
-        # Tensors made under inference mode could not take part in a later gradient.
+        # Tensors made under inference mode could not be used in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
             return self._at_occupation(theta, r_edges, names)
 
     def expected_pairs(self, prediction: Prediction) -> Any:
-        """Expected number of ordered pairs in all boxes of the catalogue together.
+        """Return the expected number of ordered pairs in all boxes of the halo catalogues together.
 
         Parameters
         ----------
         prediction : Prediction
-            With xi and ``n_gal``.
+            A prediction of this model that contains ``xi`` and ``n_gal``.
 
         Returns
         -------
@@ -246,10 +252,10 @@ class ForwardModel(Deviations, ABC):
         Raises
         ------
         ValueError
-            The model does not predict the number of galaxies.
+            The prediction does not contain ``xi`` and ``n_gal``, or the volumes of the boxes are not known.
         """
         if prediction.n_gal is None or prediction.xi is None:
-            raise ValueError("Numbers of pairs follow from xi and n_gal, and this prediction does not hold both.")
+            raise ValueError("Numbers of pairs follow from xi and n_gal, but this prediction does not contain both.")
         density = prediction.n_gal[..., None]
         shells: Any = shell_volumes(prediction.r_edges)
         if isinstance(density, torch.Tensor):
@@ -261,10 +267,10 @@ class ForwardModel(Deviations, ABC):
     def _predict_batch(
         self, theta, r_edges, statistics, support: str, sigmas: Callable | None, volume, at_once: int | None = None
     ) -> Prediction:
-        """:meth:`predict`; ``sigmas`` is the hook :meth:`_sigmas`, or None."""
+        """Predict as :meth:`predict` does; ``sigmas`` is the method :meth:`_sigmas`, or None."""
         names, bins = check_statistics(statistics), self._bins(r_edges)
         if sigmas is not None and not self.has_uncertainties:
-            raise ValueError("This model has no uncertainties: set uncertainties=False, or load another.")
+            raise ValueError("This model has no uncertainties. Set uncertainties=False, or load another model.")
         if volume is not None:
             _VOLUME.check("volume [(Mpc/h)^3]", volume)
         points = as_theta(theta, self.parameters)
@@ -284,21 +290,21 @@ class ForwardModel(Deviations, ABC):
 
     @classmethod
     def _check_layout(cls, metadata: dict, shapes: dict[str, tuple[int, ...]], path: Any) -> None:
-        """Any exception if a file with these metadata and tensors is none of its own; nothing large is allocated."""
+        """Raise any exception if the metadata and tensors of a file do not fit; allocate nothing large."""
         raise NotImplementedError
 
     @classmethod
     def _restore(cls, tensors: dict[str, np.ndarray], metadata: dict, path: Any) -> ForwardModel:
-        """The model of the tensors and metadata of a file; any exception if they do not do."""
+        """Return the model of the tensors and metadata of a file, or raise any exception."""
         raise NotImplementedError
 
     def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """What must come out the same after loading, such that each number of the file has its part in it."""
+        """Return values that must be the same after loading, and depend on every number in the file."""
         raise NotImplementedError
 
     def _new_golden(self) -> dict[str, Any]:
-        """Golden predictions for a file: the points also as those of the unit cube, which tells the support."""
-        # Of all centrals, and most satellites, down to the lowest masses; others are anywhere.
+        """Return golden predictions for a file, with their points also in the unit cube, which tests the support."""
+        # One point has centrals and most satellites down to the lowest masses; the others are random.
         full = [1.0 if name in ("mu_cen", "mu_sat", "sigma_logM", "alpha") else 0.0 for name in self.parameters]
         rng = np.random.default_rng(20250407)
         unit = np.concatenate([rng.uniform(size=(self._n_golden, len(self.parameters))), [full]])
@@ -307,27 +313,27 @@ class ForwardModel(Deviations, ABC):
         return {name: np.asarray(value).tolist() for name, value in values.items()}
 
     def _check_golden(self, golden: Mapping[str, Any], path: Any) -> None:
-        """ArtifactError if what the file says of itself is not reproduced, see :func:`iaemu.artifact.check_golden`."""
+        """Raise ArtifactError if golden predictions are not reproduced, see :func:`iaemu.artifact.check_golden`."""
         check_golden(golden, {"theta": self.support.from_unit_cube(golden["unit"])}, path, rtol=1e-9, atol=1e-9)
         theta = np.asarray(golden["theta"])
         check_golden(golden, self._golden(theta), path, *self._golden_tolerance)
 
     def _bins(self, r_edges: ArrayLike | None) -> Any:
-        """What the model needs to know of the bins asked for, handed on to the hooks; BinningError if it has none."""
+        """Return what the other methods need to know of bins; BinningError if the model cannot predict in them."""
         return r_edges
 
     @abstractmethod
     def _predict(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Statistics (n, n_bins), and n_gal and f_sat (n,) where known, at points (n, n_parameters)."""
+        """Predict statistics (n, n_bins), and n_gal and f_sat (n,) if possible, at points (n, n_parameters)."""
 
     def _sigmas(
         self, theta: torch.Tensor, values: dict, bins: Any, names: tuple[str, ...], volume: float | None
     ) -> dict[str, torch.Tensor]:
-        """Standard deviations (n, n_bins) by names such as ``sigma_aleatoric.xi``; ``values`` are the predictions."""
+        """Return standard deviations (n, n_bins) of ``values``, by names such as ``sigma_aleatoric.xi``."""
         return {}
 
     def _at_occupation(self, theta: torch.Tensor, r_edges: ArrayLike | None, names: tuple[str, ...]) -> AtOccupation:
-        """The model at the occupation of one point (1, n_parameters)."""
+        """Return the model at the occupation of one point (1, n_parameters)."""
         found = self._ingredients_at(theta, self._bins(r_edges), names)
         if found is None:
             return EvaluatedOccupation(self, theta, r_edges, names)
@@ -345,9 +351,12 @@ class ForwardModel(Deviations, ABC):
         return FixedOccupation(edges, ingredients, self._limits(), **counts, deviations=deviations)
 
     def _limits(self) -> dict[str, tuple[float, float]]:
-        """Ranges of what it has beside the occupation, by name."""
+        """Return the ranges of the parameters that are not of the occupation, by name."""
         return {name: self.support.bounds(name, None) for name in self.parameters if name not in OCCUPATION_PARAMETERS}
 
     def _ingredients_at(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor] | None:
-        """xi and the ingredients of omega and eta (1, n_bins), n_gal and f_sat (1,); None: strengths are no factors."""
+        """Return xi and the ingredients of omega and eta (1, n_bins), and n_gal and f_sat (1,).
+
+        None if the strengths do not enter as factors.
+        """
         return None

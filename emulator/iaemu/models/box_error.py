@@ -1,25 +1,24 @@
-"""The error that comes from the size of the simulated boxes, by a jackknife over regions of the halo catalogue.
+"""The box error: the error of a prediction because its halo catalogues are finite, from a jackknife over regions.
 
-What a model predicts is the expectation at given halo catalogues; other boxes of their size would have given another.
-Each box is cut in K equal cubes, the k-th of all boxes together being one region: boxes of opposite initial phases,
-whose mean has little large-scale variance, keep that in every region. A pair is counted in the region of its first
-member, so that regions share out all pairs once, and the noise of an axis is in the region that its galaxy is in
-(leaving out all pairs that touch a region would count those across its faces twice). With A_k, DD_k, N_k, v_k a
-region's parts of a pair sum, of the pairs, of the galaxies and of the volume, the deviations to first order in what one
-region adds are
+A prediction is the expectation for given halo catalogues; other boxes of the same size would give another one. Each
+box is divided into K equal cubes, and the k-th cubes of all boxes together are region k. If the boxes have opposite
+initial phases, so that their mean has little large-scale variance, this also holds for each region. A pair is counted
+in the region of its first member. So each pair is counted once, and the noise of an axis belongs to the region of its
+galaxy. (To leave out all pairs that touch a region would count pairs across its faces twice.) Let A_k, DD_k, N_k and
+v_k be the parts of a pair sum, of the number of pairs, of the number of galaxies and of the volume in region k. To
+first order in the contribution of one region the deviations are
 
     d_k(A / DD) = s (A_k - DD_k A / DD) / DD,
     d_k(xi) = s (1 + xi) [DD_k / DD - (2 - f) N_k / N + (1 - f) v_k],    s = -sqrt(K / (K - 1)),
 
-f(r) the fraction of random pairs from a region that leave it: random pairs are those of the density outside the
-region, and of that inside it for second members there. The sum over k of d_k d_k^T is the jackknife covariance
-(Efron & Stein 1981, Ann. Statist. 9, 586; linearised), of all bins and statistics together. Delete-one estimates
-themselves would give the same where regions are small parts of the whole, and have poles where all pairs of a bin are
-of one region.
+where f(r) is the fraction of random pairs whose first member is in a region and whose second is not. Random pairs have
+the mean density of the other regions, except for second members in the same region, which have its own density. The sum
+of d_k d_k^T over k is the linearised jackknife covariance (Efron & Stein 1981, Ann. Statist. 9, 586) of all bins and
+statistics together. Delete-one estimates would give the same if each region is a small part of the whole, but they
+diverge if one region has all pairs of a bin.
 
-The sums are linear in products of a few amplitudes of the occupations (see :mod:`iaemu.halomodel.modes`), which carry
-them over the whole support. Satellites beyond a host's own sub-halos, which the mock model borrows, are left out of
-these sums.
+The sums are linear in products of a few amplitudes of the occupations (see ``iaemu.halomodel.modes``), so they are
+known in the whole supported region. Borrowed satellites are not included.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_thet
 from iaemu.prediction import STATISTICS, check_statistics
 from iaemu.ranges import Range
 
-#: Blocks of occupations and their kinds, as in :mod:`iaemu.models.tables`.
+#: Blocks of occupations and their kinds, as in ``iaemu.models.tables``.
 OCCUPATIONS = {
     "central": "central",
     "satellite": "satellite",
@@ -56,7 +55,7 @@ OCCUPATIONS = {
     "satellite_pair": "satellite_pair",
 }
 
-#: What pairs of different hosts (by the kinds of their members) and of one host (``one_*``) add to.
+#: The sums to which pairs in different hosts (by kind of galaxy) and in one host (``one_*``) contribute.
 TERMS = {
     "cc": ("DD", "A_c", "E_cc"),
     "cs": ("DD", "A_c", "A_s", "E_cs"),
@@ -65,7 +64,7 @@ TERMS = {
     "one_ss": ("DD", "A_s", "E_ss"),
 }
 
-#: The amplitudes, or pairs of them, of whose products the sums of each term are linear combinations.
+#: The sums of each term are linear combinations of products of these amplitudes.
 _FACTORS = {
     "cc": ("central", "central"),
     "cs": ("central", "satellite"),
@@ -74,22 +73,24 @@ _FACTORS = {
     "one_ss": ("satellite_pair",),
 }
 
-#: Binnings whose summed tables are kept.
+#: Number of binnings whose summed tables are kept in memory.
 _MAX_BINNINGS = 8
 
 
 class BoxError:
-    """Scaled jackknife deviations of what predictions are made of; float64, differentiable, any nested bins.
+    """The error of predictions because the halo catalogues are finite, as scaled jackknife deviations.
 
-    Load with :meth:`load`; made by ``iaemu-train box-error``.
+    A file of it is made by ``iaemu-train box-error`` and loaded with :meth:`load`. Models of the same halo catalogues
+    use it in ``deviations``. Everything is in float64 and differentiable.
 
     Attributes
     ----------
     r_edges : array (n_bins + 1,)
-        Finest edges [Mpc/h]; any binning whose edges are among them can be asked for.
+        Finest edges [Mpc/h]; bins whose edges are all among them can be chosen.
     n_regions : int
+        Number of jackknife regions.
     metadata : dict
-        Catalogues and their hashes, settings, and how well the standard errors follow direct counts.
+        Halo catalogues and their hashes, settings, and a comparison of the standard errors with direct counts.
     """
 
     kind = "box-error"
@@ -113,7 +114,7 @@ class BoxError:
             table = self._tables[f"sums.{term}"]
             shape = (len(table), len(quantities), self.n_regions, n_bins)
             if tuple(table.shape) != shape:
-                raise ArtifactError(f"{path}: the sums {term} have shape {tuple(table.shape)}, {shape} is expected.")
+                raise ArtifactError(f"{path}: the sums {term} have shape {tuple(table.shape)}; expected {shape}.")
         self._binned: dict = {}
 
     def __repr__(self) -> str:
@@ -124,12 +125,12 @@ class BoxError:
 
     @classmethod
     def load(cls, path: Any = None) -> BoxError:
-        """Load from a file.
+        """Load a box error from a file.
 
         Parameters
         ----------
         path : path-like, optional
-            By default the one shipped with the package.
+            By default the shipped file, for the shipped halo catalogues.
 
         Returns
         -------
@@ -138,11 +139,12 @@ class BoxError:
         Raises
         ------
         ArtifactError
-            The file is missing, corrupt, foreign or of another kind, or its golden predictions are not reproduced.
+            The file is missing, corrupt, not made by iaemu or of another kind, or does not reproduce its golden
+            predictions.
         """
         path = shipped_artifact(cls.shipped) if path is None else path
-        # Tensors made under inference mode could not take part in a later gradient. The caller's default device is
-        # for tensors of his own.
+        # Tensors made under inference mode could not be used in a later gradient. Tables are made on the CPU, whatever
+        # default device the caller has set.
         with torch.inference_mode(False), torch.device("cpu"):
             return load_artifact(path, {cls.kind: cls})
 
@@ -161,11 +163,11 @@ class BoxError:
 
     @classmethod
     def _restore(cls, tensors, metadata, path) -> BoxError:
-        metadata["catalogue_sha256"]  # KeyError here, rather than in :meth:`why_not`
+        metadata["catalogue_sha256"]  # a missing entry raises KeyError here, not later in why_not
         return cls(tensors, metadata, path)
 
     def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
-        """What must come out the same after loading: sums over regions, each with a weight of its own."""
+        """Return values that must be the same after loading: sums over regions, with different weights."""
         weights = np.cos(np.arange(1, self.n_regions + 1))
         found = self.deviations(torch.as_tensor(theta))
         return {name: np.einsum("k,nkb->nb", weights, value.numpy()) for name, value in found.items()}
@@ -177,7 +179,7 @@ class BoxError:
         check_golden(golden, self._golden(theta), path, rtol=1e-6, atol=1e-9)
 
     def save(self, path: Any) -> None:
-        """Write the tables and their metadata, with golden predictions that :meth:`load` checks.
+        """Write the box error to a file, with golden predictions that :meth:`load` checks.
 
         Parameters
         ----------
@@ -190,27 +192,27 @@ class BoxError:
         write_artifact(path, self.kind, self._tensors, {**self.metadata, "golden": golden})
 
     def why_not(self, metadata: dict) -> str | None:
-        """Why it does not hold for a model: other catalogues, a wider support.
+        """Return why this box error does not apply to a model.
 
         Parameters
         ----------
         metadata : dict
-            The model's.
+            Metadata of the model.
 
         Returns
         -------
         str or None
-            The reason; None: it holds.
+            The reason, which is other halo catalogues or a wider supported region; None if it applies.
         """
         if sorted(metadata.get("catalogue_sha256") or []) != sorted(self.metadata["catalogue_sha256"]):
             mine, other = (", ".join(map(str, m.get("catalogues") or ["unknown"])) for m in (self.metadata, metadata))
-            return f"it was made from the catalogues {mine}, the model from {other} (their hashes differ)"
+            return f"it was made from the halo catalogues {mine}, the model from {other} (their hashes differ)"
         own, wanted = (Support.from_dict(values["support"]) for values in (self.metadata, metadata))
         grid = np.linspace(*wanted.logMmin, 33)
         for name in OCCUPATION_PARAMETERS:
             (low, high), (lowest, highest) = (support.bounds(name, grid) for support in (wanted, own))
             if np.any(np.less(low, np.subtract(lowest, 1e-9))) or np.any(np.greater(high, np.add(highest, 1e-9))):
-                return f"it covers less of {name} than the model's support"
+                return f"it covers a smaller range of {name} than the supported region of the model"
         return None
 
     # ------------------------------------------------------------------ deviations
@@ -218,26 +220,26 @@ class BoxError:
     def deviations(
         self, theta: torch.Tensor, r_edges: ArrayLike | None = None, statistics: Sequence[str] = STATISTICS
     ) -> dict[str, torch.Tensor]:
-        """Scaled deviations of the ingredients of the statistics asked for.
+        """Return scaled deviations of xi, and of the ingredients of omega and eta, for each region.
 
         Parameters
         ----------
-        theta : tensor (n, 5) float64
-            In the order of ``OCCUPATION_PARAMETERS``.
+        theta : tensor (n, 5), float64
+            ``logMmin, sigma_logM, logM0, logM1, alpha``.
         r_edges : array (n_bins + 1,), optional
-            Must nest in ``self.r_edges``, which is the default.
+            Edges of the bins [Mpc/h], all among ``self.r_edges``, which are the default.
         statistics : subset of ("xi", "omega", "eta")
 
         Returns
         -------
         dict of "xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to tensors (n, n_regions, n_bins)
-            The sum over regions of the products of two of them is the covariance of the box's error.
+            The ingredients of ``statistics``. The sum over regions of products of two deviations is the covariance.
 
         Raises
         ------
         ValueError
-            Parameters or statistics are none; an :class:`iaemu.binning.BinningError` if bins are malformed or do not
-            nest.
+            A parameter or statistic is wrong. It is an :class:`iaemu.binning.BinningError` if an edge is not among
+            ``self.r_edges``.
         """
         statistics, theta = check_statistics(statistics), as_theta(theta, OCCUPATION_PARAMETERS)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
@@ -259,7 +261,7 @@ class BoxError:
         return jackknife(sums, edges, self.metadata["box_sizes"], self.per_side)
 
     def _amplitudes(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the sums of each term, and the numbers of galaxies, are linear in; (n, ...) by name."""
+        """Return the products in which the sums of each term, and the numbers of galaxies, are linear, (n, ...)."""
         found = self._occupations.amplitudes(theta)
         for term, factors in _FACTORS.items():
             pattern = "ni,nj,ijr->nr" if len(factors) == 2 else "ni,ir->nr"
@@ -267,10 +269,10 @@ class BoxError:
         return found
 
     def _for_bins(self, edges: np.ndarray) -> dict[str, torch.Tensor]:
-        """Sums in the bins asked for, kept for the next call."""
+        """Return the sums in these bins, and keep them for later calls."""
         key = edges.tobytes()
         if key not in self._binned:
-            # Tensors made under inference mode could not take part in a later gradient.
+            # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False), torch.no_grad():
                 nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
                 self._binned[key] = {term: self._tables[f"sums.{term}"] @ nesting.T for term in TERMS}
@@ -287,24 +289,24 @@ def _per_side(metadata: dict) -> int:
 def jackknife(
     sums: dict[str, torch.Tensor], r_edges: ArrayLike, box_sizes: Sequence[float], per_side: int
 ) -> dict[str, torch.Tensor]:
-    """Scaled deviations from the sums of the regions, see the head of this module.
+    """Return scaled jackknife deviations from the sums in each region; the module's docstring has the equations.
 
     Parameters
     ----------
-    sums : dict
-        "DD" and any of the pair sums "A_c, A_s, E_cc, E_cs, E_ss": (n, n_regions, n_bins), all boxes together. With
-        "N", the numbers of galaxies (n, n_regions, n_boxes), there are also deviations of xi.
-    r_edges : (n_bins + 1,) [Mpc/h]
-    box_sizes : (n_boxes,) [Mpc/h]
+    sums : dict of str to tensor
+        "DD" and any of the pair sums "A_c", "A_s", "E_cc", "E_cs", "E_ss", (n, n_regions, n_bins), of all boxes
+        together. With "N", the numbers of galaxies (n, n_regions, n_boxes), deviations of xi are returned too.
+    r_edges : array (n_bins + 1,) [Mpc/h]
+    box_sizes : array (n_boxes,) [Mpc/h]
     per_side : int
-        Regions along each axis.
+        Number of regions along each axis.
 
     Returns
     -------
-    dict of "xi" and the pair sums' names to tensors (n, n_regions, n_bins)
-        Those of the ratios of the pair sums to DD.
+    dict of "xi" and names of pair sums to tensors (n, n_regions, n_bins)
+        Deviations of xi, and of the ratios of the pair sums to DD.
     """
-    # Bounds that counts have: where hardly a pair is expected, sums of a few modes may break them, and ratios run away.
+    # Limits that counts obey. If hardly a pair is expected, sums over modes may exceed them, and ratios would diverge.
     pairs = sums["DD"].clamp(min=torch.finfo(torch.float64).tiny)
     n_regions = pairs.shape[1]
     scale = -((n_regions / (n_regions - 1.0)) ** 0.5)
@@ -314,7 +316,7 @@ def jackknife(
         numbers = sums["N"]
         whole = numbers.sum(dim=1, keepdim=True)
         sizes = torch.as_tensor(box_sizes, dtype=torch.float64)
-        random = whole**2 / sizes**3  # (n, 1, n_boxes), pairs a volume of separations
+        random = whole**2 / sizes**3  # (n, 1, n_boxes), random pairs per volume of separations
         weight = random / random.sum(dim=-1, keepdim=True)
         leaving = torch.as_tensor(np.stack([1.0 - pairs_inside_cube(r_edges, size / per_side) for size in box_sizes]))
         share = (weight * numbers / whole) @ (2.0 - leaving) - weight @ (1.0 - leaving) / n_regions

@@ -1,8 +1,9 @@
-"""The error of a prediction as scaled deviations: vectors d_k such that the sum of d_k d_k^T is its covariance.
+"""The error of a prediction as deviations: vectors d_k such that the sum of d_k d_k^T is its covariance.
 
-Two parts follow each other in k: the epistemic part of an emulator, whose members are the deviations, and the error
-that the size of the simulated boxes gives, whose regions are (:mod:`iaemu.models.box_error`). k means the same in all
-statistics and bins, so deviations of several binnings joined along the bins have the cross-covariance too.
+The first deviations are the epistemic error of an emulator, one for each network of the ensemble. The others are the
+box error, one for each jackknife region (``iaemu.models.box_error``). Deviation k belongs to the same network or region
+in all statistics and bins. So if deviations of several statistics or binnings are joined along the bins, the sum also
+has their cross-covariance.
 """
 
 from __future__ import annotations
@@ -21,31 +22,32 @@ from iaemu.models.box_error import BoxError
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import STATISTICS, check_statistics, in_parts
 
-#: Points at which deviations are computed together.
+#: Number of points at which deviations are computed together.
 _AT_ONCE = 512
 
 
 class Deviations:
-    """The part of :class:`iaemu.models.base.ForwardModel` that is about the error of its predictions."""
+    """The part of :class:`iaemu.ForwardModel` for the errors of its predictions."""
 
     parameters: tuple[str, ...]
     support: Support
     metadata: dict[str, Any]
     _box_error: BoxError | None
 
-    #: Whether regions of the boxes say something of its error.
+    #: Whether a box error can apply to the model.
     _takes_box_error: ClassVar[bool] = True
 
     @property
     def r_edges(self) -> np.ndarray:
-        """Edges of its default bins, (n_bins + 1,) [Mpc/h]."""
+        """Edges of the default bins, (n_bins + 1,) [Mpc/h]."""
         raise NotImplementedError
 
     @property
     def box_error(self) -> BoxError | None:
-        """The error from the size of the boxes: the shipped one if the model is of its catalogues, or None; settable.
+        """The box error of the model, or None; it can be set.
 
-        Setting raises ArtifactError if it belongs to other catalogues or covers less than the model's support.
+        By default it is the shipped one if that has the halo catalogues of the model. Setting a box error of other
+        catalogues, or one that does not cover the supported region, raises :class:`iaemu.artifact.ArtifactError`.
         """
         if "_box_error" not in vars(self):
             shipped = _shipped_box_error() if self._takes_box_error else None
@@ -56,14 +58,14 @@ class Deviations:
     def box_error(self, box_error: BoxError | None) -> None:
         reason = None if box_error is None else box_error.why_not(self.metadata)
         if box_error is not None and not self._takes_box_error:
-            reason = "its predictions are of other sums over the boxes"
+            reason = "box errors are not known for a model of this kind"
         if reason is not None:
-            raise ArtifactError(f"This box error does not belong to the model: {reason}.")
+            raise ArtifactError(f"This box error does not apply to the model: {reason}.")
         self._box_error = box_error
 
     @property
     def n_deviations(self) -> int:
-        """Number of deviations; 0: the model does not know its error."""
+        """Number of deviations; 0 if the error of the model is not known."""
         return self._n_epistemic + (0 if self.box_error is None else self.box_error.n_regions)
 
     def deviations(
@@ -73,42 +75,40 @@ class Deviations:
         statistics: str | Iterable[str] = STATISTICS,
         support: str = "raise",
     ) -> dict[str, Any]:
-        """Scaled deviations: vectors d_k such that the sum of d_k d_k^T is the covariance of the prediction's error.
+        """Return deviations: vectors d_k such that the sum of d_k d_k^T is the covariance of the prediction's error.
 
-        Two parts follow each other in k: the epistemic part of an emulator, whose members are the deviations, and the
-        error that the size of the simulated boxes gives, whose regions are (:mod:`iaemu.models.box_error`). k means the
-        same in all statistics and bins, so deviations of several binnings joined along the bins have the
-        cross-covariance too.
+        The first deviations are the epistemic error of an emulator, one for each network of its ensemble. The others
+        are the box error, one for each jackknife region. Deviation k belongs to the same network or region in all
+        statistics and bins. So if deviations of several statistics or binnings are joined along the bins, the sum also
+        has their cross-covariance.
 
         Parameters
         ----------
         theta : mapping of names, array or tensor (..., n_parameters)
-            Computed in float64, whatever its dtype.
-        r_edges, statistics
-            As in :meth:`predict`.
-        support : "raise", "reject" (NaN outside) or "warn"
+            Deviations are computed in float64.
+        r_edges, statistics, support
+            As for ``predict``; ``statistics`` must not be empty.
 
         Returns
         -------
         dict of statistic to array or tensor (..., n_deviations, n_bins)
-            Tensors, differentiable, if the parameters came as tensors.
+            Differentiable tensors if the parameters are tensors.
 
         Raises
         ------
         ValueError
-            The model has none (``n_deviations`` is 0); no statistic is asked for, or an unknown one; or as of
-            :meth:`predict`.
+            The error of the model is not known (``n_deviations`` is 0), or an argument is not allowed.
         """
         if not self.n_deviations:
             catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown catalogues"]))
             raise ValueError(
-                f"This model ({catalogues}) does not know its error: it is no ensemble, and the shipped box error "
-                "belongs to other catalogues. Make one with `iaemu-train box-error`, and set "
+                f"The error of this model ({catalogues}) is not known: it is not an ensemble of networks, and has no "
+                "box error. Make one for its halo catalogues with `iaemu-train box-error`, and set "
                 "model.box_error = BoxError.load(path)."
             )
         names = check_statistics(statistics)
         if not names:
-            raise ValueError(f"statistics is empty; give some of {', '.join(STATISTICS)}.")
+            raise ValueError(f"statistics is empty; give one or more of {', '.join(STATISTICS)}.")
         points = as_theta(theta, self.parameters)
         inside = self.support.enforce(points.double(), support)
         values = in_parts(
@@ -123,11 +123,11 @@ class Deviations:
 
     @property
     def _n_epistemic(self) -> int:
-        """Deviations that are the model's own, before those of the boxes."""
+        """Number of deviations of the epistemic error."""
         return 0
 
     def _epistemic_deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
-        """Those of xi and the ingredients (n, n_epistemic, n_bins) by name, at points (n, 7)."""
+        """Return epistemic deviations of xi and the ingredients (n, n_epistemic, n_bins) by name, at points (n, 7)."""
         return {}
 
     def _deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
@@ -137,7 +137,7 @@ class Deviations:
     # ------------------------------------------------------------------
 
     def _ingredient_deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
-        """All deviations of xi and the ingredients (n, n_deviations, n_bins), which do not depend on alignment."""
+        """Return all deviations of xi and the ingredients (n, n_deviations, n_bins), which do not depend on mu."""
         parts = []
         if self._n_epistemic:
             parts.append(self._epistemic_deviations(theta, r_edges, names))
@@ -161,18 +161,18 @@ def _shipped_box_error() -> BoxError:
 def combine(
     mu: torch.Tensor, ingredients: Mapping[str, torch.Tensor], statistics: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Deviations of the statistics from those of the ingredients.
+    """Return the deviations of the statistics, given those of their ingredients.
 
     Parameters
     ----------
     mu : tensor (n, 2)
-        Alignment strengths.
-    ingredients : mapping of "xi", "A_c", ... to tensors (n, K, n_bins)
+        Alignment strengths of centrals and satellites.
+    ingredients : mapping of "xi", "A_c", ... to tensors (n, n_deviations, n_bins)
     statistics : sequence of str
 
     Returns
     -------
-    dict of statistic to tensor (n, K, n_bins)
+    dict of statistic to tensor (n, n_deviations, n_bins)
     """
     flat = {name: value.flatten(start_dim=1) for name, value in ingredients.items()}
     found = orientation_statistics(mu, flat, statistics)
@@ -184,16 +184,18 @@ def combine(
 
 
 def scaled(values: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """Deviations whose sum of squares is (scale times the standard deviation)^2.
+    """Return deviations whose sum of squares is the variance of values times the square of a factor.
 
     Parameters
     ----------
     values : tensor (n, M, ...)
+        M values x_m along the second axis.
     scale : float
+        The factor.
 
     Returns
     -------
     tensor (n, M, ...)
-        scale (x_m - mean) / sqrt(M - 1), along the second axis.
+        scale (x_m - mean) / sqrt(M - 1).
     """
     return (values - values.mean(dim=1, keepdim=True)) * (scale / (values.shape[1] - 1.0) ** 0.5)

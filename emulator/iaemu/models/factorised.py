@@ -1,4 +1,4 @@
-"""Emulator: a FactorisedNet predicts what does not depend on the alignment strengths, which enter exactly."""
+"""Emulator: a network predicts what does not depend on the alignment strengths, which enter as exact factors."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from iaemu.parameters import ALIGNMENT_PARAMETERS, Support
 from iaemu.prediction import STATISTICS, Prediction
 from iaemu.ranges import Range
 
-#: What the network must give for each statistic.
+#: Outputs of the network that each statistic needs.
 _NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
 
 
 class Emulator(NetworkModel):
-    """A FactorisedNet, or an ensemble of them, as a forward model; made by ``iaemu-train fit``.
+    """The emulator: a network, or an ensemble of networks, that stands in for the tables.
+
+    It is loaded with :func:`iaemu.load` and made by ``iaemu-train fit``. It predicts in the precision and on the device
+    of the parameters; numbers and arrays are computed in double precision.
 
     Parameters
     ----------
     network : FactorisedNet
-        The one that predicts.
-    binnings, metadata
-        As of :class:`iaemu.models.network.NetworkModel`; ``metadata`` holds ``box_volumes``.
+        The network whose outputs are the prediction.
+    binnings : sequence of arrays (n_bins + 1,)
+        Edges of the bins that it predicts directly [Mpc/h].
+    metadata : dict
+        Must contain ``support`` and ``box_volumes``.
     members : sequence of FactorisedNet
-        Further networks of an ensemble, trained like the one that predicts; their spread, times a factor for each
-        statistic that was calibrated on noise-free labels (``metadata["epistemic_scale"]``), is the epistemic part.
+        Further networks of the ensemble, trained like the first. The epistemic error is their spread, multiplied by a
+        factor for each statistic that was calibrated on noise-free labels (``metadata["epistemic_scale"]``).
     aleatoric : Aleatoric, optional
-        Scatter of one measurement.
+        Model of the scatter of one measurement.
 
     Raises
     ------
@@ -47,7 +52,7 @@ class Emulator(NetworkModel):
     kind = "emulator"
     factorises = True
 
-    # Emulators of other networks are loaded by this name too: a file says of which it is.
+    # Emulator.load also loads files of other networks.
     load = NetworkModel.load  # type: ignore[assignment]
 
     def __init__(
@@ -60,14 +65,14 @@ class Emulator(NetworkModel):
     ):
         super().__init__(network, binnings, metadata)
         if tuple(len(edges) - 1 for edges in self.binnings) != network.n_bins:
-            raise ArtifactError(f"The network has {network.n_bins} bins, the binnings {self.binnings}.")
+            raise ArtifactError(f"The network has {network.n_bins} bins, but the binnings are {self.binnings}.")
         self.network = network
         self.members = [member.eval().requires_grad_(False) for member in members]
         self.aleatoric = aleatoric
 
     @property
     def aleatoric(self) -> Aleatoric | None:
-        """Scatter of one measurement, if it is known; settable."""
+        """Model of the scatter of one measurement, or None; it can be set."""
         return self._aleatoric
 
     @aleatoric.setter
@@ -116,7 +121,7 @@ class Emulator(NetworkModel):
 
     @staticmethod
     def _prefixes(metadata) -> list[str]:
-        """Of the tensors of each network."""
+        """Return the prefixes of the names of tensors, one for each network."""
         n_members = metadata.get("n_members", 0)
         Range(at_least=0, at_most=1000).check("n_members", n_members, int)
         return ["network.", *(f"member.{number}." for number in range(n_members))]
@@ -128,7 +133,7 @@ class Emulator(NetworkModel):
         for prefix in cls._prefixes(metadata):
             networks.append(copy.deepcopy(blank))
             networks[-1].load_state_dict(with_prefix(tensors, prefix), assign=True)
-        metadata["box_volumes"]  # KeyError here, rather than at the first prediction
+        metadata["box_volumes"]  # a missing entry raises KeyError here, not at the first prediction
         aleatoric = None
         if "aleatoric" in metadata:
             config, volume = metadata["aleatoric"]["network"], metadata["aleatoric"]["volume"]
@@ -138,7 +143,7 @@ class Emulator(NetworkModel):
         return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
 
     def _golden_bins(self):
-        # Correlations between bins have a part where bins are joined: all of them in one bin.
+        # Correlations between bins matter where bins are joined: here all of them in one bin.
         joined = {f"binning.{index}.joined.": edges[[0, -1]] for index, edges in enumerate(self.binnings)}
         others = {f"binning.{index}.": edges for index, edges in enumerate(self.binnings) if index}
         return super()._golden_bins() | others | joined
@@ -157,7 +162,7 @@ class Emulator(NetworkModel):
         return self._ingredients(self._network(theta), theta, bins, names)
 
     def _ingredients(self, network, theta, bins: NativeBins, names) -> dict[str, torch.Tensor]:
-        """What does not depend on alignment: xi, n_gal and f_sat, and the ingredients of omega and eta."""
+        """Return xi, n_gal, f_sat and the ingredients of omega and eta, which do not depend on the strengths."""
         needs = [name for statistic in names for name in _NEEDS[statistic]]
         if needs and bins.nesting is not None and "log_1p_xi" not in needs:
             needs = ["log_1p_xi", *needs]
@@ -179,11 +184,11 @@ class Emulator(NetworkModel):
         return self._epistemic_sigma(theta, values, bins, names) | self._aleatoric_sigma(theta, bins, names, volume)
 
     def _others(self, theta: torch.Tensor) -> Sequence:
-        """Further networks of the ensemble, in the precision and on the device of ``theta``."""
+        """Return the further networks of the ensemble, in the precision and on the device of ``theta``."""
         return self._copy(nn.ModuleList(self.members), "members", theta) if self.members else ()
 
     def _epistemic_sigma(self, theta, values, bins, names) -> dict[str, torch.Tensor]:
-        """Spread of the ensemble, scaled to the errors that were found at held-out points."""
+        """Return the spread of the ensemble, scaled to the errors at points that were held out of the training."""
         others = [self._evaluate(member, theta, bins, names) for member in self._others(theta)]
         scale = self.metadata.get("epistemic_scale", {})
         return {
@@ -193,7 +198,7 @@ class Emulator(NetworkModel):
         }
 
     def _aleatoric_sigma(self, theta, bins: NativeBins, names, volume) -> dict[str, torch.Tensor]:
-        """Scatter of one measurement; in coarser bins, by error propagation with the bin-bin correlation."""
+        """Return the scatter of one measurement; in joined bins by error propagation with the bin-bin correlation."""
         if self.aleatoric is None:
             return {}
         native = self._predict(theta, NativeBins(bins.binning), ("xi",))
@@ -206,7 +211,7 @@ class Emulator(NetworkModel):
             variance = scale * self.aleatoric.variance(network, inputs, bins.binning, name, native["xi"], pairs)
             if bins.nesting is not None and bins.volumes is not None:
                 matrix, volumes = bins.nesting.to(variance), bins.volumes.to(variance)
-                # xi joins bins by volume, omega and eta by pairs.
+                # Joined bins are means weighted by volume for xi, and by pairs for omega and eta.
                 weight = matrix * (volumes if name == "xi" else pairs.unsqueeze(-2))
                 weight = weight / weight.sum(dim=-1, keepdim=True) * variance.sqrt().unsqueeze(-2)
                 correlation = torch.as_tensor(self.aleatoric.correlations[bins.binning][name]).to(variance)
@@ -219,7 +224,7 @@ class Emulator(NetworkModel):
         return len(self.members) + 1 if self.members else 0
 
     def _epistemic_deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
-        """The ensemble's, scaled as ``sigma_epistemic``, whose square is their sum of squares."""
+        """Return deviations of the ensemble, whose sum of squares is the square of ``sigma_epistemic``."""
         bins, scale = self._bins(r_edges), self.metadata.get("epistemic_scale", {})
         networks = [self._network(theta), *self._others(theta)]
         found = [self._ingredients(network, theta, bins, names) for network in networks]

@@ -1,7 +1,7 @@
 """Predictions at one occupation, as functions of the alignment strengths alone.
 
-At fixed occupation xi is a constant, omega linear and eta quadratic in q(mu), see :mod:`iaemu.halomodel.alignment`:
-whatever the forward model costs is paid once, and a batch of strengths takes one small matrix product.
+At fixed occupation xi is constant, omega is linear and eta quadratic in q(mu), see ``iaemu.halomodel.alignment``. The
+model is therefore evaluated once, and a batch of strengths costs one small matrix product.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta, real_t
 
 
 class AtOccupation(ABC):
-    """A forward model at one occupation; float64 or the precision of mu, differentiable.
+    """A forward model at one occupation: a differentiable function of the alignment strengths.
 
-    Made by :meth:`iaemu.models.base.ForwardModel.at_occupation`.
+    It is made by :meth:`iaemu.ForwardModel.at_occupation`. It computes in the precision of the strengths or in float64.
 
     Attributes
     ----------
     statistics : tuple of str
-        What it predicts.
+        Names of the statistics that it predicts.
     r_edges : array (n_bins + 1,)
-        [Mpc/h]
+        Edges of the bins [Mpc/h].
     n_gal, f_sat : float or None
-        As in :class:`iaemu.prediction.Prediction`.
+        See :class:`iaemu.Prediction`.
 
     Parameters
     ----------
     limits : mapping of str to (float, float)
-        Ranges of the strengths, by name.
+        Ranges of the strengths by name.
     """
 
     statistics: tuple[str, ...]
@@ -48,12 +48,12 @@ class AtOccupation(ABC):
         self._low, self._high = torch.tensor(list(limits.values()), dtype=torch.float64).T
 
     def __call__(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Statistics at a batch of strengths.
+        """Predict the statistics at a batch of strengths.
 
         Parameters
         ----------
         mu : tensor (n, n_strengths)
-            ``mu_cen, mu_sat`` in [-1, 1], and what else the model has beside the occupation.
+            ``mu_cen`` and ``mu_sat`` in [-1, 1], and further parameters of the model that are not of the occupation.
 
         Returns
         -------
@@ -62,21 +62,22 @@ class AtOccupation(ABC):
         Raises
         ------
         ValueError
-            Another shape; or a value that is no real number, outside its range, or NaN.
+            The shape is wrong, or a value is not a real number in its range.
         """
         return self._at(self._checked(mu))
 
     @property
     def n_deviations(self) -> int:
-        """Number of deviations; 0: the model has none."""
+        """Number of deviations; 0 if the error of the model is not known."""
         return 0
 
     def deviations(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Scaled deviations: the sum of d_k d_k^T is the covariance of the error.
+        """Return deviations d_k: the sum of d_k d_k^T is the covariance of the prediction's error.
 
         Parameters
         ----------
         mu : tensor (n, n_strengths)
+            As for a prediction.
 
         Returns
         -------
@@ -85,29 +86,28 @@ class AtOccupation(ABC):
         Raises
         ------
         ValueError
-            The model has no deviations (``n_deviations`` is 0); or as for the statistics.
+            The error of the model is not known (``n_deviations`` is 0), or ``mu`` is not allowed.
         """
         if not self.n_deviations:
             raise ValueError(
-                "The model of this occupation does not know its error (its n_deviations is 0): it is no ensemble, and "
-                "has no box error for its catalogues; or no statistics were asked for. `iaemu-train box-error` makes a "
-                "box error."
+                "The error of this model is not known (n_deviations is 0): it is not an ensemble of networks and has "
+                "no box error, or no statistic was chosen. `iaemu-train box-error` makes a box error."
             )
         return self._deviations_at(self._checked(mu))
 
     @abstractmethod
     def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Statistics at strengths (n, n_strengths) within their ranges."""
+        """Predict statistics at strengths (n, n_strengths) within their ranges."""
 
     def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Deviations at strengths (n, n_strengths) within their ranges."""
+        """Return deviations at strengths (n, n_strengths) within their ranges."""
         raise NotImplementedError
 
     def _checked(self, mu: Any) -> torch.Tensor:
         mu = real_tensor(mu, "mu")
         if mu.ndim != 2 or mu.shape[1] != len(self._limits):
             raise ValueError(
-                f"mu has shape {tuple(mu.shape)}; it must be (n, {len(self._limits)}), with a column each of "
+                f"mu has shape {tuple(mu.shape)}; it must be (n, {len(self._limits)}), with the columns "
                 f"{', '.join(self._limits)}."
             )
         values = mu.detach()
@@ -122,20 +122,20 @@ class AtOccupation(ABC):
 
 
 class FixedOccupation(AtOccupation):
-    """From what does not depend on alignment: whatever the forward model costs is paid once.
+    """A model whose strengths enter as factors: it is evaluated once, to get its ingredients.
 
     Parameters
     ----------
     r_edges : array (n_bins + 1,)
-        [Mpc/h]
+        Edges of the bins [Mpc/h].
     ingredients : mapping of "xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to tensors (n_bins,)
-        Means over pairs. Statistics whose ingredients are not there are not predicted.
+        Means over pairs. A statistic is predicted if its ingredients are given.
     limits : mapping of str to (float, float)
-        Ranges of the two strengths.
+        Ranges of the two strengths by name.
     n_gal, f_sat : float or None
-    deviations : function without arguments, optional
-        Gives the scaled deviations (K, n_bins) of the ingredients by name, or None if there are none; called once, when
-        they are asked for.
+    deviations : callable, optional
+        A function without arguments that returns deviations (n_deviations, n_bins) of the ingredients by name, or None
+        if there are none. It is called at most once, when deviations are needed.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class FixedOccupation(AtOccupation):
         if "xi" in held:
             values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
         n_bins = len(self.r_edges) - 1
-        # Bins of all deviations side by side are as one long row of bins.
+        # The bins of all deviations are treated as one long row of bins.
         flat = self._oriented(mu, *self._deviation_rows)
         return values | {name: value.reshape(len(mu), self.n_deviations, n_bins) for name, value in flat.items()}
 
@@ -200,15 +200,15 @@ class FixedOccupation(AtOccupation):
 
 
 class EvaluatedOccupation(AtOccupation):
-    """Of a model whose strengths are no factors: it is evaluated at each call.
+    """A model whose strengths do not enter as factors: it is evaluated at each call.
 
     Parameters
     ----------
     model : ForwardModel
     theta : tensor (1, n_parameters)
-        The occupation, with any strengths, which are its first columns.
+        The occupation; the strengths among the parameters are ignored.
     r_edges : array (n_bins + 1,) or None
-        [Mpc/h]; None: the model's own.
+        Edges of the bins [Mpc/h]; by default those of the model.
     statistics : tuple of str
     """
 
@@ -232,32 +232,32 @@ class EvaluatedOccupation(AtOccupation):
         return self._model.deviations(self._theta(mu), self._r_edges, self.statistics, support="warn")
 
     def _theta(self, mu: torch.Tensor) -> torch.Tensor:
-        """Parameters (n, n_parameters) of the strengths (n, n_strengths)."""
+        """Return the parameters (n, n_parameters) for strengths (n, n_strengths)."""
         strengths = dict(zip(self._limits, mu.unbind(dim=1), strict=True))
         columns = (strengths.get(name, value.to(mu).expand(len(mu))) for name, value in self._occupation.items())
         return torch.stack(list(columns), dim=1)
 
 
 def _omega_rows(ingredients) -> torch.Tensor | None:
-    """Rows (2, n) that q_cen and q_sat multiply, or None if the ingredients are not there."""
+    """Return the rows (2, n) that are multiplied by q_cen and q_sat, or None without the ingredients."""
     return torch.stack([ingredients["A_c"], ingredients["A_s"]]) if "A_c" in ingredients else None
 
 
 def _eta_rows(ingredients) -> torch.Tensor | None:
-    """Rows (3, n) that q_cen^2, q_cen q_sat and q_sat^2 multiply, or None if the ingredients are not there."""
+    """Return the rows (3, n) multiplied by q_cen^2, q_cen q_sat and q_sat^2, or None without the ingredients."""
     if "E_cc" not in ingredients:
         return None
     return torch.stack([ingredients["E_cc"], 2.0 * ingredients["E_cs"], ingredients["E_ss"]])
 
 
 def without_alignment(occupation: Any, parameters: Sequence[str] = PARAMETERS) -> torch.Tensor:
-    """Parameters at one occupation, with strengths of zero.
+    """Return all parameters for one occupation, with strengths of zero.
 
     Parameters
     ----------
     occupation : mapping of names, or sequence of the five numbers in the order of ``OCCUPATION_PARAMETERS``
     parameters : sequence of str
-        Of the model.
+        Parameters of the model.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def without_alignment(occupation: Any, parameters: Sequence[str] = PARAMETERS) -
     """
     values = as_theta(occupation, OCCUPATION_PARAMETERS).detach().to(device="cpu", dtype=torch.float64)
     if values.ndim != 1:
-        raise ValueError(f"at_occupation takes one occupation, not a batch of shape {tuple(values.shape[:-1])}.")
+        raise ValueError(f"at_occupation needs one occupation; got a batch of shape {tuple(values.shape[:-1])}.")
     theta = torch.zeros(1, len(parameters), dtype=torch.float64)
     theta[0, [parameters.index(name) for name in OCCUPATION_PARAMETERS]] = values
     return theta

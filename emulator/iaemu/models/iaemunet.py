@@ -1,4 +1,4 @@
-"""IAEmuNetEmulator: the network of IAEmu as a forward model, with its aleatoric and epistemic uncertainties."""
+"""IAEmuNetEmulator: the paper's network as a forward model, with its aleatoric and epistemic errors."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_ten
 from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
 from iaemu.ranges import Range
 
-#: Monte Carlo passes whose spread is the epistemic part: the paper's number.
+#: Number of Monte Carlo passes whose spread is the epistemic error, as in the paper.
 _N_PASSES = 50
 
 
 class IAEmuNetEmulator(NetworkModel):
-    """An IAEmuNet as a forward model; differentiable, in the precision of the parameters given.
+    """The network of the paper (IAEmu, arXiv:2504.05235), trained on noisy mocks.
 
-    Load with ``Emulator.load(path)``; made by ``iaemu-train fit --config iaemunet``. Single precision is twice as fast
-    as double on a CPU.
+    It is loaded with ``iaemu.load("iaemunet-pm160")`` and made by ``iaemu-train fit --config iaemunet``. It predicts in
+    the precision of the parameters; on a CPU, single precision is twice as fast as double.
 
-    The prediction is that of the whole network, dropout off. The paper's is the mean of 50 passes with dropout, of
-    which this is the usual approximation at a fiftieth of the cost: ``passes(theta)["omega"].mean(0)`` is the paper's.
+    ``predict`` switches dropout off. The paper's prediction is the mean of 50 passes with dropout,
+    ``passes(theta)["omega"].mean(0)``; without dropout the network approximates it at a fiftieth of the cost.
 
     Attributes
     ----------
     xi_estimate : "median" or "mean"
-        Of the log-normal distribution of xi that the network gives, see
-        :meth:`iaemu.networks.standardise.Standardiser.physical`. The default, the paper's, is the median. The mean is
-        what an average over mocks tends to, but only as good as the network's variance: with a sigma of log xi of 0.3
-        that is predicted 0.38 dex too high, as the paper finds, the mean comes out 24 % too high, the median 4 % too
-        low.
+        Whether xi is the median or the mean of the log-normal distribution that the network predicts. The median is the
+        default, as in the paper. The average over many mocks tends to the mean, but the mean depends on the predicted
+        variance. If a scatter of 0.3 in log xi is predicted 0.38 dex too high, as the paper finds, the mean is 24 % too
+        high, while the median is 4 % too low.
 
-    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
+    The other attributes are those of :class:`iaemu.ForwardModel`.
     """
 
     kind = "iaemunet-emulator"
     _at_once = 64
-    # Enough passes to check masks and scaling.
+    # This is enough to check masks and scaling.
     _golden_options = {"n_passes": 4}
 
     def __init__(self, network: IAEmuNet, standardiser: Standardiser, metadata: dict, r_edges: ArrayLike = PAPER_EDGES):
@@ -59,7 +58,7 @@ class IAEmuNetEmulator(NetworkModel):
 
     @property
     def xi_estimate(self) -> str:
-        """``median`` or ``mean``, see the class; settable."""
+        """Estimate of xi, "median" or "mean"; it can be set."""
         return self.metadata["xi_estimate"]
 
     @xi_estimate.setter
@@ -84,7 +83,7 @@ class IAEmuNetEmulator(NetworkModel):
     @classmethod
     def _check_layout(cls, metadata, shapes, path) -> None:
         wanted = state_shapes(lambda: IAEmuNet(**metadata["network"]), "network.")
-        # Counters of single numbers come out of a file with one axis.
+        # Single numbers, such as counters, have one axis in a file.
         wanted = {name: shape or (1,) for name, shape in wanted.items()}
         scalers = dict.fromkeys(("input_mean", "input_std"), (len(PARAMETERS),))
         scalers |= dict.fromkeys(("target_mean", "target_std"), (len(STATISTICS),))
@@ -112,22 +111,21 @@ class IAEmuNetEmulator(NetworkModel):
         n_passes: int = _N_PASSES,
         seed: int = 0,
     ) -> Prediction:
-        """As :meth:`iaemu.models.base.ForwardModel.predict`, without ``n_gal`` and ``f_sat``.
+        """Predict correlation functions at one or more points, without ``n_gal`` and ``f_sat``.
 
         Parameters
         ----------
-        theta, r_edges, statistics, support
-            As there. The network's bins are the paper's 20.
+        theta, r_edges, statistics, support, volume
+            See :meth:`iaemu.ForwardModel.predict`. The bins of the network are the paper's 20.
         uncertainties : bool
-            Only for bins of the network itself: the sigma of a sum of bins depends on their correlation, which the
-            network does not predict. ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
-            ``sigma_epistemic`` the standard deviation over Monte Carlo passes.
-        volume : float, optional
-            As there.
+            Whether to predict errors too: ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
+            ``sigma_epistemic`` the standard deviation over Monte Carlo passes with dropout. They are known only in the
+            bins of the network: the error of joined bins depends on their correlation, which it does not predict.
         n_passes : int
-            Passes with dropout, at the cost of as many predictions.
+            Number of passes, each at the cost of a prediction.
         seed : int
-            Of the dropout masks. They are the same for all points and calls; torch's generator is left alone.
+            Seed of the dropout masks, which are the same for all points and calls. The global generator of torch is not
+            used.
 
         Returns
         -------
@@ -136,8 +134,8 @@ class IAEmuNetEmulator(NetworkModel):
         Raises
         ------
         ValueError
-            As there. An :class:`iaemu.binning.BinningError` also if uncertainties were asked for in bins that join
-            several of the network's.
+            An argument is not allowed, see :meth:`iaemu.ForwardModel.predict`. It is an
+            :class:`iaemu.binning.BinningError` also if ``uncertainties`` is True and ``r_edges`` join bins.
         """
         if not uncertainties:
             return self._predict_batch(theta, r_edges, statistics, support, None, volume)
@@ -155,12 +153,14 @@ class IAEmuNetEmulator(NetworkModel):
         n_passes: int = _N_PASSES,
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Each of the Monte Carlo passes: for the paper's mean over them, or their covariance between bins.
+        """Return the predictions of each Monte Carlo pass with dropout.
+
+        Their mean is the paper's prediction; they also have the covariance between bins.
 
         Parameters
         ----------
         theta, statistics, support, n_passes, seed
-            As of :meth:`predict`.
+            See :meth:`predict`.
 
         Returns
         -------
@@ -169,7 +169,7 @@ class IAEmuNetEmulator(NetworkModel):
         Raises
         ------
         ValueError
-            As of :meth:`predict`.
+            An argument is not allowed, see :meth:`predict`.
         """
         names = check_statistics(statistics)
         self._check_passes(n_passes, seed)
@@ -196,7 +196,7 @@ class IAEmuNetEmulator(NetworkModel):
         return {name: pairs - 1.0 if name == "xi" else others[name] for name in names}
 
     def _outputs(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Statistics and their aleatoric sigmas, (n, 3, 20), of the whole network, dropout off."""
+        """Return statistics and their aleatoric errors, (n, 3, 20), without dropout."""
         trained = self._network(theta)
         outputs = trained["network"](trained["standardiser"].inputs(theta))
         return trained["standardiser"].physical(*outputs, self.xi_estimate)
@@ -208,17 +208,17 @@ class IAEmuNetEmulator(NetworkModel):
     ) -> dict[str, torch.Tensor]:
         if bins.nesting is not None and bool((bins.nesting.sum(dim=1) > 1).any()):
             raise BinningError(
-                "This emulator has uncertainties in its own bins only: the sigma of bins that join several of them "
-                "depends on their correlation. Leave out r_edges or take neighbouring edges of its r_edges, or set "
-                "uncertainties=False."
+                "This emulator predicts uncertainties only in its own bins: those of joined bins depend on the "
+                "correlation of bins, which it does not predict. Leave out r_edges, or take consecutive edges of the "
+                "model's r_edges, or set uncertainties=False."
             )
         outputs, sigma = self._outputs(theta)
-        if volume is not None:  # it learned the scatter of mocks in all boxes together
+        if volume is not None:  # the network learned the scatter of mocks in all boxes together
             sigma = sigma * (float(self.box_volumes.sum()) / volume) ** 0.5
         spread = self._passes(theta, n_passes, seed).std(dim=0)
         trained = self._network(theta)
         sigmas = {"aleatoric": sigma, "epistemic": trained["standardiser"].physical_epistemic(spread, outputs)}
-        if bins.nesting is not None:  # it selects bins, and joins none
+        if bins.nesting is not None:  # here it selects bins, and joins none
             sigmas = {kind: value @ bins.nesting.to(value).T for kind, value in sigmas.items()}
         return {
             f"sigma_{kind}.{name}": value[:, STATISTICS.index(name)] for kind, value in sigmas.items() for name in names
@@ -229,12 +229,12 @@ class IAEmuNetEmulator(NetworkModel):
         return _N_PASSES
 
     def _deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
-        """Those of the Monte Carlo passes, scaled as ``sigma_epistemic``; and those of the boxes.
+        """Return deviations of the Monte Carlo passes, scaled as ``sigma_epistemic``, and those of the box error.
 
-        In bins that join several of the network's they are carried through the averages to first order.
+        In joined bins the deviations of the passes are propagated to first order.
         """
         bins, trained, parts = self._bins(r_edges), self._network(theta), []
-        for part in theta.split(1):  # points times passes go through the network at once
+        for part in theta.split(1):  # all passes of a point are evaluated together
             outputs = self._outputs(part)[0].unsqueeze(1)
             spread = scaled(self._passes(part, _N_PASSES, 0).transpose(0, 1))
             spread = trained["standardiser"].physical_epistemic(spread, outputs)
@@ -248,7 +248,7 @@ class IAEmuNetEmulator(NetworkModel):
         return values
 
     def _passes(self, theta: torch.Tensor, n_passes: int, seed: int) -> torch.Tensor:
-        """Standardised outputs (n_passes, n, 3, 20) with dropout."""
+        """Return standardised outputs (n_passes, n, 3, 20) with dropout."""
         trained = self._network(theta)
         inputs = trained["standardiser"].inputs(theta)
         return trained["network"](inputs, self._draw_masks(n_passes, seed, theta))[0]
@@ -256,7 +256,7 @@ class IAEmuNetEmulator(NetworkModel):
     def _draw_masks(self, n_passes: int, seed: int, theta: torch.Tensor) -> list[torch.Tensor]:
         key = (n_passes, seed, theta.device)
         if self._masks is None or self._masks[0] != key:
-            # Masks made under inference mode could not take part in a later gradient.
+            # Masks made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False):
                 masks = [mask.to(theta.device) for mask in self.network.draw_masks(n_passes, seed)]
             self._masks = (key, masks)
@@ -264,13 +264,13 @@ class IAEmuNetEmulator(NetworkModel):
 
     @staticmethod
     def _check_passes(n_passes: int, seed: int) -> None:
-        # A standard deviation needs two; masks of more would not fit in memory.
+        # A standard deviation needs two passes; the masks of more than 10,000 would not fit in memory.
         Range(at_least=2, at_most=10_000).check("n_passes", n_passes, int)
         Range(at_least=0, below=2**63).check("seed", seed, int)
 
 
 def _coarser_deviations(values, deviations, bins: NativeBins) -> torch.Tensor:
-    """Deviations (..., 3, n_bins) of xi, omega and eta in coarser bins, see :func:`iaemu.models.network.coarser`."""
+    """Return deviations (..., 3, n_bins) of xi, omega and eta in joined bins, see ``iaemu.models.network.coarser``."""
     assert bins.nesting is not None and bins.volumes is not None
     nesting, volumes = bins.nesting.to(values), bins.volumes.to(values)
     pairs = 1.0 + values[..., :1, :]

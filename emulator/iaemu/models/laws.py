@@ -1,17 +1,17 @@
-"""Alignment of centrals that depends on the mass of their host, from the same tables as one strength for all.
+"""Alignment of centrals that depends on the mass of their host halo, from the same tables as one strength for all.
 
-    mu_cen(M) = mu_cen + mu_cen_slope * (log10 M - pivot),    M the host halo's mass [Msun/h],
+    mu_cen(M) = mu_cen + mu_cen_slope * (log10 M - pivot),    M the mass of the host halo [Msun/h],
 
-clipped to [-1, 1], outside of which there is no Dimroth-Watson distribution. arXiv:2504.05235 names such a strength as
-the remedy for galaxies of low mass, which one strength does not describe. In every expected sum over orientations a
-central then counts with <Ncen>(M) q(mu_cen(M)) in place of q(mu_cen) <Ncen>(M), once for each time that its own
-orientation enters; as the other member of a pair it counts with <Ncen>(M), as in DD. The tables are sums over species
-in host mass, and their modes were fitted to such products too, so nothing is approximated beyond what they are.
+limited to [-1, 1], as there is no Dimroth-Watson distribution outside. arXiv:2504.05235 suggests such a strength for
+galaxies of low mass, which one strength does not describe. In the expected sums over orientations a central has the
+weight <Ncen>(M) q(mu_cen(M)) instead of q(mu_cen) <Ncen>(M), once for each time that its own orientation enters. As the
+other member of a pair it has the weight <Ncen>(M), as in DD. The tables are sums over species in host mass, and their
+modes were fitted to such products too, so the model is as exact as the tables.
 
-The clip is part of the model, not of the arithmetic: beyond it the strength no longer follows the line, and has no
-gradient. :meth:`MassDependentModel.clipped_share` tells how many centrals it concerns. Tables know hosts by bins of
-mass, and predictions would have a kink wherever a bin reaches the clip; so here the clip is averaged over a few bins.
-That lowers the strength by at most ``CLIP_WIDTH * slope / 8``, of centrals so close to the clip.
+The limit is part of the model: beyond it the strength no longer follows the line, and its gradient is zero.
+:meth:`MassDependentModel.clipped_share` returns how many centrals it affects. As the tables have bins of host mass,
+predictions would have a kink wherever a bin reaches the limit; therefore the limit is averaged over a few bins. This
+lowers the strength by at most ``CLIP_WIDTH * slope / 8`` for centrals that close to the limit.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from iaemu.ranges import Range
 
 SLOPE = "mu_cen_slope"
 
-#: 10^13 Msun/h, where the TNG300 samples together determine the strength best [log10 Msun/h].
+#: Default pivot [log10 Msun/h]: at 10^13 Msun/h the three TNG300 samples together determine the strength best.
 PIVOT = 13.0
 
-#: Limits of a slope [1 / dex]; beyond, all centrals would be clipped.
+#: Allowed slopes [1 / dex]; with larger ones the strengths of all centrals would be at the limit.
 Slope = Annotated[float, Range(at_least=-100, at_most=100)]
 
-#: Range of log10 host mass over which the clip is averaged [dex]: four mass bins of the shipped tables.
+#: Range of log10 host mass over which the limit is averaged [dex]: four mass bins of the shipped tables.
 CLIP_WIDTH = 0.04
 
 
 @dataclass(frozen=True, repr=False)
 class MassDependentSupport(Support):
-    """The support of tables, and the range of the slope.
+    """The supported region of tables, with a range of the slope.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class MassDependentSupport(Support):
 
     @classmethod
     def of(cls, support: Support) -> MassDependentSupport:
-        """The support of a model in the seven parameters, with the default range of the slope.
+        """Return the supported region of tables with the default range of the slope.
 
         Parameters
         ----------
@@ -82,16 +82,18 @@ class MassDependentSupport(Support):
 def central_strengths(
     mu_cen: torch.Tensor, slope: torch.Tensor, log_mass: torch.Tensor, pivot: float, clip_width: float = 0.0
 ) -> torch.Tensor:
-    """mu_cen(M), clipped to [-1, 1].
+    """Return mu_cen(M), limited to [-1, 1].
 
     Parameters
     ----------
     mu_cen, slope : tensors (n,)
+        Strength at the pivot, and its slope [1 / dex].
     log_mass : tensor (n_masses,)
-        [log10 Msun/h]
+        Host masses [log10 Msun/h].
     pivot : float
+        [log10 Msun/h]
     clip_width : float
-        Average the clip over this range about each mass [dex].
+        Range about each mass over which the limit is averaged [dex].
 
     Returns
     -------
@@ -101,7 +103,7 @@ def central_strengths(
     if clip_width == 0.0:
         return line.clamp(-1.0, 1.0)
     half = (0.5 * clip_width * slope.abs()).clamp(min=1e-12)[:, None]
-    # Few masses, if any, are near the clip.
+    # Few masses, if any, are near the limit.
     near = torch.nonzero((line.detach().abs() > 1.0 - half.detach()).any(dim=0)).flatten()
     if not len(near):
         return line
@@ -111,16 +113,15 @@ def central_strengths(
 
 
 def _mean_excess(x: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-    """Mean of max(x + u - 1, 0) over u in [-half, half]."""
+    """Return the mean of max(x + u - 1, 0) over u in [-half, half]."""
     reach = (x + (half - 1.0)).clamp(min=0.0)
     return torch.where(reach < 2.0 * half, reach.square() / (4.0 * half), reach - half)
 
 
 class MassDependentModel(ForwardModel):
-    """Expected xi, omega and eta of mocks whose centrals align with a strength that is linear in log host mass.
+    """The tables with an alignment strength of centrals that is linear in the log of their host mass.
 
-    Its ``predict`` and ``at_occupation`` are those of :class:`iaemu.models.tables.TabulatedModel` with one parameter
-    more, ``mu_cen_slope`` [1 / dex], and equal them at a slope of 0.
+    It has the parameters of :class:`iaemu.TabulatedModel` and ``mu_cen_slope`` [1 / dex], and equals it at slope 0.
 
     Parameters
     ----------
@@ -131,20 +132,21 @@ class MassDependentModel(ForwardModel):
     Attributes
     ----------
     support : MassDependentSupport
+        The supported region, with a range of ``mu_cen_slope``.
     pivot : float
 
-    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
+    The other attributes are those of :class:`iaemu.ForwardModel`.
 
     Raises
     ------
     ValueError
-        ``pivot`` is not a mass between 8 and 17.
+        ``pivot`` is not a number between 8 and 17.
     """
 
     support: MassDependentSupport
     _at_once = TabulatedModel._at_once
     _in_double = True
-    # The sums of the regions are not known by host mass.
+    # The sums of the jackknife regions are not known by host mass.
     _takes_box_error = False
     factorises = True
 
@@ -158,14 +160,14 @@ class MassDependentModel(ForwardModel):
 
     @classmethod
     def load(cls, path: Any = None, pivot: float = PIVOT) -> MassDependentModel:
-        """From a file of tables.
+        """Load the model from a file of tables.
 
         Parameters
         ----------
         path : path-like, optional
             By default the shipped tables.
         pivot : float
-            See the class.
+            log10 of the host mass [Msun/h] at which the strength is ``mu_cen``.
 
         Returns
         -------
@@ -174,7 +176,7 @@ class MassDependentModel(ForwardModel):
         Raises
         ------
         ArtifactError
-            As of :meth:`TabulatedModel.load`.
+            The file is missing or corrupt, does not contain tables, or does not reproduce its golden predictions.
         """
         return cls(TabulatedModel.load(path), pivot)
 
@@ -188,23 +190,24 @@ class MassDependentModel(ForwardModel):
             bins,
             lambda log_mass: mean_p2(central_strengths(mu_cen, slope, log_mass, self.pivot, CLIP_WIDTH)),
         )
-        # The sums hold the factors q of the centrals: what is left of them is 1, that of full alignment.
+        # The sums already contain the factors q of centrals. They get a strength of 1, for which q is 1.
         rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
         return correlations(sums, rest, names) | self.tables.counts(sums)
 
     def _at_occupation(self, theta, r_edges, names) -> MassDependentFixedOccupation:
-        """Strengths are mu_cen, mu_sat and mu_cen_slope."""
+        """Return the model at one occupation; its strengths are mu_cen, mu_sat and mu_cen_slope."""
         response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)], r_edges)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         counts = {name: float(value) for name, value in self.tables.counts(response.sums).items()}
         return MassDependentFixedOccupation(edges, response, names, self.pivot, self._limits(), **counts)
 
     def clipped_share(self, theta: Any) -> np.ndarray:
-        """Expected share of the centrals whose strength is clipped.
+        """Return the expected fraction of centrals whose strength is limited to -1 or 1.
 
         Parameters
         ----------
-        theta : as of :meth:`predict`, (..., 8)
+        theta : mapping of names, array or tensor (..., 8)
+            Parameters, as for ``predict``.
 
         Returns
         -------
@@ -221,18 +224,18 @@ class MassDependentModel(ForwardModel):
 class MassDependentFixedOccupation(AtOccupation):
     """xi, omega and eta at one occupation, as functions of mu_cen, mu_sat and mu_cen_slope.
 
-    omega is linear in q(mu_cen(M)) at the host masses of the tables, and eta quadratic.
+    omega is linear and eta quadratic in q(mu_cen(M)) at the host masses of the tables.
 
     Parameters
     ----------
     r_edges : array (n_bins + 1,)
-        [Mpc/h]
+        Edges of the bins [Mpc/h].
     response : CentralResponse
     statistics : sequence of str
     pivot : float
-        As of :class:`MassDependentModel`.
+        [log10 Msun/h]
     limits : mapping of str to (float, float)
-        Ranges of the strengths.
+        Ranges of the strengths by name.
     n_gal, f_sat : float
     """
 
@@ -245,7 +248,7 @@ class MassDependentFixedOccupation(AtOccupation):
         self.r_edges, self.statistics = r_edges, statistics
         self.n_gal, self.f_sat = n_gal, f_sat
         self._pivot = pivot
-        # Masses without centrals, to rounding: below the step of <Ncen>.
+        # Leave out masses below the step of <Ncen>, which have no centrals to rounding.
         used = response.modes.abs().amax(dim=1) > 1e-16 * response.modes.abs().max()
         self._log_mass = response.log_mass[used]
         self._xi = DD / sums.RR[0] - 1.0

@@ -1,4 +1,4 @@
-"""What emulators have in common, whatever network they hold: native binnings, precision and device, files."""
+"""The code that all emulators share: native bins, precision and device, files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from iaemu.prediction import SIGMAS, STATISTICS
 
 
 class NativeBins(NamedTuple):
-    """Which of its binnings an emulator is evaluated in, and how these bins are joined.
+    """The binning in which an emulator is evaluated, and how its bins are joined.
 
     Attributes
     ----------
     binning : int
+        Index of the binning.
     nesting : tensor (n_coarse, n_fine), or None
-        Ones where a bin takes part, see :func:`iaemu.binning.nesting_matrix`; None: the bins as they are.
+        See :func:`iaemu.binning.nesting_matrix`; None if the bins are not joined.
     volumes : tensor (n_fine,), or None
-        Of the native shells [(Mpc/h)^3].
+        Volumes of the native bins [(Mpc/h)^3].
     """
 
     binning: int
@@ -37,16 +38,16 @@ class NativeBins(NamedTuple):
 
 
 class NetworkModel(ForwardModel):
-    """A trained network as a forward model, in the precision and on the device of the parameters given.
+    """A trained network as a forward model, in the precision and on the device of the parameters.
 
     Parameters
     ----------
     trained : nn.Module
-        All that is evaluated.
+        All modules that are evaluated.
     binnings : sequence of arrays (n_bins + 1,)
-        Bins that it predicts natively [Mpc/h].
+        Edges of the bins that it predicts directly [Mpc/h].
     metadata : dict
-        With ``support``.
+        Must contain ``support``.
     """
 
     shipped = "factorised-pm160.safetensors"
@@ -65,7 +66,7 @@ class NetworkModel(ForwardModel):
     # ------------------------------------------------------------------ files
 
     def save(self, path: Any) -> None:
-        """Write the emulator with golden predictions that :meth:`load` checks.
+        """Write the emulator to a file, with golden predictions that are checked when it is loaded.
 
         Parameters
         ----------
@@ -78,7 +79,7 @@ class NetworkModel(ForwardModel):
 
     @abstractmethod
     def _contents(self) -> tuple[dict[str, np.ndarray], dict]:
-        """Tensors to write, and the arguments of the network's constructor."""
+        """Return the tensors to write, and the arguments of the network's constructor."""
 
     def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         golden: dict[str, np.ndarray] = {}
@@ -92,7 +93,7 @@ class NetworkModel(ForwardModel):
         return golden
 
     def _golden_bins(self) -> dict[str, np.ndarray]:
-        """Edges of golden predictions, by what is put before their names."""
+        """Return the edges of golden predictions, by the prefix of their names."""
         return {"": self.r_edges}
 
     # ------------------------------------------------------------------ bins, precision, device
@@ -114,20 +115,20 @@ class NetworkModel(ForwardModel):
                 continue
             if len(edges) == len(native):
                 return NativeBins(index)
-            # Tensors made under inference mode could not take part in a later gradient.
+            # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False):
                 return NativeBins(index, torch.as_tensor(nesting), torch.as_tensor(shell_volumes(native)))
         available = "; ".join(np.array2string(native, precision=4, max_line_width=10**6) for native in self.binnings)
         raise BinningError(
-            f"The bins do not nest in any binning of this emulator. Asked for edges "
-            f"{np.array2string(edges, precision=4, max_line_width=10**6)} Mpc/h; use subsets of one of {available}."
+            f"The edges {np.array2string(edges, precision=4, max_line_width=10**6)} Mpc/h are not among those of one "
+            f"binning of this emulator. Choose all edges from one of {available}."
         )
 
     def _copy(self, module: nn.Module, name: str, theta: torch.Tensor) -> Any:
-        """A module in the precision and on the device of ``theta``, kept under its name."""
+        """Return a copy of a module in the precision and on the device of ``theta``, and keep it for later calls."""
         key = (name, theta.dtype, theta.device)
         if key not in self._copies:
-            # A copy made under inference mode could not take part in a later gradient.
+            # A copy made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False):
                 self._copies[key] = copy.deepcopy(module).to(dtype=theta.dtype, device=theta.device)
         return self._copies[key]
@@ -137,13 +138,14 @@ class NetworkModel(ForwardModel):
 
 
 def state_shapes(make: Callable[[], nn.Module], prefix: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a module in a file, without memory for them.
+    """Return the shapes of the tensors of a module, without allocating them.
 
     Parameters
     ----------
     make : callable
+        Returns the module.
     prefix : str
-        Of their names.
+        Prefix of the names.
 
     Returns
     -------
@@ -153,11 +155,14 @@ def state_shapes(make: Callable[[], nn.Module], prefix: str) -> dict[str, tuple[
 
 
 def on_meta(make: Callable[[], nn.Module]) -> Any:
-    """A module without memory for its tensors, which ``load_state_dict(..., assign=True)`` brings; draws no numbers.
+    """Make a module without allocating its tensors and without drawing random numbers.
+
+    ``load_state_dict(..., assign=True)`` then gives it the tensors of a file.
 
     Parameters
     ----------
     make : callable
+        Returns the module.
 
     Returns
     -------
@@ -170,7 +175,7 @@ def on_meta(make: Callable[[], nn.Module]) -> Any:
 def coarser(
     pairs: torch.Tensor, columns: dict[str, torch.Tensor], bins: NativeBins
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Join native bins: 1 + xi averages over volume, the others over pairs, volume * (1 + xi).
+    """Join native bins: 1 + xi is averaged over volume, the others over pairs, volume * (1 + xi).
 
     Parameters
     ----------
@@ -182,8 +187,8 @@ def coarser(
 
     Returns
     -------
-    pairs, columns
-        In the bins asked for, (..., n_coarse).
+    pairs : tensor (..., n_coarse)
+    columns : dict of str to tensor (..., n_coarse)
     """
     if bins.nesting is None or bins.volumes is None:
         return pairs, columns
@@ -193,12 +198,13 @@ def coarser(
 
 
 def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:
-    """Tensors of one part of an artifact, under the names that they have in it.
+    """Return the tensors of one part of an artifact, without the prefix of their names.
 
     Parameters
     ----------
     tensors : dict of str to array
     prefix : str
+        Prefix of the names of this part.
 
     Returns
     -------

@@ -1,14 +1,14 @@
-"""TabulatedModel: the exact expectation of the mock model from pair sums tabulated once per halo catalogue.
+"""TabulatedModel: the exact expectation of mocks, from pair sums that are tabulated once for a halo catalogue.
 
 At fixed occupation, averaged over misalignments,
 
     omega = q(mu_cen) A_c + q(mu_sat) A_s,    eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss,
 
-where A and E do not depend on mu (see :mod:`iaemu.halomodel.alignment`), and every expected pair sum is a weighted sum
-over species of tracers, with the mean occupations as weights (see :mod:`iaemu.halomodel.modes`). This is the
-calculation of TabCorr (Zheng & Guo 2016, MNRAS 458, 4015; Lange et al. 2019, MNRAS 490, 1870) carried to orientations.
-"Exact" is: the ratio of expectations over occupation and orientation at the given catalogues, free of shot and shape
-noise; the catalogues' own sample variance remains.
+where A and E do not depend on mu (see ``iaemu.halomodel.alignment``). Every expected pair sum is a sum over species of
+galaxies, weighted with their mean occupations (see ``iaemu.halomodel.modes``). This is the calculation of TabCorr
+(Zheng & Guo 2016, MNRAS 458, 4015; Lange et al. 2019, MNRAS 490, 1870), extended to orientations. "Exact" means: the
+ratio of expectations over occupation and orientation for the given catalogues, without shot and shape noise. The sample
+variance of the catalogues remains.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from iaemu.models.base import ForwardModel
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
 from iaemu.prediction import STATISTICS
 
-#: Binnings whose summed tables are kept.
+#: Number of binnings whose summed tables are kept in memory.
 _MAX_BINNINGS = 8
 
 #: Columns of the one-halo table: pairs of central and satellite, and pairs of satellites.
@@ -45,8 +45,8 @@ ONE_HALO_COLUMNS = (
 
 _CENTRAL_COLUMNS, _PAIR_COLUMNS = slice(0, 3), slice(3, 6)
 
-#: Blocks of occupations and their kinds: two-halo modes (centrals, satellites, their rank dependence); one-halo
-#: pairs, and the slopes of their occupations in log mass within the mass bins.
+#: Blocks of occupations and their kinds: two-halo modes (of centrals, of satellites, of their dependence on rank),
+#: one-halo pairs, and the slopes of the occupations of these pairs in log mass within the mass bins.
 _BLOCKS = {
     "central": "central",
     "satellite": "satellite",
@@ -60,20 +60,20 @@ _BLOCKS = {
 
 @dataclass
 class PairSums:
-    """Expected pair sums at n parameter points; ordered pairs, all boxes together.
+    """Expected sums over ordered pairs at n parameter points, for all boxes together.
 
-    Divided by ``DD``, ``A`` and ``E`` are the ingredients of omega and eta; 1 + xi = DD / RR.
+    1 + xi = DD / RR. The ratios of the sums A and E to ``DD`` are the ingredients of omega and eta.
 
     Attributes
     ----------
     DD, RR : tensor (n, n_bins)
-        Pairs, and pairs of unclustered galaxies.
+        Number of pairs, and of pairs of unclustered galaxies.
     A_c, A_s : tensor (n, n_bins)
-        Sums of (a.r)^2 - 1/3 over pairs whose first member is a central or a satellite, a its reference axis.
+        Sums of (a.r)^2 - 1/3 over pairs whose first member, with reference axis a, is a central or a satellite.
     E_cc, E_cs, E_ss : tensor (n, n_bins)
-        Sums of (a1.a2)^2 - 1/3; ``E_cs`` counts one order.
+        Sums of (a1.a2)^2 - 1/3. ``E_cs`` counts each pair in one order only.
     n_galaxies, f_sat : tensor (n,)
-        Galaxies in the mean of the boxes, and the share of satellites.
+        Number of galaxies, averaged over the boxes, and fraction of satellites.
     """
 
     DD: torch.Tensor
@@ -88,16 +88,16 @@ class PairSums:
 
 
 class TabulatedModel(ForwardModel):
-    """Expected xi, omega and eta of halotools-IA mocks, from tables; float64, differentiable, any nested bins.
+    """The tables: the expected xi, omega and eta of halotools-IA mocks on given halo catalogues.
 
-    Made by ``iaemu-train tabulate``.
+    They are loaded with ``iaemu.load("tables-pm160")``, made by ``iaemu-train tabulate``, and computed in float64.
 
     Attributes
     ----------
     binnings : list of one array
-        The finest edges; any binning whose edges are among them can be asked for.
+        The finest edges [Mpc/h]; bins whose edges are all among them can be predicted.
 
-    The other attributes are those of :class:`iaemu.models.base.ForwardModel`.
+    The other attributes are those of :class:`iaemu.ForwardModel`.
     """
 
     kind = "tables"
@@ -114,7 +114,7 @@ class TabulatedModel(ForwardModel):
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
         self.binnings = [check_edges(tensors["r_edges"])]
-        metadata["box_volumes"]  # KeyError here, rather than at the first prediction
+        metadata["box_volumes"]  # a missing entry raises KeyError here, not at the first prediction
         self._tensors = tensors
         self._counts = ExpectedCounts(tensors["node_log_mass"], tensors["node_count"])
         self._occupations = Occupations.from_arrays(_BLOCKS, tensors)
@@ -135,14 +135,14 @@ class TabulatedModel(ForwardModel):
             if kind in ("central_satellite", "satellite_pair"):
                 n_species, n_rows = blocks[name].n_amplitudes, len(tensors["one_halo.n_bins"])
                 if n_species != n_rows:
-                    raise ArtifactError(f"{path}: {name} has {n_species} species, the one-halo table {n_rows}.")
+                    raise ArtifactError(f"{path}: {name} has {n_species} species, but the one-halo table {n_rows}.")
         # (mean or slope, n_species, n_bins, columns)
         self._one_halo = torch.as_tensor(unpack_one_halo(tensors, len(self.r_edges) - 1))
         expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
         one_halo = (2, blocks["central_satellite"].n_amplitudes, expected[1], len(ONE_HALO_COLUMNS))
         for name, table, shape in (("two-halo", self._two_halo, expected), ("one-halo", self._one_halo, one_halo)):
             if tuple(table.shape) != shape:
-                raise ArtifactError(f"{path}: the {name} table has shape {tuple(table.shape)}, {shape} is expected.")
+                raise ArtifactError(f"{path}: the {name} table has shape {tuple(table.shape)}; expected {shape}.")
         self._binned: dict = {}
 
     # ------------------------------------------------------------------ files
@@ -170,7 +170,7 @@ class TabulatedModel(ForwardModel):
         return {name: value.numpy() for name, value in vars(self.sums(theta)).items()}
 
     def save(self, path: Any) -> None:
-        """Write the tables with golden predictions that :meth:`load` checks.
+        """Write the tables to a file, with golden predictions that are checked when they are loaded.
 
         Parameters
         ----------
@@ -181,22 +181,27 @@ class TabulatedModel(ForwardModel):
     # ------------------------------------------------------------------ predictions
 
     def sums(self, theta: Any, r_edges: ArrayLike | None = None, central_weight: Callable | None = None) -> PairSums:
-        """Expected pair sums at a batch of points.
+        """Return the expected pair sums at a batch of points.
 
         Parameters
         ----------
-        theta : (n, 7) or (n, 5) array or tensor, or mapping
-            All parameters in the order of ``PARAMETERS``; (n, 5) without the alignment parameters, on which the sums
-            do not depend.
+        theta : array or tensor (n, 7) or (n, 5), or mapping
+            All parameters in the order of ``PARAMETERS``, or only those of the occupation: the sums do not depend on
+            the strengths.
         r_edges : array (n_bins + 1,), optional
-            Edges [Mpc/h]; must nest in ``self.r_edges``. BinningError otherwise.
+            Edges of the bins [Mpc/h], all among ``self.r_edges``, which are the default.
         central_weight : callable, optional
-            From host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
-            ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. See :mod:`iaemu.models.laws`.
+            Maps host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
+            ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. Used by :class:`iaemu.MassDependentModel`.
 
         Returns
         -------
         PairSums
+
+        Raises
+        ------
+        ValueError
+            A parameter is wrong. It is an :class:`iaemu.binning.BinningError` if an edge is not among ``self.r_edges``.
         """
         names = set(theta) if isinstance(theta, Mapping) else np.shape(theta)[-1:]
         without = names in (set(OCCUPATION_PARAMETERS), (len(OCCUPATION_PARAMETERS),))
@@ -206,13 +211,13 @@ class TabulatedModel(ForwardModel):
 
         weight = None if central_weight is None else central_weight(self._occupations.log_mass)
         amplitudes = self._occupations.amplitudes(occupation_theta, weight)
-        # What orientations of centrals count with; in DD, and as the other member of a pair, they count with <Ncen>.
+        # The weight applies to orientations of centrals. In DD, and as the other member of a pair, it is <Ncen> alone.
         oriented = "" if weight is None else "weighted_"
         central, oriented_central = amplitudes["central"], amplitudes[f"{oriented}central"]
         satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)
         n_c = central.shape[1]
         modes = torch.cat([central, satellite], dim=1)
-        # (stat, bin, row, column) contracted over columns, and over the rows of centrals and of satellites apart.
+        # (stat, bin, row, column) contracted over columns, then over the rows of centrals and of satellites separately.
         half = torch.einsum("sbij,nj->snbi", two_halo[:2], modes)
         DD = torch.einsum("nbi,ni->nb", half[0], modes)
         omega_c = torch.einsum("nbi,ni->nb", half[1, ..., :n_c], oriented_central)
@@ -233,13 +238,13 @@ class TabulatedModel(ForwardModel):
         ss = one_halo_pairs("satellite_pair", _PAIR_COLUMNS)
         n_cen, n_sat, variance = self._counts(occupation_theta)
         n_boxes = n_cen + n_sat
-        # halotools normalises by each mock's own N^2, so its expectation includes the variance of N.
+        # halotools normalises by the N^2 of each mock, whose expectation includes the variance of N.
         mean_density = ((n_boxes**2 + variance) / torch.as_tensor(self.box_volumes)).sum(dim=1)
         return PairSums(
             DD=DD + cs[0] + ss[0],
             RR=mean_density[:, None] * volumes,
             A_c=omega_c + oriented_cs[1],
-            # A satellite's axis is its separation from the central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
+            # The axis of a satellite points to its central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
             A_s=omega_s + cs[0] / 3.0 + ss[1],
             E_cc=eta_cc,
             E_cs=eta_cs + 0.5 * oriented_cs[2],
@@ -249,20 +254,20 @@ class TabulatedModel(ForwardModel):
         )
 
     def central_response(self, theta: torch.Tensor, r_edges: ArrayLike | None = None) -> CentralResponse:
-        """The sums at one occupation as functions of a weight of the orientation of centrals by host mass.
+        """Return the pair sums at one occupation as functions of a weight of the orientations of centrals.
 
         Parameters
         ----------
-        theta : (5,) tensor
-            Float64, in the order of ``OCCUPATION_PARAMETERS``.
+        theta : tensor (5,), float64
+            In the order of ``OCCUPATION_PARAMETERS``.
         r_edges
-            As in :meth:`sums`.
+            See :meth:`sums`.
 
         Returns
         -------
         CentralResponse
         """
-        # Tensors made under inference mode could not take part in a later gradient.
+        # Tensors made under inference mode could not be used in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
             two_halo, one_halo, _ = self._for_bins(r_edges)
             amplitudes = self._occupations.amplitudes(theta[None])
@@ -288,32 +293,38 @@ class TabulatedModel(ForwardModel):
             return CentralResponse(log_mass, A_c, E_cs, modes, E_cc, self.sums(theta[None], r_edges))
 
     def expected_centrals(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Expected centrals by the mass of their hosts.
+        """Return the expected numbers of centrals by host mass.
 
         Parameters
         ----------
         theta : tensor (n, 5), float64
+            In the order of ``OCCUPATION_PARAMETERS``.
 
         Returns
         -------
-        log_mass : tensor (n_m,) [log10 Msun/h]
-        centrals : tensor (n, n_m)
+        log_mass : tensor (n_masses,) [log10 Msun/h]
+        centrals : tensor (n, n_masses)
         """
         return self._counts.log_mass, self._counts.centrals(theta)
 
     def rebin(self, sums: PairSums, r_edges: ArrayLike) -> PairSums:
-        """Sums in coarser bins.
+        """Return pair sums in coarser bins.
 
         Parameters
         ----------
         sums : PairSums
-            In the bins ``self.r_edges``.
+            Sums in the bins ``self.r_edges``.
         r_edges : array (n_bins + 1,)
-            That nest in them [Mpc/h].
+            Edges of the coarser bins [Mpc/h], all among ``self.r_edges``.
 
         Returns
         -------
         PairSums
+
+        Raises
+        ------
+        iaemu.binning.BinningError
+            An edge is not among ``self.r_edges``.
         """
         nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
         binned = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
@@ -332,7 +343,7 @@ class TabulatedModel(ForwardModel):
         return ingredients | self.counts(sums)
 
     def counts(self, sums: PairSums) -> dict[str, torch.Tensor]:
-        """What a prediction says of galaxies, from their pair sums.
+        """Return number density and satellite fraction of the galaxies, from their pair sums.
 
         Parameters
         ----------
@@ -345,11 +356,11 @@ class TabulatedModel(ForwardModel):
         return {"n_gal": sums.n_galaxies / float(self.box_volumes.mean()), "f_sat": sums.f_sat}
 
     def _for_bins(self, r_edges):
-        """Tables summed to the bins asked for, kept for the next call."""
+        """Return the tables summed to these bins, and keep them for later calls."""
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         key = edges.tobytes()
         if key not in self._binned:
-            # Tensors made under inference mode could not take part in a later gradient.
+            # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False), torch.no_grad():
                 nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
                 self._binned[key] = (
@@ -364,19 +375,20 @@ class TabulatedModel(ForwardModel):
 
 @dataclass
 class CentralResponse:
-    """Pair sums at one occupation as functions of a weight w(M) of the orientation of centrals; n_m host masses.
+    """Pair sums at one occupation as functions of a weight w(M) of the orientations of centrals, at n_m host masses.
 
-    ``A_c`` = w @ ``A_c``; ``E_cs`` = w @ ``E_cs``; ``E_cc`` = c @ ``E_cc`` @ c of each bin, with c = w @ ``modes``.
-    What the weight does not enter is in ``sums``.
+    With the attributes below, the sums for a weight w are ``w @ A_c``, ``w @ E_cs`` and, in each bin, ``c @ E_cc @ c``
+    where ``c = w @ modes``.
 
     Attributes
     ----------
-    log_mass : (n_m,) [log10 Msun/h]
-    A_c, E_cs : (n_m, n_bins)
-    modes : (n_m, n_modes)
-    E_cc : (n_bins, n_modes, n_modes)
+    log_mass : tensor (n_m,)
+        Host masses [log10 Msun/h].
+    A_c, E_cs : tensors (n_m, n_bins)
+    modes : tensor (n_m, n_modes)
+    E_cc : tensor (n_bins, n_modes, n_modes)
     sums : PairSums
-        With a weight of 1; n = 1.
+        Sums with a weight of 1, of which the others do not depend on w; n = 1.
     """
 
     log_mass: torch.Tensor
@@ -390,13 +402,13 @@ class CentralResponse:
 def correlations(
     sums: PairSums, theta: torch.Tensor, statistics: Sequence[str] = STATISTICS
 ) -> dict[str, torch.Tensor]:
-    """xi, omega and eta from pair sums and alignment strengths.
+    """Return xi, omega and eta from pair sums and alignment strengths.
 
     Parameters
     ----------
     sums : PairSums
     theta : tensor (n, 2 or more)
-        ``mu_cen, mu_sat`` in the first columns.
+        ``mu_cen`` and ``mu_sat`` are the first columns.
     statistics : sequence of str
 
     Returns
@@ -409,11 +421,12 @@ def correlations(
 
 
 def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """One-halo sums without the empty bins beyond each species' largest pair.
+    """Return arrays for a file with the one-halo sums up to the largest separation of each species.
 
     Parameters
     ----------
     sums : array (2, n_species, n_bins, n_columns)
+        Sums and their slopes.
 
     Returns
     -------
@@ -427,7 +440,7 @@ def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
-    """The inverse of :func:`pack_one_halo`.
+    """Return the one-halo sums from the arrays of :func:`pack_one_halo`.
 
     Parameters
     ----------
@@ -437,17 +450,22 @@ def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
     Returns
     -------
     array (2, n_species, n_bins, n_columns), float64
+
+    Raises
+    ------
+    ArtifactError
+        The arrays do not fit together.
     """
     values, n_used = tensors["one_halo.values"], tensors["one_halo.n_bins"]
     if n_used.sum() != len(values) or n_used.max(initial=0) > n_bins:
-        raise ArtifactError(f"The one-halo table has {len(values)} rows, {n_used.sum()} are expected.")
+        raise ArtifactError(f"The one-halo table has {len(values)} rows; expected {n_used.sum()}.")
     sums = np.zeros((len(n_used), n_bins, *values.shape[1:]))
     sums[np.arange(n_bins) < n_used[:, None]] = values
     return np.moveaxis(sums, -2, 0).copy()
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
-    """Upper triangles of symmetric matrices.
+    """Return the upper triangles of symmetric matrices.
 
     Parameters
     ----------
@@ -463,7 +481,7 @@ def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
 
 def _unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
     if packed.shape[-1] != n * (n + 1) // 2:
-        raise ArtifactError(f"A packed table has {packed.shape[-1]} columns, {n * (n + 1) // 2} expected.")
+        raise ArtifactError(f"A packed table has {packed.shape[-1]} columns; expected {n * (n + 1) // 2}.")
     rows, columns = np.triu_indices(n)
     full = torch.zeros(*packed.shape[:-1], n, n, dtype=packed.dtype)
     full[..., rows, columns] = packed

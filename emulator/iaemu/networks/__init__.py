@@ -1,1 +1,1 @@
-"""The networks behind the emulators, and the scalers and the scatter that go with them."""
+"""The networks of the emulators, their scalers, and the network of the aleatoric error."""

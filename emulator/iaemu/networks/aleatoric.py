@@ -1,9 +1,9 @@
-"""Aleatoric uncertainty: the scatter of one measurement of a finite volume about its expectation.
+"""Aleatoric error: the scatter of one measurement in a finite volume about its expectation.
 
-Mock to mock, xi, omega and eta scatter because occupations and orientations are random. To leading order the variance
-is inverse to the number of pairs in a bin, which the emulator knows; a small network learns the factor that remains,
-from the scatter of halotools-IA mocks: galaxies are shared between pairs, and occupations and orientations depend on
-parameters. It belongs to the volume of the catalogue and scales inversely with volume.
+From mock to mock xi, omega and eta scatter, because occupations and orientations are random. To leading order the
+variance is inversely proportional to the number of pairs in a bin, which the emulator predicts. There remains a factor
+that depends on the parameters, because pairs share galaxies; a small network learns it from the scatter of halotools-IA
+mocks. The variance is that for the volume of the halo catalogues, and is inversely proportional to volume.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _N_INPUTS = len(OCCUPATION_PARAMETERS) + len(ALIGNMENT_PARAMETERS)
 
 
 class AleatoricNet(nn.Module):
-    """From parameters to log(variance x pairs) of xi / (1 + xi), omega and eta in each bin of each binning.
+    """A network that predicts log(variance x pairs) of xi / (1 + xi), omega and eta in each bin of each binning.
 
-    Inputs are those of :class:`~iaemu.networks.factorised.FactorisedNet` and q(mu_cen), q(mu_sat). Outputs (..., 3
-    n_bins), one binning after the other, each with one statistic after the other.
+    Its inputs are those of ``FactorisedNet``, and q(mu_cen) and q(mu_sat). Its outputs are (..., 3 n_bins), one binning
+    after the other, and in each one statistic after the other.
 
     Parameters
     ----------
     n_bins : sequence of int
-        Numbers of bins of the binnings.
+        Number of bins of each binning.
     width, depth : int
-        Units in a hidden layer, number of hidden layers.
+        Number of units in a hidden layer, and of hidden layers.
     n_members : int
-        Networks whose outputs are averaged: few mocks determine each.
+        Number of networks whose outputs are averaged, as they are trained on few mocks.
     """
 
     output_mean: torch.Tensor
@@ -59,11 +59,12 @@ class AleatoricNet(nn.Module):
 
     @staticmethod
     def inputs(network: FactorisedNet, theta: torch.Tensor) -> torch.Tensor:
-        """Inputs from parameters.
+        """Return the inputs of the network for given parameters.
 
         Parameters
         ----------
         network : FactorisedNet
+            It standardises the parameters of the occupation.
         theta : tensor (..., 7)
 
         Returns
@@ -78,11 +79,12 @@ class AleatoricNet(nn.Module):
         return torch.stack([member(inputs) for member in self.members]).mean(dim=0) + self.output_mean
 
     def columns(self, binning: int, statistic: str) -> slice:
-        """Outputs of one statistic in one binning.
+        """Return which outputs belong to one statistic in one binning.
 
         Parameters
         ----------
         binning : int
+            Index of the binning.
         statistic : str
 
         Returns
@@ -95,15 +97,15 @@ class AleatoricNet(nn.Module):
 
 
 class Aleatoric:
-    """The network with the bin-bin correlations of the scatter.
+    """The scatter of one measurement: a network for its variance, and its correlations between bins.
 
     Parameters
     ----------
     network : AleatoricNet
-    correlations : list (one per binning) of dict of statistic to (n_bins, n_bins) array
-        Mean correlation matrix of the scatter, over the mocks it was fitted to.
+    correlations : list (one per binning) of dict of statistic to array (n_bins, n_bins)
+        Correlation matrix of the scatter, averaged over the mocks that it was fitted to.
     volume : float
-        To which the scatter belongs [(Mpc/h)^3].
+        Volume for which the scatter holds [(Mpc/h)^3].
     """
 
     def __init__(self, network: AleatoricNet, correlations: list[dict[str, np.ndarray]], volume: float):
@@ -116,18 +118,19 @@ class Aleatoric:
     def variance(
         network: AleatoricNet, inputs: torch.Tensor, binning: int, statistic: str, xi: torch.Tensor, pairs: torch.Tensor
     ) -> torch.Tensor:
-        """Variance of one statistic in the volume, in the bins of one binning.
+        """Return the variance of a measurement of one statistic in the volume, in the bins of one binning.
 
         Parameters
         ----------
         network : AleatoricNet
             In the precision and on the device of the inputs.
         inputs : tensor (n, 7)
-            Of :meth:`AleatoricNet.inputs`.
+            From :meth:`AleatoricNet.inputs`.
         binning : int
+            Index of the binning.
         statistic : str
         xi, pairs : tensors (n, n_bins)
-            Prediction, and expected number of ordered pairs in the volume.
+            Predicted xi, and expected number of ordered pairs in the volume.
 
         Returns
         -------
@@ -138,7 +141,7 @@ class Aleatoric:
         return factor * amplitude / pairs
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and correlations, for a file.
+        """Return weights and correlations as arrays for a file.
 
         Returns
         -------
@@ -151,20 +154,26 @@ class Aleatoric:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], config: dict, volume: float) -> Aleatoric:
-        """The inverse of :meth:`to_arrays`; KeyError or RuntimeError if something is missing.
+        """Return the scatter from arrays of :meth:`to_arrays`.
 
         Parameters
         ----------
         arrays : dict of str to array
         config : dict
-            Of the network.
-        volume : float [(Mpc/h)^3]
+            Arguments of the network's constructor.
+        volume : float
+            [(Mpc/h)^3]
 
         Returns
         -------
         Aleatoric
+
+        Raises
+        ------
+        KeyError, RuntimeError
+            An array is missing.
         """
-        # Without memory for tensors, which those of the file take the place of; and without random numbers for them.
+        # The tensors are those of the file, so none are allocated, and no random numbers are drawn for them.
         with torch.device("meta"):
             network = AleatoricNet(**config)
         prefix = "network."

@@ -1,8 +1,8 @@
-"""FactorisedNet: a network for what does not depend on the alignment strengths; those enter exactly.
+"""FactorisedNet: the network of the emulator, which predicts what does not depend on the alignment strengths.
 
-At fixed occupation omega = q(mu_cen) A_c + q(mu_sat) A_s and eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss, so the
-network maps the five occupation parameters to xi, A_c, A_s, E_cc, E_cs, E_ss and nothing else has to be learned:
-omega = eta = 0 at mu_cen = mu_sat = 0, and xi is independent of mu, exactly.
+At fixed occupation omega = q(mu_cen) A_c + q(mu_sat) A_s and eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss. So the
+network maps the five occupation parameters to xi, A_c, A_s, E_cc, E_cs and E_ss. Then omega = eta = 0 holds exactly at
+mu_cen = mu_sat = 0, and xi does not depend on the strengths.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import nn
 from iaemu.parameters import OCCUPATION_PARAMETERS, ZHENG07_LINE, Support
 from iaemu.ranges import Range
 
-#: What the network gives in each bin; the first is log(1 + xi).
+#: Outputs in each bin; the first is log(1 + xi).
 INGREDIENTS = ("log_1p_xi", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
 
-#: What it gives once for a point: log10 of the galaxy number density [(Mpc/h)^-3], and the satellite fraction.
+#: Outputs once for each point: log10 of the number density of galaxies [(Mpc/h)^-3], and the fraction of satellites.
 SCALARS = ("log10_density", "f_sat")
 
-#: Smooth, so that gradients are.
+#: Smooth activations, so that gradients are smooth.
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
 
 
-#: What a network may be made of.
+#: Allowed sizes of a network.
 SIZES = {
     "width": Range(at_least=1, at_most=65536),
     "depth": Range(at_least=1, at_most=100),
@@ -36,19 +36,19 @@ SIZES = {
 
 
 def check_sizes(n_bins: Sequence[int], **sizes: int) -> None:
-    """Whether a network can have these sizes; before anything of them is made.
+    """Check the sizes of a network before it is allocated.
 
     Parameters
     ----------
     n_bins : sequence of int
-        Of each binning.
+        Number of bins of each binning.
     **sizes
-        Others, by a name in ``SIZES``.
+        Other sizes, named as in ``SIZES``.
 
     Raises
     ------
     ValueError
-        Names the size.
+        A size is not a whole number in its range; the message names it.
     """
     Range(at_least=1, at_most=100).check("The number of binnings", len(n_bins), int)
     for number in n_bins:
@@ -58,26 +58,27 @@ def check_sizes(n_bins: Sequence[int], **sizes: int) -> None:
 
 
 class FactorisedNet(nn.Module):
-    """A multilayer perceptron with smooth activations from occupation parameters to standardised ingredients.
+    """A multilayer perceptron with smooth activations that maps occupation parameters to the ingredients.
 
-    Inputs are ``logMmin`` and the offsets of the other four from the Zheng et al. 2007 line, scaled to [-1, 1] over
-    the support's tube. Outputs, (..., 6 n_bins + 2), are the six ingredients of each bin of each binning, one binning
-    after the other, then the two scalars; standardised with means and standard deviations kept as buffers.
+    Inputs are ``logMmin``, and the offsets of the other four parameters from the line of Zheng et al. 2007, scaled to
+    [-1, 1] over the supported region. Outputs, (..., 6 n_bins + 2), are the six ingredients in each bin of each
+    binning, one binning after the other, then the two scalars. Their means and standard deviations over the training
+    set are kept as buffers.
 
     Parameters
     ----------
     support : Support
     n_bins : sequence of int
-        Numbers of bins of the binnings it predicts natively.
+        Number of bins of each binning that it predicts.
     width, depth : int
-        Units in a hidden layer, number of hidden layers.
+        Number of units in a hidden layer, and of hidden layers.
     activation : str
-        Name in ``ACTIVATIONS``.
+        A name in ``ACTIVATIONS``.
 
     Raises
     ------
     ValueError
-        A size is no number of bins, units or layers; or an unknown activation.
+        A size is not allowed, or the activation is unknown.
     """
 
     line_slope: torch.Tensor
@@ -92,7 +93,7 @@ class FactorisedNet(nn.Module):
         super().__init__()
         check_sizes(n_bins, width=width, depth=depth)
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}.")
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
         self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
         self.n_bins = tuple(int(n) for n in n_bins)
         n_outputs = len(INGREDIENTS) * sum(self.n_bins) + len(SCALARS)
@@ -114,11 +115,12 @@ class FactorisedNet(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
 
     def inputs(self, theta: torch.Tensor) -> torch.Tensor:
-        """Network inputs from occupation parameters.
+        """Return the scaled inputs of the network for given occupation parameters.
 
         Parameters
         ----------
         theta : tensor (..., 5)
+            In the order of ``OCCUPATION_PARAMETERS``.
 
         Returns
         -------
@@ -128,19 +130,21 @@ class FactorisedNet(nn.Module):
         return (theta - line) / self.half_width
 
     def forward(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Outputs (..., n_outputs), or only the ``rows`` of them, in physical units; ``theta`` as for the inputs."""
+        """Return the outputs (..., n_outputs) in physical units, or only some ``rows`` of them."""
         rows = slice(None) if rows is None else rows
         hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
         standardised = nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
         return standardised * self.output_std[rows] + self.output_mean[rows]
 
     def rows(self, binning: int, ingredients: Sequence[str]) -> torch.Tensor:
-        """Indices of the outputs that hold ingredients of a binning, one ingredient after the other.
+        """Return the indices of the outputs of a binning, one ingredient after the other.
 
         Parameters
         ----------
         binning : int
+            Index of the binning.
         ingredients : sequence of str
+            Names in ``INGREDIENTS``.
 
         Returns
         -------
@@ -151,7 +155,7 @@ class FactorisedNet(nn.Module):
         return torch.cat([torch.arange(n) + start + n * INGREDIENTS.index(name) for name in ingredients])
 
     def scalar_rows(self) -> torch.Tensor:
-        """Indices of the outputs that hold the scalars.
+        """Return the indices of the two scalar outputs.
 
         Returns
         -------
@@ -161,7 +165,7 @@ class FactorisedNet(nn.Module):
         return torch.arange(start, start + len(SCALARS))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Weights and buffers, for a file.
+        """Return weights and buffers as arrays for a file.
 
         Returns
         -------

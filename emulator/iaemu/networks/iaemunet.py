@@ -1,7 +1,7 @@
-"""IAEmuNet: the network of IAEmu (arXiv:2504.05235, section 3.1), layer by layer, 660,602 parameters.
+"""IAEmuNet: the network of the paper (IAEmu, arXiv:2504.05235, section 3.1), with 660,602 weights.
 
-A perceptron embeds the seven parameters in 128 numbers; three convolutional decoders, one a statistic, turn these into
-a mean and a variance in each of 20 bins. The paper leaves the widths out; they are those of the published network.
+A perceptron maps the seven parameters to 128 features. Three convolutional decoders, one for each statistic, map these
+to a mean and a variance in each of 20 bins. The paper does not state the widths; they are those of the published code.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from iaemu.ranges import Range
 
 N_BINS = 20
 
-#: Features before, between and after the five linear layers of the embedding.
+#: Numbers of features before, between and after the five linear layers of the embedding.
 _EMBEDDING = (len(PARAMETERS), 128, 128, 256, 256, 128)
-#: Channels before, between and after the six convolutions of a decoder that keep the length of the signal.
+#: Numbers of channels before, between and after the six convolutions of a decoder that keep the signal's length.
 _CHANNELS = (7, 14, 28, 28, 56, 112, 112)
 _LENGTH = 100
 
@@ -32,7 +32,7 @@ class _Layer(nn.Module):
     ----------
     operation : nn.Module
     shape : sequence of int
-        Of the operation's output for one point; the first is the number of features or channels.
+        Shape of the operation's output for one point; its first entry is the number of features or channels.
     dropout : float
     """
 
@@ -48,13 +48,13 @@ class _Layer(nn.Module):
         values = self.norm(self.activation(self.operation(values)))
         if mask is None:
             return self.dropout(values)
-        # Rows are the points of the first pass, then those of the second, ...; a pass has one mask for all its points.
+        # Rows are the points of the first pass, then those of the second, and so on; each pass has one mask.
         values = values.unflatten(0, (len(mask), -1)) * mask.unsqueeze(1)
         return values.flatten(0, 1) / (1.0 - self.dropout.p)
 
 
 class _Decoder(nn.Module):
-    """From the embedding (n, 128) to a mean and a raw variance (n, 2, 20) of one statistic."""
+    """Maps the embedding (n, 128) to a mean and a raw variance (n, 2, 20) of one statistic."""
 
     def __init__(self, dropout: float, variance_bias: float):
         super().__init__()
@@ -78,22 +78,23 @@ class _Decoder(nn.Module):
 
 
 class IAEmuNet(nn.Module):
-    """Standardised parameters to mean and variance of the standardised log xi, omega and eta.
+    """The paper's network: maps standardised parameters to mean and variance of standardised log xi, omega and eta.
 
-    Embedding: five linear layers 7-128-128-256-256-128; the output of the second, projected to 256 features, is added
-    to the third's, and the third's to the fourth's. Decoders: a linear layer to 7 x 100, six convolutions of width 3
-    through 14, 28, 28, 56, 112, 112 channels, the second's output added to the third's and the fifth's to the sixth's,
-    and a last convolution to 2 x 20. Every layer but the last, and but the projection, is followed by LeakyReLU, batch
-    normalisation and dropout; a softplus keeps the variance positive.
+    The embedding has five linear layers, 7-128-128-256-256-128. The output of the second, projected to 256 features, is
+    added to that of the third, and the sum to that of the fourth. A decoder has a linear layer to 7 x 100, six
+    convolutions of width 3 with 14, 28, 28, 56, 112, 112 channels, where the output of the second is added to that of
+    the third and the output of the fifth to that of the sixth, and a last convolution to 2 x 20. LeakyReLU, batch
+    normalisation and dropout follow each layer except the last one and the projection. A softplus keeps the variance
+    positive.
 
     Parameters
     ----------
     dropout : float
-        Probability of a feature to be dropped.
+        Probability that a feature is dropped.
     variance_bias : float
-        Initial bias of the variance outputs. Zero as the paper says (Appendix C, after Sluijterman et al. 2023); the
-        published code has 1. With the default initialisation of the weights the first variances are then near
-        softplus(0) = 0.69 of the variance of the training set, but not the same in all bins.
+        Initial bias of the variance outputs: 0 in the paper (Appendix C, after Sluijterman et al. 2023), 1 in the
+        published code. With 0 and the default initial weights the first variances are near softplus(0) = 0.69 of the
+        variance of the training set, but differ between bins.
     """
 
     n_bins = (N_BINS,)
@@ -112,14 +113,14 @@ class IAEmuNet(nn.Module):
     def forward(
         self, inputs: torch.Tensor, masks: Sequence[torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the standardised statistics.
+        """Return mean and variance of the standardised statistics.
 
         Parameters
         ----------
         inputs : tensor (n, 7)
             Standardised parameters.
         masks : sequence of tensors, optional
-            From :meth:`draw_masks`: what each of several Monte Carlo passes keeps, in place of random dropout.
+            From :meth:`draw_masks`: the features that each Monte Carlo pass keeps, instead of random dropout.
 
         Returns
         -------
@@ -129,7 +130,7 @@ class IAEmuNet(nn.Module):
         if masks is None:
             return self._forward(inputs, repeat(None))
         if self.training:
-            raise RuntimeError("Fixed dropout masks are for predictions: batch normalisation must be in eval mode.")
+            raise RuntimeError("Dropout masks can only be given in eval mode; call network.eval() first.")
         n_passes = len(masks[0])
         mean, variance = self._forward(inputs.expand(n_passes, *inputs.shape).flatten(0, 1), iter(masks))
         return mean.unflatten(0, (n_passes, -1)), variance.unflatten(0, (n_passes, -1))
@@ -144,9 +145,9 @@ class IAEmuNet(nn.Module):
         return outputs[:, :, 0], nn.functional.softplus(outputs[:, :, 1])
 
     def draw_masks(self, n_passes: int, seed: int) -> list[torch.Tensor]:
-        """What each pass keeps, from a generator of its own.
+        """Draw the features that each Monte Carlo pass keeps, without using the global generator of torch.
 
-        One mask serves all points of a pass, so that each pass is a function of the parameters: the same in any batch,
+        All points of a pass have the same mask. So a pass is a function of the parameters that is the same in any batch
         and smooth between points.
 
         Parameters
@@ -156,10 +157,10 @@ class IAEmuNet(nn.Module):
         Returns
         -------
         list of bool tensors (n_passes, *features)
-            One a layer.
+            One for each layer with dropout.
         """
         generator = torch.Generator().manual_seed(seed)
-        # The order in which they were registered is that in which forward() uses them.
+        # Layers were registered in the order in which forward() uses them.
         layers = [module for module in self.modules() if isinstance(module, _Layer)]
         options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
         return [torch.rand((n_passes, *layer.shape), **options) >= layer.dropout.p for layer in layers]

@@ -1,4 +1,4 @@
-"""Standardisation of IAEmuNet's inputs and targets, and the way back (arXiv:2504.05235, section 3.2, Appendix B)."""
+"""Standardisation of IAEmuNet's inputs and targets, and its inverse (arXiv:2504.05235, section 3.2, Appendix B)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from torch import nn
 from iaemu.parameters import PARAMETERS
 from iaemu.prediction import STATISTICS
 
-#: What the prediction of xi can stand for, given a normal distribution of log xi.
+#: Estimates of xi, if log xi has a normal distribution.
 XI_ESTIMATES = ("mean", "median")
 
 
 class Standardiser(nn.Module):
-    """Scalers of one training set, kept as buffers so that they travel with the network.
+    """Means and standard deviations of a training set, kept as buffers beside the network.
 
-    Each of the seven parameters has a mean and a standard deviation. log xi, omega and eta have one of each, over all
-    points, realisations and bins.
+    There is one of each for each of the seven parameters, and for each of log xi, omega and eta, taken over all points,
+    realisations and bins.
 
     Parameters
     ----------
     input_mean, input_std : arrays (7,)
+        Of the parameters.
     target_mean, target_std : arrays (3,)
         Of log xi, omega and eta.
+
+    Raises
+    ------
+    ValueError
+        An array has another length, a value is not finite, or a standard deviation is not positive.
     """
 
     input_mean: torch.Tensor
@@ -40,20 +46,21 @@ class Standardiser(nn.Module):
             tensor = torch.as_tensor(np.asarray(value, dtype=np.float64)).clone()
             shape = shapes[name.split("_")[0]]
             if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"{name} must be {shape[0]} finite numbers, got {tensor.tolist()}.")
+                raise ValueError(f"{name} must be {shape[0]} finite numbers; got {tensor.tolist()}.")
             if name.endswith("std") and bool((tensor <= 0).any()):
-                raise ValueError(f"{name} must be positive, got {tensor.tolist()}.")
+                raise ValueError(f"{name} must be positive; got {tensor.tolist()}.")
             self.register_buffer(name, tensor)
 
     @classmethod
     def fit(cls, theta: np.ndarray, y: np.ndarray) -> Standardiser:
-        """Scalers of a training set.
+        """Return the standardiser of a training set.
 
         Parameters
         ----------
         theta : array (n, 7)
+            Parameters.
         y : array (n, ..., 3, n_bins)
-            xi, omega, eta; NaN where a bin is empty. Bins with xi <= 0 are left out of the scalers of log xi.
+            xi, omega and eta, NaN in empty bins. Bins with xi <= 0 are not used for log xi.
 
         Returns
         -------
@@ -62,13 +69,13 @@ class Standardiser(nn.Module):
         Raises
         ------
         ValueError
-            Wrong shapes, or nothing to take a mean of, or a parameter or statistic that is constant.
+            A shape is wrong, a statistic has no finite value, or a parameter or statistic is constant.
         """
         theta, y = np.asarray(theta, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if theta.ndim != 2 or theta.shape[1] != len(PARAMETERS):
-            raise ValueError(f"theta must have shape (n, {len(PARAMETERS)}), got {theta.shape}.")
+            raise ValueError(f"theta must have shape (n, {len(PARAMETERS)}); got {theta.shape}.")
         if y.ndim < 3 or len(y) != len(theta) or y.shape[-2] != len(STATISTICS):
-            raise ValueError(f"y must have shape ({len(theta)}, ..., {len(STATISTICS)}, n_bins), got {y.shape}.")
+            raise ValueError(f"y must have shape ({len(theta)}, ..., {len(STATISTICS)}, n_bins); got {y.shape}.")
         log_xi = _log_positive(y[..., 0, :])
         means, stds = [], []
         for name, values in zip(STATISTICS, (log_xi, y[..., 1, :], y[..., 2, :]), strict=True):
@@ -80,7 +87,7 @@ class Standardiser(nn.Module):
         return cls(theta.mean(axis=0), theta.std(axis=0), means, stds)
 
     def inputs(self, theta: torch.Tensor) -> torch.Tensor:
-        """Standardised parameters, equation 5.
+        """Return standardised parameters, equation 5.
 
         Parameters
         ----------
@@ -93,15 +100,16 @@ class Standardiser(nn.Module):
         return (theta - self.input_mean) / self.input_std
 
     def targets(self, y: ArrayLike | torch.Tensor) -> torch.Tensor:
-        """Standardised log xi, omega and eta of xi, omega and eta.
+        """Return standardised log xi, omega and eta.
 
-        NaN where a bin is empty, and for log xi also where xi <= 0: such an entry is masked in the loss, and nothing
-        else of the mock is lost. (Dropping the mock selects by noise, most at large r. Even so a network of log xi
-        learns the distribution of xi given xi > 0.)
+        Entries are NaN where a bin is empty, and for log xi also where xi <= 0. The loss masks these entries and keeps
+        the rest of the mock; to drop whole mocks would select by noise, most of all at large r. Still, a network for
+        log xi learns the distribution of xi given xi > 0.
 
         Parameters
         ----------
         y : array or tensor (..., 3, n_bins)
+            xi, omega and eta.
 
         Returns
         -------
@@ -114,18 +122,19 @@ class Standardiser(nn.Module):
     def physical(
         self, mean: torch.Tensor, variance: torch.Tensor, xi_estimate: str = "mean"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """xi, omega, eta and their aleatoric standard deviations from a network's outputs; Appendix B.
+        """Return xi, omega, eta and their aleatoric errors from the outputs of a network; Appendix B.
 
-        omega and eta are scaled back. With m and s the mean and standard deviation of log xi, scaled back, xi is
-        log-normal: its standard deviation is sqrt(exp(s^2) - 1) exp(m + s^2/2), the paper's. Its mean is
-        exp(m + s^2/2); the paper's exp(m) is its median, lower than the average over realisations by exp(-s^2/2).
-        The paper's equation shows the standardised sigma of log xi; it must be multiplied by the standard deviation
-        of log xi, as for omega and eta.
+        omega and eta are scaled back. xi is log-normal: if m and s are the mean and standard deviation of log xi,
+        scaled back, the standard deviation of xi is sqrt(exp(s^2) - 1) exp(m + s^2/2), as in the paper. The mean of xi
+        is exp(m + s^2/2). The paper uses the median exp(m), which is lower by exp(-s^2/2). The equation in the paper
+        has the standardised s, which must be multiplied by the standard deviation of log xi, as for omega and eta.
 
         Parameters
         ----------
         mean, variance : tensors (..., 3, n_bins), or of shapes that broadcast to it
-        xi_estimate : "mean" or "median" (the paper's)
+            Outputs of the network.
+        xi_estimate : "mean" or "median"
+            The paper uses the median.
 
         Returns
         -------
@@ -142,10 +151,10 @@ class Standardiser(nn.Module):
         return values, torch.cat([torch.sqrt(torch.expm1(s2)) * expected, sigma[..., 1:, :]], dim=-2)
 
     def physical_epistemic(self, sigma: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """Epistemic standard deviations of xi, omega, eta; Appendix B.
+        """Return the epistemic errors of xi, omega and eta; Appendix B.
 
-        Those of omega and eta are scaled back; that of log xi is scaled back and carried through the exponential to
-        first order, by xi itself.
+        Those of omega and eta are scaled back. That of log xi is scaled back and multiplied by xi, which propagates it
+        to first order.
 
         Parameters
         ----------
@@ -162,7 +171,7 @@ class Standardiser(nn.Module):
         return torch.cat([values[..., :1, :] * sigma[..., :1, :], sigma[..., 1:, :]], dim=-2)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The scalers by name.
+        """Return the means and standard deviations by name.
 
         Returns
         -------
@@ -172,7 +181,7 @@ class Standardiser(nn.Module):
 
 
 def _log_positive(xi):
-    """log(xi), NaN where xi is not positive; array or tensor."""
+    """Return log(xi) of an array or tensor, NaN where xi is not positive."""
     if isinstance(xi, torch.Tensor):
         return torch.log(torch.where(xi > 0, xi, torch.full_like(xi, torch.nan)))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -180,11 +189,16 @@ def _log_positive(xi):
 
 
 def check_xi_estimate(name: str) -> None:
-    """ValueError if it is none of ``XI_ESTIMATES``.
+    """Check the name of an estimate of xi.
 
     Parameters
     ----------
     name : str
+
+    Raises
+    ------
+    ValueError
+        It is not one of ``XI_ESTIMATES``.
     """
     if name not in XI_ESTIMATES:
-        raise ValueError(f"xi_estimate must be one of {', '.join(XI_ESTIMATES)}, got {name!r}.")
+        raise ValueError(f"xi_estimate must be one of {', '.join(XI_ESTIMATES)}; got {name!r}.")

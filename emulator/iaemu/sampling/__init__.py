@@ -1,6 +1,6 @@
-"""Sampling of differentiable densities by many chains at once: Hamiltonian Monte Carlo in torch, and NUTS.
+"""Sampling of differentiable densities with many chains at once: Hamiltonian Monte Carlo and NUTS in torch.
 
-Knows of densities only, of no cosmology. A log-density maps points (n, d) to values (n,):
+It does not depend on cosmology. A log-density maps points (n, d) to values (n,):
 
 >>> import torch
 >>> from iaemu.sampling import sample
@@ -10,7 +10,7 @@ Knows of densities only, of no cosmology. A log-density maps points (n, d) to va
 >>> bool(result.rhat.max() < 1.01), tuple(result.draws.shape)
 (True, (64, 200, 2))
 
-``print(result)`` shows a table. :class:`Sampler` is the same in steps, which can be stored and resumed.
+``print(result)`` shows a table. :class:`Sampler` does the same in steps, and can be saved and resumed.
 """
 
 from iaemu.sampling.errors import SamplingError

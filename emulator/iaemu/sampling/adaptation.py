@@ -1,8 +1,9 @@
-"""Warm-up: step size by dual averaging, metric from the draws of growing windows, both pooled over the chains.
+"""Warm-up: the step size from dual averaging, the metric from the draws of growing windows, pooled over the chains.
 
-Many chains measure in one transition what one chain takes many for, so that Stan's schedule (Stan reference manual,
-"Automatic parameter tuning") is followed at a fraction of its length: a beginning in which only the step size moves,
-windows of which each is twice the last and ends with a new metric, and an end for the step size alone.
+Many chains learn from one transition what one chain learns from many. So the warm-up follows the schedule of Stan (Stan
+reference manual, "Automatic parameter tuning") at a fraction of its length. At first only the step size is adapted.
+Then come windows, each twice as long as the one before, after each of which the metric is updated. At the end again
+only the step size is adapted.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from iaemu.sampling import hmc
 from iaemu.sampling.integrators import GRADIENTS, LogDensity
 from iaemu.sampling.metric import Metric
 
-#: Steps to a trajectory, and repetitions of each, with which integrators are compared.
+#: Numbers of steps in a trajectory with which integrators are compared, and repetitions of each.
 _TRIED_STEPS, _TRIALS = (1, 2, 3, 4), 4
-#: Harmonic mean of the acceptance above which the rotation is taken into consideration: below, the density is no
-#: Gaussian, and chains may stand for long in its tails although they rarely do so while it is tried.
+#: Smallest harmonic mean of the acceptance at which the rotation is considered. Below, the density is not close enough
+#: to a Gaussian, and chains may be stuck in its tails, which a short trial may not show.
 _NEAR_GAUSSIAN = 0.9
-#: Share of the warm-up before the first window.
+#: Fraction of the warm-up before the first window.
 BEFORE_WINDOWS = 0.15
 #: gamma, t0 and kappa of dual averaging, as Hoffman & Gelman recommend.
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
@@ -30,19 +31,20 @@ _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
 
 @dataclass(frozen=True)
 class DualAveraging:
-    """State of the step-size adaptation of Hoffman & Gelman 2014 (JMLR 15, 1593); all logarithms natural.
+    """State of the step-size adaptation of Hoffman & Gelman 2014 (JMLR 15, 1593), in natural logarithms.
 
     Attributes
     ----------
     log_step : float
-        To be tried next.
+        Log of the step size to try next.
     log_step_average : float
-        The answer: a weighted average of those tried.
+        Log of the result: a weighted average of the steps that were tried.
     error : float
-        Running average of target less acceptance.
+        Running average of the target minus the acceptance.
     count : int
+        Number of iterations.
     attractor : float
-        Log-step that early steps are drawn to.
+        Value towards which the log of early steps is drawn.
     """
 
     log_step: float
@@ -53,10 +55,11 @@ class DualAveraging:
 
     @classmethod
     def begin(cls, step_size: float) -> DualAveraging:
-        """The state before the first iteration, drawn to twice the step.
+        """Return the state before the first iteration, which draws early steps towards twice the step size.
 
-        Hoffman & Gelman use ten times, against the cost of small steps: from a pooled acceptance, which has little
-        noise, the step is found in few iterations from either side, and too large a first step wastes whole batches.
+        Hoffman & Gelman use ten times the step size, because small steps are expensive. The acceptance of many chains
+        has little noise, so the step size is found in few iterations from both sides, and larger first steps would
+        waste whole batches.
 
         Parameters
         ----------
@@ -70,15 +73,16 @@ class DualAveraging:
         return cls(log_step, log_step, 0.0, 0, log_step + math.log(2.0))
 
     def update(self, acceptance: float, target: float, largest: float = math.inf) -> DualAveraging:
-        """One iteration: equation 6 and algorithm 5.
+        """Return the state after one more iteration: equation 6 and algorithm 5.
 
         Parameters
         ----------
         acceptance : float
-            Mean over the chains of one transition.
+            Acceptance probability of one transition, averaged over the chains.
         target : float
+            Acceptance probability to reach.
         largest : float
-            Steps are kept below.
+            Largest step size.
 
         Returns
         -------
@@ -94,17 +98,17 @@ class DualAveraging:
 
 
 def pooled_acceptance(acceptance: torch.Tensor, energy_error: torch.Tensor, harmonic: bool) -> float:
-    """The mean over the chains that dual averaging is fed.
+    """Return the mean acceptance over the chains, for dual averaging.
 
     Parameters
     ----------
     acceptance, energy_error : tensors (n_chains,)
-        Chains that ended where the density vanishes (error infinite) are left out, unless they are most of them: no
-        step size keeps a trajectory from crossing the edge of the support, and it would be made smaller without end.
+        Chains that ended where the density is zero (infinite error) are left out, unless they are most of the chains:
+        no step size prevents trajectories from leaving the domain of the density, so it would shrink without end.
     harmonic : bool
-        Take the harmonic mean, which Hoffman, Radul & Sountsov 2021 (ChEES-HMC, AISTATS) use. It is small if one
-        chain's acceptance is: it makes steps small until chains that began on a steep slope have come down, which the
-        mean of many does not notice. For the early warm-up; later it would make steps smaller than they need be.
+        Whether to take the harmonic mean, as Hoffman, Radul & Sountsov 2021 (ChEES-HMC, AISTATS) do. It is small if the
+        acceptance of one chain is small, so that steps stay small until all chains have left steep slopes. It is meant
+        for the early warm-up; later it would make steps smaller than necessary.
 
     Returns
     -------
@@ -121,15 +125,20 @@ def pooled_acceptance(acceptance: torch.Tensor, energy_error: torch.Tensor, harm
 def initial_step_size(
     acceptance: Callable[[float], float], step_size: float, target: float = 0.8, largest: float = 1e10
 ) -> float:
-    """Double or halve a step until the mean acceptance of one crosses the target; at least 1e-10.
+    """Double or halve a step size until the mean acceptance of a single step crosses the target.
 
-    Hoffman & Gelman 2014, algorithm 4, for the pooled acceptance.
+    This is algorithm 4 of Hoffman & Gelman 2014 for the mean over the chains. The result is at least 1e-10.
 
     Parameters
     ----------
     acceptance : callable, float -> float
-        Mean acceptance probability of trajectories of one step of the size given.
-    step_size, target, largest : float
+        Returns the mean acceptance probability of trajectories of one step of a given size.
+    step_size : float
+        Step size to start from.
+    target : float
+        Acceptance probability to reach.
+    largest : float
+        Largest step size.
 
     Returns
     -------
@@ -146,11 +155,11 @@ def initial_step_size(
 def fastest_integrator(
     state: hmc.State, density: LogDensity, generator: torch.Generator, length: float
 ) -> tuple[str, float]:
-    """The integrator, and its step size, of the largest squared jump for a gradient.
+    """Return the integrator and step size with the largest expected squared jump per gradient.
 
-    Expected squared jump distance of trajectories from where the chains are (Pasarica & Gelman 2010, Statistica Sinica
-    20, 343), which are not made. The acceptance enters by its harmonic mean, so that an integrator loses that leaves
-    chains standing in the tails, where few of them are at any time.
+    The jumps (Pasarica & Gelman 2010, Statistica Sinica 20, 343) are those of trial trajectories from the positions of
+    the chains, which do not move. They are multiplied by the harmonic mean of the acceptance, so that an integrator for
+    which chains get stuck in the tails is not chosen, although few chains are there at any time.
 
     Parameters
     ----------
@@ -158,11 +167,12 @@ def fastest_integrator(
     density : LogDensity
     generator : torch.Generator
     length : float
-        Of the trajectories.
+        Length of the trajectories.
 
     Returns
     -------
-    str, float
+    integrator : str
+    step_size : float
     """
     best = (-1.0, "leapfrog", 1.0)
     for name, n_gradients in GRADIENTS.items():
@@ -172,7 +182,7 @@ def fastest_integrator(
             for _ in range(_TRIALS):
                 new, info = hmc.step(state, density, size, generator, length, 0.0, name, always=True)
                 jump = (new.position - state.position).square().sum(dim=1)
-                # Where nothing is accepted the position may be infinite.
+                # Where the acceptance is zero the position may be infinite.
                 jumps.append(torch.where(info.acceptance > 0, jump, 0.0))
                 acceptances.append(info.acceptance)
                 errors.append(info.energy_error)
@@ -185,14 +195,15 @@ def fastest_integrator(
 
 @dataclass(frozen=True)
 class Moments:
-    """Count and moments of draws.
+    """Number, mean and scatter matrix of draws.
 
     Attributes
     ----------
     count : int
+        Number of draws.
     mean : tensor (d,)
     scatter : tensor (d, d)
-        Sum of squared deviations.
+        Sum of the outer products of deviations from the mean.
     """
 
     count: int
@@ -201,11 +212,12 @@ class Moments:
 
     @classmethod
     def empty(cls, like: torch.Tensor) -> Moments:
-        """Those of no draw yet.
+        """Return the moments of no draws.
 
         Parameters
         ----------
         like : tensor (d,)
+            A tensor with the dimension, dtype and device of the moments.
 
         Returns
         -------
@@ -214,7 +226,7 @@ class Moments:
         return cls(0, torch.zeros_like(like), torch.zeros_like(like).outer(like))
 
     def update(self, points: torch.Tensor) -> Moments:
-        """The moments with more draws: Chan, Golub & LeVeque 1979.
+        """Return the moments with further draws included (Chan, Golub & LeVeque 1979).
 
         Parameters
         ----------
@@ -233,15 +245,15 @@ class Moments:
         return Moments(count, self.mean + shift * (len(points) / count), scatter)
 
     def metric(self, metric: Metric) -> Metric:
-        """The metric of these draws.
+        """Return the metric of these draws.
 
-        The covariance is shrunk as in Stan (``covar_adaptation``: by 5 / (n + 5) to 1e-3 of the identity), but in the
-        whitened coordinates, so that it does not depend on units.
+        The covariance is shrunk as in Stan (``covar_adaptation``: by 5 / (n + 5) towards 1e-3 of the identity), but in
+        whitened coordinates, so that the result does not depend on units.
 
         Parameters
         ----------
         metric : Metric
-            In whose whitened coordinates the draws are.
+            The metric that defines the whitened coordinates of the draws.
 
         Returns
         -------
@@ -256,11 +268,12 @@ class Moments:
 
 
 def window_ends(n_warmup: int, shortest: int = 10) -> list[int]:
-    """Numbers of transitions after which the metric is renewed: none in the first 15% or the last 25%.
+    """Return the numbers of transitions after which the metric is updated: not in the first 15 % or the last 25 %.
 
     Parameters
     ----------
     n_warmup : int
+        Transitions of the warm-up.
     shortest : int
         Length of the first window.
 
@@ -271,7 +284,7 @@ def window_ends(n_warmup: int, shortest: int = 10) -> list[int]:
     begin, end = round(BEFORE_WINDOWS * n_warmup), n_warmup - math.ceil(0.25 * n_warmup)
     ends, length = [], shortest
     while begin + length <= end:
-        # A window that would leave too little for the next, twice as long, takes it all.
+        # If what is left is too short for the next window, twice as long, this window takes all of it.
         begin = begin + length if begin + 3 * length <= end else end
         ends.append(begin)
         length *= 2

@@ -1,8 +1,7 @@
 """The density to sample: value and gradient at many points at once, in unbounded coordinates.
 
-The only place where the user's function is called. Points where it, or its gradient, is not finite have the value
--inf and the gradient 0: they are rejected, whatever the function did there, and the map of the integrator through
-them is still reversible and keeps volumes.
+The user's function is called only here. Where its value or gradient is not finite, the value becomes -inf and the
+gradient 0. Such points are rejected, and the integrator remains reversible and volume-preserving.
 """
 
 from __future__ import annotations
@@ -15,31 +14,31 @@ from iaemu.sampling.transforms import Transform
 
 
 class Density:
-    """Log-density of unbounded coordinates u, of which the user's function sees the physical point theta(u).
+    """The log-density as a function of unbounded coordinates u; the user's function gets the physical point theta(u).
 
-    log p(u) = log p(theta(u)) + log |d theta / d u|. The chain rule through the transform is written out rather than
-    left to autograd, which would double the number of tensor operations that a small batch spends its time on.
+    log p(u) = log p(theta(u)) + log |d theta / d u|. The chain rule for the transform is written out, because autograd
+    would double the number of tensor operations, which dominate the time of a small batch.
 
     Parameters
     ----------
     function : callable, tensor (n, d) -> tensor (n,)
-        Log-density of physical points, up to a constant; differentiable by autograd. Row by row: the value of one
-        point may not depend on the others.
+        Log-density of physical points up to a constant, differentiable by autograd. The value of a row must not depend
+        on other rows.
     transform : Transform
     chunk : int
-        Most points in one call.
+        Largest number of points in one call.
 
     Attributes
     ----------
     n_gradients : int
-        Points whose gradient has been computed.
+        Number of points whose gradient has been computed.
     n_calls : int
-        Calls of ``function``.
+        Number of calls of ``function``.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], transform: Transform, chunk: int = 256):
         if chunk < 1:
-            raise ValueError(f"chunk must be at least 1 point, got {chunk}.")
+            raise ValueError(f"chunk must be at least 1; got {chunk}.")
         self.function = function
         self.transform = transform
         self.chunk = chunk
@@ -47,14 +46,14 @@ class Density:
         self.n_calls = 0
 
     def __call__(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-density (n,) and its gradient (n, d) at unbounded points (n, d).
+        """Return the log-density (n,) and its gradient (n, d) at unbounded points (n, d).
 
         Raises
         ------
         ValueError
-            The function returned another shape than (n,), or what autograd cannot differentiate.
+            The function returned another shape than (n,), or a value that autograd cannot differentiate.
         """
-        # A caller's no_grad or inference mode must not take the gradient away.
+        # Gradients are needed also if the caller is in no_grad or inference mode.
         with torch.inference_mode(False), torch.no_grad():
             if points.is_inference():
                 points = points.clone()
@@ -79,17 +78,17 @@ class Density:
             if not isinstance(value, torch.Tensor) or value.shape != leaf.shape[:1]:
                 shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
                 raise ValueError(
-                    f"The log-density of points of shape {tuple(leaf.shape)} must be a tensor of shape "
+                    f"For points of shape {tuple(leaf.shape)} the log-density must return a tensor of shape "
                     f"{tuple(leaf.shape[:1])}, one value for each row; got {shape}."
                 )
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
                 if gradient is not None:
                     return value.detach().to(points.dtype), gradient
-        # A function may return a constant -inf when it rejects a whole batch; any other constant is a broken graph.
+        # A function that rejects a whole batch may return a constant -inf. Any other constant means a broken graph.
         if bool(torch.isfinite(value).any()):
             raise ValueError(
-                "The log-density does not depend on its argument by torch operations, so that it has no gradient: "
-                "do not detach or convert to numpy inside it."
+                "The log-density has no gradient, because it is not computed from its argument by torch operations. Do "
+                "not detach tensors or convert them to numpy in it."
             )
         return value.detach().to(points.dtype), torch.zeros_like(points)

@@ -1,6 +1,7 @@
-"""Convergence: rank-normalised split R-hat, bulk and tail effective sample size, E-BFMI, and a table of them.
+"""Convergence diagnostics: rank-normalised split R-hat, bulk and tail effective sample size, E-BFMI, and a table.
 
-Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; Betancourt 2016 (arXiv:1604.00695) for the energies.
+R-hat and sample sizes are those of Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; E-BFMI is that of
+Betancourt 2016 (arXiv:1604.00695).
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from numpy.typing import ArrayLike
 
 from iaemu.display import html_table
 
-#: Quantiles of which the smaller effective sample size is the tail's.
+#: The tail's effective sample size is the smaller one of these two quantiles.
 _TAIL = (0.05, 0.95)
-#: E-BFMI below which the momenta's energies do not explore the density's.
+#: E-BFMI below which chains hardly reach the tails of the density.
 LOW_BFMI = 0.3
 
 
 def _array_stats():
-    # Seconds to import, and not needed by who only draws.
+    # The import takes seconds, and drawing does not need it.
     from arviz_stats.base import array_stats
 
     return array_stats
 
 
 def rhat(draws: ArrayLike) -> np.ndarray:
-    """Rank-normalised split R-hat, the larger of bulk and tail.
+    """Return the rank-normalised split R-hat, the larger of that of the bulk and that of the tails.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def rhat(draws: ArrayLike) -> np.ndarray:
 
 
 def ess(draws: ArrayLike, method: str = "bulk") -> np.ndarray:
-    """Effective sample size.
+    """Return the effective sample size.
 
     Parameters
     ----------
@@ -57,10 +58,10 @@ def ess(draws: ArrayLike, method: str = "bulk") -> np.ndarray:
 
 
 def bfmi(energy: ArrayLike) -> np.ndarray:
-    """Estimated Bayesian fraction of missing information.
+    """Return the estimated Bayesian fraction of missing information, E-BFMI.
 
-    Mean squared difference of successive energies over their variance: Betancourt 2016, equation 19. Well below 1
-    where the tails are heavier than a momentum can cross in one trajectory.
+    It is the mean squared difference of successive energies over their variance (Betancourt 2016, equation 19). It is
+    well below 1 if the tails of the density are too heavy to be crossed in one trajectory.
 
     Parameters
     ----------
@@ -72,21 +73,23 @@ def bfmi(energy: ArrayLike) -> np.ndarray:
     """
     values = _array(energy)
     variance = values.var(axis=1)
-    # Chains that stand still have neither.
+    # For chains that did not move both are zero, and the result is NaN.
     return np.square(np.diff(values, axis=1)).mean(axis=1) / np.where(variance > 0, variance, np.nan)
 
 
 class Summary(NamedTuple):
-    """Statistics of each parameter; prints as a table.
+    """Moments, quantiles and convergence of each parameter; it prints as a table.
 
     Attributes
     ----------
     names : tuple of str
+        Names of the parameters.
     mean, sd, low, median, high : arrays (d,)
-        ``low`` and ``high`` are the quantiles 0.16 and 0.84.
+        Mean, standard deviation, and the quantiles 0.16, 0.5 and 0.84.
     mcse : array (d,)
         Monte Carlo standard error of the mean.
     ess_bulk, ess_tail, rhat : arrays (d,)
+        Effective sample sizes and R-hat.
     """
 
     names: tuple[str, ...]
@@ -137,17 +140,22 @@ class Summary(NamedTuple):
 
 
 def summarise(draws: ArrayLike, names: Sequence[str] | None = None) -> Summary:
-    """The summary of draws.
+    """Return moments, quantiles and convergence diagnostics of draws.
 
     Parameters
     ----------
     draws : array or tensor (n_chains, n_draws, d)
     names : d names, optional
-        By default x0, x1, ...
+        Names of the parameters; by default x0, x1, ...
 
     Returns
     -------
     Summary
+
+    Raises
+    ------
+    ValueError
+        The number of names is not d.
     """
     draws = _array(draws)
     flat = draws.reshape(-1, draws.shape[-1])

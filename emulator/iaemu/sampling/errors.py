@@ -1,5 +1,5 @@
-"""What is raised when a posterior cannot be sampled, apart from mistakes in the arguments (``ValueError``)."""
+"""The exception for densities that cannot be sampled."""
 
 
 class SamplingError(RuntimeError):
-    """Sampling cannot begin or go on; the message says why and what to change."""
+    """Raised if sampling cannot start or continue; the message says why, and what to change."""

@@ -1,9 +1,9 @@
-"""Hamiltonian Monte Carlo with trajectories of jittered length, one length for all chains.
+"""Hamiltonian Monte Carlo with trajectories of random length, the same for all chains.
 
-Duane et al. 1987; Neal 2011 (arXiv:1206.1901). The length of a trajectory is drawn afresh for each transition, uniform
-about a nominal one, so that no orbit is periodic (Mackenzie 1989). It is the same for all chains, so that every call
-of the density is of a full batch; that is what makes many chains cheap, and what trees of different depth
-(:mod:`iaemu.sampling.nuts`) lose.
+Duane et al. 1987; Neal 2011 (arXiv:1206.1901). For each transition the length of the trajectory is drawn from a uniform
+distribution about a nominal length, so that trajectories do not follow periodic orbits (Mackenzie 1989). The length is
+the same for all chains, so that each call of the density has a full batch. This makes many chains cheap; NUTS
+(``iaemu.sampling.nuts``), with trees of different depth, does not have this advantage.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import torch
 
 from iaemu.sampling.integrators import GRADIENTS, LogDensity, integrate
 
-#: Energy error beyond which a trajectory is called divergent, as in Stan.
+#: Energy error above which a trajectory is called divergent, as in Stan.
 DIVERGENCE = 1000.0
 
 
 class State(NamedTuple):
-    """Where the chains are, in whitened coordinates.
+    """Positions of the chains, with log-density and gradient, in whitened coordinates.
 
     Attributes
     ----------
     position : tensor (n_chains, d)
     log_density : tensor (n_chains,)
-        In the unbounded coordinates (with the log-Jacobian of the bounds).
+        Log-density of the unbounded coordinates, which includes the log-Jacobian of the bounds.
     gradient : tensor (n_chains, d)
     """
 
@@ -37,24 +37,25 @@ class State(NamedTuple):
 
 
 class HMCInfo(NamedTuple):
-    """What one transition did.
+    """Diagnostics of one transition of Hamiltonian Monte Carlo.
 
     Attributes
     ----------
     acceptance : tensor (n_chains,)
-        Probability that the end of the trajectory was accepted with.
+        Acceptance probability of the end of the trajectory.
     accepted : tensor of bool (n_chains,)
+        Whether the end was accepted.
     divergent : tensor of bool (n_chains,)
-        The energy error exceeded 1000 or was not finite: the density has features finer than the step, or the
-        trajectory ended outside its support (``energy_error`` is infinite then).
+        Whether the energy error exceeded 1000 or was not finite. Then the density has features finer than the step, or
+        the trajectory ended where the density is zero (``energy_error`` is infinite in this case).
     energy : tensor (n_chains,)
-        Of the state moved to, with the momentum that it was reached with; for E-BFMI.
+        Energy of the new state, with the momentum at which it was reached; for E-BFMI.
     energy_error : tensor (n_chains,)
-        At the end of the trajectory, against its beginning.
+        Energy at the end of the trajectory minus that at its beginning.
     n_leapfrog : tensor of int (n_chains,)
-        Gradients of each chain.
+        Number of gradients of each chain.
     step_size : tensor (n_chains,)
-        Step that the trajectory was divided into.
+        Step size of the trajectory.
     """
 
     acceptance: torch.Tensor
@@ -67,11 +68,12 @@ class HMCInfo(NamedTuple):
 
 
 def init(position: torch.Tensor, density: LogDensity) -> State:
-    """The state of chains.
+    """Return the state of chains at given positions.
 
     Parameters
     ----------
     position : tensor (n_chains, d)
+        Whitened coordinates.
     density : LogDensity
 
     Returns
@@ -82,13 +84,13 @@ def init(position: torch.Tensor, density: LogDensity) -> State:
 
 
 def choose(new: Iterable[torch.Tensor], old: Iterable[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Some rows of new tensors, the others of old ones.
+    """Return tensors with some rows from new tensors and the others from old ones.
 
     Parameters
     ----------
     new, old : tensors (n, d) or (n,)
     rows : tensor of bool (n,)
-        Where to take the new.
+        Rows to take from ``new``.
 
     Returns
     -------
@@ -109,30 +111,30 @@ def step(
     max_steps: int = 1024,
     always: bool = False,
 ) -> tuple[State, HMCInfo]:
-    """One transition of all chains.
+    """Make one transition of all chains.
 
     Parameters
     ----------
     state : State
     density : LogDensity
     step_size : float
-        Largest step: a trajectory is divided into the fewest equal steps not above it.
+        Largest step size: a trajectory is divided into the smallest possible number of equal steps.
     generator : torch.Generator
     trajectory_length : float
-        Nominal, in units in which a quarter of an orbit of the standard normal is pi / 2.
+        Nominal length; pi / 2 is a quarter of an orbit in a standard normal density.
     jitter : float in [0, 1)
-        Lengths are uniform within this fraction of the nominal one, on either side.
-    integrator : str
-        One of :data:`iaemu.sampling.integrators.INTEGRATORS`.
+        Lengths are uniform within this fraction of the nominal length on both sides.
+    integrator : "leapfrog", "two-stage" or "rotation"
     max_steps : int
-        Trajectories that would need more are cut short.
+        Largest number of steps; trajectories that would need more are shortened.
     always : bool
-        Move to the end whatever the acceptance: no transition that leaves the density invariant, but of use to measure
-        how far trajectories lead.
+        Whether to move to the end of the trajectory without an acceptance step. This does not leave the density
+        invariant; it is used to measure how far trajectories lead.
 
     Returns
     -------
-    State, HMCInfo
+    state : State
+    info : HMCInfo
     """
     position, log_density, gradient = state
     options: dict[str, Any] = dict(generator=generator, dtype=position.dtype, device=position.device)

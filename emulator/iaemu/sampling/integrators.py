@@ -1,19 +1,18 @@
 """Reversible, volume-preserving integrators of Hamilton's equations for unit mass, for many chains at once.
 
-All are palindromic sequences of kicks (momentum by the gradient) and drifts (position by the momentum), so that the
-last gradient of a step is the first of the next:
+All are symmetric sequences of kicks (the gradient changes the momentum) and drifts (the momentum changes the position),
+so that the last gradient of a step is the first of the next:
 
 ``leapfrog``
-    One gradient a step, stable below step 2 / frequency (Neal 2011, section 5.2.3).
+    One gradient per step, stable below step 2 / frequency (Neal 2011, section 5.2.3).
 ``two-stage``
-    Two gradients a step, of a family with one coefficient b, taken as (3 - sqrt 3) / 6 = 0.211, about where the energy
-    error on Gaussians is least over all steps up to 2: Blanes, Casas & Sanz-Serna 2014 (SIAM J. Sci. Comput. 36,
-    A1556).
+    Two gradients per step, with one coefficient b = (3 - sqrt 3) / 6 = 0.211, near which the energy error for Gaussians
+    is smallest over all steps up to 2 (Blanes, Casas & Sanz-Serna 2014, SIAM J. Sci. Comput. 36, A1556).
 ``rotation``
-    One gradient a step. The density is split into the standard normal that the metric whitens it to, whose motion is
-    a rotation in phase space and solved exactly, and the remainder, which kicks (Shahbaba et al. 2014, Stat. Comput.
-    24, 339; Beskos et al. 2011, Stoch. Proc. Appl. 121, 2201). Exact for a Gaussian at any step and dimension: its
-    error is that of the metric and of the departure from a Gaussian only.
+    One gradient per step. The density is split into a standard normal, whose motion is a rotation in phase space and is
+    solved exactly, and the remainder, which kicks (Shahbaba et al. 2014, Stat. Comput. 24, 339; Beskos et al. 2011,
+    Stoch. Proc. Appl. 121, 2201). It is exact for a Gaussian at any step and dimension, if the metric is that of the
+    Gaussian.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ INTEGRATORS = ("leapfrog", "two-stage", "rotation")
 
 _TWO_STAGE = (3.0 - math.sqrt(3.0)) / 6.0
 
-#: Gradients that one step costs.
+#: Number of gradients in one step.
 GRADIENTS = {"leapfrog": 1, "two-stage": 2, "rotation": 1}
 
-#: Log-density (n,) and gradient (n, d) of points (n, d); -inf where they are not defined.
+#: Returns log-density (n,) and gradient (n, d) at points (n, d); -inf and 0 where they are not defined.
 LogDensity = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 #: Position, momentum, log-density and gradient.
 PhasePoint = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -46,7 +45,7 @@ def integrate(
     n_steps: int,
     integrator: str = "leapfrog",
 ) -> PhasePoint:
-    """Follow the motion from (``position``, ``momentum``) for ``n_steps`` steps.
+    """Integrate the motion from (``position``, ``momentum``) for ``n_steps`` steps.
 
     Parameters
     ----------
@@ -55,13 +54,15 @@ def integrate(
     log_density, gradient : tensors (n,) and (n, d)
         At the position.
     step : float, or tensor (n, 1)
-        Negative steps go back in time.
+        Step size, negative for motion backwards in time.
     n_steps : int
-    integrator : str
+    integrator : "leapfrog", "two-stage" or "rotation"
 
     Returns
     -------
-    position, momentum, log_density, gradient
+    position, momentum : tensors (n, d)
+    log_density : tensor (n,)
+    gradient : tensor (n, d)
     """
     if integrator == "rotation":
         return _rotation(density, position, momentum, log_density, gradient, step, n_steps)
@@ -84,7 +85,7 @@ def integrate(
 def _rotation(density, position, momentum, log_density, gradient, step, n_steps):
     module = torch if isinstance(step, torch.Tensor) else math
     cosine, sine = module.cos(step), module.sin(step)
-    # The force of the remainder: that of the density less that of the standard normal, -z.
+    # The force of the remainder is that of the density minus that of the standard normal, which is -z.
     momentum = momentum + (0.5 * step) * (gradient + position)
     for stage in range(1, n_steps + 1):
         position, momentum = cosine * position + sine * momentum, cosine * momentum - sine * position

@@ -1,9 +1,9 @@
-"""Where to begin: maxima of the density, their Gaussian approximation, and starting points spread about them.
+"""The start of the chains: maxima of the density, Gaussian approximations there, and starting points about them.
 
-The maximum is found by Newton's method on the batch: a Hessian by central differences of the gradient is one call of
-2 d points, and a line search one call of many steps at once, both about the price of a single point. Negative or
-vanishing curvature is taken by its absolute size ("saddle-free", Dauphin et al. 2014, arXiv:1406.2572), so that each
-direction leads uphill, and steps that leave the domain (density -inf) lose in the line search.
+Maxima are found by Newton's method. A Hessian from central differences of the gradient is one call with 2 d points, and
+a line search is one call with many steps; each costs about as much as a single point. The absolute value of the
+curvature is used ("saddle-free" Newton, Dauphin et al. 2014, arXiv:1406.2572), so that each step leads uphill. Steps
+that leave the domain of the density (value -inf) are not chosen by the line search.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from iaemu.sampling.errors import SamplingError
 from iaemu.sampling.integrators import LogDensity
 from iaemu.sampling.metric import Metric
 
-#: Displacement of the differences, in standard deviations of the approximation so far.
+#: Displacement for differences of the gradient, in standard deviations of the current approximation.
 _DIFFERENCE = 1e-2
-#: Steps tried along the Newton direction.
+#: Steps that are tried along the Newton direction.
 _STEPS = (2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 1e-2, 1e-3, 1e-4, 1e-6)
-#: Curvatures are kept within this range of those so far: a deviation grows at most tenfold in one iteration.
+#: Range of the curvatures relative to the current ones: a standard deviation grows at most tenfold in one iteration.
 _CURVATURES = (1e-2, 1e16)
-#: Curvature taken where the density vanishes within one displacement: the deviation shrinks tenfold.
+#: Curvature used if the density is zero within one displacement: the standard deviation shrinks tenfold.
 _UNSEEN = 1e2
-#: Maxima of which the mass is below exp(-this) of the largest are not started from.
+#: No chains start at maxima whose mass is below exp(-_NEGLIGIBLE) of the largest mass.
 _NEGLIGIBLE = 12.0
-#: Rounds of redrawing starting points that are no good, each closer to the maximum by this factor.
+#: Number of times that unsuitable starting points are redrawn, each time closer to the maximum by this factor.
 _ROUNDS, _CLOSER = 40, 0.75
-#: A starting point may lie this much lower than the maximum, for each parameter and in all: a draw of twice the
-#: deviations of a Gaussian lies 2 d lower on average, and rarely lower than this.
+#: A starting point may be lower than the maximum by the first number times d plus the second. Draws with twice the
+#: standard deviations of a Gaussian are lower by 2 d on average, and rarely by as much as this.
 _DROP = (4.0, 20.0)
-#: Starting points that are tried around one that is not in the support.
+#: Number of points that are tried about the given ones if the density is zero there.
 _ATTEMPTS = 1000
 
 
 class Laplace(NamedTuple):
-    """Gaussian approximation at a maximum, in unbounded coordinates.
+    """The Gaussian approximation at a maximum of the density, in unbounded coordinates.
 
     Attributes
     ----------
     metric : Metric
         Mean and covariance.
     log_density : float
-        At the maximum.
+        Log-density at the maximum.
     n_iterations : int
+        Number of Newton steps.
     converged : bool
-        Whether the last Newton step was a small part of a standard deviation.
+        Whether the last Newton step was a small fraction of a standard deviation.
     """
 
     metric: Metric
@@ -57,25 +58,20 @@ class Laplace(NamedTuple):
 
     @property
     def log_mass(self) -> float:
-        """Log of the integral of the approximation, up to a constant common to all.
-
-        Returns
-        -------
-        float
-        """
+        """Log of the integral of the approximation, up to a constant."""
         return self.log_density + float(self.metric.factor.diagonal().log().sum())
 
 
 def _maximise(density: LogDensity, start: torch.Tensor, max_iterations: int = 50) -> Laplace:
-    """Newton's method from ``start`` (d,), where the density is finite.
+    """Maximise by Newton's method from ``start`` (d,), where the density is finite.
 
     Returns
     -------
     Laplace
-        Also where the search has not converged: the covariance is positive definite in any case.
+        The covariance is positive definite even if the search has not converged.
     """
     (value,), (gradient,) = density(start[None])
-    # Units are unknown before the first Hessian.
+    # The scales of the parameters are unknown before the first Hessian.
     scale = 0.1 * start.abs().clamp(min=1.0)
     metric = Metric(start, torch.diag(scale), torch.diag(1.0 / scale))
     steps = torch.tensor(_STEPS).to(start)[:, None]
@@ -83,16 +79,16 @@ def _maximise(density: LogDensity, start: torch.Tensor, max_iterations: int = 50
     for iteration in range(1, max_iterations + 1):  # noqa: B007
         size, vectors = torch.linalg.eigh(_curvature(density, metric, gradient))
         size = size.abs().clamp(*_CURVATURES)
-        # L sqrt(inverse curvature) is a factor of the covariance; QR makes it triangular.
+        # L / sqrt(curvature) is a factor of the covariance; QR makes it triangular.
         metric = _from_factor(metric.mean, metric.factor @ (vectors * size.rsqrt()))
         settled = bool((size.log().abs() < 0.2).all())
-        # In whitened coordinates the Newton step is the gradient, and its length in standard deviations.
+        # In whitened coordinates the Newton step is the gradient, with a length in standard deviations.
         direction = gradient @ metric.factor
         length = float(direction.norm())
         if length < 1e-3 and settled:
             converged = True
             break
-        # The quadratic form is not to be trusted over hundreds of deviations.
+        # The quadratic form does not hold over hundreds of standard deviations.
         trial = metric.mean + steps * (metric.factor @ (direction * min(1.0, 100.0 / max(length, 1e-300))))
         values, gradients = density(trial)
         best = int(values.argmax())
@@ -106,14 +102,15 @@ def _maximise(density: LogDensity, start: torch.Tensor, max_iterations: int = 50
 
 
 def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
-    """Laplace approximations, the one of the largest mass first.
+    """Return Gaussian approximations at the maxima of the density, the one with the largest mass first.
 
-    Those that are alike are given once, those of negligible mass left out.
+    Equal maxima are returned once, and those of negligible mass are left out.
 
     Parameters
     ----------
     density : LogDensity
     starts : tensor (m, d)
+        Points to search from.
 
     Returns
     -------
@@ -122,14 +119,14 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
     Raises
     ------
     SamplingError
-        The density is finite at none of the points, or too narrow.
+        The density is not finite at any of the points, or its width is zero or infinite in floating point.
     """
     values, _ = density(starts)
     finite = torch.isfinite(values)
     if not bool(finite.any()):
         raise SamplingError(
-            f"The log-density or its gradient is not finite at any of the {len(starts)} starting points: start inside "
-            "the support of the prior, and check the log-density there by hand."
+            f"The log-density or its gradient is not finite at any of the {len(starts)} starting points. Start where "
+            "the prior is not zero, and check the value of the log-density there."
         )
     found: list[Laplace] = []
     for start in starts[finite]:
@@ -139,23 +136,24 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
     found = [one for one in found if math.isfinite(one.log_mass)]
     if not found:
         raise SamplingError(
-            "The posterior has no width at its maximum that numbers can hold: its log-density is too large or too "
-            "small, as of errors that are zero. Check the log-density and its gradient there by hand."
+            "The width of the posterior at its maximum is zero or infinite in floating point: its log-density is too "
+            "large or too small there, for example because an error is zero. Check the log-density and its gradient."
         )
     found.sort(key=lambda one: one.log_mass, reverse=True)
     return [one for one in found if one.log_mass >= found[0].log_mass - _NEGLIGIBLE]
 
 
 def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The points, if the density is finite at one of them, or else one found about them.
+    """Return the points if the density is finite at one of them, otherwise a point near them where it is.
 
-    Searched at distances that grow from a thousandth of a unit to several (a unit of the logit is a good part of the
-    range between two bounds).
+    The search is at distances from a thousandth of a unit to several units. (One unit of the logit is a large part of
+    the range between two bounds.)
 
     Parameters
     ----------
     density : LogDensity
     points : tensor (m, d)
+        Unbounded coordinates.
     generator : torch.Generator
 
     Returns
@@ -178,8 +176,8 @@ def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Gener
     if not bool(torch.isfinite(values).any()):
         raise SamplingError(
             f"The log-density or its gradient is not finite at any of {len(points) + _ATTEMPTS} points: the "
-            f"{len(points)} given and {_ATTEMPTS} about them. Start where the log-density is finite, and check its "
-            "value and gradient there; bounds that exclude what it cannot compute help too."
+            f"{len(points)} given and {_ATTEMPTS} near them. Start where the log-density is finite, and check its "
+            "value and gradient there. Bounds that exclude values where it cannot be computed also help."
         )
     return tried[values.argmax()][None]
 
@@ -187,9 +185,9 @@ def in_support(density: LogDensity, points: torch.Tensor, generator: torch.Gener
 def scatter(
     density: LogDensity, maxima: list[Laplace], n_points: int, generator: torch.Generator, dispersion: float = 2.0
 ) -> torch.Tensor:
-    """Starting points that are over-dispersed about the maxima, which take turns.
+    """Draw starting points that are widely spread about the maxima, in turn.
 
-    Points where the density is not finite, or lower than any Gaussian would be there, are drawn again and closer.
+    Points where the density is not finite, or much lower than a Gaussian would be, are redrawn closer to the maximum.
 
     Parameters
     ----------
@@ -198,7 +196,7 @@ def scatter(
     n_points : int
     generator : torch.Generator
     dispersion : float
-        Points are normal, of this many times the deviations of the approximation.
+        Points have a normal distribution with this many times the standard deviations of the approximation.
 
     Returns
     -------
@@ -207,7 +205,7 @@ def scatter(
     Raises
     ------
     SamplingError
-        No such point was found for one of the chains.
+        No such point was found for some of the chains.
     """
     centres = [maxima[index % len(maxima)] for index in range(n_points)]
     mean = torch.stack([one.metric.mean for one in centres])
@@ -223,16 +221,16 @@ def scatter(
             return points
         dispersion *= _CLOSER
     raise SamplingError(
-        f"{len(todo)} of {n_points} chains found no starting point of finite log-density in {_ROUNDS} draws about the "
-        "maximum, each closer to it: the log-density is not continuous there. Give starting points, or a prior that "
-        "keeps away from where it is not defined."
+        f"For {len(todo)} of {n_points} chains no starting point of finite log-density was found in {_ROUNDS} draws "
+        "closer and closer to the maximum, so the log-density is not continuous there. Give other starting points, or "
+        "a prior that excludes values where it is not defined."
     )
 
 
 def _curvature(density, metric, gradient):
-    """Minus the Hessian at the mean of ``metric``, in its whitened coordinates, by differences of the gradient.
+    """Return minus the Hessian at the mean of ``metric``, in its whitened coordinates.
 
-    Central; one-sided beside a wall, where the density vanishes on the other side.
+    It is computed from central differences of the gradient, which are one-sided if the density is zero on one side.
     """
     dimension = len(metric.mean)
     columns = _DIFFERENCE * metric.factor.T
@@ -247,7 +245,7 @@ def _curvature(density, metric, gradient):
 
 
 def _from_factor(mean, factor):
-    """The metric of the covariance ``factor`` ``factor``^T."""
+    """Return the metric of the covariance ``factor`` ``factor``^T."""
     upper = torch.linalg.qr(factor.T).R
     lower = upper.T * torch.where(upper.diagonal() < 0, -1.0, 1.0)
     identity = torch.eye(len(mean)).to(mean)

@@ -1,9 +1,9 @@
-"""Dense metric, as the linear map to coordinates in which the density has about zero mean and unit covariance.
+"""Dense metric: the linear map to coordinates in which the density has approximately zero mean and unit covariance.
 
-A Gaussian kinetic energy of mass matrix M = covariance^-1 in coordinates x is the same as unit mass in the whitened
-coordinates z of x = mean + L z, L L^T = covariance (Neal 2011, section 5.4.1). The kernels therefore know of no metric:
-momenta are standard normal draws, and a kinetic energy or U-turn criterion costs no product with a matrix. The
-gradient costs two products (n, d)(d, d), small beside the density.
+A Gaussian kinetic energy with mass matrix M = covariance^-1 in coordinates x equals that of unit mass in the whitened
+coordinates z, where x = mean + L z and L L^T = covariance (Neal 2011, section 5.4.1). HMC and NUTS therefore work in
+whitened coordinates: momenta are standard normal draws, and kinetic energies and U-turn criteria need no product with
+a matrix. The gradient needs two products (n, d)(d, d), which cost little compared to the density.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from iaemu.sampling.integrators import LogDensity
 
 
 class Metric(NamedTuple):
-    """Location and scale of a density in unbounded coordinates.
+    """Mean and covariance of a density in unbounded coordinates, which define its whitened coordinates.
 
     Attributes
     ----------
     mean : tensor (d,)
     factor : tensor (d, d)
-        L, lower triangular: the Cholesky factor of the covariance, which is the inverse mass matrix.
+        L, the lower triangular Cholesky factor of the covariance, which is the inverse mass matrix.
     inverse_factor : tensor (d, d)
         L^-1.
     """
@@ -33,7 +33,7 @@ class Metric(NamedTuple):
 
     @classmethod
     def from_covariance(cls, mean: torch.Tensor, covariance: torch.Tensor) -> Metric:
-        """The metric of a mean and a covariance.
+        """Return the metric of a mean and a covariance.
 
         Parameters
         ----------
@@ -45,14 +45,14 @@ class Metric(NamedTuple):
         -------
         Metric
         """
-        # Scaled to unit diagonal first: parameters of very different size are no loss of precision.
+        # Scaled to unit diagonal first, so that parameters of very different scales lose no precision.
         scale = covariance.diagonal().sqrt()
         factor = scale[:, None] * torch.linalg.cholesky(covariance / torch.outer(scale, scale))
         identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         return cls(mean, factor, torch.linalg.solve_triangular(factor, identity, upper=False))
 
     def colour(self, whitened: torch.Tensor) -> torch.Tensor:
-        """x of z.
+        """Return the unbounded coordinates x of whitened coordinates z.
 
         Parameters
         ----------
@@ -65,7 +65,7 @@ class Metric(NamedTuple):
         return torch.addmm(self.mean, whitened, self.factor.T)
 
     def whiten(self, points: torch.Tensor) -> torch.Tensor:
-        """z of x.
+        """Return the whitened coordinates z of unbounded coordinates x.
 
         Parameters
         ----------
@@ -78,15 +78,17 @@ class Metric(NamedTuple):
         return (points - self.mean) @ self.inverse_factor.T
 
     def whitened(self, density: LogDensity) -> LogDensity:
-        """A density as a function of z.
+        """Return a density as a function of the whitened coordinates z.
 
         Parameters
         ----------
         density : LogDensity
+            Log-density and gradient as functions of unbounded coordinates x.
 
         Returns
         -------
-        callable
+        LogDensity
+            Log-density and gradient with respect to z, as functions of z. The log-density is still that of x.
         """
 
         def _density(points):

@@ -1,14 +1,14 @@
-"""The no-U-turn sampler with multinomial sampling along the trajectory, for many chains at once.
+"""The No-U-Turn sampler with multinomial sampling along the trajectory, for many chains at once.
 
-Hoffman & Gelman 2014 (JMLR 15, 1593); multinomial weights, biased progressive sampling and the generalised criterion
-are those of Betancourt 2017 (arXiv:1701.02434, appendix A); the further criteria across the two halves of a tree, which
-keep trajectories of near-whole periods from going round, are those of Stan 2.21 and later. The tree is built without
-recursion, as in Phan et al. 2019 (arXiv:1912.11554) and Lao & Dillon 2019: what is needed of earlier leaves is kept in
-one slot for each level of the tree.
+The algorithm is that of Hoffman & Gelman 2014 (JMLR 15, 1593), with the multinomial weights, the biased progressive
+sampling and the generalised criterion of Betancourt 2017 (arXiv:1701.02434, appendix A). Further criteria across the
+two halves of a tree, as in Stan since 2.21, stop trajectories that would continue beyond a whole period. The tree is
+built without recursion, as in Phan et al. 2019 (arXiv:1912.11554) and Lao & Dillon 2019: for each level of the tree one
+slot keeps what is needed of earlier leaves.
 
-All chains double together, so that they share the index of the leaf and differ in direction only; chains whose
-trajectory has ended are left out of the batch. Its last chain still decides how many calls of the density a transition
-takes, so that :mod:`iaemu.sampling.hmc` is faster, and this the reference that needs no trajectory length.
+All chains double together, so that they share the index of the leaf and differ only in direction. Chains whose
+trajectory has ended are left out of the batch. The longest tree decides how many calls of the density a transition
+needs, so ``iaemu.sampling.hmc`` is faster. NUTS serves as a cross-check that needs no trajectory length.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from iaemu.sampling.integrators import LogDensity, integrate
 
 
 class NUTSInfo(NamedTuple):
-    """What one transition did, as :class:`iaemu.sampling.hmc.HMCInfo` says it, with what is its own.
+    """Diagnostics of one transition of NUTS. Fields that are not listed are those of :class:`HMCInfo`.
 
     Attributes
     ----------
     acceptance : tensor (n_chains,)
-        Mean Metropolis probability over all leaves against the beginning.
+        Metropolis acceptance probability relative to the start, averaged over all leaves.
+    accepted : tensor of bool (n_chains,)
+        Whether the chain moved.
     divergent : tensor of bool (n_chains,)
-        As there, of any leaf.
+        Whether the energy error of any leaf exceeded 1000 or was not finite.
     energy, energy_error : tensors (n_chains,)
-        Of the leaf moved to, the error against the beginning.
+        Energy of the chosen leaf, and its difference from the start.
     tree_depth : tensor of int (n_chains,)
-        Doublings, the unfinished last one included.
+        Number of doublings, including an unfinished last one.
     """
 
     acceptance: torch.Tensor
@@ -47,9 +49,9 @@ class NUTSInfo(NamedTuple):
 
 
 class _Tree(NamedTuple):
-    """Rows of chains: the two ends, the sum of momenta, the draw, its weight, and counts."""
+    """The trajectories of the chains: their two ends, the sums of momenta, the draws, their weights, and counts."""
 
-    position: torch.Tensor  # (2, n, d): at the earlier and the later end, as the next two
+    position: torch.Tensor  # (2, n, d): at the earlier and the later end, like the next two
     momentum: torch.Tensor
     gradient: torch.Tensor
     momentum_sum: torch.Tensor  # (n, d)
@@ -57,7 +59,7 @@ class _Tree(NamedTuple):
     draw_log_density: torch.Tensor
     draw_gradient: torch.Tensor
     draw_energy: torch.Tensor
-    log_weight: torch.Tensor  # (n,): log sum exp(energy at the beginning - energy)
+    log_weight: torch.Tensor  # (n,): log sum exp(energy at the start - energy)
     acceptance_sum: torch.Tensor
     n_leaves: torch.Tensor
     divergent: torch.Tensor
@@ -65,7 +67,7 @@ class _Tree(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """What a trajectory doubles by; the counts go on from those of its tree."""
+    """The new half of a trajectory that is doubled; the counts include those of the old half."""
 
     end: tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # position, momentum and gradient at the outer end
     inner_momentum: torch.Tensor
@@ -81,7 +83,7 @@ class _Half(NamedTuple):
 def step(
     state: State, density: LogDensity, step_size: float, generator: torch.Generator, max_tree_depth: int = 10
 ) -> tuple[State, NUTSInfo]:
-    """One transition of all chains.
+    """Make one transition of all chains.
 
     Parameters
     ----------
@@ -94,7 +96,8 @@ def step(
 
     Returns
     -------
-    State, NUTSInfo
+    state : State
+    info : NUTSInfo
     """
     position, log_density, gradient = state
     options: dict[str, Any] = dict(generator=generator, dtype=position.dtype, device=position.device)
@@ -125,7 +128,7 @@ def step(
         if len(active) == len(position):
             tree, moved = part, moved | chosen
         else:
-            # The rows are this transition's own by now: the first doubling is of all chains.
+            # The first doubling is of all chains and made new tensors, so they can be changed in place here.
             for whole, new in zip(tree, part, strict=True):
                 whole[(slice(None), active) if whole.ndim == 3 else active] = new
             moved[active] = moved[active] | chosen
@@ -153,7 +156,7 @@ def _double(tree: _Tree, density, step_size, start, depth, options):
     -------
     tree : _Tree
     chosen : tensor of bool (n,)
-        Whether the draw is of the new half.
+        Whether the draw is in the new half.
     going : tensor of bool (n,)
         Whether the trajectory may double again.
     """
@@ -181,10 +184,10 @@ def _double(tree: _Tree, density, step_size, start, depth, options):
 
 
 def _grow(tree: _Tree, density, signed, start, uniform, outer) -> _Half:
-    """As many leaves as ``uniform`` (n_leaves, n) has rows, beyond the ends of index ``outer``."""
+    """Grow as many leaves as ``uniform`` (n_leaves, n) has rows, beyond the ends of index ``outer``."""
     n_new = len(uniform)
     depth = n_new.bit_length() - 1
-    # Of the new half: its outer end, which moves; its draw.
+    # The outer end of the new half, which moves, and its draw.
     position, momentum, gradient = (x[outer] for x in (tree.position, tree.momentum, tree.gradient))
     total, inner_momentum, log_density = torch.zeros_like(momentum), momentum, start
     log_weight = torch.full_like(start, -torch.inf)
@@ -192,8 +195,9 @@ def _grow(tree: _Tree, density, signed, start, uniform, outer) -> _Half:
     acceptance_sum, n_leaves, divergent = tree.acceptance_sum, tree.n_leaves, tree.divergent
     valid = torch.ones_like(divergent)
 
-    # Slot l: of the subtree of 2**l leaves that is being built, momentum of its first leaf and sum before it; of the
-    # one that a sibling is being built to, momentum of its last leaf and sum up to it.
+    # Slot l holds two things. For the subtree of 2**l leaves that is being built: the momentum of its first leaf and
+    # the sum before it. For the finished subtree whose sibling is being built: the momentum of its last leaf and the
+    # sum up to it.
     first, before, last, until = torch.zeros((4, depth + 1, *position.shape), dtype=start.dtype, device=start.device)
     for leaf in range(n_new):
         position, momentum, log_density, gradient = integrate(
@@ -206,7 +210,8 @@ def _grow(tree: _Tree, density, signed, start, uniform, outer) -> _Half:
         wild = valid & (error > DIVERGENCE)
         divergent = divergent | wild
         valid = valid & ~wild
-        # Multinomial within the new half: each leaf replaces the draw with its share of the weight so far.
+        # Multinomial within the new half: each leaf replaces the draw with a probability that is its fraction of the
+        # weight so far.
         log_weight = torch.where(valid, torch.logaddexp(log_weight, -error), log_weight)
         take = valid & (torch.log(uniform[leaf]) < -error - log_weight)
         draw = choose((position, log_density, gradient, energy), draw, take)
@@ -227,16 +232,16 @@ def _grow(tree: _Tree, density, signed, start, uniform, outer) -> _Half:
 
 
 def _turned(one, other, total):
-    """The generalised criterion for unit mass: whether either end moves against the sum of momenta."""
+    """Return whether either end moves against the sum of momenta: the generalised criterion for unit mass."""
     return ((one * total).sum(dim=-1) <= 0) | ((other * total).sum(dim=-1) <= 0)
 
 
 def _turns_within(first, before, last, until, momentum, total, ended):
-    """Whether any of the subtrees of levels 1 ... ``ended`` turns, which all end in the present leaf."""
+    """Return whether any of the subtrees of levels 1 to ``ended``, which all end in the current leaf, turns back."""
     whole = slice(1, ended + 1)
     turned = _turned(first[whole], momentum, total - before[whole]).any(dim=0)
     if ended > 1:
-        # Across the halves; for two leaves these are the criterion above.
+        # Criteria across the two halves. For two leaves they equal the criterion above.
         whole, half = slice(2, ended + 1), slice(1, ended)
         left = until[half] - before[whole]
         turned = turned | _turned(first[whole], first[half], left + first[half]).any(dim=0)

@@ -1,4 +1,4 @@
-"""One function that samples a density from beginning to end, and what it returns."""
+"""The function that samples a density from start to end, and its result."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ from iaemu.sampling.sampler import Draws, Sampler
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Bound
 
-#: Draws of each chain before the first check of convergence, and between movements of the progress bar.
+#: Draws of each chain before the first check of convergence, and between updates of the progress bar.
 _FIRST_CHECK, _UPDATE = 50, 25
 
 
 @dataclass(frozen=True)
 class SamplingResult:
-    """What :func:`sample` returns.
+    """Draws of a density with their diagnostics; the result of :func:`sample`. ``print`` shows a table.
 
     Attributes
     ----------
     draws : tensor (n_chains, n_draws, d)
-        Physical.
+        Points in the user's coordinates.
     log_density : tensor (n_chains, n_draws)
-        Of the user's function.
+        Values of the user's function.
     info : HMCInfo or NUTSInfo
-        Of each transition; tensors (n_chains, n_draws).
+        Diagnostics of each transition, tensors (n_chains, n_draws).
     names : tuple of str
+        Names of the parameters.
     metric : Metric
-        In unbounded coordinates.
+        Metric of the chains, in unbounded coordinates.
     step_size : float
     acceptance : float
         Mean acceptance probability.
     n_divergences : int
-        Divergent transitions of all chains.
+        Number of divergent transitions of all chains.
     rhat, ess_bulk, ess_tail : arrays (d,)
+        R-hat, and effective sample sizes of the bulk and the tails.
     bfmi : array (n_chains,)
+        E-BFMI of each chain.
     n_gradients : int
-        Points whose gradient was computed in all, search of the maximum and warm-up included.
+        Number of points whose gradient was computed, including the search for the maximum and the warm-up.
     seconds : float
-        Of wall time, without the statistics of the result.
+        Wall time, without the time for the diagnostics of the result.
     sampler : Sampler
-        To go on with.
+        The sampler, from which further draws can be made.
     """
 
     draws: torch.Tensor
@@ -72,7 +75,7 @@ class SamplingResult:
     sampler: Sampler
 
     def summary(self) -> diagnostics.Summary:
-        """Moments, quantiles and convergence of each parameter; prints as a table.
+        """Return moments, quantiles and convergence of each parameter, which print as a table.
 
         Returns
         -------
@@ -108,7 +111,7 @@ class SamplingResult:
         return [line, *(f"Warning: {warning}" for warning in self.warnings())]
 
     def warnings(self) -> list[str]:
-        """What speaks against the draws, in words; empty if nothing does.
+        """Return sentences about problems of the draws; the list is empty if there are none.
 
         Returns
         -------
@@ -117,20 +120,20 @@ class SamplingResult:
         lines = []
         if not self.rhat.max() < 1.01:
             worst = self.names[int(np.nanargmax(self.rhat))] if np.isfinite(self.rhat).any() else "all parameters"
-            lines.append(f"R-hat is {self.rhat.max():.3f} in {worst}: the chains do not agree; draw more.")
+            lines.append(f"R-hat of {worst} is {self.rhat.max():.3f}: the chains do not agree. Make more draws.")
         outside = int(torch.isinf(self.info.energy_error).sum())
         if self.n_divergences > outside:
             lines.append(
-                f"{self.n_divergences - outside} divergent trajectories: part of the density is too narrow for the "
-                "step size; raise target_accept, or change parameters."
+                f"{self.n_divergences - outside} trajectories diverged: part of the density is too narrow for the step "
+                "size. Raise target_accept, or use other parameters."
             )
         if outside > 0.05 * self.info.divergent.numel():
             lines.append(
-                f"{outside} trajectories ended where the log-density is not finite: an edge of its support inside the "
-                "bounds costs efficiency; set bounds there if you can."
+                f"{outside} trajectories ended where the log-density is not finite, which makes sampling less "
+                "efficient. Set bounds that exclude this region if you can."
             )
         if np.nanmean(self.bfmi) < diagnostics.LOW_BFMI:
-            lines.append(f"E-BFMI is {np.nanmean(self.bfmi):.2f}: the tails are hardly explored; change parameters.")
+            lines.append(f"E-BFMI is {np.nanmean(self.bfmi):.2f}: the tails are hardly explored. Use other parameters.")
         return lines
 
 
@@ -149,33 +152,35 @@ def sample(
     target_ess: float | None = None,
     **settings: Any,
 ) -> SamplingResult:
-    """Sample a density from one or more starting points.
+    """Sample a differentiable density with many chains.
 
     Parameters
     ----------
     log_density : callable, tensor (n, d) -> tensor (n,)
-        Of physical points, up to a constant; differentiable by autograd. NaN or -inf rejects a point.
+        Log-density of n points up to a constant, differentiable by autograd. The value of a row must not depend on
+        other rows. Points where it is NaN or -inf are rejected.
     start : array or tensor (d,) or (m, d)
-        Physical. A tensor's device is where the chains are.
-    bounds : pair of low, high, optional
-        Each a number or (d,), None or infinite where there is none.
+        One or more points from which the maximum is searched. The chains are on the device of a tensor.
+    bounds : (low, high), optional
+        Lower and upper bounds, each a number or d numbers; None or infinite if there is none.
     method : "hmc" or "nuts"
     n_chains : int, optional
-        By default 64, or 512 on a GPU.
+        Number of chains; by default 64, or 512 on a GPU.
     n_draws : int
-        Draws of each chain; the most, if there is a target.
+        Number of draws of each chain, or the largest number if there is a target.
     n_warmup : int
-        Transitions before these.
+        Number of transitions of the warm-up, before the draws.
     seed : int or torch.Generator
     progress : bool
-        Show a bar with R-hat, effective sample size and divergences.
+        Whether to show a progress bar with the remaining time, R-hat, effective sample size and divergences. With a
+        target, the remaining time is that of all ``n_draws``.
     names : d names, optional
-        Of the parameters, for tables.
+        Names of the parameters in tables.
     target_rhat, target_ess : float, optional
-        Stop at the first check at which the largest R-hat is below, and the smallest bulk and tail effective sample
-        sizes are above. With one of them given, the other is 1.01 or 100 for each of four chains, 400.
+        Stop at the first check at which the largest R-hat is below ``target_rhat``, and the smallest effective sample
+        size, of bulk and tails, above ``target_ess``. If only one is given, the other is 1.01 or 400.
     **settings
-        See :class:`~iaemu.sampling.settings.Settings`.
+        Further fields of :class:`~iaemu.sampling.Settings`.
 
     Returns
     -------
@@ -184,14 +189,14 @@ def sample(
     Raises
     ------
     SamplingError
-        The density is not finite at any starting point tried.
+        The density is not finite at any starting point that was tried.
     ValueError
         A setting, bound or shape is wrong; the message names it.
     """
     begun = time.perf_counter()
     options = Settings(method=method, n_chains=n_chains, n_warmup=n_warmup, **settings)
     if n_draws < 4:
-        raise ValueError(f"n_draws must be at least 4, which R-hat needs; got {n_draws}.")
+        raise ValueError(f"n_draws must be at least 4, because R-hat needs so many; got {n_draws}.")
     device = start.device if isinstance(start, torch.Tensor) else None
     dimension = (torch.as_tensor(start).shape or (1,))[-1]
     if names is not None and len(names) != dimension:
@@ -230,11 +235,11 @@ def sample(
 
 
 def _draw(sampler: Sampler, n_draws: int, target: tuple[float, float] | None, bar: tqdm) -> Draws:
-    """Draws up to their number, or until R-hat is below and the effective sample size above the target."""
+    """Make ``n_draws`` draws, or fewer if R-hat and the effective sample size reach the target before."""
     parts: list[Draws] = []
     done, divergences = 0, 0
     while done < n_draws:
-        # Checks cost time in proportion to the draws so far: they come at a growing distance.
+        # The time of a check is proportional to the number of draws, so the intervals between checks grow.
         n = min(max(_FIRST_CHECK, done // 2 if target else n_draws // 5), n_draws - done)
         for size in [_UPDATE] * (n // _UPDATE) + [n % _UPDATE] * (n % _UPDATE > 0):
             parts.append(sampler.draw(size))

@@ -1,8 +1,8 @@
-"""The sampler: starting points, warm-up and draws of many chains, resumable.
+"""The sampler: starting points, warm-up and draws of many chains, which can be saved and resumed.
 
-A run is a sequence of single transitions, each a function of the state before it and of a private random generator.
-:meth:`Sampler.state_dict` holds both, so that a run that was stored and restored anywhere, the warm-up included, goes
-on bit for bit as if it had not been.
+Each transition depends only on the state before it and on a private random generator. :meth:`Sampler.state_dict`
+contains both. So a run that is resumed at any transition, also of the warm-up, gives the same draws bit for bit as an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -32,28 +32,29 @@ from iaemu.sampling.metric import Metric
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Bound, Transform, real_numbers
 
-#: Chains by type of device: a batch of 64 costs a processor little more than one of 1, one of 512 a GPU.
+#: Default number of chains by device: on a CPU 64 points cost little more than one, on a GPU 512 points.
 _N_CHAINS, _N_CHAINS_GPU = {"cpu": 64}, 512
 
-#: Acceptance that the step size is adapted to. For HMC 0.8 gives a quarter more effective draws for a gradient on many
-#: densities, but the worst of several seeds is a third of the median on curved ones, where chains get caught.
+#: Acceptance probability that the step size is adapted to. With 0.8 HMC makes a quarter more effective draws per
+#: gradient for many densities. But for curved ones, where chains get stuck, the worst of several seeds makes a third of
+#: the median.
 _TARGET_ACCEPT = {"hmc": 0.9, "nuts": 0.8}
 
-#: Steps of HMC's longest trajectory, and in the early warm-up, when the steps may have to be very small.
+#: Largest number of steps of a trajectory of HMC; it is smaller in the early warm-up, when steps may be very small.
 _MAX_STEPS = {False: 256, True: 16}
 
 
 class Draws(NamedTuple):
-    """Draws of all chains.
+    """Draws of all chains with their log-densities and diagnostics.
 
     Attributes
     ----------
     positions : tensor (n_chains, n, d)
-        Physical.
+        Points in the user's coordinates.
     log_density : tensor (n_chains, n)
-        Of the user's function, without the Jacobian of the transform.
+        Values of the user's function, without the Jacobian of the transform.
     info : HMCInfo or NUTSInfo
-        Its fields are tensors (n_chains, n).
+        Diagnostics of each transition, tensors (n_chains, n).
     """
 
     positions: torch.Tensor
@@ -62,33 +63,36 @@ class Draws(NamedTuple):
 
 
 class Sampler:
-    """Chains that sample a density together.
+    """Many chains that sample a density together, in steps that can be saved and resumed.
 
     Parameters
     ----------
     log_density : callable, tensor (n, d) -> tensor (n,)
-        Log-density of physical points, up to a constant, differentiable by autograd; -inf or NaN rejects a point.
+        Log-density of n points up to a constant, differentiable by autograd. Points where it is NaN or -inf are
+        rejected.
     dimension : int
-    bounds : pair of low, high, optional
-        Each a number or (d,), None or infinite where there is none. The density is never asked beyond them.
+        Number of parameters d.
+    bounds : (low, high), optional
+        Lower and upper bounds, each a number or d numbers; None or infinite if there is none. The density is never
+        evaluated outside.
     settings : Settings, optional
     seed : int or torch.Generator
-        Of the sampler's own generator; the global one is neither read nor changed.
+        Seed of the sampler's generator, or a generator. The global generator of torch is not used.
     device : optional
-        Where the chains are; by default that of the generator, or the CPU.
+        Device of the chains; by default that of the generator, or the CPU.
 
     Attributes
     ----------
     density : Density
-        Counts ``n_gradients``.
+        The density in unbounded coordinates; it counts gradients in ``n_gradients``.
     maxima : list of Laplace
-        The approximations that the chains began with; empty after a restart from a state.
+        Gaussian approximations at the maxima where the chains started; empty after ``load_state_dict``.
     metric : Metric
     step_size : float
     integrator : str
-        In use; of "auto", the one chosen when the metric is renewed for the last time.
+        The current integrator. With the setting "auto" it is chosen at the last update of the metric.
     n_steps : int
-        Transitions made, those of the warm-up included.
+        Number of transitions so far, including the warm-up.
     """
 
     metric: Metric
@@ -121,60 +125,50 @@ class Sampler:
         self.maxima: list[Laplace] = []
         self.n_steps = 0
         self._has_begun = False
-        # A covariance of fewer draws than a few times the dimension is worse than none.
+        # A covariance from fewer draws than a few times the dimension is worse than none.
         self._ends = window_ends(self.settings.n_warmup, max(10, math.ceil(5 * dimension / self.n_chains)))
         self._nuts = self.settings.method == "nuts"
-        # The one that copes best with a metric that is not yet adapted.
+        # The leapfrog is the most robust one while the metric is not adapted.
         self._first_integrator = (
             "leapfrog" if self._nuts or self.settings.integrator == "auto" else self.settings.integrator
         )
         self.integrator = self._first_integrator
-        # A trajectory has at least one step, and larger steps would change nothing.
+        # A trajectory has at least one step, so larger steps would have no effect.
         longest = self.settings.trajectory_length * (1.0 + self.settings.jitter)
         self._largest_step = math.inf if self._nuts else longest
         self._target = self.settings.target_accept or _TARGET_ACCEPT[self.settings.method]
 
     @property
     def is_warm(self) -> bool:
-        """Whether the warm-up is over, and the step size and metric are fixed.
-
-        Returns
-        -------
-        bool
-        """
+        """Whether the warm-up is complete, so that step size and metric are fixed."""
         return self._has_begun and self.n_steps >= self.settings.n_warmup
 
     @property
     def step_size(self) -> float:
-        """The one in use, which the warm-up changes.
-
-        Returns
-        -------
-        float
-        """
+        """The current step size, which changes during the warm-up."""
         return math.exp(self._averaging.log_step_average if self.is_warm else self._averaging.log_step)
 
     def begin(self, start: ArrayLike | torch.Tensor) -> None:
-        """Find the maximum, and starting points about it.
+        """Find the maxima of the density, and starting points of the chains about them.
 
         Parameters
         ----------
         start : array or tensor (d,) or (m, d)
-            Physical. With several points, chains take turns at the maxima that these lead to.
+            Points from which maxima are searched. If there are several maxima, the chains start about them in turn.
 
         Raises
         ------
         SamplingError
             The density is not finite at any point that was tried.
         ValueError
-            Points outside the bounds, or of another dimension.
+            Points are outside the bounds, or of another dimension.
         """
         starts = real_numbers("Starting points", start, self.device)
         given = tuple(starts.shape)
         starts = starts[None] if starts.ndim == 1 else starts
         if starts.ndim != 2 or starts.shape[1] != self.dimension or not len(starts):
             raise ValueError(
-                f"Starting points must be of shape ({self.dimension},) or (m, {self.dimension}); got {given}."
+                f"Starting points must have the shape ({self.dimension},) or (m, {self.dimension}); got {given}."
             )
         starts = in_support(self.density, self.transform.inverse(starts), self.generator)
         self.maxima = approximate(self.density, starts)
@@ -185,17 +179,23 @@ class Sampler:
         self._adapt_afresh(1.0)
 
     def warm_up(self, start: ArrayLike | torch.Tensor | None = None, callback: Callable | None = None) -> None:
-        """Begin, unless that is done, and make the transitions of the warm-up that are left.
+        """Make the remaining transitions of the warm-up.
 
         Parameters
         ----------
-        start : see :meth:`begin`
+        start : array or tensor, optional
+            Passed to :meth:`begin`, if that has not been called.
         callback : callable, optional
-            Called with the sampler and the info after each transition.
+            Called after each transition with the sampler and the info.
+
+        Raises
+        ------
+        ValueError
+            The chains have not started, and there is no starting point.
         """
         if not self._has_begun:
             if start is None:
-                raise ValueError("The chains need a starting point.")
+                raise ValueError("The chains need a starting point: give start, or call begin first.")
             self.begin(start)
         while not self.is_warm:
             info = self._warm_up_step()
@@ -203,11 +203,12 @@ class Sampler:
                 callback(self, info)
 
     def draw(self, n: int) -> Draws:
-        """The next transitions of all chains, after the warm-up.
+        """Make the next draws of all chains, after the warm-up.
 
         Parameters
         ----------
         n : int
+            Number of draws of each chain.
 
         Returns
         -------
@@ -216,12 +217,14 @@ class Sampler:
         Raises
         ------
         SamplingError
-            The warm-up is not over.
+            The warm-up is not complete.
+        ValueError
+            ``n`` is below 1.
         """
         if not self.is_warm:
-            raise SamplingError("The sampler is not warmed up: call warm_up first.")
+            raise SamplingError("The warm-up is not complete; call warm_up first.")
         if n < 1:
-            raise ValueError(f"The number of draws must be at least 1, got {n}.")
+            raise ValueError(f"The number of draws must be at least 1; got {n}.")
         whitened, log_density, infos = [], [], []
         for _ in range(n):
             infos.append(self._step())
@@ -234,7 +237,7 @@ class Sampler:
         return Draws(physical, torch.stack(log_density, dim=1) - log_jacobian, info)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next transitions depend on: tensors and plain values.
+        """Return the state on which all further transitions depend, as tensors and plain values.
 
         Returns
         -------
@@ -243,10 +246,10 @@ class Sampler:
         Raises
         ------
         SamplingError
-            The chains have not begun.
+            The chains have not started.
         """
         if not self._has_begun:
-            raise SamplingError("The sampler has no state yet: call begin, warm_up or load_state_dict first.")
+            raise SamplingError("The chains have not started; call begin, warm_up or load_state_dict first.")
         state = {
             "method": self.settings.method,
             "integrator": self.integrator,
@@ -262,7 +265,7 @@ class Sampler:
         return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state, of a sampler of the same density and settings.
+        """Resume from the state of a sampler with the same density and settings.
 
         Parameters
         ----------
@@ -272,7 +275,7 @@ class Sampler:
         Raises
         ------
         ValueError
-            The state is of another method, dimension or number of chains, or incomplete.
+            The state has another method, dimension or number of chains, or is incomplete.
         """
         shape = (self.n_chains, self.dimension)
 
@@ -283,8 +286,8 @@ class Sampler:
         try:
             if state["method"] != self.settings.method or tuple(state["position"].shape) != shape:
                 raise ValueError(
-                    f"The state is of {state['method']} with (chains, parameters) = {tuple(state['position'].shape)}, "
-                    f"the sampler {self.settings.method} with {shape}."
+                    f"The state is that of {state['method']} with (chains, parameters) = "
+                    f"{tuple(state['position'].shape)}, but the sampler is {self.settings.method} with {shape}."
                 )
             averaging, metric = _read(DualAveraging, "averaging."), _read(Metric, "metric.")
             moments, chains = _read(Moments, "moments."), _read(hmc.State, "")
@@ -329,7 +332,7 @@ class Sampler:
         return info
 
     def _adapt_afresh(self, step_size: float) -> None:
-        """Begin the adaptation of the step size, and the moments of the next window."""
+        """Start a new adaptation of the step size, and the moments of a new window."""
         self._moments = Moments.empty(self._state.position[0])
 
         def acceptance(size: float) -> float:
@@ -342,7 +345,7 @@ class Sampler:
         )
 
     def _move(self, points: torch.Tensor, metric: Metric) -> None:
-        """The chains to unbounded points, to be whitened by a metric."""
+        """Move the chains to unbounded points, and set the metric."""
         self.metric = metric
         self._whitened = metric.whitened(self.density)
         self._state = hmc.init(metric.whiten(points), self._whitened)

@@ -1,4 +1,4 @@
-"""Settings of the sampler, checked when they are made."""
+"""Settings of the sampler, and their checks."""
 
 from __future__ import annotations
 
@@ -11,36 +11,43 @@ from iaemu.sampling.integrators import INTEGRATORS
 
 _METHODS = ("hmc", "nuts")
 
-#: Of chains, transitions and points: far beyond what is of use, and what a machine can allocate.
+#: Largest number of chains, transitions and points, far more than is useful or fits in memory.
 _MOST = 1_000_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a :class:`~iaemu.sampling.sampler.Sampler`; a value out of range is a ``ValueError`` that names it.
+    """Settings of a :class:`~iaemu.sampling.Sampler`.
 
     Attributes
     ----------
     method : "hmc" or "nuts"
     n_chains : int, optional
-        Chains that move together; by default 64, or 512 on a GPU.
+        Number of chains that move together; by default 64, or 512 on a GPU.
     n_warmup : int
-        Transitions of the warm-up, whose draws are not part of the sample.
+        Number of transitions of the warm-up, which are not part of the draws.
     target_accept : float, optional
-        Mean acceptance probability that the step size is adapted to; by default 0.9 for HMC, 0.8 for NUTS.
+        Mean acceptance probability that the step size is adapted to; by default 0.9 for HMC and 0.8 for NUTS.
     trajectory_length : float
-        Nominal length of HMC's trajectories, in standard deviations: pi / 2 takes a Gaussian to an independent draw.
+        Nominal length of the trajectories of HMC, in standard deviations. For a Gaussian, pi / 2 leads to independent
+        draws.
     jitter : float
-        Lengths are uniform within this fraction of the nominal one, on either side.
+        Lengths are uniform within this fraction of the nominal length on both sides.
     integrator : "auto", "leapfrog", "two-stage" or "rotation"
-        Of HMC; see :mod:`iaemu.sampling.integrators`. "auto" measures in the warm-up which leads furthest for its
-        gradients. NUTS always takes leapfrog steps.
+        Integrator of HMC. "leapfrog" and "rotation" need one gradient per step, "two-stage" needs two with a smaller
+        error; "rotation" is exact for Gaussians. "auto" measures in the warm-up which one moves furthest per gradient.
+        NUTS always uses the leapfrog.
     max_tree_depth : int
-        Of NUTS.
+        Largest tree depth of NUTS: at most ``2**max_tree_depth - 1`` steps.
     dispersion : float
-        Spread of the starting points about the maximum, in standard deviations of the Laplace approximation.
+        Spread of the starting points about the maximum, in standard deviations of the Gaussian approximation there.
     chunk : int
-        Most points in one call of the log-density.
+        Largest number of points in one call of the log-density.
+
+    Raises
+    ------
+    ValueError
+        A value is out of range; the message names it.
     """
 
     method: str = "hmc"
@@ -68,7 +75,7 @@ class Settings:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Of the settings.
+        """Return the names of the settings.
 
         Returns
         -------

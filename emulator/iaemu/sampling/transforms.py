@@ -1,12 +1,11 @@
-"""Bounded parameters in unbounded coordinates: logit between two bounds, logarithm at one, identity without.
+"""Transform of bounded parameters to unbounded coordinates: logit for two bounds, logarithm for one, else identity.
 
     low < theta < high    theta = low + (high - low) / (1 + exp(-u))
     low < theta           theta = low + exp(u)
     theta < high          theta = high - exp(-u)
 
-all increasing in u. Derivatives are written out beside the values: see :class:`iaemu.sampling.density.Density`.
-The transforms are those of Stan's reference manual (section "Transforms of constrained variables"), up to the sign of
-the third.
+All are increasing in u. Their derivatives are written out, see ``iaemu.sampling.density.Density``. The transforms are
+those of Stan's reference manual (section "Transforms of constrained variables"), up to the sign of the third.
 """
 
 from __future__ import annotations
@@ -20,33 +19,33 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-#: Points on a bound are moved inside by this fraction of the width (or of max(1, |bound|)): u would be infinite there.
+#: Points on a bound, where u would be infinite, are moved inside by this fraction of the width (or of max(1, |bound|)).
 _EDGE = 1e-9
 
 
-#: A number, or one for each parameter; None where there is none.
+#: One bound for all parameters, or one for each; None if there is none.
 Bound = float | None | Sequence[float | None] | np.ndarray | torch.Tensor
 
 
 def real_numbers(name: str, value: Any, device: str | torch.device | None = None) -> torch.Tensor:
-    """What is given for numbers as a tensor.
+    """Return real numbers as a tensor.
 
     Parameters
     ----------
     name : str
-        What the message calls it.
+        Name in messages.
     value : object
     device : optional
 
     Returns
     -------
     tensor, float64
-        Detached.
+        Without gradient.
 
     Raises
     ------
     ValueError
-        They are not real numbers.
+        The value does not consist of real numbers.
     """
     try:
         found = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
@@ -59,12 +58,12 @@ def real_numbers(name: str, value: Any, device: str | torch.device | None = None
 
 
 class Transform:
-    """Transform of d parameters; made by :meth:`from_bounds`.
+    """The transform of d bounded parameters to unbounded coordinates; made by :meth:`from_bounds`.
 
     Parameters
     ----------
     low, high : tensors (d,)
-        Bounds, infinite where there is none; attributes too, as is ``dimension``, d.
+        Bounds, infinite if there is none. They are also attributes, as is ``dimension``, the number d.
     """
 
     def __init__(self, low: torch.Tensor, high: torch.Tensor):
@@ -73,7 +72,7 @@ class Transform:
         self._two = has_low & has_high
         self._low, self._high = has_low & ~has_high, has_high & ~has_low
         self._only_two, self._only_free = bool(self._two.all()), not bool((has_low | has_high).any())
-        # Stand-ins for what is masked, so that no infinity meets a zero.
+        # Finite values replace masked ones, so that no infinity is multiplied by zero.
         self._start = torch.where(has_low, low, 0.0)
         self._end = torch.where(has_high, high, 1.0)
         self._start_two = torch.where(self._two, low, 0.0)
@@ -85,14 +84,14 @@ class Transform:
     def from_bounds(
         cls, low: Bound, high: Bound, dimension: int | None = None, device: str | torch.device = "cpu"
     ) -> Transform:
-        """The transform for given bounds, in double precision.
+        """Return the transform for given bounds, in double precision.
 
         Parameters
         ----------
         low, high : numbers, or sequences, arrays or tensors (d,)
-            None or infinite where there is none.
+            Bounds; None or infinite if there is none.
         dimension : int, optional
-            By default that of the bounds.
+            Number of parameters; by default that of the bounds.
         device : str or torch.device
 
         Returns
@@ -102,7 +101,7 @@ class Transform:
         Raises
         ------
         ValueError
-            Bounds that are NaN, not in order or not of the dimension.
+            A bound is NaN, a lower bound is not below its upper bound, or their number is not the dimension.
         """
         bounds = []
         for name, value, default in (("low", low, -math.inf), ("high", high, math.inf)):
@@ -112,24 +111,25 @@ class Transform:
                 value = [default if one is None else one for one in value]
             bound = real_numbers(f"The bounds {name}", value, device).clone()
             if bool(torch.isnan(bound).any()) or bound.ndim > 1:
-                raise ValueError(f"The bounds {name} must be numbers, one or one for each parameter; got {value}.")
+                raise ValueError(f"The bounds {name} must be one number, or one for each parameter; got {value}.")
             bounds.append(bound)
         shape = torch.broadcast_shapes(bounds[0].shape, bounds[1].shape)
         if dimension is None:
             dimension = shape[0] if shape else 1
         if shape not in ((), (1,), (dimension,)):
-            raise ValueError(f"The bounds are of {shape[0]} parameters, the density of {dimension}.")
+            raise ValueError(f"There are bounds for {shape[0]} parameters, but the density has {dimension}.")
         bounds = [bound.expand(dimension).contiguous() for bound in bounds]
         wrong = torch.nonzero(~(bounds[0] < bounds[1]))
         if len(wrong):
             index = int(wrong[0])
             raise ValueError(
-                f"Bounds of parameter {index}: {float(bounds[0][index])} is not below {float(bounds[1][index])}."
+                f"The lower bound of parameter {index}, {float(bounds[0][index])}, is not below its upper bound, "
+                f"{float(bounds[1][index])}."
             )
         return cls(*bounds)
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Physical points of unbounded ones; never beyond a bound, by rounding neither.
+        """Return the physical points of unbounded coordinates, which are within the bounds also after rounding.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Transform:
         return self.forward_and_slopes(points)[0]
 
     def log_jacobian(self, points: torch.Tensor) -> torch.Tensor:
-        """log |d theta / d u| at unbounded points.
+        """Return log |d theta / d u| at unbounded points.
 
         Parameters
         ----------
@@ -158,21 +158,21 @@ class Transform:
     def forward_and_slopes(
         self, points: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """What the chain rule needs.
+        """Return physical points and the derivatives that the chain rule needs.
 
         Parameters
         ----------
         points : tensor (..., d)
-            Unbounded, u.
+            Unbounded coordinates u.
 
         Returns
         -------
         physical : tensor (..., d)
             theta.
         slope : tensor (..., d) or None
-            d theta / d u; None, as are the next two, where the transform is the identity.
+            d theta / d u. It is None, like the next two, if the transform is the identity.
         log_jacobian : tensor (...) or None
-            sum log |d theta / d u|.
+            Sum of log |d theta / d u|.
         curvature : tensor (..., d) or None
             Gradient of ``log_jacobian``.
         """
@@ -182,7 +182,7 @@ class Transform:
             return self._logit(points)
         zero = torch.zeros_like(points)
         physical, slope, log_jacobian, curvature = self._logit(torch.where(self._two, points, zero), reduce=False)
-        signed = points * self._sign  # 0, and its exponential 1, where there are two bounds or none
+        signed = points * self._sign  # 0, so that its exponential is 1, where there are two bounds or none
         size = torch.exp(signed)
         physical = torch.where(self._two, physical, points)
         physical = torch.where(self._low, self._start + size, physical)
@@ -192,7 +192,7 @@ class Transform:
         return physical, slope, log_jacobian, torch.where(self._two, curvature, self._sign)
 
     def inverse(self, physical: torch.Tensor) -> torch.Tensor:
-        """Unbounded coordinates of physical points; points on a bound are moved inside by a fraction of 1e-9.
+        """Return the unbounded coordinates of physical points; points on a bound are moved inside by 1e-9 of the range.
 
         Parameters
         ----------
@@ -205,7 +205,7 @@ class Transform:
         Raises
         ------
         ValueError
-            A point outside the bounds, or NaN.
+            A point is outside the bounds, or NaN.
         """
         outside = ~((physical >= self.low) & (physical <= self.high))
         if bool(outside.any()):
@@ -228,10 +228,10 @@ class Transform:
 
     def _logit(self, points, reduce=True):
         fraction = torch.sigmoid(points)
-        # lerp works from the nearer end, so that fractions 0 and 1 are the bounds exactly.
+        # lerp computes from the nearer end, so that fractions of 0 and 1 give the bounds exactly.
         physical = torch.lerp(self._start_two, self._end_two, fraction)
         curvature = 1.0 - 2.0 * fraction
-        # log s(u) + log s(-u) = -|u| - 2 log(1 + exp(-|u|)), which neither cancels nor overflows.
+        # log s(u) + log s(-u) = -|u| - 2 log(1 + exp(-|u|)) has no cancellation and no overflow.
         size = points.abs()
         log_slope = torch.log(self._width) - size - 2.0 * F.softplus(-size)
         slope = torch.exp(log_slope)
