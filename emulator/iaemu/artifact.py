@@ -294,7 +294,7 @@ def _file_of(path: Any) -> Path:
             f"{', '.join(shipped_artifacts())}."
         )
     if not path.is_file():
-        raise ArtifactError(f"{path} is a folder, pipe or device; give the path of an artifact file.")
+        raise ArtifactError(f"{path} is a folder, a pipe or a device; give the path of an artifact file.")
     return path
 
 

@@ -58,7 +58,7 @@ def write_together(files: Mapping[str | Path, Write]) -> None:
             if target.is_dir():
                 raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
             if not target.parent.is_dir():
-                raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; create it first.")
+                raise FileNotFoundError(f"The folder {target.parent} of {path} does not exist; make it first.")
             remove_leftovers(target)
             file, temporary = _temporary(target)
             leftovers.enter_context(file)

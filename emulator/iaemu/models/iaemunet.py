@@ -115,12 +115,14 @@ class IAEmuNetEmulator(NetworkModel):
 
         Parameters
         ----------
-        theta, r_edges, statistics, support, volume
+        theta, r_edges, statistics, support
             See :meth:`iaemu.ForwardModel.predict`. The bins of the network are the paper's 20.
         uncertainties : bool
             Whether to predict errors too: ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
             ``sigma_epistemic`` the standard deviation over Monte Carlo passes with dropout. They are known only in the
             bins of the network: the error of joined bins depends on their correlation, which it does not predict.
+        volume : float, optional
+            See :meth:`iaemu.ForwardModel.predict`.
         n_passes : int
             Number of passes, each at the cost of a prediction.
         seed : int

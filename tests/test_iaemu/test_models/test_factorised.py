@@ -77,7 +77,7 @@ def test_coarser_bins_agree_with_the_tables(emulator, tables):
 
 
 def test_bins_that_do_not_nest_are_refused(emulator):
-    with pytest.raises(BinningError, match="do not nest in any binning of this emulator"):
+    with pytest.raises(BinningError, match="are not among those of one binning of this emulator"):
         emulator.predict(SAMPLE1, [0.1, 0.2, 0.3])
 
 

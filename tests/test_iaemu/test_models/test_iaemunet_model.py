@@ -68,7 +68,7 @@ def test_a_network_or_a_scaler_that_differs_from_the_golden_predictions_is_refus
             Emulator.load(tmp_path / "e.safetensors")
     without = {key: value for key, value in metadata["golden"].items() if key != "sigma_epistemic.xi"}
     write_artifact(tmp_path / "e.safetensors", "iaemunet-emulator", tensors, {**metadata, "golden": without})
-    with pytest.raises(ArtifactError, match=r"lacks golden predictions of sigma_epistemic\.xi"):
+    with pytest.raises(ArtifactError, match=r"has no golden predictions of sigma_epistemic\.xi"):
         Emulator.load(tmp_path / "e.safetensors")
     del tensors["scaler.input_mean"]
     write_artifact(tmp_path / "e.safetensors", "iaemunet-emulator", tensors, metadata)
@@ -141,14 +141,14 @@ def test_coarser_bins_are_averages_over_volume_and_over_pairs(emulator, theta):
 
 
 def test_uncertainties_are_refused_where_bins_are_joined_and_given_where_some_are_left_out(emulator, theta):
-    with pytest.raises(BinningError, match="uncertainties in its own bins only"):
+    with pytest.raises(BinningError, match="uncertainties only in its own bins"):
         emulator.predict(theta, PAPER_EDGES[::5], uncertainties=True)
     full = emulator.predict(theta, uncertainties=True, n_passes=3)
     part = emulator.predict(theta, PAPER_EDGES[4:15], uncertainties=True, n_passes=3)
     np.testing.assert_allclose(part.eta, full.eta[:, 4:14], rtol=1e-12)
     np.testing.assert_allclose(part.sigma_aleatoric["eta"], full.sigma_aleatoric["eta"][:, 4:14], rtol=1e-12)
     np.testing.assert_allclose(part.sigma_epistemic["xi"], full.sigma_epistemic["xi"][:, 4:14], rtol=1e-12)
-    with pytest.raises(BinningError, match="do not nest in any binning"):
+    with pytest.raises(BinningError, match="are not among those of one binning"):
         emulator.predict(theta, TNG_EDGES)
 
 

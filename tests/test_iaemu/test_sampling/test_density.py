@@ -71,7 +71,9 @@ def test_works_under_no_grad_and_inference_mode():
 
 
 def test_wrong_shape_names_both():
-    with pytest.raises(ValueError, match=r"\(20, 3\) must be a tensor of shape \(20,\).*got \(20, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"\(20, 3\) the log-density must return a tensor of shape \(20,\).*got \(20, 1\)"
+    ):
         density_of(lambda x: x[:, :1])(POINTS)
     with pytest.raises(ValueError, match="got float"):
         density_of(lambda x: 1.0)(POINTS)
