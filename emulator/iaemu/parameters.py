@@ -317,7 +317,7 @@ class Support:
 
         Parameters
         ----------
-        theta : see :func:`as_theta`
+        theta : mapping of names, array or tensor (..., n_parameters)
 
         Returns
         -------
@@ -330,7 +330,7 @@ class Support:
 
         Parameters
         ----------
-        theta : see :func:`as_theta`
+        theta : mapping of names, array or tensor (..., n_parameters)
 
         Returns
         -------
@@ -380,11 +380,11 @@ class Support:
 
         Parameters
         ----------
-        theta : see :func:`as_theta`
+        theta : mapping of names, array or tensor (..., n_parameters)
         policy : "raise", "reject" or "warn"
             With "reject" nothing is raised: the caller assigns zero probability to points that are not inside.
         stacklevel : int
-            Stack level of the warning, see :func:`warnings.warn`.
+            Stack level of the warning, see ``warnings.warn``.
 
         Returns
         -------
@@ -396,7 +396,7 @@ class Support:
             A point is outside and the policy is "raise"; the message names parameter, value, range and the nearest
             supported value.
         ValueError
-            The policy is unknown, or ``theta`` is wrong, see :func:`as_theta`.
+            The policy is unknown, or ``theta`` does not hold the parameters as finite real numbers.
         """
         if not isinstance(policy, str) or policy not in POLICIES:
             raise ValueError(f"support must be one of {', '.join(POLICIES)}; got {policy!r}.")

@@ -58,9 +58,9 @@ class Prediction:
     xi : (..., n_bins), or None
         Position-position correlation, equation 1 of arXiv:2504.05235; dimensionless, like the next two.
     omega : (..., n_bins), or None
-        Position-orientation correlation <|e.r|^2> - 1/3, equation 2.
+        Position-orientation correlation <(e.r)^2> - 1/3, equation 2.
     eta : (..., n_bins), or None
-        Orientation-orientation correlation <|e1.e2|^2> - 1/3, equation 3.
+        Orientation-orientation correlation <(e1.e2)^2> - 1/3, equation 3.
     sigma_aleatoric : dict of statistic to (..., n_bins), or None
         Standard deviation of one measurement about the prediction.
     sigma_epistemic : dict of statistic to (..., n_bins), or None

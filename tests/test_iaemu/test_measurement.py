@@ -319,7 +319,7 @@ def test_metadata_come_back_whatever_they_hold_and_names_of_the_format_are_refus
     back = Measurement.read(Measurement(bins, (), entries).write(tmp_path / "toy.txt")).metadata
     assert back == entries | {"list": [0, 1]}
     for name in ("format", "columns", "covariances", "sha256", "bins"):
-        with pytest.raises(MeasurementError, match=f"cannot contain format"):
+        with pytest.raises(MeasurementError, match=f"cannot contain {name}"):
             Measurement(bins, (), {name: 1})
     with pytest.raises(MeasurementError, match="cannot be written"):
         Measurement(bins, (), {"a": object()}).write(tmp_path / "toy.txt")

@@ -162,7 +162,7 @@ class IAEmuNetEmulator(NetworkModel):
         Parameters
         ----------
         theta, statistics, support, n_passes, seed
-            See :meth:`predict`.
+            See :meth:`iaemu.ForwardModel.predict`; ``n_passes`` and ``seed`` as for ``predict``.
 
         Returns
         -------
@@ -171,7 +171,7 @@ class IAEmuNetEmulator(NetworkModel):
         Raises
         ------
         ValueError
-            An argument is not allowed, see :meth:`predict`.
+            An argument is not allowed.
         """
         names = check_statistics(statistics)
         self._check_passes(n_passes, seed)

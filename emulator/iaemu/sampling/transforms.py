@@ -142,7 +142,7 @@ class Transform:
         return self.forward_and_slopes(points)[0]
 
     def log_jacobian(self, points: torch.Tensor) -> torch.Tensor:
-        """Return log |d theta / d u| at unbounded points.
+        """Return ``log |d theta / d u|`` at unbounded points.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class Transform:
         slope : tensor (..., d) or None
             d theta / d u. It is None, like the next two, if the transform is the identity.
         log_jacobian : tensor (...) or None
-            Sum of log |d theta / d u|.
+            Sum of ``log |d theta / d u|`` over the parameters.
         curvature : tensor (..., d) or None
             Gradient of ``log_jacobian``.
         """

@@ -76,5 +76,5 @@ def test_errors_name_the_parameter_and_the_value():
         Transform.from_bounds([0.0, 3.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="for 2 parameters, but the density has 3"):
         Transform.from_bounds([0.0, 0.0], [1.0, 2.0], dimension=3)
-    with pytest.raises(ValueError, match="low must be numbers"):
+    with pytest.raises(ValueError, match="low must be one number"):
         Transform.from_bounds([math.nan], [1.0])
