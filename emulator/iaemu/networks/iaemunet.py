@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, repeat
+from typing import Any
 
 import torch
 from torch import nn
@@ -162,5 +163,5 @@ class IAEmuNet(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         # Layers were registered in the order in which forward() uses them.
         layers = [module for module in self.modules() if isinstance(module, _Layer)]
-        options = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+        options: dict[str, Any] = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
         return [torch.rand((n_passes, *layer.shape), **options) >= layer.dropout.p for layer in layers]

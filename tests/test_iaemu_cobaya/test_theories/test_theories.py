@@ -107,7 +107,7 @@ def test_bins_may_nest_in_any_of_a_models_binnings(make_info, analytic):
     analytic.binnings = (PAPER_EDGES, TNG_EDGES)
     likelihood = {"a": wants(ia_omega={"r_edges": TNG_EDGES}), "b": wants(ia_omega={"r_edges": PAPER_EDGES[::2]})}
     get_model(make_info(likelihood=likelihood, params=SAMPLE1))
-    with pytest.raises(LoggedError, match=r"cannot give.*edge 0\.7 .*Nor: .*edge 0\.7 "):
+    with pytest.raises(LoggedError, match=r"cannot give.*edge 0\.7 .*another binning of the model: .*edge 0\.7 "):
         get_model(make_info(likelihood={"a": wants(ia_omega={"r_edges": [0.1, 0.7, 1.1]})}, params=SAMPLE1))
 
 
