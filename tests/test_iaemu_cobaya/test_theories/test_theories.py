@@ -421,5 +421,5 @@ def test_a_box_error_of_other_catalogues_is_refused(tmp_path):
     path = tmp_path / "foreign.safetensors"
     box_error.save(path)
     info = {"theory": {"iaemu_cobaya.IAEmu": {"box_error": str(path)}}, "likelihood": {"one": None}}
-    with pytest.raises(LoggedError, match="does not belong"):
+    with pytest.raises(LoggedError, match="does not apply to the model"):
         get_model({**info, "params": SAMPLE1})
