@@ -1,13 +1,35 @@
 """Galaxy intrinsic-alignment correlation functions for Cobaya: theories, likelihoods, a sampler."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from iaemu import __version__
-from iaemu.measurement import Bins, Covariance, MeasurementError
-from iaemu_cobaya.likelihoods.correlations import IACorrelations
-from iaemu_cobaya.likelihoods.data_files import Measurement
-from iaemu_cobaya.likelihoods.packaged import TNG300Sample1, TNG300Sample2, TNG300Sample3
-from iaemu_cobaya.sampler.hmc import HMC
-from iaemu_cobaya.theories.halotools import HalotoolsIA
-from iaemu_cobaya.theories.models import IAEmu, MassDependentIA, TabulatedIA
+
+if TYPE_CHECKING:
+    from iaemu.measurement import Bins, Covariance, MeasurementError
+    from iaemu_cobaya.likelihoods.correlations import IACorrelations
+    from iaemu_cobaya.likelihoods.data_files import Measurement
+    from iaemu_cobaya.likelihoods.packaged import TNG300Sample1, TNG300Sample2, TNG300Sample3
+    from iaemu_cobaya.sampler.hmc import HMC
+    from iaemu_cobaya.theories.halotools import HalotoolsIA
+    from iaemu_cobaya.theories.models import IAEmu, MassDependentIA, TabulatedIA
+
+#: Where public names live. They are imported on first use, so that commands start without Cobaya and torch.
+_HOME_OF = {
+    "HMC": "iaemu_cobaya.sampler.hmc",
+    "Bins": "iaemu.measurement",
+    "Covariance": "iaemu.measurement",
+    "HalotoolsIA": "iaemu_cobaya.theories.halotools",
+    "IACorrelations": "iaemu_cobaya.likelihoods.correlations",
+    "IAEmu": "iaemu_cobaya.theories.models",
+    "MassDependentIA": "iaemu_cobaya.theories.models",
+    "Measurement": "iaemu_cobaya.likelihoods.data_files",
+    "MeasurementError": "iaemu.measurement",
+    "TNG300Sample1": "iaemu_cobaya.likelihoods.packaged",
+    "TNG300Sample2": "iaemu_cobaya.likelihoods.packaged",
+    "TNG300Sample3": "iaemu_cobaya.likelihoods.packaged",
+    "TabulatedIA": "iaemu_cobaya.theories.models",
+}
 
 __all__ = [
     "HMC",
@@ -25,3 +47,15 @@ __all__ = [
     "TabulatedIA",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'iaemu_cobaya' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

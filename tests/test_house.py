@@ -24,7 +24,12 @@ TRAINING_ROOMS = (
 )
 
 #: The plugin runs without what trains emulators: it may import that in functions of these only.
-MAY_USE_TRAINING = ("iaemu_cobaya.theories.halotools", "iaemu_cobaya.reproduce")
+MAY_USE_TRAINING = ("iaemu_cobaya.theories.halotools", "iaemu_cobaya.reproduce", "iaemu_cobaya.commands")
+
+#: All commands share these, which need no library of the extra "training".
+SHARED_BY_COMMANDS = tuple(
+    f"iaemu_training.commands.{name}" for name in ("iaemu_train", "options", "printing", "program")
+)
 
 #: The sampler knows no cosmology; what it needs of its own package is itself, and what formats tables.
 CLOSED_ROOMS = ("iaemu.sampling",)
@@ -91,12 +96,13 @@ def test_rooms_of_the_training_package_import_one_way():
     assert inner and not upward
 
 
-def test_the_plugin_imports_the_training_package_late_and_in_two_places():
+def test_the_plugin_imports_the_training_package_late_and_in_three_places():
     wrong = [
         (name, target)
         for name, target, early in ARROWS
         if name.startswith("iaemu_cobaya") and target.startswith("iaemu_training")
-        if early or not name.startswith(MAY_USE_TRAINING)
+        if (early or not name.startswith(MAY_USE_TRAINING))
+        and not (name.startswith("iaemu_cobaya.commands") and target.startswith(SHARED_BY_COMMANDS))
     ]
     assert not wrong
 
@@ -142,7 +148,13 @@ def test_all_packages_are_installed():
     [
         ("iaemu", ["torch", "cobaya", "halotools", "matplotlib", "iaemu_training", "iaemu_cobaya"]),
         ("iaemu.models", ["cobaya", "halotools", "matplotlib", "iaemu_training", "iaemu_cobaya"]),
-        ("iaemu_cobaya", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
+        ("iaemu_cobaya", ["torch", "cobaya", "getdist", "matplotlib", "iaemu_training"]),
+        ("iaemu_cobaya.theories.models", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
+        ("iaemu_cobaya.theories.halotools", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
+        ("iaemu_cobaya.likelihoods.packaged", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
+        ("iaemu_cobaya.sampler.hmc", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
+        ("iaemu_cobaya.commands.door", ["numpy", "torch", "cobaya", "matplotlib", "numba", "docstring_parser"]),
+        ("iaemu_cobaya.commands.plot", ["torch", "cobaya", "matplotlib", "numba", "docstring_parser"]),
     ],
 )
 def test_imports_stay_cheap(package, unwanted):

@@ -59,6 +59,13 @@ _FORMAT = "iaemu measurement 1"
 _COVARIANCE_FORMAT = "iaemu covariance 1"
 _COLUMNS = ("statistic", "r_low", "r_high", "value", "error")
 SUFFIX = ".txt"
+_EXAMPLE = f"""
+  # format: {_FORMAT}
+  # r_unit: Mpc/h
+  # columns: {" ".join(_COLUMNS)}
+  omega 0.1 0.15 0.0793 0.0075
+  omega 0.15 0.22 0.0651 0.0052
+"""
 
 #: Header entries that are not metadata.
 _RESERVED = ("format", "r_unit", "columns", "statistics", "bins", "covariances", "replaces", "sha256")
@@ -629,6 +636,12 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
         raise
     except (OSError, ValueError) as error:
         raise MeasurementError(f"{path} cannot be read: {error}") from error
+    if expected == _FORMAT and not re.search(r"^#\s*format\s*:", text, re.MULTILINE):
+        raise MeasurementError(
+            f"{path} is not in the measurement format: it begins with lines '# key: value', and '# format: {_FORMAT}' is "
+            f"one of them, as in\n{_EXAMPLE}\n"
+            "From a plain table of numbers, 'iaemu convert TABLE -o own.txt' writes this format."
+        )
     *lines, rest = text.split("\n")
     if rest:
         raise MeasurementError(

@@ -14,7 +14,8 @@ from fuzzing import NUMBERS, awkward_number, awkward_tensor, spoilt_bytes, spoil
 from iaemu import Emulator, TabulatedModel
 from iaemu.sampling import Sampler, SamplingError, Settings
 from iaemu_cobaya import IACorrelations, IAEmu, MassDependentIA, TabulatedIA
-from iaemu_cobaya.chains import ChainError, command, load_chain, posterior_table
+from iaemu_cobaya.chains import ChainError, load_chain, posterior_table
+from iaemu_cobaya.commands import door
 
 WORDS = [
     "omega",
@@ -292,7 +293,7 @@ def test_command_lines_of_iaemu_plot(fuzz, chain, tmp_path, monkeypatch, capsys)
             (tmp_path / name).write_bytes(original)
         (tmp_path / f"a.{ending}").write_bytes(content)
         try:
-            status = command.main(arguments)
+            status = door.plot(arguments)
         except SystemExit as error:
             status = error.code
         return status, capsys.readouterr().err

@@ -15,7 +15,7 @@ import h5py
 
 from iaemu.binning import BinningError
 from iaemu.measurement import Measurement
-from iaemu_training.commands.iaemu import main
+from iaemu_cobaya.commands.door import main
 from iaemu_training.measuring.estimators import measure, parse_bins
 from iaemu_training.measuring.galaxy_files import GalaxyFileError, read_galaxies, write_galaxies
 

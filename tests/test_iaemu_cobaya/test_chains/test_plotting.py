@@ -7,7 +7,8 @@ import pytest
 from cobaya.run import run
 
 from iaemu_cobaya import TabulatedIA
-from iaemu_cobaya.chains import ChainError, command, corner_plot, data_plot, load_chain
+from iaemu_cobaya.chains import ChainError, corner_plot, data_plot, load_chain, plotting
+from iaemu_cobaya.commands.door import plot as iaemu_plot
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,11 @@ def chains(tmp_path_factory, make_analytic):
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """Behind the band of a prediction."""
-    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
+    monkeypatch.setattr(plotting, "data_plot", partial(data_plot, n_band=12))
 
 
 def test_summary_and_plots_are_written(chains, tmp_path, capsys):
-    status = command.main([str(chains / "short"), "--out", str(tmp_path), "--paper"])
+    status = iaemu_plot([str(chains / "short"), "--out", str(tmp_path), "--paper"])
     text = capsys.readouterr().out
     assert status == 0
     assert "mu_cen" in text
@@ -46,7 +47,7 @@ def test_summary_and_plots_are_written(chains, tmp_path, capsys):
 
 
 def test_pdf_and_any_file_of_the_run_will_do(chains, tmp_path):
-    assert command.main([str(chains / "short.1.txt"), "--out", str(tmp_path), "--format", "pdf", "--no-data"]) == 0
+    assert iaemu_plot([str(chains / "short.1.txt"), "--out", str(tmp_path), "--format", "pdf", "--no-data"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["short_corner.pdf"]
 
 
@@ -62,13 +63,13 @@ def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
 
 def test_truth_is_read_from_the_command_line(chains, tmp_path):
     arguments = [str(chains / "short"), "--out", str(tmp_path), "--no-data", "--truth"]
-    assert command.main([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
+    assert iaemu_plot([*arguments, "mu_cen=0.8", "mu_sat=-3e-1"]) == 0
     with pytest.raises(SystemExit):
-        command.main([*arguments, "mu_cen"])
+        iaemu_plot([*arguments, "mu_cen"])
 
 
 def test_a_single_evaluation_gets_a_data_plot_but_no_corner_plot(chains, tmp_path, capsys):
-    assert command.main([str(chains / "point"), "--out", str(tmp_path)]) == 0
+    assert iaemu_plot([str(chains / "point"), "--out", str(tmp_path)]) == 0
     assert "too few samples" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["point_data.png"]
 
@@ -79,7 +80,7 @@ def test_a_chain_that_has_just_started_is_no_error(chains, tmp_path, n_rows, cap
         (tmp_path / path.name).write_bytes(path.read_bytes())
     lines = (chains / "short.1.txt").read_text().splitlines(keepends=True)
     (tmp_path / "short.1.txt").write_text("".join(lines[: n_rows + 1]))
-    assert command.main([str(tmp_path / "short"), "--burn-in", "0"]) == 0
+    assert iaemu_plot([str(tmp_path / "short"), "--burn-in", "0"]) == 0
     captured = capsys.readouterr()
     assert "too few samples for limits" in captured.out
     assert "chi2 at the best fit" in captured.out
@@ -103,7 +104,7 @@ def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
     text = updated.read_text()
     assert "-0.5 * nuisance ** 2" in text
     updated.write_text(text.replace("-0.5 * nuisance ** 2", "1 / 0"))
-    assert command.main([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
+    assert iaemu_plot([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
     chain = load_chain(tmp_path / "mixed", burn_in=0.0)
     assert f"chi2 = {chain.best()['chi2__IA']:.2f} at the best fit" in capsys.readouterr().out
 
@@ -125,20 +126,20 @@ def test_burn_in_is_dropped_for_metropolis_only(chains):
 
 
 def test_missing_chain_is_named_with_those_that_exist(chains, capsys):
-    assert command.main([str(chains / "shirt")]) == 1
+    assert iaemu_plot([str(chains / "shirt")]) == 1
     message = capsys.readouterr().err
     assert "shirt.updated.yaml" in message
     assert "point, short" in message
 
 
 def test_bad_burn_in_is_named(chains, capsys):
-    assert command.main([str(chains / "short"), "--burn-in", "2"]) == 1
+    assert iaemu_plot([str(chains / "short"), "--burn-in", "2"]) == 1
     assert "share in [0, 1), got 2.0" in capsys.readouterr().err
 
 
 def test_help_names_the_options(capsys):
     with pytest.raises(SystemExit) as error:
-        command.main(["--help"])
+        iaemu_plot(["--help"])
     assert error.value.code == 0
     assert "--burn-in" in capsys.readouterr().out
 
@@ -174,14 +175,14 @@ def test_output_that_is_a_folder(chains, tmp_path):
     [
         ([""], "'' names no run"),
         (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the sampled mu_cen, mu_sat"),
-        (["short", "--out", "short.1.txt"], "--out: no folder 'short.1.txt' can be made"),
+        (["short", "--out", "short.1.txt"], "--output: no folder 'short.1.txt' can be made"),
         (["short", "--burn-in", "nan"], "The burn-in must be a share"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(chains, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(chains)
     before = sorted(chains.iterdir())
-    assert command.main([*arguments, "--no-data"]) == 1
+    assert iaemu_plot([*arguments, "--no-data"]) == 1
     captured = capsys.readouterr()
     assert message in captured.err and len(captured.err.splitlines()) == 1 and not captured.out
     assert sorted(chains.iterdir()) == before
@@ -190,5 +191,5 @@ def test_errors_are_one_line_and_leave_nothing(chains, monkeypatch, capsys, argu
 def test_a_run_that_has_not_converged_says_so(chains, capsys, tmp_path):
     chain = load_chain(chains / "short")
     assert chain.converged is False
-    command.main([str(chains / "short"), "--no-data", "--out", str(tmp_path)])
+    iaemu_plot([str(chains / "short"), "--no-data", "--out", str(tmp_path)])
     assert "NOT CONVERGED" in capsys.readouterr().out

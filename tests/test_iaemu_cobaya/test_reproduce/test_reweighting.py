@@ -14,7 +14,8 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.factorised import Emulator
 from iaemu_cobaya import TNG300Sample1
 from iaemu_cobaya.chains import ChainError
-from iaemu_cobaya.reproduce import command, reweighting, routes
+from iaemu_cobaya.commands.door import reproduce as iaemu_reproduce
+from iaemu_cobaya.reproduce import reweighting, routes
 from iaemu_cobaya.reproduce.reweighting import CORNERS, DirectPoints, noise_of_fixed_seeds, populate
 
 
@@ -152,7 +153,7 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few
     pytest.importorskip("halotools")
     folders = ["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "chains")]
     options = ["--samples", "3", "-c", "pm40", "--points", "6", "--realisations", "2", "--ess", "1000"]
-    assert command.main([*folders, *options]) == 0
+    assert iaemu_reproduce([*folders, *options]) == 0
     text = (tmp_path / "out" / "results.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| 3 |")]
     assert len(rows) == 4 + 2 + 2  # two by HMC, two with mocks, two of the paper; two with the prediction's error
@@ -162,29 +163,29 @@ def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few
         assert (tmp_path / "out" / name).stat().st_size > 20_000
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "chains").glob("*.1.txt")}
     capsys.readouterr()
-    assert command.main([*folders, *options]) == 0
+    assert iaemu_reproduce([*folders, *options]) == 0
     assert (tmp_path / "out" / "results.md").read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     made_with = tmp_path / "chains" / "made_with.json"
-    assert command.main([*folders, *options[:-1], "2000"]) == 1
+    assert iaemu_reproduce([*folders, *options[:-1], "2000"]) == 1
     assert "were made with --ess = 1000, now it is 2000. Choose another folder" in capsys.readouterr().err
     made_with.write_text(re.sub('(artifact tables.*": ").', r"\1x", made_with.read_text()))  # as after new tables
-    assert command.main([*folders, *options]) == 1
+    assert iaemu_reproduce([*folders, *options]) == 1
     assert "were made with the artifact tables-pm160.safetensors, sha256 = x" in capsys.readouterr().err
     for content, message in (("", "is damaged"), ("[1]", "is damaged"), (None, "holds chains, but no made_with.json")):
         made_with.write_text(content) if content is not None else made_with.unlink()
-        assert command.main([*folders, *options]) == 1
+        assert iaemu_reproduce([*folders, *options]) == 1
         assert message in capsys.readouterr().err
     # A shorter run does not replace the results.
     for shorter, message in ((["--samples", "3", "--no-mocks"], "results of mocks"), (["--samples", "1"], "sample 3")):
-        assert command.main(["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "c"), *shorter]) == 1
+        assert iaemu_reproduce(["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "c"), *shorter]) == 1
         assert message in capsys.readouterr().err
     assert (tmp_path / "out" / "results.md").read_text() == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_too_few_points_are_refused(tmp_path, capsys):
-    assert command.main(["--points", "2", "--output", str(tmp_path), "--chains", str(tmp_path)]) == 1
+    assert iaemu_reproduce(["--points", "2", "--output", str(tmp_path), "--chains", str(tmp_path)]) == 1
     assert "--points must be a whole number, at least 3 and at most 100000; got 2" in capsys.readouterr().err
 
 
@@ -226,11 +227,11 @@ def test_a_given_chain_must_be_of_the_same_posterior(tmp_path, change, message):
     rows = np.ones((50, 9))
     rows[:, 2:4] = np.random.default_rng(1).normal([0.8, 0.3], [0.01, 0.04], (50, 2))
     np.savetxt(tmp_path / "c.1.txt", rows, header=f"{names} chi2__iaemu_cobaya.TNG300Sample1")
-    arguments = command._parser().parse_args(["--halotools-chain", str(tmp_path / "c")])
+    given = str(tmp_path / "c")
     if message is None:
-        assert not routes._has_converged(routes._halotools_chain(ours, arguments.halotools_chain))
+        assert not routes._has_converged(routes._halotools_chain(ours, given))
         (tmp_path / "c.checkpoint").write_text("sampler: {mcmc: {converged: true}}")
-        assert routes._has_converged(routes._halotools_chain(ours, arguments.halotools_chain))
+        assert routes._has_converged(routes._halotools_chain(ours, given))
     else:
         with pytest.raises(ChainError, match=message):
-            routes._halotools_chain(ours, arguments.halotools_chain)
+            routes._halotools_chain(ours, given)

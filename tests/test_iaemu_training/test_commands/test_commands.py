@@ -15,7 +15,7 @@ import h5py
 
 from iaemu.files import sha256_of_file
 from iaemu.measurement import Measurement
-from iaemu_training.commands.iaemu import main
+from iaemu_cobaya.commands.door import main
 from iaemu_training.measuring.galaxy_files import read_galaxies, write_galaxies
 
 
@@ -97,7 +97,7 @@ def test_errors_end_in_one_line_and_write_nothing(catalogue, tmp_path, capsys, a
 def test_the_side_of_the_box_must_be_known(tmp_path, capsys):
     np.savez(tmp_path / "g.npz", positions=np.ones((5, 3)), axes=np.ones((5, 3)))
     assert main(["measure", str(tmp_path / "g.npz"), "-o", str(tmp_path / "own.txt")]) == 1
-    assert "give --Lbox" in capsys.readouterr().err
+    assert "give --lbox" in capsys.readouterr().err
 
 
 def test_mocks_of_bad_parameters_write_nothing(tmp_path, capsys):
@@ -105,7 +105,7 @@ def test_mocks_of_bad_parameters_write_nothing(tmp_path, capsys):
     arguments = ["mock", str(tmp_path / "m.hdf5"), "-c", "pm40", "--mu_sat", "0"]
     with pytest.raises(SystemExit):
         main([*arguments, "--mu_cen", "1.5"])
-    assert "--mu_cen: it must be a number, at least -1 and at most 1; got 1.5" in capsys.readouterr().err
+    assert "--mu-cen: it must be a number, at least -1 and at most 1; got 1.5" in capsys.readouterr().err
     assert main(["mock", str(tmp_path / "m.csv"), "--mu_cen", "0", "--mu_sat", "0"]) == 1
     assert "m.csv: name the file .hdf5 or .h5" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -144,7 +144,7 @@ def test_an_output_that_is_the_input_is_refused(catalogue, tmp_path, capsys):
 #: Runs ``iaemu`` where no file can grow beyond a limit, as on a full disk or at the end of a quota.
 LIMITED = """
 import resource, sys
-from iaemu_training.commands.iaemu import main
+from iaemu_cobaya.commands.door import main
 import iaemu_training.measuring.estimators, iaemu_training.mocks.halotools
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -198,7 +198,7 @@ def test_outputs_that_are_folders_are_named_before_anything_is_read(tmp_path, ca
 
 def test_whoever_reads_the_table_may_go_away(catalogue, tmp_path):
     out = tmp_path / "own.txt"
-    command = f"'{sys.executable}' -c 'from iaemu_training.commands.iaemu import main; raise SystemExit(main())' "
+    command = f"'{sys.executable}' -c 'from iaemu_cobaya.commands.door import main; raise SystemExit(main())' "
     command += f"measure '{catalogue}' -o '{out}' --regions 3 --bins 1,2,3,4,5,6,7,8 --no-plot"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {command} | true"], capture_output=True, text=True, timeout=200
@@ -251,7 +251,7 @@ def test_galaxies_outside_of_the_box_by_rounding_are_noted(tmp_path, capsys):
 @pytest.mark.slow
 def test_kills_leave_the_older_or_the_new_measurement_and_it_can_be_run_again(catalogue, tmp_path):
     def command(output, *options):
-        program = "from iaemu_training.commands.iaemu import main; raise SystemExit(main())"
+        program = "from iaemu_cobaya.commands.door import main; raise SystemExit(main())"
         return [sys.executable, "-c", program, "measure", str(catalogue), "-o", str(output), "--regions", "3", *options]
 
     old, new = ["--bins", "0.5,2,4,6,8", "--joint"], ["--bins", "1,3,8"]

@@ -15,14 +15,19 @@ pytest.importorskip("numba")
 
 import iaemu_training
 from iaemu.ranges import Range, check_fields, numbers_of
-from iaemu_training.commands import iaemu, iaemu_train
+from iaemu_cobaya.commands import door
+from iaemu_training.commands import iaemu_train
 from iaemu_training.commands.options import add_settings, changed_settings, number, read_options
 from iaemu_training.dataset.make import DatasetSettings
 from iaemu_training.fitting.config import FitSettings, IAEmuNetSettings
 from iaemu_training.tables.box_error import BoxErrorSettings
 from iaemu_training.tables.tabulate import TabulationSettings
 
-COMMANDS = [(program, name) for program in (iaemu, iaemu_train) for name in program.COMMANDS]
+#: (Program as it is called, its main, command, module), of all commands.
+COMMANDS = [
+    *(("iaemu", door.main, name, command.module) for group in door.GROUPS.values() for name, command in group.items()),
+    *(("iaemu-train", iaemu_train.main, name, command.module) for name, command in iaemu_train.COMMANDS.items()),
+]
 
 
 @dataclass
@@ -68,18 +73,18 @@ class Outer(Base):
     split: tuple[float, float] = (0.5, 0.5)
 
 
-def shown_help(program, capsys, *argv) -> str:
+def shown_help(main, capsys, *argv) -> str:
     with pytest.raises(SystemExit) as end:
-        program.main([*argv, "--help"])
+        main([*argv, "--help"])
     assert end.value.code == 0
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("program", "name"), COMMANDS)
-def test_every_command_answers_help(program, name, capsys):
-    text = shown_help(program, capsys, name)
-    assert text.startswith(f"usage: {program.__name__.split('.')[-1].replace('_', '-')} {name} ")
-    assert f"    {name}" in shown_help(program, capsys)
+@pytest.mark.parametrize(("program", "main", "name", "module"), COMMANDS)
+def test_every_command_answers_help(program, main, name, module, capsys):
+    text = shown_help(main, capsys, *name.split())
+    assert text.startswith(f"usage: {program} {name} ")
+    assert f"    {name}" in shown_help(main, capsys)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_every_field_of_the_settings_has_an_option(name, settings, capsys):
             value, flag = getattr(settings, part.name), prefix + part.name.replace("_", "-")
             yield from flags(value, f"{flag}-") if is_dataclass(value) else (flag,)
 
-    words = shown_help(iaemu_train, capsys, name).split()
+    words = shown_help(iaemu_train.main, capsys, name).split()
     assert set(flags(settings())) <= set(words)
 
 
@@ -162,18 +167,21 @@ def test_options_have_the_ranges_of_the_fields(argv, message, capsys):
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def parser_of(program, name) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(name)
-    module = importlib.import_module(f"iaemu_training.commands.{name.replace('-', '_')}")
+def parser_of(module) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(module)
     with pytest.raises(SystemExit):
-        module.main(parser, ["--help"])
+        importlib.import_module(module).main(parser, ["--help"])
     return parser
 
 
-@pytest.mark.parametrize(("program", "name"), COMMANDS)
-def test_every_numeric_option_has_a_range(program, name, capsys):
+#: Ranges of the other options of the plugin's commands are checked where they are used.
+MODULES = sorted({module for *_, module in COMMANDS if module.startswith("iaemu_training")} | {f"{door._OURS}.convert"})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_numeric_option_has_a_range(module, capsys):
     bare = []
-    for action in parser_of(program, name)._actions:
+    for action in parser_of(module)._actions:
         numeric = action.type in (int, float) or isinstance(action.default, int | float)
         limits = [part for part in action.type.args if isinstance(part, Range)] if _is_number(action) else []
         if (numeric and not isinstance(action.default, bool) and not limits) or Range() in limits:
@@ -238,7 +246,7 @@ for argv in {argvs}:
     errors = [line for line in done.stderr.splitlines() if ": error: " in line]
     for case, error in zip(cases, errors, strict=True):
         option = next(word for word in case if word.startswith("--"))
-        assert error.startswith(f"iaemu-train {case[0]}: error: argument {option}: it must be a")
+        assert error.startswith(f"iaemu-train {case[0]}: error: argument {option.lower()}: it must be a")
     assert not list(tmp_path.iterdir())
 
 

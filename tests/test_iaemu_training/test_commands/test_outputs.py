@@ -108,7 +108,7 @@ def test_ctrl_c_is_one_line(tables, tmp_path, workers):
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error, error
-    last = "iaemu-train dataset: interrupted. Run the same command again: it goes on."
+    last = "iaemu-train dataset: interrupted. Run the same command again: it resumes."
     assert error.splitlines()[-1] == last
 
 

@@ -1,1 +1,1 @@
-"""The entry points ``iaemu`` and ``iaemu-train``: one command a file."""
+"""The commands that use halos and galaxies: one file each, the only places that know argparse."""

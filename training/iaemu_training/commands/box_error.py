@@ -1,40 +1,57 @@
-"""A jackknife over regions of the halo catalogues that tables were made from, as a function of the occupation.
+"""Estimate the box error: the error of predictions because the halo catalogue of the tables is finite.
 
-It is what the models' deviations() needs. About 10 minutes of one core for two boxes of 160 Mpc/h. If killed, run the
-same command again: it goes on.
+It is a jackknife over regions of the catalogue, as a function of the occupation. Models use it for deviations() and
+emulator_error. Takes about 10 minutes of one core for two boxes of 160 Mpc/h. If it is interrupted, run the same
+command again: it resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from iaemu.files import remove_leftovers
 from iaemu.models.tables import TabulatedModel
-from iaemu_training.commands.options import add_settings, add_tables, changed_settings, read_options
+from iaemu_training.commands.options import (
+    add_json,
+    add_output,
+    add_settings,
+    add_tables,
+    changed_settings,
+    read_options,
+    shows_progress,
+)
+from iaemu_training.commands.printing import note, show
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.tables.box_error import BoxErrorSettings, make_box_error
 from iaemu_training.work.parts import remove_parts
 
-#: Run again, it goes on.
+#: Run again, it resumes.
 RESUMES = True
 
 
-def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument("output", type=Path, help="box error to write (.safetensors)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "box error to write (.safetensors)")
     add_tables(parser)
     add_settings(parser, BoxErrorSettings(), n_held_out={"flags": ["--held-out"]})
-    arguments = read_options(parser, argv)
+    add_json(parser, "the check at held-out points")
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    add_options(parser)
+    arguments = read_options(parser, argv, positional=True)
 
     tables = TabulatedModel.load(arguments.tables)
     catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue or tables.metadata["catalogues"]]
     folder = arguments.output.with_name(arguments.output.name + ".parts")
-    box_error = make_box_error(catalogues, tables, folder, changed_settings(BoxErrorSettings(), arguments))
+    settings = changed_settings(BoxErrorSettings(), arguments)
+    box_error = make_box_error(catalogues, tables, folder, settings, progress=shows_progress(arguments))
     remove_leftovers(arguments.output)
     box_error.save(arguments.output)
     remove_parts(folder)
-    if "held_out" in box_error.metadata:
-        print("Standard errors over those of direct counts, at held-out points:")
-        print(json.dumps(box_error.metadata["held_out"]["sigma_ratio"], indent=2))
-    print(f"Box error of {', '.join(c.name for c in catalogues)} written to {arguments.output}.")
+    held_out = box_error.metadata.get("held_out")
+    if held_out is not None or arguments.json:
+        text = "" if held_out is None else json.dumps(held_out["sigma_ratio"], indent=2)
+        text = f"Standard errors over those of direct counts, at held-out points:\n{text}"
+        show(arguments, text, {"output": arguments.output, "held_out": held_out})
+    note(arguments, f"Box error of {', '.join(c.name for c in catalogues)} written to {arguments.output}.")

@@ -1,7 +1,7 @@
-"""Compare the mocks of a data set with its noise-free labels.
+"""Compare the mocks of a data set with its labels, which are free of noise.
 
-Prints the distribution of (mock mean - label) / standard error over the points of a data set, by statistic and bin,
-beside Student's t distribution, which it must follow.
+Prints, for each statistic and bin, how (mean of the mocks - label) / standard error is distributed over the points of
+the data set, and tests it against Student's t distribution.
 """
 
 from __future__ import annotations
@@ -9,30 +9,45 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import number, read_options
+from iaemu_training.commands.options import add_json, add_output, number, read_options
+from iaemu_training.commands.printing import note, show
 
 
-def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", type=Path, help="data set with mocks (.hdf5)")
-    parser.add_argument("--output", "-o", type=Path, help="figure to write (.png, .pdf)")
+    add_output(parser, "figure to write (.png or .pdf; default: none)", default=None)
     parser.add_argument(
-        "--min-pairs", type=number(float, at_least=0), default=30.0, help="expected pairs a mock that a bin needs"
+        "--min-pairs",
+        type=number(float, at_least=0),
+        default=30.0,
+        help="use bins in which a mock has at least this expected number of pairs (default: 30)",
     )
     parser.add_argument(
         "--max-borrowed",
         type=number(float, at_least=0, at_most=1),
         default=1.0,
-        help="leave out points where more of the satellites are borrowed",
+        help="leave out points where a larger share of the satellites is borrowed (default: 1, none is left out)",
     )
+    add_json(parser, "the tests")
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    add_options(parser)
     arguments = read_options(parser, argv)
 
     from iaemu_training.dataset.file import Dataset
     from iaemu_training.evaluation.figures import draw_pulls
-    from iaemu_training.evaluation.pulls import find_pulls, table
+    from iaemu_training.evaluation.pulls import find_pulls, pull_statistics, table
 
     pulls = find_pulls(Dataset(arguments.dataset), min_pairs=arguments.min_pairs, max_borrowed=arguments.max_borrowed)
     if arguments.output is not None:
         draw_pulls(pulls, arguments.output)
-    print(table(pulls))
+    document = {
+        "n_realisations": pulls.n_realisations,
+        "min_pairs": pulls.min_pairs,
+        "degrees_of_freedom": pulls.n_realisations - 1,
+        "tests": pull_statistics(pulls),
+    }
+    show(arguments, table(pulls), document)
     if arguments.output is not None:
-        print(f"Figure written to {arguments.output}.")
+        note(arguments, f"Figure written to {arguments.output}.")

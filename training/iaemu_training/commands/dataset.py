@@ -1,8 +1,8 @@
 """Make a training set in one HDF5 file.
 
-It holds noise-free labels from tables at all points, halotools-IA mocks at some, the paper's cleaning as masks, a
-70/10/20 split by point. If killed, run the same command again: it goes on. On 2 cores about 3 minutes for the labels of
-110,526 points, and 0.2 s a mock.
+It holds labels from tables, without noise, at all points; halotools-IA mocks at some; the paper's cleaning as masks;
+and a split of the points in 70 % training, 10 % validation and 20 % test. If it is interrupted, run the same command
+again: it resumes. On 2 cores the labels of 110,526 points take about 3 minutes, and a mock 0.2 s.
 """
 
 from __future__ import annotations
@@ -10,30 +10,41 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from iaemu_training.commands.options import add_settings, add_tables, changed_settings, number, read_options
+from iaemu_training.commands.options import (
+    add_output,
+    add_settings,
+    add_tables,
+    changed_settings,
+    number,
+    read_options,
+    shows_progress,
+)
+from iaemu_training.commands.printing import note
 from iaemu_training.dataset.make import DatasetSettings, make_dataset
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.dataset.points import PARAMETER_SETS
 
-#: Run again, it goes on.
+#: Run again, it resumes.
 RESUMES = True
 
 
-def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument("output", type=Path, help="data set to write (.hdf5)")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "data set to write (.hdf5)")
     add_tables(parser)
-    text = "the paper's set (evenly spaced logMmin, uniform tube), or a Sobol sequence"
+    text = "the paper's set (logMmin evenly spaced, the others uniform in the supported region), or a Sobol sequence"
     add_settings(parser, DatasetSettings(), points={"choices": PARAMETER_SETS, "help": text}, n={"flags": ["-n"]})
     parser.add_argument(
         "--matter",
         type=Path,
-        help="matter correlation function xi_DM (default: Bolshoi-Planck cosmology at z = 0; make another with "
+        metavar="FILE",
+        help="matter correlation function (default: that of the Bolshoi-Planck cosmology at z = 0; make another with "
         "python -m iaemu_training.dataset.make_xi_matter)",
     )
     parser.add_argument(
         "--workers",
         type=number(int, at_least=1, at_most=1024),
-        help="worker processes or SLURM jobs (default: one a core, one job)",
+        metavar="N",
+        help="worker processes (default: one for each core), or SLURM jobs (default: 1)",
     )
     parser.add_argument(
         "--dask",
@@ -43,7 +54,11 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         help="run on Dask: local (default), slurm (configured in ~/.config/dask/jobqueue.yaml), or the address or "
         "scheduler file of a running scheduler",
     )
-    arguments = read_options(parser, argv)
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    add_options(parser)
+    arguments = read_options(parser, argv, positional=True)
 
     dataset = make_dataset(
         arguments.output,
@@ -53,5 +68,6 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         n_workers=arguments.workers,
         dask=arguments.dask,
         matter=MatterCorrelation.load(arguments.matter),
+        progress=shows_progress(arguments),
     )
-    print(dataset.summary())
+    note(arguments, dataset.summary())

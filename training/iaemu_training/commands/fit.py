@@ -1,8 +1,8 @@
-"""Train a network as a YAML file describes: its data and sizes, optimiser, learning rate, epochs, seed and device.
+"""Train an emulator. A YAML file describes its network, data, optimiser, epochs, seed and device.
 
---config takes a file, or the name of one that is shipped: factorised (the default emulator, about a quarter of an hour
-on 2 cores) or iaemunet (the paper's network and recipe, for a GPU). --show prints it in full. If killed, run the same
-command again: it goes on from the checkpoint beside OUTPUT.
+--config takes such a file, or the name of a shipped one: factorised (the default emulator, about a quarter of an hour
+on 2 cores) or iaemunet (the paper's network and recipe, for a GPU). --show prints it in full. If it is interrupted, run
+the same command again: it resumes from the checkpoint beside the output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from pathlib import Path
 import yaml
 
 from iaemu.files import remove_leftovers
-from iaemu_training.commands.options import add_settings, check_output, number, read_options
+from iaemu_training.commands.options import (
+    add_json,
+    add_output,
+    add_settings,
+    check_output,
+    number,
+    read_options,
+    shows_progress,
+)
+from iaemu_training.commands.printing import note, show
 from iaemu_training.fitting.config import (
     Config,
     ConfigError,
@@ -27,18 +36,26 @@ from iaemu_training.fitting.config import (
     read_config,
 )
 
-#: Run again, it goes on.
+#: Run again, it resumes.
 RESUMES = True
 
+#: Options that are no keys of the configuration.
+_OWN = ("output", "config", "show", "set", "json", "quiet")
 
-def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument("output", type=Path, help="emulator to write (.safetensors)", metavar="OUTPUT")
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "emulator to write (.safetensors)")
     parser.add_argument(
         "--config", default="factorised", metavar="NAME|FILE", help="factorised (default), iaemunet, or a YAML file"
     )
     parser.add_argument("--show", action="store_true", help="print the configuration in full, as YAML, and stop")
+    add_json(parser, "the errors at held-out points")
     _add_overrides(parser)
-    arguments = read_options(parser, argv)
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    add_options(parser)
+    arguments = read_options(parser, argv, positional=True)
 
     config = read_config(arguments.config, _overrides(arguments))
     if arguments.show:
@@ -55,41 +72,49 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     with only_writer(checkpoint):
         for path in (arguments.output, *checkpoints):
             remove_leftovers(path)
-        emulator = {"factorised": _fit_factorised, "iaemunet": _fit_iaemunet}[config.network](config, checkpoint)
+        fit = {"factorised": _fit_factorised, "iaemunet": _fit_iaemunet}[config.network]
+        emulator = fit(config, checkpoint, shows_progress(arguments))
         emulator.metadata["config"] = config.to_dict()
         emulator.save(arguments.output)
         for path in checkpoints:
             path.unlink(missing_ok=True)
-    if "held_out" in emulator.metadata:
-        print(json.dumps(emulator.metadata["held_out"], indent=2))
-    print(f"Emulator written to {arguments.output}.")
+    held_out = emulator.metadata.get("held_out")
+    if held_out is not None or arguments.json:
+        show(arguments, json.dumps(held_out, indent=2), {"output": arguments.output, "held_out": held_out})
+    note(arguments, f"Emulator written to {arguments.output}.")
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     """Flags in place of what the configuration says; what is not given is not in the namespace."""
-    group = parser.add_argument_group("in place of what the configuration says, whichever the network")
-    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key; repeatable")
+    group = parser.add_argument_group("options of both networks, which win over the configuration")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any key of the configuration; may be repeated",
+    )
     absent = argparse.SUPPRESS
     group.add_argument(
         "--dataset",
         default=absent,
-        help="data set (.hdf5): factorised: mocks for the aleatoric part; iaemunet: what it is trained on",
+        help="data set (.hdf5): its mocks give the aleatoric error of factorised, and train iaemunet",
     )
     group.add_argument("--accelerator", default=absent, help="auto (a GPU if there is one), cpu or gpu")
     group.add_argument(
         "--devices",
         type=number(int, at_least=1, at_most=1024),
         default=absent,
-        help="GPUs, or processes on the CPU, that share a batch",
+        help="number of GPUs, or of processes on the CPU, that share a batch",
     )
     common = [field.name for field in fields(TrainingSettings)]
     add_settings(group, TrainingSettings(), defaults=False)
-    group = parser.add_argument_group("factorised only")
+    group = parser.add_argument_group("options of factorised")
     group.add_argument("--tables", default=absent, help="tables (.safetensors; default: the shipped ones)")
     add_settings(group, FitSettings(), skip=common)
-    group = parser.add_argument_group("iaemunet only")
+    group = parser.add_argument_group("options of iaemunet")
     group.add_argument(
-        "--scatter", default=absent, help="emulator whose scatter gives draws (default: the shipped one)"
+        "--scatter", default=absent, help="emulator that gives the scatter of mocks (default: the shipped one)"
     )
     add_settings(group, IAEmuNetSettings(), skip=common)
 
@@ -101,11 +126,11 @@ def _overrides(arguments: argparse.Namespace) -> dict:
         if not separator:
             raise ConfigError(f"--set takes KEY=VALUE, got {item!r}.")
         overrides[key.strip()] = parse_yaml(value, f"--set {item}")
-    given = {name: value for name, value in vars(arguments).items() if name not in ("output", "config", "show", "set")}
+    given = {name: value for name, value in vars(arguments).items() if name not in _OWN}
     return overrides | given
 
 
-def _fit_factorised(config: Config, checkpoint: Path):
+def _fit_factorised(config: Config, checkpoint: Path, progress: bool):
     from iaemu.models.tables import TabulatedModel
     from iaemu_training.dataset.file import SHIPPED_MOCKS, Dataset
     from iaemu_training.fitting.factorised import fit_factorised
@@ -118,13 +143,14 @@ def _fit_factorised(config: Config, checkpoint: Path):
         TabulatedModel.load(tables),
         config.settings,
         checkpoint=checkpoint,
+        progress=progress,
         accelerator=config.accelerator,
         devices=config.devices,
         mocks=None if mocks is None else Dataset(mocks),
     )
 
 
-def _fit_iaemunet(config: Config, checkpoint: Path):
+def _fit_iaemunet(config: Config, checkpoint: Path, progress: bool):
     from iaemu.models.factorised import Emulator
     from iaemu_training.dataset.file import Dataset
     from iaemu_training.fitting.iaemunet import fit_iaemunet
@@ -145,6 +171,7 @@ def _fit_iaemunet(config: Config, checkpoint: Path):
         settings,
         origin,
         checkpoint=checkpoint,
+        progress=progress,
         accelerator=config.accelerator,
         devices=config.devices,
     )

@@ -1,23 +1,35 @@
-"""Populate a halo catalogue with halotools-IA and write the galaxies (HDF5).
+"""Populate a halo catalogue with halotools-IA, and write the galaxies (HDF5).
 
-They have positions, major axes, is_central and host. Occupation parameters are by default those of TNG300 sample 1.
+The file holds positions, major axes, is_central and the host of each galaxy. The occupation is by default that of
+TNG300 sample 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, SupportError
-from iaemu_training.commands.options import number, read_options
+from iaemu_training.commands.options import add_json, add_output, number, option_of, read_options
+from iaemu_training.commands.printing import note, show, warn
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
 _SAMPLE_1 = {"logMmin": 12.54, "sigma_logM": 0.26, "logM0": 12.68, "logM1": 13.48, "alpha": 1.0}
 
 
-def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument("output", type=Path, help="galaxies to write (.hdf5)")
+#: What the parameters mean.
+_TEXTS = {
+    "mu_cen": "alignment strength of centrals",
+    "mu_sat": "alignment strength of satellites",
+    "logMmin": "mass at which half of the halos have a central [log10 Msun/h]",
+    "sigma_logM": "width of that transition [dex]",
+    "logM0": "mass below which a halo has no satellites [log10 Msun/h]",
+    "logM1": "mass scale of the satellites [log10 Msun/h]",
+    "alpha": "slope of the number of satellites with mass",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, "galaxies to write (.hdf5)")
     parser.add_argument(
         "--catalogue",
         "-c",
@@ -27,15 +39,32 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     )
     for name in PARAMETERS:
         default = _SAMPLE_1.get(name)
-        text = "required" if default is None else f"default: {default}"
+        text = f"{_TEXTS[name]} ({'-1 to 1; required' if default is None else f'default: {default}'})"
         most = 1 if name in ALIGNMENT_PARAMETERS else 100
         reader = number(float, at_least=-most, at_most=most)
-        parser.add_argument(f"--{name}", type=reader, default=default, required=default is None, help=text)
+        parser.add_argument(
+            option_of(name),
+            dest=name,
+            type=reader,
+            default=default,
+            required=default is None,
+            metavar="VALUE",
+            help=text,
+        )
     parser.add_argument(
-        "--seed", type=number(int, at_least=0, at_most=2**63 - 1), default=1, help="same seed, same mock (default: 1)"
+        "--seed",
+        type=number(int, at_least=0, at_most=2**63 - 1),
+        default=1,
+        metavar="N",
+        help="seed of the random numbers (default: 1); the same seed gives the same mock",
     )
-    parser.add_argument("--force", "-f", action="store_true", help="replace an output that exists")
-    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"))
+    parser.add_argument("-f", "--force", action="store_true", help="replace an output that exists")
+    add_json(parser, "the numbers of galaxies")
+
+
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    add_options(parser)
+    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"), positional=True)
 
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.measuring.galaxy_files import write_galaxies
@@ -55,7 +84,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     try:
         Support().enforce(theta, "raise")
     except SupportError as error:
-        print(f"iaemu mock: {error} A fit of the mock cannot find its parameters.", file=sys.stderr)
+        warn(arguments, parser.prog, f"{error} A fit of the mock cannot find its parameters.")
     redshift = {name: float(value) for name, value in catalogue.attributes.items() if name == "redshift"}
     write_galaxies(
         arguments.output,
@@ -72,5 +101,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             "seed": arguments.seed,
         },
     )
-    n = len(galaxies.positions)
-    print(f"{n} galaxies, {(~galaxies.is_central).mean():.1%} of them satellites, written to {arguments.output}.")
+    n, n_satellites = len(galaxies.positions), int((~galaxies.is_central).sum())
+    if arguments.json:
+        show(arguments, "", {"output": arguments.output, "n_galaxies": n, "n_satellites": n_satellites})
+    note(arguments, f"{n} galaxies, {n_satellites / n:.1%} of them satellites, written to {arguments.output}.")

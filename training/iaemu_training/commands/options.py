@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import sys
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from iaemu.ranges import Range, numbers_of
+from iaemu_training.commands.program import VERSION
 
 
 def add_settings(
@@ -64,7 +67,64 @@ def add_settings(
         if notes:
             keywords["help"] = f"{keywords['help'] or ''} ({'; '.join(notes)})".lstrip()
         flags = keywords.pop("flags", ())
-        parser.add_argument("--" + re.sub("[._]", "-", prefix + name), *flags, **keywords)
+        parser.add_argument(option_of(prefix + name), *flags, **keywords)
+
+
+def option_of(name: str) -> str:
+    """Return the option of a parameter or field: ``--mu-cen``, ``--logmmin``, ``--one-halo-dlog-mass``.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    str
+    """
+    return "--" + re.sub("[._]", "-", name).lower()
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, metavar: str = "FILE", **keywords: Any) -> None:
+    """Add the option ``--output``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    text : str
+        Its help.
+    metavar : str
+    **keywords : dict
+        For ``add_argument``; by default it is required.
+    """
+    keywords = {"required": "default" not in keywords} | keywords
+    parser.add_argument("-o", "--output", type=Path, metavar=metavar, help=text, **keywords)
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the option ``--json``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    what : str
+        That is printed.
+    """
+    parser.add_argument("--json", action="store_true", help=f"print {what} as one JSON document, and nothing else")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all commands, if they are not there.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
+    if "--quiet" in parser._option_string_actions:
+        return
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print results and errors only: no progress bars, notes or warnings"
+    )
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version, and stop")
 
 
 def number(kind: type, **limits: Any) -> Callable[[str], Any]:
@@ -101,9 +161,16 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(
-    parser: argparse.ArgumentParser, argv: list[str], folder: bool = False, suffixes: Collection[str] = ()
+    parser: argparse.ArgumentParser,
+    argv: list[str],
+    folder: bool = False,
+    suffixes: Collection[str] = (),
+    positional: bool = False,
+    check: bool = True,
 ) -> argparse.Namespace:
-    """Read a command line, and see before any work whether its ``output`` can be written.
+    """Add the common options, read a command line, and check before any work whether ``output`` can be written.
+
+    Options may be spelled with upper case and underscores too, as they were before: ``--logMmin``, ``--mu_cen``.
 
     Parameters
     ----------
@@ -113,6 +180,10 @@ def read_options(
         Whether ``output`` is a folder, which need not exist.
     suffixes : collection of str
         What its name may end in, if not anything.
+    positional : bool
+        Whether the output may be given as the last word without ``--output``, as it was before.
+    check : bool
+        Whether to check the output here.
 
     Returns
     -------
@@ -123,14 +194,57 @@ def read_options(
     ValueError
         See :func:`check_output`; or the name ends in something else.
     """
-    arguments = parser.parse_args(argv)
+    add_common(parser)
+    arguments = _parse(parser, argv, positional)
+    if arguments.quiet:
+        warnings.simplefilter("ignore")
     output = getattr(arguments, "output", None)
-    if output is None:
+    if output is None or not check:
         return arguments
     if suffixes and output.suffix.lower() not in suffixes:
         raise ValueError(f"{output}: name the file {' or '.join(suffixes)}, which is what is written.")
     check_output(output, folder, arguments)
     return arguments
+
+
+def _parse(parser: argparse.ArgumentParser, argv: list[str], positional: bool) -> argparse.Namespace:
+    known = parser._option_string_actions
+    argv = [_spelled_with_dashes(word, known) for word in argv]
+    action = known.get("--output")
+    if not positional or action is None or not action.required:
+        return parser.parse_args(argv)
+    # Required in the help only: it may still come as a word.
+    parser.usage = parser.format_usage().removeprefix("usage: ").strip().replace("%", "%%")
+    action.required = False
+    arguments, words = parser.parse_known_args(argv)
+    words = words[1:] if words[:1] == ["--"] else words
+    if arguments.output is None and len(words) == 1 and (not words[0].startswith("-") or words == ["-"]):
+        arguments.output = Path(words.pop())
+    if words:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    if arguments.output is None and not getattr(arguments, "show", False):  # which writes nothing
+        parser.error("the following arguments are required: -o/--output")
+    return arguments
+
+
+def _spelled_with_dashes(word: str, known: Collection[str]) -> str:
+    name, equals, value = word.partition("=")
+    spelled = option_of(name[2:]) if name.startswith("--") else name
+    return f"{spelled}{equals}{value}" if spelled in known else word
+
+
+def shows_progress(arguments: argparse.Namespace) -> bool:
+    """Tell whether a command shows progress bars: on a terminal, without ``--quiet``.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+
+    Returns
+    -------
+    bool
+    """
+    return not arguments.quiet and sys.stderr is not None and sys.stderr.isatty()
 
 
 def check_output(output: Path, folder: bool = False, inputs: argparse.Namespace | None = None) -> None:

@@ -1,23 +1,28 @@
-"""Keep only what the mock model uses of a halo catalogue, in about 8 bytes a sub-halo."""
+"""Reduce a halo catalogue to the columns that mocks and tables use, in about 8 bytes for each sub-halo."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from iaemu_training.commands.options import read_options
+from iaemu_training.commands.options import add_output, read_options
+from iaemu_training.commands.printing import note
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "catalogue",
+        help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a shipped catalogue, or a "
+        "name in halotools' cache",
+    )
+    add_output(parser, "packed catalogue to write (.hdf5)")
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
-    parser.add_argument(
-        "catalogue",
-        help="HDF5 file in halotools columns, ROCKSTAR ascii, a shipped catalogue, or a name in halotools' cache",
-    )
-    parser.add_argument("output", type=Path, help="packed catalogue to write (.hdf5)")
-    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"))
+    add_options(parser)
+    arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"), positional=True)
 
     from iaemu_training.halos.catalogue import HaloCatalogue
 
     catalogue = HaloCatalogue.load(arguments.catalogue)
     catalogue.write_packed(arguments.output)
-    print(f"{catalogue}, to {arguments.output}.")
+    note(arguments, f"{catalogue}, to {arguments.output}.")

@@ -1,9 +1,8 @@
-"""``iaemu-reproduce``: the TNG300 posteriors of arXiv:2504.05235 by every route that we have, beside the paper's.
+"""Compute the posteriors of the three TNG300 samples of arXiv:2504.05235 anew, beside its Table 2 and Figures 6 and 7.
 
-For each of the three samples: emulator and exact tables, both sampled by HMC, without and with the prediction's own
-error; and halotools-IA mocks directly, sample 1 as a Cobaya ``mcmc`` chain that populates mocks at each point, and all
-samples by weights on draws of the tables' posterior (:mod:`iaemu_cobaya.reproduce.reweighting`). Writes Table 2 and
-Figures 6 and 7 of the paper in our hands. Chains and mocks are kept, and a killed run goes on where it was.
+Each sample is fitted with the emulator and with the tables by HMC, without and with the error of the prediction; and
+with halotools-IA mocks. Takes two hours or more on 2 cores, some minutes with --no-mocks. If it is interrupted, run the
+same command again: it resumes.
 """
 
 from __future__ import annotations
@@ -12,21 +11,20 @@ import argparse
 import json
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cobaya.log import LoggedError
-
-from iaemu import BoxError, Emulator, TabulatedModel
-from iaemu.artifact import shipped_artifact
 from iaemu.files import sha256_of_file, write_text
 from iaemu.ranges import Range
-from iaemu_cobaya.chains.reading import ChainError, load_chain
-from iaemu_cobaya.reproduce.figures import figure_6, figure_7
-from iaemu_cobaya.reproduce.results import write_results
-from iaemu_cobaya.reproduce.routes import MOCKS, THEORIES, Route, Sampled, by_hmc, by_mocks
+from iaemu_training.commands.options import add_json, read_options
+from iaemu_training.commands.printing import show
+
+if TYPE_CHECKING:
+    from iaemu_cobaya.reproduce.routes import Route, Sampled
+
+#: Run again, it resumes.
+RESUMES = True
 
 SAMPLES = (1, 2, 3)
 
@@ -34,55 +32,80 @@ SAMPLES = (1, 2, 3)
 MADE_WITH = "made_with.json"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="iaemu-reproduce",
-        description="Posteriors of the three TNG300 samples by emulator, tables and halotools-IA mocks, beside Table 2 "
-        "of arXiv:2504.05235; Figures 6 and 7. With mocks two hours or more on two cores, without them some minutes; "
-        "a killed run goes on with the same command.",
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    """
     add = parser.add_argument
-    add("--output", type=Path, default=Path("docs/results"), help="folder for tables and figures")
-    add("--chains", type=Path, default=Path("chains/reproduce"), help="folder for chains and mocks")
-    add("--samples", type=int, nargs="+", choices=SAMPLES, default=list(SAMPLES))
-    add("--no-mocks", action="store_true", help="leave out what populates mocks (needs no halotools); no Figure 6")
+    folder = "folder for tables and figures (default: docs/results)"
+    add("-o", "--output", type=Path, default=Path("docs/results"), metavar="FOLDER", help=folder)
+    add(
+        "--chains",
+        type=Path,
+        default=Path("chains/reproduce"),
+        metavar="FOLDER",
+        help="folder for chains and mocks (default: chains/reproduce)",
+    )
+    add("--samples", type=int, nargs="+", choices=SAMPLES, default=list(SAMPLES), help="samples to fit (default: all)")
+    add("--no-mocks", action="store_true", help="leave out mocks and Figure 6; halotools is not needed then")
     add(
         "--halotools-chain",
-        metavar="PREFIX",
+        metavar="CHAIN",
         help="use this chain of tng_sample1_halotools.yaml as it is, instead of running one to convergence",
     )
-    add("--ess", type=int, default=20000, help="effective draws of each HMC chain (default: 20000)")
+    add("--ess", type=int, default=20000, metavar="N", help="effective draws of each HMC chain (default: 20000)")
     one_each = "one number, or one for each of --samples"
-    add("--points", type=int, nargs="+", default=[40], help=f"points with mocks; {one_each} (default: 40)")
+    add(
+        "--points",
+        type=int,
+        nargs="+",
+        default=[40],
+        metavar="N",
+        help=f"points with mocks: {one_each} (default: 40)",
+    )
     add(
         "--realisations",
         type=int,
         nargs="+",
         default=[40],
-        help=f"mocks of each box at a point; {one_each} (default: 40)",
+        metavar="N",
+        help=f"mocks of each box at a point: {one_each} (default: 40)",
     )
-    add("--catalogue", "-c", action="append", help="halo catalogue, may be repeated (default: pm160a and pm160b)")
-    add("--processes", type=int, default=1, help="worker processes for mocks (default: 1)")
-    return parser
+    add("-c", "--catalogue", action="append", help="halo catalogue; may be repeated (default: pm160a and pm160b)")
+    add("--processes", type=int, default=1, metavar="N", help="worker processes for mocks (default: 1)")
+    add_json(parser, "the posteriors, as in results.json,")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """``iaemu-reproduce``; the exit status."""
-    arguments = _parser().parse_args(argv)
+def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Run the command."""
+    add_options(parser)
+    arguments = read_options(parser, argv, check=False)
     import matplotlib
 
     matplotlib.use("Agg")
+    if arguments.quiet or arguments.json:
+        logging.disable(logging.WARNING)  # Cobaya tells of each step, on stdout
+    from cobaya.log import LoggedError
+
     try:
         _reproduce(arguments)
-    except (ChainError, LoggedError, ValueError, OSError, ImportError) as error:
-        print(f"iaemu-reproduce: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except LoggedError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
     """All stages, each kept on disk; see the module."""
     from matplotlib import pyplot
+
+    from iaemu_cobaya.chains.reading import load_chain
+    from iaemu_cobaya.reproduce.figures import figure_6, figure_7
+    from iaemu_cobaya.reproduce.results import write_results
+    from iaemu_cobaya.reproduce.routes import THEORIES, by_hmc, by_mocks
 
     output, folder, samples = arguments.output, arguments.chains, arguments.samples
     catalogues = list(arguments.catalogue or ("pm160a", "pm160b"))
@@ -129,11 +152,13 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     pyplot.close(figure)  # GetDist draws through pyplot, which keeps it open
     if not arguments.no_mocks:
         figure_6(routes, catalogues).savefig(output / "figure6.png", dpi=150)
-    print(text)
+    show(arguments, text, json.loads((output / "results.json").read_text()))
 
 
 def _refuse_losing(path: Path, samples: Sequence[int], mocks: bool) -> None:
     """Results of hours are not replaced by those of a shorter run."""
+    from iaemu_cobaya.reproduce.routes import MOCKS
+
     try:
         routes = json.loads(path.read_text())["routes"]
     except FileNotFoundError:
@@ -153,11 +178,14 @@ def _refuse_losing(path: Path, samples: Sequence[int], mocks: bool) -> None:
 def _claim(folder: Path, ess_stop: int) -> str | None:
     """What is to be written in :data:`MADE_WITH`, or None if it is there.
 
-    Chains are gone on with only if they are of the shipped emulator and tables, and as long as is asked for.
+    Chains are resumed only if they are of the shipped emulator and tables, and as long as is asked for.
 
     Cobaya compares options, not the contents of files; mocks are kept at draws of the tables' chain, which another
     length would change.
     """
+    from iaemu import BoxError, Emulator, TabulatedModel
+    from iaemu.artifact import shipped_artifact
+
     made_with: dict[str, Any] = {"--ess": ess_stop}
     for name in (Emulator.shipped, TabulatedModel.shipped, BoxError.shipped):
         made_with[f"the artifact {name}, sha256"] = sha256_of_file(shipped_artifact(name))

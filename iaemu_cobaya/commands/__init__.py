@@ -1,0 +1,1 @@
+"""The command line: the program ``iaemu``, and the commands that read chains and measurements."""

@@ -1,0 +1,309 @@
+"""Measurements from plain tables of numbers, as np.savetxt or a spreadsheet writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.files import read_text
+from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError
+from iaemu.prediction import STATISTICS
+
+#: Columns that a table may have; others are called ``-``.
+COLUMNS = ("statistic", "r_low", "r_high", "r", "value", "error")
+
+#: What the columns are, by their number, if nothing names them. With a covariance, three could be two things.
+_BY_NUMBER = {2: ("r", "value"), 3: ("r", "value", "error"), 4: ("r_low", "r_high", "value", "error")}
+
+_NAMED_EDGES = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
+_COMMENTS = ("#", "%", "!", "//")
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A table as it stands in a file.
+
+    Attributes
+    ----------
+    path : Path
+    rows : list of (int, list of str)
+        Number of the line, and its words.
+    names : tuple of str
+        The columns that the file names itself; empty if it does not.
+    """
+
+    path: Path
+    rows: list[tuple[int, list[str]]]
+    names: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: str | Path) -> PlainTable:
+        """Read a file: spaces, tabs, commas or semicolons between the columns; comments behind ``#``, ``%`` or ``!``.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        PlainTable
+
+        Raises
+        ------
+        MeasurementError
+            It holds no rows, or rows of different lengths.
+        """
+        path = Path(path)
+        try:
+            lines = read_text(path).split("\n")
+        except ValueError as error:
+            raise MeasurementError(str(error)) from error
+        rows: list[tuple[int, list[str]]] = []
+        heads: list[list[str]] = []
+        for number, line in enumerate(lines, start=1):
+            line = line.strip()
+            if line.startswith(_COMMENTS):
+                if not rows:
+                    heads.append(_words(line.lstrip("#%!/")))
+                continue
+            words = _words(re.split(r"\s[#!]", line)[0])
+            if not words:
+                continue
+            if not rows and not any(_is_number(word) for word in words):
+                heads.append(words)
+            else:
+                rows.append((number, words))
+        if not rows:
+            raise MeasurementError(f"{path} holds no rows of numbers.")
+        width = len(rows[0][1])
+        for number, words in rows:
+            if len(words) != width:
+                raise MeasurementError(
+                    f"{path}, line {number}: {len(words)} entries, but {width} in line {rows[0][0]}; all rows must "
+                    "have the same columns. Put '#' before lines that are no data."
+                )
+        named = [tuple(word.lower() for word in words) for words in heads if len(words) == width]
+        return cls(path, rows, named[-1] if named and _tells_all(named[-1]) else ())
+
+    def column(self, index: int, name: str) -> np.ndarray:
+        """Numbers of one column.
+
+        Parameters
+        ----------
+        index : int
+        name : str
+            For messages.
+
+        Returns
+        -------
+        array (n_rows,)
+        """
+        for number, words in self.rows:
+            if not _is_number(words[index]):
+                raise MeasurementError(
+                    f"{self.path}, line {number}: {name} is {words[index][:60]!r}, which is not a number."
+                )
+        return np.array([float(words[index]) for _, words in self.rows])
+
+
+def measurement_from_table(
+    path: str | Path,
+    statistic: str | None = None,
+    columns: Sequence[str] = (),
+    edges: str | None = None,
+    covariance: str | Path | None = None,
+    n_regions: int | None = None,
+    scale: float = 1.0,
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[Measurement, tuple[str, ...]]:
+    """Make a measurement from a plain table.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    statistic : str, optional
+        xi, omega or eta; needed unless the table has a column ``statistic``.
+    columns : sequence of str, optional
+        Of :data:`COLUMNS`, and ``-`` for those that are not used. By default those that the file names, or, of a file
+        without names, ``r value``, ``r value error`` or ``r_low r_high value error`` by their number.
+    edges : str, optional
+        Bin edges for a table with a column ``r``: numbers with commas between, the name of a file that holds them, or
+        ``paper`` or ``tng300``.
+    covariance : str or Path, optional
+        A file with a square matrix over all rows of the table.
+    n_regions : int, optional
+        Number of (jackknife) regions from which the covariance was estimated.
+    scale : float
+        Factor that converts radii and edges to Mpc/h.
+    metadata : mapping, optional
+        Entries of the header.
+
+    Returns
+    -------
+    measurement : Measurement
+    columns : tuple of str
+        As which the columns were read.
+
+    Raises
+    ------
+    MeasurementError
+        What the table holds is not clear, not complete or not a measurement.
+    """
+    table = PlainTable.read(path)
+    names = _columns_of(table, columns, covariance is not None)
+    found = {name: table.column(names.index(name), name) for name in names if name in COLUMNS[1:]}
+    if "statistic" in names:
+        kinds = [words[names.index("statistic")] for _, words in table.rows]
+        if statistic is not None and set(kinds) != {statistic}:
+            raise MeasurementError(
+                f"{path} holds {', '.join(dict.fromkeys(kinds))}: leave out --statistic {statistic}."
+            )
+    elif statistic is None:
+        raise MeasurementError(f"{path} does not say what was measured: give --statistic {', '.join(STATISTICS)}.")
+    else:
+        kinds = [statistic] * len(table.rows)
+    order = [row for kind in dict.fromkeys(kinds) for row, other in enumerate(kinds) if other == kind]
+    low, high = _limits(table, found, kinds, edges, scale)
+    matrix = None if covariance is None else _matrix(covariance, len(kinds))
+    if "error" in found:
+        error = found["error"]
+    elif matrix is None:
+        raise MeasurementError(f"{path} has no errors: it needs a column 'error', or --covariance.")
+    else:
+        variance = np.diag(matrix)
+        if not np.all(variance > 0):
+            raise MeasurementError(f"{covariance}: the diagonal must be positive, got {variance.min():.6g}.")
+        error = np.sqrt(variance)
+    bins = {}
+    for kind in dict.fromkeys(kinds):
+        at = [row for row in order if kinds[row] == kind]
+        bins[kind] = Bins(low[at], high[at], found["value"][at], error[at])
+    covariances = []
+    if matrix is not None:
+        covariances = [Covariance(tuple(bins), matrix[np.ix_(order, order)], n_regions)]
+    elif n_regions is not None:
+        raise MeasurementError("--n-regions is the number of regions of a covariance: give --covariance too.")
+    return Measurement(bins, covariances, dict(metadata or {}), str(path)), names
+
+
+def _columns_of(table: PlainTable, columns: Sequence[str], with_covariance: bool) -> tuple[str, ...]:
+    width = len(table.rows[0][1])
+    names = tuple(columns) or table.names
+    known = f"{', '.join(COLUMNS)}, or - for a column that is not used"
+    if not names:
+        if width not in _BY_NUMBER or (width == 3 and with_covariance):
+            raise MeasurementError(
+                f"{table.path} has {width} columns, and nothing says what they are: name each with --columns ({known})."
+            )
+        names = _BY_NUMBER[width]
+    if len(names) != width:
+        raise MeasurementError(
+            f"{table.path} has {width} columns, but --columns names {len(names)}; name each of them ({known})."
+        )
+    used = [name for name in names if name != "-"]
+    unknown = [name for name in used if name not in COLUMNS]
+    if columns and unknown:
+        raise MeasurementError(f"--columns: {', '.join(unknown)} is unknown; names are {known}.")
+    twice = [name for name in COLUMNS if used.count(name) > 1]
+    if twice:
+        raise MeasurementError(f"{table.path}: two columns are called {', '.join(twice)}; name each with --columns.")
+    if "value" not in used:
+        raise MeasurementError(f"{table.path}: no column is called 'value'; name each with --columns ({known}).")
+    return names
+
+
+def _limits(
+    table: PlainTable, found: Mapping[str, np.ndarray], kinds: Sequence[str], edges: str | None, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of the bins [Mpc/h]."""
+    if "r_low" in found and "r_high" in found:
+        if edges is not None:
+            raise MeasurementError(f"{table.path} has columns r_low and r_high: leave out --edges.")
+        low, high = found["r_low"], found["r_high"]
+        for row in np.flatnonzero(~(high > low)).tolist():
+            raise MeasurementError(
+                f"{table.path}, line {table.rows[row][0]}: the bin goes from {low[row]:g} to {high[row]:g}. The "
+                "columns are read as r_low r_high ...; if they are others, name each with --columns."
+            )
+        return low * scale, high * scale
+    if "r" not in found:
+        raise MeasurementError(f"{table.path}: the bins need columns r_low and r_high, or r and --edges.")
+    if edges is None:
+        raise MeasurementError(
+            f"{table.path} has bin centres, which do not say where the bins end: give --edges E0,E1,... or a file with "
+            "the edges, or columns r_low and r_high."
+        )
+    limits = _NAMED_EDGES[edges] / scale if edges in _NAMED_EDGES else _numbers(edges)
+    low, high = np.empty(len(kinds)), np.empty(len(kinds))
+    for kind in dict.fromkeys(kinds):
+        at = [row for row, other in enumerate(kinds) if other == kind]
+        if len(limits) != len(at) + 1:
+            raise MeasurementError(
+                f"{table.path} has {len(at)} bins of {kind}, which have {len(at) + 1} edges; --edges gives "
+                f"{len(limits)}."
+            )
+        low[at], high[at] = limits[:-1], limits[1:]
+    outside = (found["r"] < low * (1 - 1e-6)) | (found["r"] > high * (1 + 1e-6))
+    for row in np.flatnonzero(outside).tolist():
+        raise MeasurementError(
+            f"{table.path}, line {table.rows[row][0]}: r = {found['r'][row]:g} is not in its bin, {low[row]:g} to "
+            f"{high[row]:g} by --edges. Edges and radii must have the same unit and order."
+        )
+    return low * scale, high * scale
+
+
+def _numbers(text: str) -> np.ndarray:
+    """Edges: numbers with commas between, or the file that holds them."""
+    words = [word for word in text.split(",") if word.strip()]
+    if words and all(_is_number(word) for word in words):
+        values = np.array([float(word) for word in words])
+    elif Path(text).is_file():
+        table = PlainTable.read(text)
+        values = np.array([float(word) if _is_number(word) else np.nan for _, row in table.rows for word in row])
+    else:
+        raise MeasurementError(
+            f"--edges {text}: give {', '.join(_NAMED_EDGES)}, numbers with commas between, or a file that holds them."
+        )
+    if not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
+        raise MeasurementError(f"--edges {text}: the edges must be increasing numbers.")
+    return values
+
+
+def _matrix(path: str | Path, n: int) -> np.ndarray:
+    table = PlainTable.read(path)
+    width = len(table.rows[0][1])
+    if (len(table.rows), width) != (n, n):
+        raise MeasurementError(
+            f"{path}: the covariance has {len(table.rows)} rows of {width} numbers; the table has {n} bins."
+        )
+    return np.stack([table.column(index, "an entry") for index in range(width)], axis=1)
+
+
+def _words(line: str) -> list[str]:
+    # Between commas or semicolons, nothing is an empty field, which is a mistake to be found by its number of words.
+    separator = "," if "," in line else ";" if ";" in line else None
+    if separator is None:
+        return line.split()
+    return [word.strip().strip("\"'") for word in line.rstrip(separator + " ").split(separator)]
+
+
+def _tells_all(names: Sequence[str]) -> bool:
+    return "value" in names and all(name in COLUMNS or name == "-" for name in names)
+
+
+def _is_number(word: str) -> bool:
+    # Python reads 1_000 and the digits of all scripts.
+    if not word.isascii() or "_" in word:
+        return False
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
