@@ -638,8 +638,8 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
         raise MeasurementError(f"{path} cannot be read: {error}") from error
     if expected == _FORMAT and not re.search(r"^#\s*format\s*:", text, re.MULTILINE):
         raise MeasurementError(
-            f"{path} is not in the measurement format: it begins with lines '# key: value', and '# format: {_FORMAT}' is "
-            f"one of them, as in\n{_EXAMPLE}\n"
+            f"{path} is not in the measurement format: it begins with lines '# key: value', and '# format: {_FORMAT}' "
+            f"is one of them, as in\n{_EXAMPLE}\n"
             "From a plain table of numbers, 'iaemu convert TABLE -o own.txt' writes this format."
         )
     *lines, rest = text.split("\n")

@@ -1,6 +1,6 @@
 """Print a summary of Cobaya runs with the alignment likelihoods, and plot them: corner plot, data and fit.
 
-For each chain: a summary of the posterior, and a picture of the data with the best fit and the 68 % band of the
+For each chain: a summary of the posterior, and a picture of the data with the best fit and the posterior of the
 prediction. For all chains together: one corner plot. A chain that is still running can be plotted too.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         import matplotlib
 
         matplotlib.use("Agg")
+    warnings.filterwarnings("ignore", "Unknown sampler type")  # GetDist's, of HMC
     from iaemu_cobaya.chains import plotting
     from iaemu_cobaya.chains.reading import ChainError, load_chain, posterior_summary, posterior_table
 

@@ -86,16 +86,14 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    if arguments.quiet or arguments.json:
-        logging.disable(logging.WARNING)  # Cobaya tells of each step, on stdout
+    if arguments.json:
+        logging.disable(logging.WARNING)  # of Cobaya, which prints them on stdout
     from cobaya.log import LoggedError
 
     try:
         _reproduce(arguments)
     except LoggedError as error:
         raise ValueError(str(error)) from error
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:

@@ -10,7 +10,9 @@ from iaemu_training.commands.printing import note, show
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", help="emulator (.safetensors), or the name of a shipped one (factorised-pm160)")
+    parser.add_argument(
+        "artifact", metavar="ARTIFACT", help="emulator (.safetensors), or the name of a shipped one (factorised-pm160)"
+    )
     add_output(parser, "Markdown file to write (default: print)", default=None)
     add_json(parser, "supported region, bins and metadata")
 

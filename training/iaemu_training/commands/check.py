@@ -14,7 +14,7 @@ from iaemu_training.commands.printing import note, show
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", type=Path, help="data set with mocks (.hdf5)")
+    parser.add_argument("dataset", metavar="DATASET", type=Path, help="data set with mocks (.hdf5)")
     add_output(parser, "figure to write (.png or .pdf; default: none)", default=None)
     parser.add_argument(
         "--min-pairs",

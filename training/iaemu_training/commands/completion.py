@@ -11,6 +11,9 @@ from iaemu.extras import it_takes
 from iaemu_training.commands.options import add_common
 from iaemu_training.commands.program import VERSION, Command
 
+#: Arguments that are files, or may be, though they are not read as paths.
+_NAMES_OF_FILES = ("CHAIN", "CATALOGUE", "ARTIFACT", "EDGES", "NAME|FILE")
+
 
 def completion_script(program: str, groups: Mapping[str, Mapping[str, Command]], shell: str) -> str:
     """Return the script for a shell.
@@ -32,7 +35,7 @@ def completion_script(program: str, groups: Mapping[str, Mapping[str, Command]],
         raise ImportError(it_takes(f"{error}. It takes: pip install shtab")) from error
     parser = full_parser(program, groups)
     for action in _all_actions(parser):
-        if action.type is Path:
+        if action.type is Path or action.metavar in _NAMES_OF_FILES:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
     return shtab.complete(parser, shell) + "\n"
 
@@ -58,7 +61,7 @@ def full_parser(program: str, groups: Mapping[str, Mapping[str, Command]]) -> ar
         for name, command in group.items():
             parent, _, last = name.rpartition(" ")
             if parent not in parents:
-                parents[parent] = parents[""].add_parser(parent).add_subparsers()
+                parents[parent] = parents[""].add_parser(parent, help=parent).add_subparsers()
             # The texts are for people: shells would run what stands between backquotes.
             child = parents[parent].add_parser(last, help=command.text.replace("`", "'"))
             try:

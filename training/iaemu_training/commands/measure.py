@@ -45,7 +45,9 @@ def _draw(measurement: Measurement, file: IO[bytes]) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("catalogue", type=Path, help="galaxies: .hdf5, .npz, .npy, .csv, .ecsv, .fits, .txt ...")
+    parser.add_argument(
+        "catalogue", metavar="CATALOGUE", type=Path, help="galaxies: .hdf5, .npz, .npy, .csv, .ecsv, .fits, .txt ..."
+    )
     add_output(parser, "measurement to write (.txt); its covariances are written beside it")
     parser.add_argument(
         "--lbox",

@@ -31,11 +31,11 @@ _TEXTS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "galaxies to write (.hdf5)")
     parser.add_argument(
-        "--catalogue",
         "-c",
+        "--catalogue",
         default="pm160a",
-        help="halo catalogue: a shipped one (pm160a, pm160b, pm40), an HDF5 file in halotools columns, ROCKSTAR ascii, "
-        "or a name in halotools' cache (default: pm160a)",
+        help="halo catalogue: a shipped one (pm160a, pm160b, pm40), an HDF5 file with halotools' columns, a ROCKSTAR "
+        "file (.list), or a name in halotools' cache (default: pm160a)",
     )
     for name in PARAMETERS:
         default = _SAMPLE_1.get(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -151,12 +152,12 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     ----------
     parser : argparse.ArgumentParser
     """
-    parser.add_argument("--tables", type=Path, help="tables (default: the shipped ones)")
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="tables (.safetensors; default: the shipped ones)")
     parser.add_argument(
-        "--catalogue",
         "-c",
+        "--catalogue",
         action="append",
-        help="the catalogues that the tables were made from (default: by the names that the tables state)",
+        help="halo catalogue that the tables were made from; may be repeated (default: those that the tables name)",
     )
 
 
@@ -198,6 +199,7 @@ def read_options(
     arguments = _parse(parser, argv, positional)
     if arguments.quiet:
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
     output = getattr(arguments, "output", None)
     if output is None or not check:
         return arguments

@@ -11,6 +11,7 @@ from iaemu_training.commands.printing import note
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "catalogue",
+        metavar="CATALOGUE",
         help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a shipped catalogue, or a "
         "name in halotools' cache",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -135,11 +136,13 @@ def _run(name: str, main: Callable[[], int | None], resumes: Callable[[], bool] 
     # A path that is no text, or a terminal that knows no Greek, is no reason to fail once the work is done.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    disabled = logging.root.manager.disable
     try:
         try:
-            with warnings.catch_warnings():  # which --quiet ignores
+            with warnings.catch_warnings():  # --quiet changes these, and the level of logging
                 return main() or 0
         finally:
+            logging.disable(disabled)
             # Now, where an error of it is still the command's.
             if sys.stdout is not None:
                 sys.stdout.flush()

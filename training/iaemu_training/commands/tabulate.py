@@ -27,8 +27,8 @@ _log_mass = number(float, at_least=5, at_most=20)
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "tables to write (.safetensors)")
     parser.add_argument(
-        "--catalogue",
         "-c",
+        "--catalogue",
         action="append",
         required=True,
         help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a shipped catalogue "
