@@ -11,7 +11,10 @@ import argparse
 from pathlib import Path
 
 from iaemu_training.commands.options import add_json, add_output, number, read_options
-from iaemu_training.commands.printing import measurement_document, measurement_table, note, show
+from iaemu_training.commands.printing import measurement_document, measurement_table, note, show, warn
+
+#: Radii beyond this [Mpc/h] are more likely in another unit.
+_UNLIKELY = 150.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +91,10 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         },
     )
     measurement.write(arguments.output)
+    largest = max(bins.r_high[-1] for bins in measurement.bins.values())
+    if largest > _UNLIKELY:
+        text = f"the bins reach {largest:g} Mpc/h. If the table is in kpc/h, run this again with --scale 0.001."
+        warn(arguments, parser.prog, text)
     show(arguments, measurement_table(measurement), measurement_document(measurement, output=arguments.output))
     note(arguments, f"Columns read as {' '.join(columns)}; written: {arguments.output}")
     if arguments.covariance is not None and arguments.n_regions is None:

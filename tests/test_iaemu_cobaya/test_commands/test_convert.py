@@ -96,6 +96,13 @@ def test_other_units(convert):
     assert same(convert(as_text(centres), "--statistic", "omega", "--scale", "1e-3", "--edges", edges, "-f"))
 
 
+def test_radii_in_another_unit_are_noticed(convert, capsys):
+    convert(as_text(FULL * [1000, 1000, 1, 1]), "--statistic", "omega")
+    assert "iaemu convert: the bins reach 1600 Mpc/h. If the table is in kpc/h" in capsys.readouterr().err
+    convert(as_text(FULL), "--statistic", "omega", "-f")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_covariance_and_a_header(convert, tmp_path, capsys):
     np.savetxt(tmp_path / "cov.txt", COVARIANCE, fmt="%.17g")
     options = ["--covariance", "cov.txt", "--n-regions", "27", "--redshift", "0.3", "--description", "ours: a test"]

@@ -11,7 +11,8 @@ from cobaya.input import load_input_file, update_info
 from cobaya.model import get_model
 from cobaya.run import run
 
-from iaemu_cobaya.chains import command, data_plot
+from iaemu_cobaya.chains import data_plot, plotting
+from iaemu_cobaya.commands.door import plot as iaemu_plot
 
 FOLDER = Path(__file__).parents[3] / "yaml_examples"
 #: Its data are not on a machine that runs tests; see test_joint.py, also for runs of the other one with CAMB.
@@ -82,7 +83,7 @@ def test_it_passes_cobayas_own_test(path):
 
 @pytest.mark.parametrize("path", cases(path for path in EXAMPLES if path.stem not in NEEDS_CAMB))
 def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
+    monkeypatch.setattr(plotting, "data_plot", partial(data_plot, n_band=12))
     info = load(path)
     if "mcmc" in info["sampler"]:
         info["sampler"]["mcmc"].update(max_samples=12 if path in MOCKS else 40, measure_speeds=False)
@@ -90,7 +91,7 @@ def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
         info["sampler"]["iaemu_cobaya.HMC"].update(n_chains=4, n_warmup=20, check_every=6, max_samples=24)
     run(info, force=True)
     assert Path("chains", f"{path.stem}.1.txt").is_file()
-    assert command.main([f"chains/{path.stem}", "--out", "plots"]) == 0
+    assert iaemu_plot([f"chains/{path.stem}", "--out", "plots"]) == 0
     assert Path("plots", f"{path.stem}_data.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "chi2 =" in printed

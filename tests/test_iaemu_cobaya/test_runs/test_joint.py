@@ -16,7 +16,8 @@ from cobaya.run import run
 from cobaya.yaml import yaml_load
 from scipy.integrate import quad
 
-from iaemu_cobaya.chains import command, data_plot, load_chain
+from iaemu_cobaya.chains import data_plot, load_chain, plotting
+from iaemu_cobaya.commands.door import plot as iaemu_plot
 
 FOLDER = Path(__file__).parents[3] / "yaml_examples"
 OURS = "iaemu_cobaya.TNG300Sample1"
@@ -145,8 +146,8 @@ def test_hmc_names_what_has_no_gradient():
 
 @needs_camb
 def test_plots_of_a_joint_chain(joint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "data_plot", partial(data_plot, n_band=12))
-    assert command.main([joint[1], "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(plotting, "data_plot", partial(data_plot, n_band=12))
+    assert iaemu_plot([joint[1], "--out", str(tmp_path)]) == 0
     captured = capsys.readouterr()
     assert f"{OURS}: chi2 =" in captured.out
     assert (tmp_path / "chain_data.png").stat().st_size > 10_000

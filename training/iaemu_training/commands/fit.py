@@ -44,6 +44,7 @@ _OWN = ("output", "config", "show", "set", "json", "quiet")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s -o FILE [--config NAME|FILE] [OPTION ...]"  # there are forty of them
     add_output(parser, "emulator to write (.safetensors)")
     parser.add_argument(
         "--config", default="factorised", metavar="NAME|FILE", help="factorised (default), iaemunet, or a YAML file"

@@ -25,6 +25,7 @@ _log_mass = number(float, at_least=5, at_most=20)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s -o FILE -c CATALOGUE [-c CATALOGUE ...] [OPTION ...]"
     add_output(parser, "tables to write (.safetensors)")
     parser.add_argument(
         "-c",
