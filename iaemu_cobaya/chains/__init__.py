@@ -1,6 +1,6 @@
-"""Chains of Cobaya: read them (:func:`load_chain`), tabulate and plot them (``iaemu plot``)."""
+"""Chains of Cobaya: read them (:func:`load_chain`), tabulate and plot them (``iaemu-plot``)."""
 
 from iaemu_cobaya.chains.plotting import corner_plot, data_plot
-from iaemu_cobaya.chains.reading import Chain, ChainError, load_chain, posterior_summary, posterior_table
+from iaemu_cobaya.chains.reading import Chain, ChainError, load_chain, posterior_table
 
-__all__ = ["Chain", "ChainError", "corner_plot", "data_plot", "load_chain", "posterior_summary", "posterior_table"]
+__all__ = ["Chain", "ChainError", "corner_plot", "data_plot", "load_chain", "posterior_table"]

@@ -273,7 +273,7 @@ def posterior_table(chain: Chain) -> str:
                 f"  {name:<14s} {entry.mean:9.4f} {entry.err:9.4f}   {intervals[0]:<21s} {intervals[1]:<21s} "
                 f"{best[name]:.4f}"
             )
-        lines.append(f"  R-1 of the means: {_gelman_rubin(chain)[1]}")
+        lines.append(f"  R-1 of the means: {_gelman_rubin(chain)}")
     likelihoods = (chain.info.get("likelihood") or {}).values()
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
     which = " with the prediction's error, its log-determinant included" if with_determinant else ""
@@ -285,56 +285,18 @@ def posterior_table(chain: Chain) -> str:
     return "\n".join(lines)
 
 
-def posterior_summary(chain: Chain) -> dict[str, Any]:
-    """The numbers of :func:`posterior_table`.
-
-    Parameters
-    ----------
-    chain : Chain
-
-    Returns
-    -------
-    dict
-        ``name``, ``rows``, ``weight``, ``burn_in``, ``converged``, ``Rminus1`` (None if there are too few samples),
-        ``chi2`` and ``best_fit`` (at the row of largest posterior), and ``parameters``: by name, ``mean``, ``std``,
-        ``limits_68`` and ``limits_95``.
-    """
-    best = chain.best()
-    parameters = {}
-    for name in chain.densities:
-        entry = chain.samples.getMargeStats().parWithName(name)  # which keeps what it found
-        limits = [[limit.lower, limit.upper] for limit in entry.limits[:2]]
-        parameters[name] = {"mean": entry.mean, "std": entry.err, "limits_68": limits[0], "limits_95": limits[1]}
-    return {
-        "name": chain.name,
-        "rows": len(chain.rows),
-        "weight": float(chain.column("weight").sum()),
-        "burn_in": chain.burn_in,
-        "converged": chain.converged,
-        "Rminus1": _gelman_rubin(chain)[0] if chain.densities else None,
-        "chi2": float(best["chi2"]),
-        "best_fit": {name: float(best[name]) for name in chain.sampled},
-        "parameters": parameters,
-    }
-
-
-def _gelman_rubin(chain: Chain) -> tuple[float | None, str]:
-    """GetDist's R-1, the largest over all directions, of the chains of the run or of four parts of a single one.
-
-    As a number and as text.
-    """
+def _gelman_rubin(chain: Chain) -> str:
+    """GetDist's R-1, the largest over all directions, of the chains of the run or of four parts of a single one."""
     samples = chain.samples
     # A file of HMC holds many chains.
     offsets, what = samples.chain_offsets, f"between {len(samples.chain_offsets) - 1} files"
     if len(offsets) == 2:
         offsets, what = np.linspace(0, len(chain.rows), 5).astype(int), "4 parts of one chain"
     if chain.densities != chain.sampled or np.diff(offsets).min() <= 5 * len(chain.sampled):
-        return None, "too few samples"
+        return "too few samples"
     parts = [
         WeightedSamples(samples=samples.samples[part], weights=samples.weights[part])
         for part in (slice(start, stop) for start, stop in pairwise(offsets))
     ]
     ratios = samples.getGelmanRubinEigenvalues(chainlist=parts)  # None: a covariance that is not positive definite
-    if ratios is None:
-        return None, "too few samples"
-    return float(ratios.max()), f"{ratios.max():.4f} ({what})"
+    return "too few samples" if ratios is None else f"{ratios.max():.4f} ({what})"

@@ -88,7 +88,8 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         matplotlib.use("Agg")
     warnings.filterwarnings("ignore", "Unknown sampler type")  # GetDist's, of HMC
     from iaemu_cobaya.chains import plotting
-    from iaemu_cobaya.chains.reading import ChainError, load_chain, posterior_summary, posterior_table
+    from iaemu_cobaya.chains.reading import ChainError, load_chain, posterior_table
+    from iaemu_cobaya.chains.summary import posterior_summary
 
     chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
     sampled = list(dict.fromkeys(name for chain in chains for name in chain.sampled))
