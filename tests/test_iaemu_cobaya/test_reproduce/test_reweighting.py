@@ -229,9 +229,9 @@ def test_a_given_chain_must_be_of_the_same_posterior(tmp_path, change, message):
     np.savetxt(tmp_path / "c.1.txt", rows, header=f"{names} chi2__iaemu_cobaya.TNG300Sample1")
     given = str(tmp_path / "c")
     if message is None:
-        assert not routes._has_converged(routes._halotools_chain(ours, given))
+        assert not routes._halotools_chain(ours, given).converged
         (tmp_path / "c.checkpoint").write_text("sampler: {mcmc: {converged: true}}")
-        assert routes._has_converged(routes._halotools_chain(ours, given))
+        assert routes._halotools_chain(ours, given).converged
     else:
         with pytest.raises(ChainError, match=message):
             routes._halotools_chain(ours, given)
