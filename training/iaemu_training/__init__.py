@@ -1,1 +1,1 @@
-"""From a halo catalogue to what ``iaemu`` loads: tables, mocks, training sets and networks (extra ``training``)."""
+"""Tools that turn halo catalogues into models for ``iaemu``: tables, mocks, training sets, networks."""

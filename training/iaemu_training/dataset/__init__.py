@@ -1,1 +1,1 @@
-"""Training sets: points, noise-free labels and mocks in one file."""
+"""Training sets: parameter points, noise-free labels and mocks, in one file."""

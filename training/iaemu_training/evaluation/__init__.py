@@ -1,1 +1,1 @@
-"""How good an emulator is: figures of merit, reports, figures, model cards."""
+"""Evaluation of emulators: metrics, reports, figures and model cards."""

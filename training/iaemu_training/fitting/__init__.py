@@ -1,1 +1,1 @@
-"""Training of networks, and the fit of the scatter of mocks."""
+"""Training of networks, and the fit of the scatter between mocks."""

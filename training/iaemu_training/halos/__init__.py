@@ -1,1 +1,1 @@
-"""Halo catalogues: read, checked, packed, and what parameters they support."""
+"""Halo catalogues: reading, checking, packing, and the parameters that they support."""

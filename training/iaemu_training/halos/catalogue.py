@@ -1,8 +1,9 @@
-"""Halo catalogues: read, check, pack, and prepare exactly as halotools' mock model does.
+"""Halo catalogues, read, checked, packed, and prepared exactly as halotools' mock model prepares them.
 
-One class holds what the mock model uses of a catalogue at one redshift: host positions, masses and major axes, and the
-sub-halos' ranked offsets from their hosts. It comes from an HDF5 file in halotools columns, from a text file of
-ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form in which the shipped catalogues travel.
+:class:`HaloCatalogue` holds what the mock model uses of a catalogue at one redshift: positions, masses and major axes
+of the hosts, and the positions of the sub-halos relative to their hosts, ordered by rank. It is read from HDF5 with
+halotools' columns, from the text of ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form of
+the shipped catalogues.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ from iaemu_training.work.hdf5 import write_hdf5
 if TYPE_CHECKING:
     from halotools.sim_manager import UserSuppliedHaloCatalog
 
-#: Coarse host-mass bins within which a host that lacks sub-halos borrows them (halotools' SubhaloPhaseSpace as set up
-#: by Van Alfen et al. 2024): 14 bins, edges in log10 Msun/h.
+#: Edges of the 14 coarse host-mass bins within which satellites are borrowed [log10 Msun/h]: halotools'
+#: SubhaloPhaseSpace with the settings of Van Alfen et al. 2024.
 BORROWING_EDGES = np.linspace(10.5, 15.2, 15)
 
-#: Endings of HDF5 files; what else is HDF5 or text is told by its first bytes.
+#: Endings of HDF5 files. For other endings the first bytes tell HDF5 from text.
 _HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
-#: Of texts, which tell a file that is not there from a name in halotools' cache.
+#: Endings of text files. A name that ends like this is a missing file, not a catalogue in halotools' cache.
 _TEXT_SUFFIXES = (".list", ".txt", ".ascii", ".dat", ".csv", ".gz", ".bz2", ".xz")
-#: Attributes that are numbers, with their ranges, where a catalogue states them.
+#: Attributes that must be numbers, if a catalogue states them, and their ranges.
 _ATTRIBUTES = {
     "redshift": Range(above=-1, at_most=1e4),
     "particle_mass": Range(above=0),
@@ -65,32 +66,37 @@ _ATTRIBUTES = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class HaloCatalogue:
-    """Hosts in ascending order of mass, and their sub-halos in order of host and rank.
+    """Halos of a periodic box at one redshift: hosts in ascending order of mass, with their sub-halos.
+
+    Usually made by :meth:`load`.
 
     Attributes
     ----------
     name : str
+        Name of the catalogue.
     Lbox : float
-        Side of the periodic cubic box [Mpc/h].
+        Side of the periodic cubic box [comoving Mpc/h].
     position : (n_hosts, 3) float64
-        Host positions in [0, Lbox) [Mpc/h].
+        Positions of the hosts, in [0, Lbox) [Mpc/h].
     mass : (n_hosts,) float64
-        Virial masses [Msun/h], ascending.
+        Virial masses of the hosts [Msun/h], ascending.
     axis : (n_hosts, 3) float64
-        Unit major axes.
+        Unit vectors along the major axes of the hosts.
     n_subhalos : (n_hosts,) int64
+        Number of sub-halos of each host.
     offset : (n_subhalos_total, 3) float64
-        Sub-halo position minus host position [Mpc/h], by host, then by descending ``halo_mpeak``.
+        Position of each sub-halo minus that of its host [Mpc/h]; sorted by host, then by descending ``halo_mpeak``.
     attributes : dict
-        Redshift, cosmology and provenance, as text and numbers.
+        Redshift, cosmology and origin of the catalogue, as text and numbers.
 
     Raises
     ------
     CatalogueError
-        The arrays are not as described; or the catalogue has 100 hosts or more, and these cannot be of a universe in
-        these units: see :func:`iaemu_training.halos.checks.check_physics`.
+        The arrays are not as described. Or, with 100 hosts or more, their number density, their extent or the
+        distances of the sub-halos are impossible in these units: see
+        :func:`iaemu_training.halos.checks.check_physics`.
     """
 
     name: str
@@ -118,32 +124,40 @@ class HaloCatalogue:
         check_arrays(self.name, self.Lbox, arrays)
         check_physics(self.name, self.Lbox, arrays, self.attributes.get("redshift"))
 
+    def __repr__(self) -> str:
+        redshift = self.attributes.get("redshift")
+        at = "" if redshift is None else f", z = {redshift:g}"
+        return (
+            f"<HaloCatalogue {self.name!r}: {len(self.mass)} hosts, {len(self.offset)} sub-halos, "
+            f"Lbox = {self.Lbox:g} Mpc/h{at}>"
+        )
+
     def __str__(self) -> str:
         low, high = self.log_mass[[0, -1]]
         return (
             f"{self.name}: {len(self.mass)} hosts, {len(self.offset)} sub-halos, hosts of 10^{low:.2f} .. "
             f"10^{high:.2f} Msun/h in a box of {self.Lbox:g} Mpc/h (units as assumed: a factor h in "
-            "mass or length does not show in the numbers)"
+            "masses or lengths cannot be detected)"
         )
 
     @property
     def log_mass(self) -> np.ndarray:
-        """log10 of the host masses [Msun/h]."""
+        """log10 of the host masses [Msun/h], (n_hosts,)."""
         return np.log10(self.mass)
 
     @property
     def first_subhalo(self) -> np.ndarray:
-        """Index into ``offset`` of each host's first sub-halo."""
+        """Index into ``offset`` of each host's first sub-halo, (n_hosts,)."""
         return np.concatenate([[0], np.cumsum(self.n_subhalos)[:-1]])
 
     @property
     def subhalo_host(self) -> np.ndarray:
-        """Host index of each sub-halo."""
+        """Index of the host of each sub-halo, (n_subhalos_total,)."""
         return np.repeat(np.arange(len(self.mass)), self.n_subhalos)
 
     @property
     def subhalo_rank(self) -> np.ndarray:
-        """Rank of each sub-halo in its host, from 1."""
+        """Rank of each sub-halo in its host, counted from 1, (n_subhalos_total,)."""
         return np.arange(len(self.offset)) - np.repeat(self.first_subhalo, self.n_subhalos) + 1
 
     @property
@@ -153,7 +167,7 @@ class HaloCatalogue:
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the mock model uses."""
+        """SHA-256 of everything that the mock model uses, in hexadecimal."""
         digest = hashlib.sha256(np.float64(self.Lbox).tobytes())
         for array in (self.position, self.mass, self.axis, self.n_subhalos, self.offset):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -162,46 +176,67 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ reading
 
     @classmethod
-    def load(cls, source: str | Path) -> HaloCatalogue:
-        """A catalogue by path of a file, by name of a shipped one, or by name in halotools' cache.
+    def load(cls, source: str | Path, progress: bool = True) -> HaloCatalogue:
+        """Load a catalogue from a file, from the shipped ones, or from halotools' cache.
 
-        Files are HDF5, or text of ROCKSTAR or consistent-trees, as such or compressed (.gz, .bz2, .xz). Masses are
-        taken as Msun/h, lengths as comoving Mpc/h, whatever the file is: a factor h in either does not show in the
-        numbers.
+        Masses must be in Msun/h and lengths in comoving Mpc/h. A factor h in either cannot be detected.
+
+        Parameters
+        ----------
+        source : str or path-like
+            Path of a file; or the name of a shipped catalogue (``pm40``, ``pm160a``, ``pm160b``) or of a simulation in
+            halotools' cache. Files are HDF5, or text of ROCKSTAR or consistent-trees, also compressed (.gz, .bz2,
+            .xz).
+        progress : bool
+            Show a progress bar if reading a text file takes more than two seconds.
+
+        Returns
+        -------
+        HaloCatalogue
 
         Raises
         ------
         CatalogueError
-            Nothing of that name is found, or the catalogue is incomplete or impossible; says what there is and what to
-            do.
+            Nothing of that name is found, or the catalogue is incomplete or impossible.
         """
         if not isinstance(source, (str, Path)) or not str(source):
-            raise CatalogueError(f"A catalogue is named by a path or a name, got {source!r:.60}.")
+            raise CatalogueError(f"Give a catalogue by its path or its name; got {source!r:.60}.")
         path, shipped = Path(source), shipped_catalogues()
         try:
             is_file, is_hdf5 = path.is_file(), path.is_file() and h5py.is_hdf5(path)
         except (OSError, ValueError) as error:
-            raise CatalogueError(f"{str(source)[:200]!r} is no path of a catalogue: {error}") from error
+            raise CatalogueError(f"{str(source)[:200]!r} is not a valid path of a catalogue: {error}") from error
         if is_hdf5 or (is_file and path.suffix.lower() in _HDF5_SUFFIXES):
             return cls.read_hdf5(path)
         if is_file:
-            return cls.read_rockstar(path)
+            return cls.read_rockstar(path, progress=progress)
         if str(source) in shipped:
             return cls.read_packed(shipped[str(source)])
         if path.is_dir():
-            raise CatalogueError(f"{path} is a folder; name the file of the catalogue in it.")
+            raise CatalogueError(f"{path} is a folder; give the path of the catalogue file in it.")
         if path.suffix.lower() in (*_HDF5_SUFFIXES, *_TEXT_SUFFIXES) or path.name != str(source):
             raise CatalogueError(f"There is no catalogue file {path}.")
         return cls.from_halotools_cache(str(source))
 
     @classmethod
     def read_hdf5(cls, path: str | Path) -> HaloCatalogue:
-        """An HDF5 file of halotools' columns, as :func:`iaemu_training.halos.hdf5.read_hdf5` finds them; or packed.
+        """Read an HDF5 file with halotools' columns, or a packed catalogue.
+
+        Where columns and the side of the box are looked for: :func:`iaemu_training.halos.hdf5.read_hdf5`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The HDF5 file.
+
+        Returns
+        -------
+        HaloCatalogue
 
         Raises
         ------
         CatalogueError
-            The file is damaged or lacks something; or as :meth:`from_columns`.
+            The file is damaged or lacks a column or the side of the box; or as for :meth:`from_columns`.
         """
         if is_packed(path):
             return cls.read_packed(path)
@@ -210,7 +245,7 @@ class HaloCatalogue:
             return cls.from_columns(*found)
         except CatalogueError as error:
             note = found.attributes.get("Lbox_from")
-            raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error
+            raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error  # TNG's unit of Lbox
 
     @classmethod
     def read_rockstar(
@@ -219,39 +254,64 @@ class HaloCatalogue:
         Lbox: float | None = None,
         particle_mass: float | None = None,
         min_mass: float | None = None,
+        progress: bool = True,
     ) -> HaloCatalogue:
-        """A catalogue of consistent-trees (``hlist_*.list``) or of ROCKSTAR (``out_*.list``, with parents).
+        """Read a catalogue of consistent-trees (``hlist_*.list``) or of ROCKSTAR (``out_*.list``, with parents).
 
-        What is made of its columns is told in :func:`iaemu_training.halos.rockstar.read_rockstar`.
+        How its columns are used: :func:`iaemu_training.halos.rockstar.read_rockstar`.
 
         Parameters
         ----------
-        path : path
-            Text, as such or compressed (.gz, .bz2, .xz).
-        Lbox, particle_mass : float, optional
-            Side of the box [Mpc/h] and mass of a particle [Msun/h]; None: as the header states.
+        path : str or path-like
+            Text file, also compressed (.gz, .bz2, .xz).
+        Lbox : float, optional
+            Side of the box [Mpc/h]; by default that of the header.
+        particle_mass : float, optional
+            Mass of a particle [Msun/h]; by default that of the header.
         min_mass : float, optional
-            Halos are kept if ``Mpeak`` (where there is none, ``Mvir``) is above it [Msun/h]; None: 40 particle masses,
-            or no cut if that mass is not known. halotools' own catalogues are cut at 300 particle masses.
+            Keep halos whose ``Mpeak`` (or ``Mvir``, if the file has no ``Mpeak``) is above this mass [Msun/h]. By
+            default 40 particle masses, or no cut if the particle mass is not known. halotools' own catalogues are cut
+            at 300 particle masses.
+        progress : bool
+            Show a progress bar if reading takes more than two seconds.
+
+        Returns
+        -------
+        HaloCatalogue
 
         Raises
         ------
         CatalogueError
-            The file is not there, truncated or malformed, or lacks columns, parents or the side of the box; or as
+            The file is missing, truncated or malformed, or lacks columns, parents or the side of the box; or as for
             :meth:`from_columns`.
         """
-        return cls.from_columns(*read_rockstar(path, Lbox, particle_mass, min_mass))
+        return cls.from_columns(*read_rockstar(path, Lbox, particle_mass, min_mass, progress))
 
     @classmethod
     def from_halotools_cache(cls, name: str) -> HaloCatalogue:
-        """A catalogue from halotools' cache by simulation name (rockstar, z = 0, ``halotools_v0p4``)."""
+        """Load a catalogue from halotools' cache (rockstar, z = 0, version ``halotools_v0p4``).
+
+        Parameters
+        ----------
+        name : str
+            Name of the simulation, such as ``bolplanck``.
+
+        Returns
+        -------
+        HaloCatalogue
+
+        Raises
+        ------
+        CatalogueError
+            halotools is not installed, or its cache has no such catalogue; or as for :meth:`from_columns`.
+        """
         try:
             from halotools.sim_manager import CachedHaloCatalog, sim_defaults
         except ImportError as error:
             raise CatalogueError(
                 it_takes(
                     f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                    f"{', '.join(sorted(shipped_catalogues()))}); to look in halotools' cache needs halotools"
+                    f"{', '.join(sorted(shipped_catalogues()))}); looking in halotools' cache needs halotools"
                 )
             ) from error
         try:
@@ -262,7 +322,7 @@ class HaloCatalogue:
         except Exception as error:  # halotools raises several unrelated classes here
             raise CatalogueError(
                 f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                f"{', '.join(sorted(shipped_catalogues()))}), and halotools' cache does not give it "
+                f"{', '.join(sorted(shipped_catalogues()))}), and it cannot be loaded from halotools' cache "
                 f"({error}). Download it "
                 f'with:\n    python -c "from halotools.sim_manager import DownloadManager; '
                 f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\""
@@ -271,7 +331,7 @@ class HaloCatalogue:
         attributes = {
             "redshift": float(halocat.redshift),
             "particle_mass": float(halocat.particle_mass),
-            # halotools' own catalogues hold no halo whose peak mass was less.
+            # halotools' own catalogues hold only halos whose peak mass was above this.
             "min_mass": float(
                 getattr(halocat, "halo_mpeak_row_cut_min", sim_defaults.Num_ptcl_requirement * halocat.particle_mass)
             ),
@@ -289,38 +349,44 @@ class HaloCatalogue:
         attributes: dict | None = None,
         lines: np.ndarray | None = None,
     ) -> HaloCatalogue:
-        """Check and prepare halotools columns as halotools' SubhaloPhaseSpace does.
+        """Make a catalogue from halotools' columns, prepared as halotools' SubhaloPhaseSpace does.
 
-        Halos whose major axis is all zero and hosts below 10^10.5 Msun/h are removed, and their sub-halos with them;
-        sub-halos are ordered by host and descending ``halo_mpeak``. (Where no sub-halo has an axis, all are kept.)
+        Hosts below 10^10.5 Msun/h and halos whose major axis is (0, 0, 0) are removed, together with their sub-halos.
+        If no sub-halo has an axis, all sub-halos are kept. Sub-halos are sorted by host and descending ``halo_mpeak``.
 
         Parameters
         ----------
-        columns : mapping of name to (n,), astropy table or structured array
-            Positions in comoving Mpc/h, masses in Msun/h.
-        Lbox : number, or three equal ones
-            [Mpc/h].
+        columns : mapping of str to (n,) array, astropy table or structured array
+            Columns under halotools' names; positions in comoving Mpc/h, masses in Msun/h.
+        Lbox : float, or three equal ones
+            Side of the periodic cubic box [Mpc/h].
         name : str
+            Name of the catalogue.
         attributes : dict, optional
-        lines : (n,), optional
-            Lines of the file, for errors; by default rows are counted from 0.
+            Redshift, cosmology and origin, as text and numbers.
+        lines : (n,) int, optional
+            Line of each halo in its file, for error messages; by default rows are counted from 0.
+
+        Returns
+        -------
+        HaloCatalogue
 
         Raises
         ------
         CatalogueError
-            A column is missing or of another length, a value is not finite, a position lies outside the box, the box
-            is not a cube, two hosts share an id, no host remains; or the hosts cannot be of a universe in these units.
+            A column is missing or has another length, a value is not finite, a position lies outside the box, the box
+            is not a cube, two hosts share an id, or no host remains; or as for the class.
         """
         columns, Lbox = checked_columns(columns, Lbox, name, lines)
         position, axis = (
             np.stack([columns[key] for key in keys], axis=-1) for keys in (POSITION_COLUMNS, AXIS_COLUMNS)
         )
         oriented = np.any(axis != 0, axis=1)
-        # halotools refuses hosts below its coarse mass bins; they are far below any that could host a galaxy here.
+        # halotools rejects hosts below its coarse mass bins. They are far too light to host a galaxy here.
         host = (columns["halo_upid"] == -1) & oriented & (columns["halo_mvir_host_halo"] > 10.0 ** BORROWING_EDGES[0])
         if not host.any():
             raise CatalogueError(
-                f"Catalogue {name}: no host halo (halo_upid = -1) with a major axis above 10^10.5 Msun/h."
+                f"Catalogue {name}: there is no host halo (halo_upid = -1) above 10^10.5 Msun/h that has a major axis."
             )
         rows = np.flatnonzero(host)
         rows = rows[np.argsort(columns["halo_mvir_host_halo"][rows], kind="stable")]
@@ -353,22 +419,27 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ packed form
 
     def write_packed(self, path: str | Path) -> None:
-        """Write the packed form: 16-bit positions, axes and offsets, 32-bit masses; about 8 bytes a sub-halo.
+        """Write the catalogue in packed form: an HDF5 file of about 8 bytes for each sub-halo.
 
-        Rounding: positions to Lbox / 2^16, offsets to max |offset| / 2^15, axes to 2^-15. A packed catalogue is a
-        catalogue in its own right: what is made from it is made from the rounded values. The file states the SHA-256 of
-        its contents.
+        Positions are rounded to Lbox / 2^16, offsets to max |offset| / 2^15, axes to 2^-15, and masses to single
+        precision. Tables and mocks that are made from the file use the rounded values, so its ``sha256`` differs from
+        that of this catalogue. The file states the SHA-256 of its contents.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The HDF5 file to write.
 
         Raises
         ------
         CatalogueError
-            A host has too many sub-halos, or an attribute is neither text nor number.
+            A host has more than 65,535 sub-halos, or an attribute is neither text nor a number.
         OSError
             The file cannot be written.
         """
         reach = float(np.abs(self.offset).max(initial=0.0)) or 1.0
         if self.n_subhalos.max(initial=0) >= 2**16:
-            raise CatalogueError("A host has more than 65,535 sub-halos; the packed form cannot hold them.")
+            raise CatalogueError("A host has more than 65,535 sub-halos, which the packed form cannot hold.")
         packed = {
             "position": np.mod(np.round(self.position / self.Lbox * 2**16), 2**16).astype(np.uint16),
             "mass": self.mass.astype(np.float32),
@@ -382,13 +453,13 @@ class HaloCatalogue:
         def fill(file: h5py.File) -> None:
             for key, value in attributes.items():
                 try:
-                    # Text of a fixed length: the HDF5 library can hang over a damaged one of variable length.
+                    # Text of fixed length, because the HDF5 library can hang on damaged text of variable length.
                     file.attrs[key] = np.bytes_(value.encode() or b"\0") if isinstance(value, str) else value
                     json.dumps(plain(file.attrs[key]))
                 except (TypeError, ValueError, RuntimeError, OSError) as error:
                     raise CatalogueError(
                         f"{key} = {value!r:.60} of catalogue {self.name} cannot be an attribute of an HDF5 file "
-                        f"({error}); it must be a number or a text of less than 64 kB."
+                        f"({error}); it must be a number, or text of less than 64 kB."
                     ) from error
             for key, value in packed.items():
                 file.create_dataset(key, data=value, compression="gzip", shuffle=True)
@@ -398,14 +469,23 @@ class HaloCatalogue:
 
     @classmethod
     def read_packed(cls, path: str | Path) -> HaloCatalogue:
-        """Expand a file written by :meth:`write_packed`.
+        """Read a file that :meth:`write_packed` wrote.
 
-        Files of earlier versions have no seal: they are read with a warning.
+        Files of earlier versions have no checksum: they are read with a warning.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The packed HDF5 file.
+
+        Returns
+        -------
+        HaloCatalogue
 
         Raises
         ------
         CatalogueError
-            The file is damaged, does not agree with its seal, or is none of this kind.
+            The file is damaged, does not agree with its checksum, or is not a packed catalogue.
         """
         arrays, stated, sealed = read_packed(path)
         missing = [key for key in ("name", "Lbox", "offset_reach") if key not in stated]
@@ -415,7 +495,7 @@ class HaloCatalogue:
             Range(above=0).check(f"{Path(path).name}: {key} [Mpc/h]", stated[key], error=CatalogueError)
         if not sealed:
             warnings.warn(
-                f"{path} was packed by an earlier version and states no SHA-256: that it is undamaged is not known. "
+                f"{path} was packed by an earlier version and states no SHA-256, so it cannot be checked for damage. "
                 f"Pack it again: iaemu-train pack {path} NEW.hdf5.",
                 stacklevel=2,
             )
@@ -437,7 +517,12 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ to halotools
 
     def to_halotools(self) -> UserSuppliedHaloCatalog:
-        """The catalogue as halotools' ``UserSuppliedHaloCatalog``, ready for ``populate_mock``."""
+        """Convert to halotools' ``UserSuppliedHaloCatalog``, ready for ``populate_mock``.
+
+        Returns
+        -------
+        halotools.sim_manager.UserSuppliedHaloCatalog
+        """
         from halotools.sim_manager import UserSuppliedHaloCatalog
 
         n_hosts, n_subs = len(self.mass), len(self.offset)
@@ -446,7 +531,7 @@ class HaloCatalogue:
         axis = np.concatenate([self.axis, np.tile([0.0, 0.0, 1.0], (n_subs, 1))])
         mass = np.concatenate([self.mass, self.mass[host]])
         ids = np.arange(n_hosts + n_subs)
-        # Any decreasing function of rank serves: the mock model uses halo_mpeak of sub-halos only to order them.
+        # Any decreasing function of rank will do: the mock model uses halo_mpeak of sub-halos only to order them.
         mpeak = np.concatenate([self.mass, self.mass[host] / (1.0 + self.subhalo_rank)])
         zeros = np.zeros(len(ids))
         columns = dict(
@@ -464,7 +549,7 @@ class HaloCatalogue:
         return UserSuppliedHaloCatalog(
             redshift=float(self.attributes.get("redshift", 0.0)),
             Lbox=self.Lbox,
-            # halotools drops hosts below 300 particle masses; the catalogue's own completeness is stated elsewhere.
+            # Not the true particle mass: halotools would remove hosts below 300 particle masses.
             particle_mass=float(self.attributes.get("particle_mass_for_halotools", 1e8)),
             simname=self.name,
             **columns,
@@ -472,7 +557,7 @@ class HaloCatalogue:
 
 
 def _numbers(attributes: Any, what: str) -> dict[str, Any]:
-    """Attributes, of which those that must be numbers are; they may be stated as text, or not at all (None)."""
+    """Return the attributes with those of ``_ATTRIBUTES`` as numbers; they may be text, or None to be left out."""
     if not isinstance(attributes, dict):
         raise CatalogueError(f"{what}: attributes must be a dictionary, got {type(attributes).__name__}.")
     found = {}
@@ -490,30 +575,29 @@ def _numbers(attributes: Any, what: str) -> dict[str, Any]:
 
 
 def _virial_radius(mass, delta=332.5, omega_m=0.30711):
-    """Radius [Mpc/h] that encloses ``delta`` times the mean matter density (Bryan & Norman 1998 at z = 0)."""
+    """Return the radius [Mpc/h] that encloses ``delta`` times the mean matter density (Bryan & Norman 1998, z = 0)."""
     return (3.0 * mass / (4.0 * np.pi * delta * omega_m * 2.77536627e11)) ** (1.0 / 3.0)
 
 
 def shipped_catalogues() -> dict[str, Path]:
-    """Names and paths of the packed catalogues inside the package."""
+    """Return the paths of the catalogues that come with the package, by name."""
     folder = resources.files("iaemu_training.halos.shipped")
     return {Path(str(entry)).stem: Path(str(entry)) for entry in folder.iterdir() if str(entry).endswith(".hdf5")}
 
 
 def subhalo_mass_bins(log_mass_hosts: ArrayLike, log_mass_host_of_subhalos: ArrayLike) -> np.ndarray:
-    """Host-mass bins within which satellites are borrowed: the paper's, cut to what the catalogue holds.
+    """Return the host-mass bins within which satellites are borrowed: the paper's, limited to what a catalogue holds.
 
-    The paper's are 14 bins over 10^10.5 .. 10^15.2 Msun/h. halotools demands two sub-halos in each bin, so bins beyond
-    the most massive host (or below the least massive) are dropped, and one with hosts but fewer than two sub-halos is
-    merged with the next lower one that is left, or, at the lower end, with the next higher one. On the catalogues of
-    large boxes nothing is cut.
+    The paper has 14 bins from 10^10.5 to 10^15.2 Msun/h. halotools needs two sub-halos in each bin. So bins above the
+    most massive host or below the least massive one are dropped, and a bin with fewer than two sub-halos is merged with
+    the bin below, or, if it is the lowest, with the bin above. Catalogues of large boxes keep all bins.
 
     Parameters
     ----------
     log_mass_hosts : (n_hosts,)
-        [log10 Msun/h].
+        Masses of the hosts [log10 Msun/h].
     log_mass_host_of_subhalos : (n_subhalos,)
-        Masses of the sub-halos' hosts [log10 Msun/h].
+        Mass of the host of each sub-halo [log10 Msun/h].
 
     Returns
     -------
@@ -535,7 +619,7 @@ def subhalo_mass_bins(log_mass_hosts: ArrayLike, log_mass_host_of_subhalos: Arra
             f"Cut the catalogue, or check its units (Msun/h)."
         )
     if len(subhalos) < 2:
-        raise CatalogueError(f"The mock model needs at least two sub-halos, the catalogue has {len(subhalos)}.")
+        raise CatalogueError(f"The mock model needs at least two sub-halos; the catalogue has {len(subhalos)}.")
     n_hosts = np.histogram(hosts, edges)[0]
     occupied = np.flatnonzero(n_hosts)
     edges = edges[occupied[0] : occupied[-1] + 2]
@@ -545,5 +629,7 @@ def subhalo_mass_bins(log_mass_hosts: ArrayLike, log_mass_host_of_subhalos: Arra
         if len(poor) == 0:
             return edges
         if len(edges) == 2:
-            raise CatalogueError(f"The mock model needs two sub-halos of the hosts, {n_subhalos[0]} belong to one.")
+            raise CatalogueError(
+                f"The mock model needs at least two sub-halos with a host in the catalogue; there are {n_subhalos[0]}."
+            )
         edges = np.delete(edges, max(int(poor[-1]), 1))

@@ -1,8 +1,8 @@
-"""Whether a halo catalogue is sound, and whether it can be of a universe: numbers, units, the box.
+"""Checks of halo catalogues: valid arrays, and numbers that are possible in the assumed units.
 
-Numbers carry no units, but physics does: hosts of a mass have a density, sub-halos live within a few virial radii of
-their hosts, halos fill their box. What is a factor h away cannot be seen: Mpc for Mpc/h changes the density by 0.3,
-Msun for Msun/h by 1.4, while universes of other parameters and redshifts differ by more.
+Wrong units show in the number density of hosts above a mass, in the distances of sub-halos from their hosts, and in how
+the halos fill the box. A factor h cannot be detected: Mpc instead of Mpc/h changes the density by a factor of 0.3, Msun
+instead of Msun/h by 1.4, and the densities of other cosmologies and redshifts differ by more.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from scipy.integrate import trapezoid
 
 from iaemu_training.halos.columns import CatalogueError
 
-#: Hosts (or sub-halos) that it takes to judge a catalogue.
+#: Least number of hosts (or sub-halos) for a check.
 ENOUGH = 100
-#: Factor by which the density of hosts may leave the range of universes that are thought of.
+#: Factor by which the density of hosts may lie outside the range of :func:`density_range`.
 DENSITY_FACTOR = 10.0
-#: Virial radii of its host within which a sub-halo lies; a percentage may stray.
+#: Largest distance of a sub-halo from its host, in virial radii of the host; and the share that may be farther away.
 VIRIAL_RADII, STRAYS = 5.0, 0.01
-#: Halos fill the box to this share of its side, or more.
+#: Least share of the side of the box that the halos must extend over.
 FILLED = 0.9
 
 _RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
 _OMEGA_M = 0.31
-#: Redshifts of a catalogue that does not state its own, and linear amplitudes of the matter field over Planck's.
+#: Range of redshifts for a catalogue that does not state its own; range of linear amplitudes relative to Planck's.
 _REDSHIFTS = (0.0, 2.0)
 _AMPLITUDES = (0.8, 1.2)
 
 
 def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
-    """Check the arrays of a catalogue: shapes, finite numbers, and what is promised of each.
+    """Check shapes and values of the arrays of a catalogue.
 
     Parameters
     ----------
     name : str
-        Of the catalogue, for errors.
+        Name of the catalogue, for error messages.
     Lbox : float
         Side of the box [Mpc/h].
     arrays : dict
@@ -47,7 +47,7 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
     Raises
     ------
     CatalogueError
-        Names the array, the row (counted from 0) and the value.
+        An array has a wrong shape or a bad value; the message names the array, the row (from 0) and the value.
     """
     n = np.size(arrays["mass"])
     if not n:
@@ -58,7 +58,7 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
     for key, shape in shapes.items():
         if arrays[key].shape != shape:
             raise CatalogueError(
-                f"Catalogue {name}: {key} has the shape {arrays[key].shape}; {n} hosts with {total} sub-halos in all "
+                f"Catalogue {name}: {key} has shape {arrays[key].shape}, but {n} hosts with {total} sub-halos in total "
                 f"need {shape}."
             )
     norm = np.linalg.norm(arrays["axis"], axis=-1)
@@ -75,27 +75,28 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
         if not good.all():
             row = int(np.argmin(good))
             raise CatalogueError(
-                f"Catalogue {name}: {key} must be {wanted}; {np.sum(~good)} rows are not, first row {row}, counted "
-                f"from 0: {np.array2string(np.asarray(arrays[key][row]), precision=6)}."
+                f"Catalogue {name}: {key} must be {wanted}, but {np.sum(~good)} rows are not; the first is row {row}, "
+                f"counted from 0: {np.array2string(np.asarray(arrays[key][row]), precision=6)}."
             )
 
 
 def check_physics(name: str, Lbox: float, arrays: dict[str, np.ndarray], redshift: float | None) -> None:
-    """Check what physics allows, of a catalogue with at least ``ENOUGH`` hosts.
+    """Check that a catalogue with at least ``ENOUGH`` hosts is physically possible.
+
+    If fewer than 1 % of the sub-halos lie far from their hosts, this is a warning only.
 
     Parameters
     ----------
     name, Lbox, arrays
         As for :func:`check_arrays`.
     redshift : float or None
-        If it is stated.
+        Redshift, if it is known.
 
     Raises
     ------
     CatalogueError
-        The hosts leave a part of the box empty; they are 10 times more, or fewer, than any universe near ours has of
-        their masses; or more than 1 % of the sub-halos lie far from their hosts (a warning tells of fewer). Says by how
-        much, and what to do.
+        The hosts leave a part of the box empty; their number density is more than 10 times above or below that of
+        cosmologies near ours; or more than 1 % of the sub-halos lie far from their hosts.
     """
     if len(arrays["mass"]) < ENOUGH:
         return
@@ -108,12 +109,12 @@ def _check_extent(name: str, Lbox: float, position: np.ndarray) -> None:
     low, high = position.min(axis=0), position.max(axis=0)
     share = (high - low) / Lbox
     axis = int(np.argmin(share))
-    # Ten halos that cluster count as one: by chance this happens to one catalogue in a million.
+    # With ten clustered halos counted as one, a smaller extent happens by chance in one catalogue of a million.
     if share[axis] < FILLED and len(position) / 10.0 * math.log(max(share[axis], 1e-300)) < math.log(1e-6):
         raise CatalogueError(
             f"Catalogue {name}: the {len(position)} hosts fill the box only from {'xyz'[axis]} = {low[axis]:.6g} to "
             f"{high[axis]:.6g} of {Lbox:g} Mpc/h. Give the side of the periodic box in the units of the positions "
-            "(comoving Mpc/h); a part cut out of a box is not periodic and cannot be used."
+            "(comoving Mpc/h). A part of a box is not periodic and cannot be used."
         )
 
 
@@ -129,35 +130,36 @@ def _check_density(name: str, Lbox: float, mass: np.ndarray, redshift: float | N
     when = f"z = {redshift:g}" if redshift is not None else "any z of 0 .. 2"
     factor = (expected / density[closest]) ** (1.0 / 3.0)
     raise CatalogueError(
-        f"Catalogue {name}: {density[closest]:.2g} hosts above {mass[-above[closest]]:.2g} Msun/h in (Mpc/h)^3, where "
-        f"universes near ours have {least[closest]:.2g} .. {most[closest]:.2g} at {when}: as if all lengths were "
-        f"{factor:.3g} times too large. Positions and Lbox must be in comoving Mpc/h (divide kpc/h by 1000) and masses "
-        "in Msun/h."
+        f"Catalogue {name}: there are {density[closest]:.2g} hosts above {mass[-above[closest]]:.2g} Msun/h in a "
+        f"(Mpc/h)^3, but cosmologies near ours have {least[closest]:.2g} .. {most[closest]:.2g} at {when}, as if all "
+        f"lengths were {factor:.3g} times too large. Positions and Lbox must be in comoving Mpc/h (divide kpc/h by "
+        "1000), masses in Msun/h."
     )
 
 
 def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest density of halos above each mass, of universes near ours.
+    """Return the lowest and highest number density of halos above each mass, in cosmologies near ours.
 
-    The mass function of Sheth & Tormen 1999 (astro-ph/9901122), with sigma(M) of Klypin et al. 2011 (arXiv:1002.3660;
-    within 9 % of CAMB's for Bolshoi-Planck) times 0.8 to 1.2, and the growth of Carroll et al. 1992.
+    From the mass function of Sheth & Tormen 1999 (astro-ph/9901122), with sigma(M) of Klypin et al. 2011
+    (arXiv:1002.3660; within 9 % of CAMB's for Bolshoi-Planck) times 0.8 to 1.2, and the growth factor of Carroll et al.
+    1992.
 
     Parameters
     ----------
     mass : (n,)
-        [Msun/h]
+        Halo masses [Msun/h].
     redshift : float or None
-        None: any of 0 .. 2.
+        Redshift; None for the range from 0 to 2.
 
     Returns
     -------
     least, most : (n,) float64
-        [(h/Mpc)^3]
+        Number densities [(h/Mpc)^3].
     """
     first, last = _REDSHIFTS if redshift is None else (redshift, redshift)
     amplitudes = np.geomspace(_AMPLITUDES[0] * _growth(last), _AMPLITUDES[1] * _growth(first), 6)
     log_mass = np.log(np.clip(mass, 1e8, 1e16))
-    # Upwards from each mass over 7 e-folds, beyond which hardly any are left.
+    # From each mass upwards over 7 e-folds, beyond which hardly any halos are left.
     ln_m = log_mass[:, None] + np.linspace(0.0, 7.0, 200)
     y = 1e12 / np.exp(ln_m)
     sigma = 16.9 * y**0.41 / (1 + 1.102 * y**0.2 + 6.22 * y**0.333)
@@ -172,7 +174,7 @@ def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray,
 
 
 def _growth(redshift: float) -> float:
-    """Linear growth over that at z = 0."""
+    """Return the linear growth factor relative to z = 0."""
 
     def unnormalised(z: float) -> float:
         matter = _OMEGA_M * (1 + z) ** 3
@@ -193,12 +195,12 @@ def _check_offsets(name: str, arrays: dict[str, np.ndarray]) -> None:
     far, share = int(np.argmax(in_radii)), np.mean(in_radii > VIRIAL_RADII)
     what = (
         f"lie more than {VIRIAL_RADII:g} virial radii from their hosts, the farthest {apart[far]:.3g} Mpc/h from a "
-        f"host of {arrays['mass'][host[far]]:.2g} Msun/h, {in_radii[far]:.3g} radii"
+        f"host of {arrays['mass'][host[far]]:.2g} Msun/h, which is {in_radii[far]:.3g} virial radii"
     )
     if share > STRAYS:
         raise CatalogueError(
-            f"Catalogue {name}: {share:.2%} of the sub-halos {what}: they are not its sub-halos. Check halo_hostid, "
-            "and the units of positions (comoving Mpc/h) and masses (Msun/h)."
+            f"Catalogue {name}: {share:.2%} of the sub-halos {what}. Check halo_hostid, and the units of positions "
+            "(comoving Mpc/h) and masses (Msun/h)."
         )
     if in_radii[far] > 4.0 * VIRIAL_RADII:
         warnings.warn(f"Catalogue {name}: {np.sum(in_radii > VIRIAL_RADII)} sub-halos {what}.", stacklevel=4)

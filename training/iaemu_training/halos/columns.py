@@ -1,4 +1,4 @@
-"""What a halo catalogue consists of, whatever file it comes from: halotools' columns, and the box that they lie in."""
+"""The columns of a halo catalogue under halotools' names, and checks of them that hold for all file formats."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ COLUMNS = (
     *AXIS_COLUMNS,
 )
 
-#: What 32 bits, or text of five decimals, can put outside the box, over its side.
+#: How far outside the box rounding to 32 bits or to five decimals can put a position, relative to the side of the box.
 ROUNDING = 1e-5
 
-#: A halo of fewer particles is not reliably found.
+#: Least number of particles for a halo finder to find a halo reliably.
 MIN_PARTICLES = 40
 
 
@@ -30,17 +30,20 @@ class CatalogueError(ValueError):
 
 
 class HaloColumns(NamedTuple):
-    """Columns as a file has them: the arguments of :meth:`iaemu_training.halos.catalogue.HaloCatalogue.from_columns`.
+    """Columns as read: the arguments of :meth:`iaemu_training.halos.catalogue.HaloCatalogue.from_columns`.
 
     Attributes
     ----------
-    columns : dict of (n,) arrays, by halotools' names
+    columns : dict of str to (n,) array
+        Columns under halotools' names.
     Lbox : float
         Side of the box [Mpc/h].
     name : str
+        Name of the catalogue.
     attributes : dict
+        Redshift, cosmology and origin, as text and numbers.
     lines : (n,) int64, optional
-        Of a text, the line of each halo, counted from 1.
+        Line of each halo in a text file, counted from 1.
     """
 
     columns: dict[str, np.ndarray]
@@ -51,17 +54,17 @@ class HaloColumns(NamedTuple):
 
 
 def plain(value: Any) -> Any:
-    """An attribute of a file as text, a number, or a list of these.
+    """Convert an attribute of a file to text, a number, or a list of these.
 
     Parameters
     ----------
     value : bytes, str, numpy scalar or array
-        As h5py and astropy return it.
+        The attribute as h5py or astropy return it.
 
     Returns
     -------
     str, bool, int, float or list
-        Anything else as it is.
+        A value of any other type is returned unchanged.
     """
     if isinstance(value, bytes):
         return value.decode(errors="replace")
@@ -73,45 +76,46 @@ def plain(value: Any) -> Any:
 def checked_columns(
     columns: Any, Lbox: Any, name: str, lines: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], float]:
-    """The columns that are needed as arrays, and the side of the box, once they are known to be sound.
+    """Check the columns and the side of the box, and return them as arrays and a number.
 
     Parameters
     ----------
-    columns : mapping of name to (n,), astropy table or structured array
-        More than ``COLUMNS`` is no harm. Ids may be unsigned, their largest number then standing for -1, or whole
-        numbers in floating point.
-    Lbox : number, or three equal ones
-        [Mpc/h].
+    columns : mapping of str to (n,) array, astropy table or structured array
+        At least ``COLUMNS``; further columns are ignored. Ids may also be unsigned, with the largest number for -1, or
+        whole numbers in floating point.
+    Lbox : float, or three equal ones
+        Side of the box [Mpc/h].
     name : str
-        Of the catalogue, for errors.
-    lines : (n,), optional
-        Lines of the file, for errors; by default rows are counted from 0.
+        Name of the catalogue, for error messages.
+    lines : (n,) int, optional
+        Line of each halo in its file, for error messages; by default rows are counted from 0.
 
     Returns
     -------
-    columns : dict of (n,) arrays
+    columns : dict of str to (n,) array
         Ids as int64, the rest as float64; positions in [0, Lbox).
     Lbox : float
+        Side of the box [Mpc/h].
 
     Raises
     ------
     CatalogueError
-        The box is not a cube; a column is missing, of another length or not of numbers, a value is missing or not
-        finite, or a position lies outside the box by more than rounding.
+        The box is not a cube; a column is missing, has another length or does not hold numbers; a value is missing or
+        not finite; or a position lies outside the box by more than a rounding error.
     """
     side = _box_side(Lbox, name)
     there = _names(columns, name)
     missing = [key for key in COLUMNS if key not in there]
     if missing:
         raise CatalogueError(
-            f"Catalogue {name} lacks the column(s) {', '.join(missing)}. Needed, with halotools' names, are "
-            f"{', '.join(COLUMNS)}; there are {', '.join(map(str, there[:40])) or 'none'}."
+            f"Catalogue {name} lacks the column(s) {', '.join(missing)}. The columns needed, under halotools' names, "
+            f"are {', '.join(COLUMNS)}; the catalogue has {', '.join(map(str, there[:40])) or 'none'}."
         )
     found = {key: numbers(columns[key], f"Catalogue {name}: column {key}") for key in COLUMNS}
     for key, values in found.items():
         if values.ndim != 1:
             raise CatalogueError(
-                f"Catalogue {name}: column {key} must hold one number a halo, but has the shape {values.shape}."
+                f"Catalogue {name}: column {key} must hold one number for each halo, but has shape {values.shape}."
             )
     lengths = {key: len(value) for key, value in found.items()}
     if len(set(lengths.values())) > 1:
@@ -138,14 +142,14 @@ def checked_columns(
         row, axis = np.argwhere(outside)[0]
         raise CatalogueError(
             f"Catalogue {name}: {outside.any(axis=1).sum()} halos lie outside the box [0, {side:g}] Mpc/h, first "
-            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in {place(row)}. Check Lbox and units (Mpc/h); if the "
-            "positions are right, but the box begins elsewhere (-Lbox/2, say), shift them: numpy.mod(x, Lbox)."
+            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in {place(row)}. Check Lbox and the units (Mpc/h). If "
+            "the origin of the box is not its corner (but its centre, say), shift the positions: numpy.mod(x, Lbox)."
         )
     beyond = ((position < 0) | (position >= side)).any(axis=1)
     if beyond.any():
         warnings.warn(
-            f"Catalogue {name}: {beyond.sum()} halos lie outside the box [0, {side:g}) Mpc/h by rounding, and are "
-            f"taken to its other side, first {place(int(np.argmax(beyond)))}.",
+            f"Catalogue {name}: {beyond.sum()} halos lie outside the box [0, {side:g}) Mpc/h by rounding, and were "
+            f"wrapped to its other side, first {place(int(np.argmax(beyond)))}.",
             stacklevel=3,
         )
         found |= {key: wrapped(found[key], side) for key in POSITION_COLUMNS}
@@ -153,34 +157,37 @@ def checked_columns(
 
 
 def wrapped(position: np.ndarray, side: float) -> np.ndarray:
-    """Positions in [0, side) of a periodic box.
+    """Wrap positions into [0, side) of a periodic box.
 
     Parameters
     ----------
     position : array
+        Positions [Mpc/h].
     side : float
+        Side of the box [Mpc/h].
 
     Returns
     -------
     array
-        Never ``side`` itself, to which numpy.mod rounds what is below 0 by next to nothing.
+        Positions below ``side``. (numpy.mod alone returns ``side`` for tiny negative numbers.)
     """
     inside = np.mod(position, side)
     return np.where(inside >= side, 0.0, inside)
 
 
 def numbers(values: Any, what: str, kinds: str = "iuf", error: type[Exception] = CatalogueError) -> np.ndarray:
-    """An array of real numbers, none of which is missing.
+    """Convert to an array of real numbers, none of them masked.
 
     Parameters
     ----------
     values : array-like
+        The numbers.
     what : str
-        For errors.
+        What error messages call them.
     kinds : str
-        Of numpy's types.
+        Kinds of numpy's types that are allowed, such as "iuf".
     error : type
-        Of what is raised, if it holds something else, or is masked in part.
+        Class of the exception that is raised if a value is masked or not a number.
 
     Returns
     -------
@@ -190,11 +197,11 @@ def numbers(values: Any, what: str, kinds: str = "iuf", error: type[Exception] =
         masked = np.ma.getmaskarray(values)
         raise error(
             f"{what} has {masked.sum()} missing (masked) values, first in row {int(np.argmax(masked.ravel()))}. Fill "
-            "them in, or leave those rows out."
+            "them in, or remove those rows."
         )
     try:
         array = np.asarray(values)
-    except Exception as reason:  # of whatever object stands there
+    except Exception as reason:  # an arbitrary object can raise any class
         raise error(f"{what} is not an array of numbers ({reason}).") from reason
     if array.dtype.kind not in kinds:
         raise error(f"{what} must hold {'real' if 'f' in kinds else 'whole'} numbers, but holds {array.dtype}.")
@@ -202,7 +209,7 @@ def numbers(values: Any, what: str, kinds: str = "iuf", error: type[Exception] =
 
 
 def _names(columns: Any, name: str) -> list:
-    """Names of columns, of whatever holds them."""
+    """Return the names of the columns of a table, a structured array or a mapping."""
     dtype = getattr(columns, "dtype", None)
     for names in (getattr(columns, "colnames", None), getattr(dtype, "names", None)):
         if names:
@@ -216,7 +223,7 @@ def _names(columns: Any, name: str) -> list:
 
 
 def _ids(values: np.ndarray, what: str, place: Callable[[int], str]) -> np.ndarray:
-    """Ids as int64; the largest number of an unsigned type is -1."""
+    """Return ids as int64; the largest number of an unsigned type stands for -1."""
     if values.dtype.kind == "u":
         return np.where(values == np.iinfo(values.dtype).max, -1, values.astype(np.int64))
     if values.dtype.kind == "f":
@@ -224,18 +231,18 @@ def _ids(values: np.ndarray, what: str, place: Callable[[int], str]) -> np.ndarr
         if bad.any():
             row = int(np.argmax(bad))
             raise CatalogueError(
-                f"{what} must hold whole numbers, exactly, but {values.dtype} has {values[row]:.17g} in {place(row)}. "
-                "Store ids as 64-bit integers."
+                f"{what} must hold whole numbers that its type can represent exactly, but has {values[row]:.17g} "
+                f"({values.dtype}) in {place(row)}. Store ids as 64-bit integers."
             )
     return values.astype(np.int64)
 
 
 def _box_side(Lbox: Any, name: str) -> float:
-    """The side of a cubic box [Mpc/h]; CatalogueError if it is not one positive number, or three equal ones."""
+    """Return the side of a cubic box [Mpc/h]; CatalogueError unless it is one positive number or three equal ones."""
     try:
         given = np.asarray(Lbox)
         sides = np.unique(given.astype(np.float64)) if given.dtype.kind in "iuf" and given.size in (1, 3) else None
-    except Exception:  # of whatever object stands there
+    except Exception:  # an arbitrary object can raise any class
         sides = None
     if sides is None or len(sides) != 1 or np.ma.is_masked(Lbox) or not 1e-6 < sides[0] < 1e12:
         raise CatalogueError(f"Catalogue {name}: Lbox = {Lbox!r} is not the side of a cubic box in Mpc/h.")

@@ -1,4 +1,4 @@
-"""Halo catalogues in HDF5: halotools' columns in the root, in a group or in one table, and the packed form."""
+"""Halo catalogues in HDF5: halotools' columns in the root, a group or a table; and the packed form."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 
 from iaemu_training.halos.columns import COLUMNS, CatalogueError, HaloColumns, plain
 
-#: Packed files are sealed since number 2.
+#: Packed files have a checksum since format 2.
 PACKED_FORMAT, UNSEALED_FORMAT = "iaemu-packed-halos-2", "iaemu-packed-halos-1"
 SEAL = "sha256"
-#: Data sets of a packed file: type, and numbers a row.
+#: Data sets of a packed file: type, and numbers in each row.
 PACKED = {
     "position": ("<u2", 3),
     "mass": ("<f4", 1),
@@ -31,11 +31,12 @@ _BOX_OF_TNG = "Header/BoxSize"
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[h5py.File]:
-    """An HDF5 file, open for reading.
+    """Open an HDF5 file for reading.
 
     Parameters
     ----------
     path : path-like
+        The file.
 
     Yields
     ------
@@ -44,7 +45,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     Raises
     ------
     CatalogueError
-        In place of all that h5py and numpy raise, also within the block, if the file is damaged or another one.
+        The file is damaged or is not HDF5; replaces the exceptions of h5py and numpy, also within the block.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -53,20 +54,20 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         raise
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError) as error:
         raise CatalogueError(
-            f"{path} cannot be read as HDF5, or is damaged ({type(error).__name__}: {error}). Copy it again, or make "
-            "it anew."
+            f"{path} cannot be read as HDF5, or is damaged ({type(error).__name__}: {error}). Copy or make it again."
         ) from error
 
 
 def read_hdf5(path: str | Path) -> HaloColumns:
-    """Columns under halotools' names: as data sets, in any group, or as fields of a table (halotools' own cache).
+    """Read columns under halotools' names: data sets in any one group, or the fields of a table.
 
-    The side of the box is an attribute ``Lbox`` [Mpc/h] of the file, the group or the table, a data set of that name,
-    or, where there is none, ``Header/BoxSize``, which is taken as kpc/h: that is how TNG has it.
+    The side of the box is the attribute or the data set ``Lbox`` [Mpc/h] of the file, the group or the table. If there
+    is none, it is ``Header/BoxSize`` in kpc/h, as in TNG.
 
     Parameters
     ----------
     path : path-like
+        The HDF5 file.
 
     Returns
     -------
@@ -75,14 +76,15 @@ def read_hdf5(path: str | Path) -> HaloColumns:
     Raises
     ------
     CatalogueError
-        The file is damaged, no table has all columns, or several have; or the side of the box is not stated.
+        The file is damaged, none or several of its groups and tables have all columns, or the side of the box is not
+        stated.
     """
     path = Path(path)
     with opened(path) as file:
         where, table = _table(file, path.name)
         shapes = {name: column.shape for name, (column, _) in table.items()}
         if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) > 1:
-            raise CatalogueError(f"{path.name}: the columns must be of one length, their shapes are {shapes}.")
+            raise CatalogueError(f"{path.name}: the columns must have the same length; their shapes are {shapes}.")
         columns = {
             name: column[()] if field is None else column.fields(field)[()] for name, (column, field) in table.items()
         }
@@ -91,13 +93,13 @@ def read_hdf5(path: str | Path) -> HaloColumns:
         Lbox, note = _side(file, places, path.name)
     attributes = {key: value for key, value in attributes.items() if key.lower() != "lbox"} | note
     name = str(attributes.pop("catalogue", attributes.get("simname", path.stem)))
-    if "min_mass" not in attributes and "halo_mpeak_row_cut_min" in attributes:  # halotools' own word for it
+    if "min_mass" not in attributes and "halo_mpeak_row_cut_min" in attributes:  # halotools' name for it
         attributes["min_mass"] = attributes["halo_mpeak_row_cut_min"]
     return HaloColumns(columns, Lbox, name, attributes)
 
 
 def _table(file: h5py.File, name: str) -> tuple[str, dict[str, tuple[h5py.Dataset, str | None]]]:
-    """The one table or group that has all columns: its path ("" for the root), and its columns and their fields."""
+    """Find the table or group that has all columns: its path ("" for the root), and its columns with their fields."""
     tables: dict[str, dict] = {}
 
     def add(path: str, item: Any) -> None:
@@ -113,8 +115,8 @@ def _table(file: h5py.File, name: str) -> tuple[str, dict[str, tuple[h5py.Datase
     whole = {path: table for path, table in tables.items() if len(table) == len(COLUMNS)}
     if len(whole) > 1:
         raise CatalogueError(
-            f"{name} holds several catalogues, in {' and '.join(path or '/' for path in whole)}: which is meant? Keep "
-            "one a file."
+            f"{name} holds several catalogues, in {' and '.join(path or '/' for path in whole)}. Copy the one that you "
+            "want to a file of its own."
         )
     if whole:
         return next(iter(whole.items()))
@@ -124,14 +126,14 @@ def _table(file: h5py.File, name: str) -> tuple[str, dict[str, tuple[h5py.Datase
     there: list[str] = []
     file.visit(there.append)
     raise CatalogueError(
-        f"{name} lacks the column(s) {', '.join(missing)}{f' in {best}' if best else ''}. Needed, with halotools' "
-        f"names and in one group or table, are {', '.join(COLUMNS)}; the file has {', '.join(there[:40]) or 'no data'}"
+        f"{name} lacks the column(s) {', '.join(missing)}{f' in {best}' if best else ''}. One group or table must hold "
+        f"{', '.join(COLUMNS)} (halotools' names); the file has {', '.join(there[:40]) or 'no data'}"
         f"{'; ' + '; '.join(others) if others else ''}."
     )
 
 
 def _side(file: h5py.File, places: list, name: str) -> tuple[Any, dict[str, str]]:
-    """The side of the box [Mpc/h], and where it comes from if that is to be told."""
+    """Return the side of the box [Mpc/h], and a note if it comes from TNG's header."""
     stated = [value for place in places for key, value in place.attrs.items() if key.lower() == "lbox"]
     for place in places:
         for key in place if isinstance(place, h5py.Group) else ():
@@ -154,11 +156,12 @@ def _side(file: h5py.File, places: list, name: str) -> tuple[Any, dict[str, str]
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether an HDF5 file says that it is a packed catalogue.
+    """Tell whether an HDF5 file is a packed catalogue by its attribute ``format``.
 
     Parameters
     ----------
     path : path-like
+        The file.
 
     Returns
     -------
@@ -174,25 +177,26 @@ def is_packed(path: str | Path) -> bool:
 
 
 def read_packed(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any], bool]:
-    """What a packed file holds, once it is known to be whole.
+    """Read a packed file and check it against its SHA-256.
 
     Parameters
     ----------
     path : path-like
+        The packed file.
 
     Returns
     -------
     arrays : dict
-        As stored, see ``PACKED``.
+        Arrays as stored, see ``PACKED``.
     attributes : dict
         Text and numbers.
     sealed : bool
-        Files of earlier versions are not.
+        Whether the file states a SHA-256; files of earlier versions do not.
 
     Raises
     ------
     CatalogueError
-        The file is damaged, is none of this kind, or does not agree with its seal.
+        The file is damaged, is not a packed catalogue, or does not agree with its SHA-256.
     """
     name = Path(path).name
     with opened(path) as file:
@@ -202,19 +206,20 @@ def read_packed(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]
         if sealed and plain(seal) != packed_seal(arrays, attributes):
             raise CatalogueError(
                 f"{name} is not as it was packed: its contents do not agree with the SHA-256 that it states"
-                f"{'' if seal is not None else ' (it states none)'}. Copy it again, or pack the catalogue anew."
+                f"{'' if seal is not None else ' (it states none)'}. Copy it again, or pack the catalogue again."
             )
     return arrays, attributes, sealed
 
 
 def packed_content(file: h5py.File, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and attributes of a packed file, without its seal.
+    """Return arrays and attributes of a packed file, without its SHA-256.
 
     Parameters
     ----------
     file : h5py.File
+        The open file.
     name : str
-        For errors.
+        Name of the file, for error messages.
 
     Returns
     -------
@@ -223,7 +228,7 @@ def packed_content(file: h5py.File, name: str) -> tuple[dict[str, np.ndarray], d
     Raises
     ------
     CatalogueError
-        A format, type or shape is another one.
+        The format, or the type or shape of an array, is wrong.
     """
     attributes = {str(key): plain(value) for key, value in file.attrs.items() if key != SEAL}
     if attributes.get("format") not in (PACKED_FORMAT, UNSEALED_FORMAT):
@@ -232,31 +237,31 @@ def packed_content(file: h5py.File, name: str) -> tuple[dict[str, np.ndarray], d
     n = counts.shape[0] if isinstance(counts, h5py.Dataset) and counts.shape else 0
     arrays: dict[str, np.ndarray] = {}
     for key, (kind, width) in PACKED.items():
-        # Shapes are checked before anything is read; the numbers of sub-halos say how many offsets there must be.
+        # Shapes are checked before anything is read. The numbers of sub-halos give the number of offsets.
         rows = int(arrays["n_subhalos"].sum(dtype=np.int64)) if key == "offset" else n
         shape = (rows, width) if width > 1 else (rows,)
         stored = file.get(key)
         if not isinstance(stored, h5py.Dataset) or stored.dtype != np.dtype(kind) or stored.shape != shape:
-            found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, h5py.Dataset) else "not there"
+            found = f"{stored.dtype} of shape {stored.shape}" if isinstance(stored, h5py.Dataset) else "missing"
             raise CatalogueError(
-                f"{name}: the data set {key} must be {np.dtype(kind)} of shape {shape}, but is {found}."
+                f"{name}: the data set {key} must be {np.dtype(kind)} of shape {shape}, but is {found}. Copy the file "
+                "or pack the catalogue again."
             )
         arrays[key] = stored[()]
     return arrays, attributes
 
 
 def packed_seal(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> str:
-    """SHA-256 of the contents of a packed file.
+    """Return the SHA-256 of the contents of a packed file, in hexadecimal.
 
     Parameters
     ----------
     arrays, attributes : dict
-        As of :func:`packed_content`.
+        See :func:`packed_content`.
 
     Returns
     -------
     str
-        In hexadecimal.
     """
     digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
     for key in PACKED:

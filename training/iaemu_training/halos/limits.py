@@ -1,4 +1,4 @@
-"""Where in parameter space to train: the range that a catalogue supports, and sets of points that fill it."""
+"""The region of parameters that halo catalogues support, from their resolution and their volume."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from iaemu_training.halos.columns import MIN_PARTICLES
 
 #: The paper's range of logMmin, beyond which the line of Zheng et al. 2007 is an extrapolation.
 PAPER_LOGMMIN = (11.0, 15.0)
-#: Hosts above 10^logMmin, in all boxes together, below which radial bins run empty: with 200, the emptiest of the
-#: paper's bins (the innermost) expects one or two pairs at the middle of the tube.
+#: Least number of hosts above 10^logMmin in all boxes together. With 200, the innermost of the paper's bins, which has
+#: the fewest pairs, expects one or two pairs on the line of Zheng et al. 2007.
 MIN_HOSTS = 200
-#: Hosts above 10^logM0, without which hardly any host has a satellite.
+#: Least number of hosts above 10^logM0, the mass below which a host has no satellites.
 MIN_SATELLITE_HOSTS = 100
 
-#: Of what is a log10 of a mass in Msun/h.
+#: Values allowed for a log10 of a mass in Msun/h.
 _LOG_MASS = Range(at_least=0, at_most=20)
 
 
 @dataclass(frozen=True)
 class CatalogueLimits:
-    """What halo catalogues support; masses in log10 Msun/h.
+    """Limits of the parameters that halo catalogues support; masses in log10 Msun/h.
 
     Attributes
     ----------
     log_mass_complete : float or None
-        Mass above which the halos are complete; None if the catalogue does not state its particle mass.
+        Mass above which the catalogue is complete; None if it does not state its particle mass.
     logMmin_low : float or None
-        Smallest ``logMmin`` that the resolution supports: there, ``sigma_logM`` one RMSE above its line still leaves
-        99 % of the centrals in halos that the catalogue holds. Rounded up to 0.1.
+        Smallest ``logMmin`` that the resolution supports, rounded up to 0.1: with ``sigma_logM`` one standard deviation
+        above the line of Zheng et al. 2007, 99 % of the centrals live in halos above ``log_mass_complete``.
     logMmin_high : float
-        Largest ``logMmin`` that the volume supports, see ``MIN_HOSTS``. Rounded down to 0.1.
+        Largest ``logMmin`` that the volume supports, rounded down to 0.1; see ``MIN_HOSTS``.
     logM0_max : float
-        See ``MIN_SATELLITE_HOSTS``. Rounded down to 0.01.
+        Largest ``logM0`` that the volume supports, rounded down to 0.01; see ``MIN_SATELLITE_HOSTS``.
     n_hosts : int
-        Hosts above ``10^logMmin_high``.
+        Number of hosts above ``10^logMmin_high``.
     """
 
     log_mass_complete: float | None
@@ -52,22 +52,28 @@ class CatalogueLimits:
 
     @classmethod
     def of(cls, catalogues: Sequence[HaloCatalogue], log_mass_complete: float | None = None) -> CatalogueLimits:
-        """Limits of catalogues that are used together, their pair sums added.
+        """Return the limits of catalogues whose pair sums are added.
 
         Parameters
         ----------
         catalogues : sequence of HaloCatalogue
+            One or more catalogues.
         log_mass_complete : float, optional
-            By default the largest of: the mass of 40 particles, if all catalogues state their ``particle_mass``; the
-            ``min_mass`` to which one was cut; the lowest mass of hosts that halotools' model takes.
+            Mass above which the catalogues are complete [log10 Msun/h]. By default the largest of: the mass of 40
+            particles, if all catalogues state their ``particle_mass``; the ``min_mass`` at which a catalogue was cut;
+            and 10^10.5 Msun/h, below which halotools' model takes no hosts.
+
+        Returns
+        -------
+        CatalogueLimits
 
         Raises
         ------
         CatalogueError
-            There is no catalogue, or ``log_mass_complete`` is no log10 of a mass.
+            There is no catalogue, or ``log_mass_complete`` is not between 0 and 20.
         """
         if not catalogues or not all(isinstance(catalogue, HaloCatalogue) for catalogue in catalogues):
-            raise CatalogueError(f"Limits are those of one or more halo catalogues, got {catalogues!r:.100}.")
+            raise CatalogueError(f"catalogues must be one or more halo catalogues, got {catalogues!r:.100}.")
         if log_mass_complete is not None:
             _LOG_MASS.check("log_mass_complete (--complete-above)", log_mass_complete, error=CatalogueError)
         if log_mass_complete is None and all("particle_mass" in c.attributes for c in catalogues):
@@ -86,39 +92,42 @@ class CatalogueLimits:
         )
 
     def support(self, logMmin: tuple[float, float] | None = None, logM0_max: float | None = None) -> Support:
-        """The tube within the limits.
+        """Return the supported region within these limits.
 
         Parameters
         ----------
         logMmin : (float, float), optional
-            A narrower range; the limits by default.
+            Range of ``logMmin`` [log10 Msun/h]; by default from ``logMmin_low`` to ``logMmin_high``.
         logM0_max : float, optional
-            A lower limit than the catalogue's.
+            Largest ``logM0`` [log10 Msun/h]; by default that of the catalogues.
+
+        Returns
+        -------
+        Support
 
         Raises
         ------
         CatalogueError
-            A range beyond the limits, with the limit and its reason, or none at all; or no lower limit is known and
-            none is given.
+            The range exceeds the limits or is empty; or ``logMmin_low`` is not known and no range is given.
         ValueError
-            At the ends of the range, nothing is left of the range of another parameter.
+            At an end of the range, no value of another parameter is allowed.
         """
         if logMmin is None:
             if self.logMmin_low is None:
                 raise CatalogueError(
                     "The catalogue does not state its particle_mass, so the smallest logMmin that its resolution "
-                    "supports is not known. Give --complete-above (the log10 mass above which its halos are complete) "
-                    "or the range of logMmin."
+                    "supports is not known. Give --complete-above (log10 of the mass in Msun/h above which the "
+                    "catalogue is complete), or the range of logMmin."
                 )
             logMmin = (self.logMmin_low, self.logMmin_high)
             if logMmin[0] >= logMmin[1]:
                 raise CatalogueError(
-                    f"The catalogue supports no logMmin: its resolution supports {logMmin[0]:g} and more, its volume "
-                    f"{logMmin[1]:g} and less ({MIN_HOSTS} hosts above). Use a larger box, more boxes, or one of "
-                    "higher resolution."
+                    f"The catalogue supports no logMmin: its resolution requires at least {logMmin[0]:g}, its volume at "
+                    f"most {logMmin[1]:g} ({MIN_HOSTS} hosts above it). Use a larger box, more boxes, or one of higher "
+                    "resolution."
                 )
         if not isinstance(logMmin, (tuple, list)) or len(logMmin) != 2:
-            raise CatalogueError(f"logMmin must be a lower and an upper limit, got {logMmin!r:.60}.")
+            raise CatalogueError(f"logMmin must be a pair, the lower and the upper limit; got {logMmin!r:.60}.")
         for limit in logMmin:
             _LOG_MASS.check("A limit of logMmin", limit, error=CatalogueError)
         if logMmin[0] >= logMmin[1]:
@@ -126,21 +135,21 @@ class CatalogueLimits:
         if self.logMmin_low is not None and logMmin[0] < self.logMmin_low - 1e-9:
             raise CatalogueError(
                 f"logMmin = {logMmin[0]:g} is below {self.logMmin_low:g}, the smallest that the catalogue's resolution "
-                f"supports: its halos are complete above 10^{self.log_mass_complete:g} Msun/h, and more than 1 % of "
-                f"the centrals would live in smaller ones. Raise it, or use a catalogue of higher resolution."
+                f"supports: it is complete above 10^{self.log_mass_complete:g} Msun/h, and more than 1 % of the "
+                f"centrals would live in smaller halos. Raise logMmin, or use a catalogue of higher resolution."
             )
         if logMmin[1] > self.logMmin_high + 1e-9:
             raise CatalogueError(
                 f"logMmin = {logMmin[1]:g} is above {self.logMmin_high:g}, the largest that the catalogue's volume "
-                f"supports: at least {MIN_HOSTS} hosts must lie above it, or bins at small r run empty. Lower it, or "
-                f"use a larger box or more boxes."
+                f"supports: with fewer than {MIN_HOSTS} hosts above it, bins at small r have too few pairs. Lower "
+                f"logMmin, or use a larger box or more boxes."
             )
         logM0_max = self.logM0_max if logM0_max is None else logM0_max
         _LOG_MASS.check("logM0_max", logM0_max, error=CatalogueError)
         if logM0_max > self.logM0_max + 1e-9:
             raise CatalogueError(
-                f"logM0_max = {logM0_max:g} is above {self.logM0_max:g}, beyond which the catalogue holds fewer than "
-                f"{MIN_SATELLITE_HOSTS} hosts. Lower it, or use a larger box or more boxes."
+                f"logM0_max = {logM0_max:g} is above {self.logM0_max:g}, beyond which the catalogue has fewer than "
+                f"{MIN_SATELLITE_HOSTS} hosts. Lower logM0_max, or use a larger box or more boxes."
             )
         return Support(logMmin=(logMmin[0], logMmin[1]), log_mass_complete=self.log_mass_complete, logM0_max=logM0_max)
 
@@ -148,10 +157,11 @@ class CatalogueLimits:
         low = (
             "unknown (the catalogue states no particle_mass)"
             if self.logMmin_low is None
-            else f"{self.logMmin_low:g} (halos complete above 10^{self.log_mass_complete:g} Msun/h)"
+            else f"{self.logMmin_low:g} (catalogue complete above 10^{self.log_mass_complete:g} Msun/h)"
         )
         return (
-            f"logMmin from {low} to {self.logMmin_high:g} ({self.n_hosts} hosts above); logM0 up to {self.logM0_max:g}"
+            f"logMmin from {low} to {self.logMmin_high:g} ({self.n_hosts} hosts above it); "
+            f"logM0 up to {self.logM0_max:g}"
         )
 
 
@@ -162,7 +172,7 @@ def _log_mass_complete(catalogue: HaloCatalogue) -> float:
 
 
 def _smallest_logMmin(log_mass_complete: float, support: Support | None = None) -> float:
-    """``logMmin`` at which the cap on ``sigma_logM`` meets the line plus one RMSE."""
+    """Return the ``logMmin`` at which the limit on ``sigma_logM`` is one standard deviation above its line."""
     n_sigma = (support or Support()).n_sigma_complete
     slope, intercept, rmse = ZHENG07_LINE["sigma_logM"]
     return (log_mass_complete + n_sigma * (intercept + rmse)) / (1.0 - n_sigma * slope)

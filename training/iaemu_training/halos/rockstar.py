@@ -1,9 +1,9 @@
-"""Halo catalogues as ROCKSTAR and consistent-trees write them: text, one halo a row.
+"""Reader for the text files of ROCKSTAR and consistent-trees, which have one halo in each row.
 
-Two formats are read: ``hlist_*.list`` of consistent-trees, and ROCKSTAR's own ``out_*.list`` after its utility
-``find_parents``; also compressed, also with commas between the columns. Columns are found by name in the first line of
-the file, since their order depends on version and settings. Rows are read in chunks: memory is needed only for those
-kept.
+Two formats are read, also compressed or with commas between the columns: ``hlist_*.list`` of consistent-trees, and
+ROCKSTAR's ``out_*.list`` with the parents that its utility ``find_parents`` adds. Columns are found by their names in
+the first line, since their order depends on version and settings. Rows are read in chunks, so that memory is needed
+only for the halos that are kept.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import lzma
 import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import IO, Any
 
 import numpy as np
 
 from iaemu.ranges import Range
 from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {
@@ -32,11 +35,11 @@ _COLUMNS = {
     **{f"halo_axisA_{x}": f"A[{x}]" for x in "xyz"},
 }
 _MPEAK = "Mpeak"
-#: Masses and axes have 32 bits in ROCKSTAR itself; positions are written with more decimals than 32 bits keep.
+#: Types of the columns. ROCKSTAR keeps masses and axes in 32 bits, but writes positions with more digits.
 _TYPES = {"halo_id": "i8", "parent": "i8", "halo_x": "f8", "halo_y": "f8", "halo_z": "f8"}
 _OTHER_TYPE = "f4"
 
-#: What is looked for in the comments; units are part of it, so that a length in other units counts as missing.
+#: Patterns searched for in the comments. They include the unit, so that a length in other units counts as missing.
 _COMMENTS = {
     "Lbox": r"\bbox size\s*[:=]\s*(\S+?)\s*Mpc\s*/\s*h",
     "particle_mass": r"\bparticle mass\s*[:=]\s*(\S+?)\s*Msun\s*/\s*h",
@@ -45,37 +48,44 @@ _COMMENTS = {
     "Ode0": r"\b(?:Ol|Omega_L)\s*=\s*([^\s;]+)",
     "h": r"\bh0?\s*=\s*([^\s;]+)",
 }
-#: Endings that a catalogue's name is without.
+#: Endings of file names that are not part of the name of the catalogue.
 _ENDINGS = r"(?i)\.(list|txt|ascii|dat|csv)(\.(gz|bz2|xz))?$"
 #: First bytes of compressed files.
 _COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-#: Rows in a chunk.
+#: Rows that are read before those below the mass cut are dropped.
 _CHUNK = 20_000
 
 
 def read_rockstar(
-    path: str | Path, Lbox: float | None = None, particle_mass: float | None = None, min_mass: float | None = None
+    path: str | Path,
+    Lbox: float | None = None,
+    particle_mass: float | None = None,
+    min_mass: float | None = None,
+    progress: bool = False,
 ) -> HaloColumns:
-    """Read an ``hlist_*.list`` or ``out_*.list``, as such or compressed.
+    """Read an ``hlist_*.list`` or ``out_*.list``, also compressed.
 
-    The mass is ``Mvir``, the major axis that of the whole halo (``A[x]``, not ``A[x](500c)``). Sub-halos are ranked by
-    ``Mpeak`` where the file has it, else by ``Mvir``. A sub-halo belongs to its ``upid``, as in halotools; where there
-    is only ``pid``, which may be a sub-halo itself, to the host at the end of that chain. Sub-halos whose host is not
-    among the halos read are dropped and counted.
+    The mass is ``Mvir``, and the major axis is that of the whole halo (``A[x]``, not ``A[x](500c)``). Sub-halos are
+    ranked by ``Mpeak``, or by ``Mvir`` if the file has no ``Mpeak``. The host of a sub-halo is its ``upid``, as in
+    halotools. If there is only ``pid``, which may be a sub-halo itself, it is followed up to the host. Sub-halos whose
+    host is not among the halos read are dropped and counted.
 
-    Parameters are those of :meth:`iaemu_training.halos.catalogue.HaloCatalogue.read_rockstar`.
+    Parameters
+    ----------
+    path, Lbox, particle_mass, min_mass, progress
+        See :meth:`iaemu_training.halos.catalogue.HaloCatalogue.read_rockstar`.
 
     Returns
     -------
     HaloColumns
-        ``attributes`` has redshift, scale factor, cosmology, ``particle_mass``, ``min_mass``, ``ranked_by`` and
-        ``n_subhalos_without_host``; what is not known is left out.
+        Its ``attributes`` are redshift, scale factor, cosmology, ``particle_mass``, ``min_mass``, ``ranked_by`` and
+        ``n_subhalos_without_host``, as far as they are known.
 
     Raises
     ------
     CatalogueError
-        The file is not there or truncated; a column, the parents or the side of the box are missing; a row is
-        malformed; two halos share an id, or parents form a loop.
+        The file is missing or truncated; a column, the parents or the side of the box are missing; a row is malformed;
+        two halos share an id, or parents form a loop.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,8 +101,8 @@ def read_rockstar(
         if len(first_row) != len(names):
             raise CatalogueError(
                 f"{path.name}: the first line names {len(names)} columns, but the first halo has {len(first_row)}. "
-                "Mend that line, or run the find_parents that belongs to the ROCKSTAR which wrote the file: another "
-                "one repeats the names of all columns, but not all columns."
+                "Correct that line, or run the find_parents of the same version of ROCKSTAR that wrote the file: "
+                "another version copies the names of all columns, but not all columns."
             )
         positions, parent = _positions(names, path.name)
         stated = _stated(comments, names, first_row, path.name)
@@ -104,14 +114,14 @@ def read_rockstar(
         ranking = "halo_mpeak" if "halo_mpeak" in positions else "halo_mvir"
         if min_mass is None:
             min_mass = MIN_PARTICLES * stated.get("particle_mass", 0.0)
-        halos = _rows(path, positions, len(names), ranking, min_mass)
+        halos = _rows(path, positions, len(names), ranking, min_mass, progress)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise CatalogueError(f"{path.name} cannot be read, or is truncated: {error}") from error
     if len(halos) == 0:
         raise CatalogueError(f"{path.name} has no halo above {min_mass:g} Msun/h.")
     host = _host_rows(halos["halo_id"], halos["parent"], parent == "pid", path.name)
     kept = np.flatnonzero(host >= 0)
-    # Hosts are their own hosts and stay, so each one's new row is its place among the rows kept.
+    # A host is its own host and is kept, so its new row is its place among the rows kept.
     n_read, halos, host = len(halos), halos[kept], np.searchsorted(kept, host[kept])
     host_id = halos["halo_id"][host]
     columns = {name: halos[name] for name in _COLUMNS}
@@ -134,19 +144,19 @@ def read_rockstar(
 
 
 def _read_header(path: Path) -> tuple[list[str], list[str]]:
-    """The comment lines at the top, and the words of the first row of data."""
-    with _open(path) as file:
+    """Return the comment lines at the top, and the words of the first row of data."""
+    with _open(path) as (file, _):
         first = file.readline(100_000)
         if "\0" in first:
             raise CatalogueError(
-                f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Catalogues are read from HDF5 "
-                "in halotools' columns, and from the text of ROCKSTAR or consistent-trees."
+                f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Give an HDF5 file with halotools' "
+                "columns, or a text file of ROCKSTAR or consistent-trees."
             )
-        # Databases give commas, and no mark.
+        # Files from databases have commas between the columns, and no "#".
         if not first.startswith("#") and "," not in first:
             raise CatalogueError(
                 f"{path.name} is not a catalogue of ROCKSTAR or consistent-trees: its first line must name the columns "
-                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but is {first[:60]!r}."
+                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but it is {first[:60]!r}."
             )
         comments = [first]
         for line in file:
@@ -157,12 +167,16 @@ def _read_header(path: Path) -> tuple[list[str], list[str]]:
     raise CatalogueError(f"{path.name} has a header, but no halos.")
 
 
-def _open(path: Path) -> io.TextIOWrapper:
-    """The file as text; a byte-order mark is left out, and letters of other encodings, in comments, do not matter."""
-    with open(path, "rb") as file:
-        first = file.read(6)
-    opener: Any = next((opener for mark, opener in _COMPRESSED.items() if first.startswith(mark)), open)
-    return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", errors="replace")
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[io.TextIOWrapper, IO[bytes]]]:
+    """Open the file as text, without a byte-order mark; also give the file of bytes, whose position is the progress."""
+    with open(path, "rb") as raw:
+        first = raw.read(6)
+        raw.seek(0)
+        opener: Any = next((opener for mark, opener in _COMPRESSED.items() if first.startswith(mark)), None)
+        # Comments may have letters of other encodings, which do not matter.
+        with io.TextIOWrapper(opener(raw) if opener else raw, encoding="utf-8-sig", errors="replace") as text:
+            yield text, raw
 
 
 def _words(line: str) -> list[str]:
@@ -170,26 +184,26 @@ def _words(line: str) -> list[str]:
 
 
 def _column_names(line: str, name: str) -> list[str]:
-    """Column names in lower case, without the number that consistent-trees appends to each."""
+    """Return the column names in lower case, without the numbers that consistent-trees appends."""
     names = []
     for position, word in enumerate(_words(line.lstrip("#"))):
         # Digits only: A[x](500c) is another axis, not column 500.
         match = re.fullmatch(r"(.+)\((\d+)\)", word)
         if match and int(match[2]) != position:
             raise CatalogueError(
-                f"{name}: the first line calls {word} what is column {position}, counted from 0. Mend that line."
+                f"{name}: the first line names column {position}, counted from 0, {word}. Correct that line."
             )
         names.append((match[1] if match else word).lower())
     return names
 
 
 def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
-    """Positions of the needed columns by halotools' names (the parent's as ``parent``), and the parent's own name."""
+    """Return the positions of the columns by halotools' names (``parent`` for the parent's), and the parent's name."""
     parent = next((key for key in ("upid", "pid") if key in names), None)
     if parent is None:
         raise CatalogueError(
             f"{name} does not say which halos are sub-halos: it has neither a column PID nor UPID. ROCKSTAR's utility "
-            "find_parents adds PID to an out_*.list; in ROCKSTAR's folder:\n"
+            "find_parents adds PID to an out_*.list. In ROCKSTAR's folder:\n"
             "    make parents\n"
             "    util/find_parents out_0.list BOX_SIDE > out_0_parents.list\n"
             "with the side of the box in Mpc/h."
@@ -204,22 +218,24 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
         wanted["halo_mpeak"] = _MPEAK.lower()
     twice = [column for column in wanted.values() if names.count(column) > 1]
     if twice:
-        raise CatalogueError(f"{name}: the first line names {twice[0]} more than once, upper and lower case alike.")
+        raise CatalogueError(f"{name}: the first line names {twice[0]} more than once (in upper or lower case).")
     return {key: names.index(column) for key, column in wanted.items()}, parent
 
 
 def _stated(comments: list[str], names: list[str], first_row: list[str], name: str) -> dict[str, Any]:
-    """What the header says of the simulation: ``Lbox`` [Mpc/h], ``particle_mass`` [Msun/h], redshift, cosmology."""
+    """Return what the header states: ``Lbox`` [Mpc/h], ``particle_mass`` [Msun/h], redshift and cosmology."""
     stated: dict[str, Any] = {}
     for number, line in enumerate(comments[1:], start=2):
         for key, pattern in _COMMENTS.items():
             found = re.search(pattern, line, re.IGNORECASE)
             value = _positive(found[1]) if found and key not in stated else 0.0
-            # ROCKSTAR writes 0 where it was not told.
+            # ROCKSTAR writes 0 for what it does not know.
             if value:
                 stated[key] = value
             elif value is None and key in ("Lbox", "particle_mass"):
-                raise CatalogueError(f"{name}: line {number} should state a number: {line.strip()[:80]!r}. Mend it.")
+                raise CatalogueError(
+                    f"{name}: line {number} should state a number: {line.strip()[:80]!r}. Correct that line."
+                )
     if "scale_factor" not in stated and "scale" in names:
         scale = _positive(first_row[names.index("scale")])
         stated |= {"scale_factor": scale} if scale else {}
@@ -232,7 +248,7 @@ def _stated(comments: list[str], names: list[str], first_row: list[str], name: s
 
 
 def _positive(word: str) -> float | None:
-    """A positive number, 0.0 for 0, None if it is neither."""
+    """Return a number that is not negative, or None if the word is not one."""
     try:
         value = float(word)
     except ValueError:
@@ -243,8 +259,8 @@ def _positive(word: str) -> float | None:
 def _no_box(path: Path) -> str:
     packed = re.sub(_ENDINGS, "", path.name) + ".hdf5"
     return (
-        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python, and for the command "
-        "line convert the file:\n"
+        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python; for the command line, "
+        "convert the file:\n"
         "    from iaemu_training.halos.catalogue import HaloCatalogue\n"
         f"    HaloCatalogue.read_rockstar({str(path)!r}, Lbox=SIDE).write_packed({packed!r})\n"
         f"then pass {packed} to --catalogue."
@@ -254,11 +270,13 @@ def _no_box(path: Path) -> str:
 # ---------------------------------------------------------------------- rows
 
 
-def _rows(path: Path, positions: dict[str, int], n_columns: int, ranking: str, min_mass: float) -> np.ndarray:
-    """The halos whose mass ``ranking`` is above a limit, with the line of each; CatalogueError names the line."""
+def _rows(
+    path: Path, positions: dict[str, int], n_columns: int, ranking: str, min_mass: float, progress: bool
+) -> np.ndarray:
+    """Return the halos whose mass ``ranking`` is above a limit, with the line of each in the file."""
     types = {key: _TYPES.get(key, _OTHER_TYPE) for key in positions}
     dtype = np.dtype([*types.items(), ("line", "i8")])
-    # A sub-halo of a few particles may lack a shape; it is a matter of the halos kept whether that is an error.
+    # Axes may be NaN here: small halos may lack a shape, and whether they are kept is not known yet.
     converters: list[tuple[int, Callable[[str], Any]]] = [
         (position, _id if types[key] == "i8" else float if "axis" in key else _finite)
         for key, position in positions.items()
@@ -270,14 +288,14 @@ def _rows(path: Path, positions: dict[str, int], n_columns: int, ranking: str, m
         return chunk[chunk[ranking] > min_mass] if min_mass > 0 else chunk
 
     kept, rows = [], []
-    with _open(path) as file:
+    with _open(path) as (file, raw), _bar_of(raw, path, progress) as advance:
         for number, line in enumerate(file, start=1):
             words = _words(line)
             if number == 1 or not words or line.startswith("#"):
                 continue
             problem = ""
             if len(words) != n_columns:
-                problem = f"has {len(words)} columns where the first line of the file names {n_columns}"
+                problem = f"has {len(words)} columns, but the first line of the file names {n_columns}"
             elif not line.endswith("\n"):
                 problem = "is the last one and does not end with a line feed"
             else:
@@ -287,18 +305,42 @@ def _rows(path: Path, positions: dict[str, int], n_columns: int, ranking: str, m
                     problem = f"does not hold the numbers that it should ({error})"
             if problem:
                 raise CatalogueError(
-                    f"{path.name}: line {number} {problem}. The file is truncated or damaged; copy it again, or make "
-                    "it anew."
+                    f"{path.name}: line {number} {problem}. The file is truncated or damaged; copy or make it again."
                 )
             if len(rows) == _CHUNK:
                 kept.append(keep(rows))
                 rows = []
+                advance()
     return np.concatenate([*kept, keep(rows)])
+
+
+@contextmanager
+def _bar_of(raw: IO[bytes], path: Path, progress: bool) -> Iterator[Callable[[], None]]:
+    """Give a function that moves a progress bar to the position in the file; the bar appears after two seconds."""
+    begin, bar = monotonic(), None
+
+    def advance() -> None:
+        nonlocal bar
+        # Made only when it is needed: a bar leaves a thread behind, even if it is not shown.
+        if bar is None and progress and monotonic() - begin > BAR_AFTER:
+            total = path.stat().st_size
+            bar = tqdm(total=total, desc=f"reading {path.name}", unit="B", unit_scale=True, smoothing=0)
+            bar.start_t -= monotonic() - begin
+        if bar is not None:
+            bar.update(raw.tell() - bar.n)
+
+    try:
+        yield advance
+        if bar is not None:
+            bar.update(bar.total - bar.n)
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _id(word: str) -> int:
     value = int(word)
-    # -1 as an unsigned number.
+    # An unsigned number of 64 bits may stand for -1.
     value -= 2**64 if value >= 2**63 else 0
     if not -(2**63) <= value < 2**63:
         raise ValueError(f"{word} has more than 64 bits")
@@ -316,21 +358,21 @@ def _finite(word: str) -> float:
 
 
 def _host_rows(halo_id, parent_id, follow: bool, name: str) -> np.ndarray:
-    """Row of each halo's host.
+    """Return the row of each halo's host.
 
     Parameters
     ----------
     halo_id, parent_id : (n,) int64
-        The parent of a host is -1.
+        Ids of the halos and of their parents; the parent of a host is -1.
     follow : bool
-        Whether parents may be sub-halos, to be followed up to the host.
+        Whether a parent may be a sub-halo, which is then followed up to the host.
     name : str
-        Of the file, for errors.
+        Name of the file, for error messages.
 
     Returns
     -------
     (n,) int64
-        A host's own row; -1 for a sub-halo without a host in the file.
+        For a host its own row; -1 for a sub-halo whose host is not in the file.
 
     Raises
     ------
@@ -347,7 +389,7 @@ def _host_rows(halo_id, parent_id, follow: bool, name: str) -> np.ndarray:
     row = np.where(ordered[place] == parent_id, order[place], -1)
     row[is_host] = np.flatnonzero(is_host)
     if follow:
-        # Each pass doubles the steps up the chain, which ends at hosts and at missing parents.
+        # Each pass doubles the number of steps up the chain of parents, which ends at a host or a missing parent.
         for _ in range(len(row).bit_length()):
             row, before = np.where(row >= 0, row[row], -1), row
             if np.array_equal(row, before):

@@ -1,1 +1,1 @@
-"""xi, omega and eta of galaxies in a file, with jackknife covariances."""
+"""Measurement of xi, omega and eta of galaxies in a file, with jackknife covariances."""

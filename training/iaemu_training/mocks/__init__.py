@@ -1,1 +1,1 @@
-"""Mock galaxies of halotools-IA, and the statistics of many of them."""
+"""halotools-IA mocks, and the statistics of many of them."""

@@ -1,1 +1,1 @@
-"""Pair counts in periodic boxes, of galaxies and of tracers of the mock model; one grid of cells for all."""
+"""Pair counts in periodic boxes, for galaxies and for the tracers of the mock model."""

@@ -1,1 +1,1 @@
-"""Tables: expected pair sums over species of tracers, and the error that the size of the boxes gives."""
+"""Tables of expected pair sums by host mass and sub-halo rank, and the box error."""

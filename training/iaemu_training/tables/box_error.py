@@ -1,4 +1,7 @@
-"""Making of :class:`iaemu.models.box_error.BoxError`: pair sums by region, for a few modes of the occupations."""
+"""The box error: a jackknife over regions of the boxes, for a few modes of the occupations.
+
+Makes :class:`iaemu.models.box_error.BoxError`.
+"""
 
 from __future__ import annotations
 
@@ -27,33 +30,38 @@ from iaemu_training.pairs.tracers_by_region import RegionCounter
 from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
 from iaemu_training.work.cluster import workers
 from iaemu_training.work.parts import PartStore, Task
+from iaemu_training.work.progress import tqdm
 
-#: Bins with fewer expected pairs at a held-out point are not compared.
+#: Least number of expected pairs in a bin for the comparison at held-out points.
 MIN_PAIRS = 30.0
 
 
 @dataclass(frozen=True)
 class BoxErrorSettings:
-    """How finely the error is resolved.
+    """Resolution of the box error.
 
     Attributes
     ----------
     per_side : int
-        Regions along each axis of a box; their number is the cube of it.
+        Number of jackknife regions along each side of a box.
     resolution : Resolution
-        Of the species that the modes are made of.
-    n_central, n_satellite, n_pair : int
-        Modes of centrals, of satellites, and of the pairs within a host.
+        Bins of host mass and sub-halo rank from which the modes are made.
+    n_central : int
+        Number of modes of the occupation of centrals.
+    n_satellite : int
+        Number of modes of the occupation of satellites.
+    n_pair : int
+        Number of modes of the pairs within a host, of each kind.
     n_products : int
-        Combinations of amplitudes, or of products of two of them, that are kept.
+        Number of combinations of mode amplitudes, or of their products, that are kept for each kind of pair.
     mode_samples : int
-        Quasi-random points of the support that modes and products are fitted to.
+        Number of quasi-random points of the supported region to which modes and combinations are fitted.
     n_held_out : int
-        Points at which pairs are counted directly, to check.
+        Number of random points at which the result is checked against direct counts.
     min_weight : float
-        In these counts tracers are left out whose probability to be occupied is smaller.
+        Least probability of being occupied for a tracer to be used in the direct counts.
     seed : int
-        Of the points.
+        Seed of the points.
     """
 
     per_side: Annotated[int, Range(at_least=2, at_most=20)] = 3
@@ -74,13 +82,14 @@ class BoxErrorSettings:
 class _Weights:
     """Modes of the occupations as weights of hosts and sub-halos, and the blocks that give their amplitudes."""
 
-    def __init__(self, catalogues: Sequence[HaloCatalogue], support: Support, settings: BoxErrorSettings):
+    def __init__(self, catalogues: Sequence[HaloCatalogue], support: Support, settings: BoxErrorSettings, bar: tqdm):
         self._species = species = Species(catalogues, support, settings.resolution)
         samples = (settings.mode_samples, settings.seed)
         central = central_modes(species, support, settings.n_central, *samples)
+        bar.update()
         self.blocks, self._bases = {"central": central.occupation}, {"central": central.basis}
         rows = [self._rows(catalogue, box)[1] for box, catalogue in enumerate(catalogues)]
-        # Only ranks that sub-halos have count: with the others, modes would be spent on satellites that are borrowed.
+        # Only ranks for which there are sub-halos count: borrowed satellites are not in the box error.
         count = np.bincount(np.concatenate(rows), minlength=species.n_satellite).astype(np.float64)
         for kind, n in (
             ("satellite", settings.n_satellite),
@@ -90,9 +99,10 @@ class _Weights:
             found = sample_occupations(species, kind, support, *samples)
             self._bases[kind], chosen, matrix = fit_modes(found, count, n)
             self.blocks[kind] = species.occupation(kind, chosen, matrix)
+            bar.update()
 
     def _rows(self, catalogue: HaloCatalogue, box: int) -> tuple[np.ndarray, np.ndarray]:
-        """Index of the sub-halos that matter, and the species of each."""
+        """Return the index of the sub-halos that have a species, and the species of each."""
         species, host = self._species, catalogue.subhalo_host
         mass_bin = species.mass_bin[box][host]
         rank_bin = np.searchsorted(species.rank_edges, catalogue.subhalo_rank, side="right") - 1
@@ -100,16 +110,17 @@ class _Weights:
         return index, species.first_satellite[mass_bin[index]] + rank_bin[index]
 
     def of(self, catalogue: HaloCatalogue, box: int) -> dict[str, np.ndarray]:
-        """Weights in one of the catalogues: of hosts, and of the sub-halos that matter (their index is ``index``)."""
+        """Return the weights of the hosts of a catalogue, and of its sub-halos ``index``."""
         index, row = self._rows(catalogue, box)
         weights = {kind: basis[row] for kind, basis in self._bases.items() if kind != "central"}
         return {"index": index, "central": self._bases["central"][self._species.mass_bin[box]], **weights}
 
 
 def exact_weights(catalogue: HaloCatalogue, theta: ArrayLike, min_weight: float) -> dict[str, np.ndarray]:
-    """Occupation probabilities at one point, of the hosts and sub-halos for which they exceed ``min_weight``.
+    """Return the probabilities of hosts and sub-halos to be occupied, where they exceed ``min_weight``.
 
-    ``theta`` are the five occupation parameters. Keys as of the weights of modes, and ``hosts``, index of the hosts.
+    ``theta`` are the five occupation parameters. The keys are those of the weights of modes, and ``hosts``, the index
+    of the hosts.
     """
     logMmin, sigma_logM, logM0, logM1, alpha = torch.as_tensor(np.asarray(theta, dtype=np.float64))
     log_mass = torch.as_tensor(catalogue.log_mass)
@@ -129,17 +140,18 @@ def exact_weights(catalogue: HaloCatalogue, theta: ArrayLike, min_weight: float)
 
 
 def count_region(counter: RegionCounter, weights: dict[str, np.ndarray], region: int) -> dict[str, np.ndarray]:
-    """Sums of one region by term and quantity, as :data:`iaemu.models.box_error.TERMS` names them, and numbers of
-    galaxies.
+    """Count the pairs of one region.
 
     Returns
     -------
-    dict of "cc", "cs", "ss" to (n, n, n_quantities, n_bins), "one_cs", "one_ss" to (m, n_quantities, n_bins), for n
-    columns of weights of tracers and m of pairs; "numbers" (2, n)
+    dict of str to array
+        Pair sums by the terms and quantities of :data:`iaemu.models.box_error.TERMS`: "cc", "cs" and "ss" of shape
+        (n, n, n_quantities, n_bins), "one_cs" and "one_ss" of shape (m, n_quantities, n_bins), for n columns of
+        weights of tracers and m of pairs; and "numbers" of galaxies, (2, n).
     """
     central, satellite = weights["central"], weights["satellite"]
     n_c, n_s = central.shape[1], satellite.shape[1]
-    # The counter takes as many weights of either kind.
+    # The counter needs the same number of weights for both kinds.
     central, satellite = (np.pad(w, ((0, 0), (0, max(n_c, n_s) - w.shape[1]))) for w in (central, satellite))
     (cc, cs), (sc, ss) = np.moveaxis(counter.two_halo(region, central, satellite), (2, 3), (5, 4))
     cc, cs, sc, ss = cc[:n_c, :n_c], cs[:n_c, :n_s], sc[:n_s, :n_c].swapaxes(0, 1), ss[:n_s, :n_s]
@@ -148,12 +160,12 @@ def count_region(counter: RegionCounter, weights: dict[str, np.ndarray], region:
     one_ss = np.einsum("im,ibs->msb", weights["satellite_pair"][index], one[..., 3:])
     return {
         "cc": cc,
-        # Omega's axis is the first member's; of E_cs, which counts one order, half is by either member.
+        # The axis in S_omega is that of the first member. E_cs counts one order of each pair: half from either member.
         "cs": np.stack(
             [cs[:, :, 0] + sc[:, :, 0], cs[:, :, 1], sc[:, :, 1], 0.5 * (cs[:, :, 2] + sc[:, :, 2])], axis=2
         ),
         "ss": ss,
-        # A satellite's axis is its separation from the central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
+        # A satellite's axis is along the separation from its central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
         "one_cs": np.stack([one_cs[:, 0], one_cs[:, 1], one_cs[:, 0] / 3.0, 0.5 * one_cs[:, 2]], axis=1),
         "one_ss": one_ss,
         "numbers": counter.numbers(region, central, satellite),
@@ -167,39 +179,46 @@ def make_box_error(
     settings: BoxErrorSettings | None = None,
     progress: bool = True,
 ) -> BoxError:
-    """The error that the sizes of the catalogues' boxes give to what was made from them.
+    """Compute the error of predictions that comes from the finite size of the boxes.
 
     Parameters
     ----------
     catalogues : sequence of HaloCatalogue
-        Those that the tables were made from; the same sub-box of all boxes is one region.
+        The catalogues that the tables were made from. The same sub-box of all boxes is one region.
     tables : TabulatedModel
-        Gives the support and the bins.
+        Tables that give the supported region and the bins.
     folder : path-like
-        For finished parts: with them the work goes on where it was interrupted. To be removed by the caller.
+        Folder for finished parts, from which interrupted work is resumed. The caller removes it.
     settings : BoxErrorSettings, optional
+        Resolution of the result.
     progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    BoxError
 
     Raises
     ------
     CatalogueError
-        The catalogues are not the tables'.
+        The catalogues are not those of the tables.
     ValueError
-        The regions are smaller than the largest edge.
+        The regions are smaller than the largest separation.
     iaemu_training.work.parts.PartsError
-        The folder holds parts of other work.
+        The folder holds parts of a computation with other settings.
     """
     settings = settings or BoxErrorSettings()
     hashes = [catalogue.sha256 for catalogue in catalogues]
     if sorted(hashes) != sorted(tables.metadata["catalogue_sha256"]):
         raise CatalogueError(
             f"These tables were made from the catalogues {', '.join(tables.metadata['catalogues'])}, whose hashes "
-            f"differ from those of {', '.join(c.name for c in catalogues)}; give the same ones, all of them."
+            f"differ from those of {', '.join(c.name for c in catalogues)}. Give all catalogues of the tables."
         )
     r_edges, support = tables.r_edges, tables.support
     for catalogue in catalogues:
-        pairs_inside_cube(r_edges, catalogue.Lbox / settings.per_side)  # refuses regions that are too small
-    weights = _Weights(catalogues, support, settings)
+        pairs_inside_cube(r_edges, catalogue.Lbox / settings.per_side)  # raises if regions are too small
+    with tqdm(total=4, desc="modes of occupations", unit="mode", disable=not progress) as bar:
+        weights = _Weights(catalogues, support, settings, bar)
     identity = {
         "catalogue_sha256": hashes,
         "support": support.to_dict(),
@@ -232,7 +251,10 @@ def make_box_error(
 
 
 def _modes_by_region(catalogues, weights, settings, r_edges, store, found, progress):
-    """Sums by term, (..., n_quantities, n_regions, n_bins), boxes added; numbers (2, n_modes, n_regions, n_boxes)."""
+    """Return pair sums (..., n_quantities, n_regions, n_bins) by term, added over boxes, and numbers of galaxies.
+
+    Numbers have shape (2, n_modes, n_regions, n_boxes).
+    """
     regions = range(settings.per_side**3)
     parts = []
     for box, catalogue in enumerate(catalogues):
@@ -247,7 +269,7 @@ def _modes_by_region(catalogues, weights, settings, r_edges, store, found, progr
 
 
 def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, sums) -> dict[str, np.ndarray]:
-    """Sums of each term for a few combinations of the (products of) amplitudes: principal ones over the support."""
+    """Return the sums of each term for the principal combinations of amplitudes, or of their products."""
     unit = qmc.Sobol(len(PARAMETERS), seed=settings.seed).random(settings.mode_samples)
     theta = torch.as_tensor(support.from_unit_cube(unit)[:, 2:])
     occupations = Occupations(weights.blocks)
@@ -267,7 +289,7 @@ def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, s
         values = values / np.linalg.norm(values, axis=1, keepdims=True).clip(min=1e-300)
         table = sums[term].reshape(values.shape[1], -1)
         values = values @ table
-        # All bins and quantities count alike.
+        # All bins and quantities get the same weight.
         size = np.sqrt(np.mean(values.reshape(-1, *shape) ** 2, axis=(0, 2)))[:, None]
         size = np.broadcast_to(np.where(size > 0, size, 1.0), shape).reshape(-1)
         _, _, directions = np.linalg.svd(values / size, full_matrices=False)
@@ -280,18 +302,25 @@ def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, s
 def count_directly(
     catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray, min_weight: float = 0.0
 ) -> dict[str, np.ndarray]:
-    """Expected pair sums of every region at one occupation, without modes.
+    """Count the expected pairs of each region at one occupation, without modes.
 
     Parameters
     ----------
+    catalogue : HaloCatalogue
+        Halos of one box.
     theta : (5,)
-        In the order of ``OCCUPATION_PARAMETERS``.
+        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``.
+    per_side : int
+        Number of regions along each side of the box.
+    r_edges : (n_bins + 1,)
+        Edges of the bins [Mpc/h].
     min_weight : float
         Tracers that are less likely to be occupied are left out.
 
     Returns
     -------
-    dict of "DD", "A_c", "A_s", "E_cc", "E_cs", "E_ss" to (n_regions, n_bins), and "N" to (n_regions,)
+    dict of str to array
+        "DD", "A_c", "A_s", "E_cc", "E_cs" and "E_ss" (n_regions, n_bins), and the number of galaxies "N" (n_regions,).
     """
     weights = exact_weights(catalogue, theta, min_weight)
     counter = RegionCounter(catalogue, per_side, r_edges, weights["hosts"], weights["index"])
@@ -310,14 +339,14 @@ def count_directly(
 def direct_deviations(
     boxes: Sequence[dict], r_edges: np.ndarray, box_sizes: Sequence[float], per_side: int
 ) -> dict[str, np.ndarray]:
-    """Deviations (n_regions, n_bins) of xi and the ingredients from :func:`count_directly` of each box."""
+    """Return deviations (n_regions, n_bins) of xi and of A and E, from :func:`count_directly` of each box."""
     sums = {name: torch.as_tensor(sum(box[name] for box in boxes))[None] for name in boxes[0] if name != "N"}
     sums["N"] = torch.as_tensor(np.stack([box["N"] for box in boxes], axis=-1))[None]
     return {name: value[0].numpy() for name, value in jackknife(sums, r_edges, box_sizes, per_side).items()}
 
 
 def _held_out(box_error, catalogues, points, settings, store, found, progress) -> dict:
-    """Ratio of standard errors to those of direct counts: percentiles over points and bins with pairs enough."""
+    """Return percentiles, over points and bins, of the ratio of standard errors to those of direct counts."""
     edges = box_error.r_edges
     options = (settings.per_side, edges, settings.min_weight)
     tasks = {

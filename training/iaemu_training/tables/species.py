@@ -1,4 +1,9 @@
-"""Species of tracers, (host-mass bin) and (host-mass bin, rank bin): their layout, and the modes that span them."""
+"""Species of tracers and the modes of their occupations.
+
+A species is a bin of host mass, for centrals, or a bin of host mass and sub-halo rank, for satellites. All tracers of a
+species have nearly the same occupation. Modes are vectors over the species whose linear combinations approximate all
+occupations in the supported region.
+"""
 
 from __future__ import annotations
 
@@ -21,27 +26,28 @@ from iaemu_training.halos.catalogue import HaloCatalogue
 
 @dataclass(frozen=True)
 class Resolution:
-    """How finely species are resolved.
+    """Widths of the bins of host mass and sub-halo rank.
 
     Attributes
     ----------
     dlog_mass : float
         Width of the host-mass bins [dex].
     nodes_per_bin : int
-        Mass nodes per bin at which occupations are averaged.
-    rank_root, rank_ratio : float
-        Rank bins are ``max(1, rank_root * sqrt(k), rank_ratio * k)`` ranks wide at rank k: P(N >= k) falls from 1 to 0
-        over sqrt(<Nsat>).
+        Number of masses in each bin at which the occupation is computed, to be averaged.
+    rank_root : float
+        Width of a rank bin at rank k, in units of sqrt(k); at least one rank.
+    rank_ratio : float
+        Width of a rank bin at rank k, in units of k, if this is larger than by rank_root.
     rank_tail : float
-        Rank bins of a mass bin end where the share of satellites of higher rank, at the support's largest <Nsat>,
-        falls below this; the last bin stands for them.
+        Share of satellites beyond the last rank bin, at the largest <Nsat> of the supported region; the last bin
+        stands for them.
     """
 
     dlog_mass: Annotated[float, Range(at_least=1e-3, at_most=1)] = 0.02
     nodes_per_bin: Annotated[int, Range(at_least=1, at_most=100)] = 2
     rank_root: Annotated[float, Range(at_least=0, at_most=10)] = 0.4
     rank_ratio: Annotated[float, Range(at_least=0, at_most=10)] = 0.2
-    # Below it, no bin of the ranks that are laid out would be the last.
+    # For a smaller value no rank bin would be the last, since their number is limited.
     rank_tail: Annotated[float, Range(at_least=1e-8, at_most=0.1)] = 1e-3
 
     def __post_init__(self):
@@ -49,16 +55,17 @@ class Resolution:
 
 
 class Species:
-    """Mass bins, mass nodes and rank bins common to some catalogues.
+    """Bins of host mass and sub-halo rank that several catalogues have in common.
 
     Attributes
     ----------
     mass_bin : list of (n_hosts,) arrays
         Mass bin of each host of each catalogue.
     n_mass_bins, n_satellite : int
-        Numbers of species of centrals and of satellites.
+        Number of species of centrals, and of satellites.
     satellite_bin, rank_first, rank_last : (n_satellite,)
-        Mass bin and ranks of each satellite species; the last of a mass bin also stands for all ranks beyond.
+        Mass bin, first rank and last rank of each satellite species. The last species of a mass bin also stands for all
+        higher ranks.
     """
 
     def __init__(self, catalogues: Sequence[HaloCatalogue], support: Support, resolution: Resolution):
@@ -96,18 +103,18 @@ class Species:
         self.n_satellite = len(self.satellite_bin)
 
     def count(self, kind: str) -> np.ndarray:
-        """Number of tracers (pairs of ranks, for "satellite_pair") that each species' occupation multiplies."""
+        """Return the number of tracers of each species (for "satellite_pair": of pairs of ranks)."""
         if kind == "central":
             return self.bin_count
         return self.bin_count[self.satellite_bin] * self._ranks(kind)
 
     def log_mass(self, kind: str) -> np.ndarray:
-        """Mean log10 host mass of each species."""
+        """Return the mean log10 host mass of each species [log10 Msun/h]."""
         mean = np.bincount(self.node_bin, weights=self.node_log_mass * self.node_share)
         return mean if kind == "central" else mean[self.satellite_bin]
 
     def total_ranks(self) -> np.ndarray:
-        """Number of ranks that the satellite species of each mass bin stand for, (n_mass_bins,)."""
+        """Return the number of ranks in all satellite species of each mass bin, (n_mass_bins,)."""
         return np.bincount(self.satellite_bin, weights=self._ranks("satellite"))
 
     def occupation(
@@ -118,10 +125,10 @@ class Species:
         relative: bool = False,
         slope: bool = False,
     ) -> Block:
-        """Occupations of all species, or of those chosen (indices), as entries; ``matrix`` turns them to modes.
+        """Return the occupations of all species, or of those in ``chosen``; ``matrix`` converts them to amplitudes.
 
         With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite". With
-        ``slope`` the slopes in log mass within the mass bins are given instead, from a line through the nodes.
+        ``slope`` the result is the slope of the occupation in log mass within each bin, from a line through the nodes.
         """
         n = self.n_mass_bins if kind == "central" else self.n_satellite
         chosen = np.arange(n) if chosen is None else np.asarray(chosen)
@@ -153,7 +160,7 @@ class Species:
 
 
 def largest_mean_nsat(log_mass: np.ndarray, support: Support) -> np.ndarray:
-    """Largest <Nsat> that the support allows at each host mass [log10 Msun/h]."""
+    """Return the largest <Nsat> in the supported region at each host mass [log10 Msun/h]."""
     at = torch.as_tensor(log_mass, dtype=torch.float64)
     largest = torch.zeros_like(at)
     for logMmin in np.linspace(*support.logMmin, 101):
@@ -165,7 +172,7 @@ def largest_mean_nsat(log_mass: np.ndarray, support: Support) -> np.ndarray:
 
 
 def rank_bin_edges(largest_mean: float, resolution: Resolution) -> np.ndarray:
-    """First rank of each bin, and one beyond the last, to well beyond the largest mean."""
+    """Return the edges of rank bins, from 1 to well above the largest mean number of satellites."""
     edges = [1]
     while edges[-1] <= largest_mean + 10.0 * np.sqrt(largest_mean) + 20.0:
         k = edges[-1]
@@ -174,10 +181,10 @@ def rank_bin_edges(largest_mean: float, resolution: Resolution) -> np.ndarray:
 
 
 def sample_occupations(species: Species, kind: str, support: Support, n: int, seed: int) -> np.ndarray:
-    """Occupations (n, n_species) at quasi-random points of the support.
+    """Return occupations (n, n_species) at quasi-random points of the supported region.
 
-    Every second sample has its ``sigma_logM`` drawn evenly in the logarithm: steep steps are the hardest to span. A
-    quarter of the samples carry a mass-dependent alignment strength on top, so that models with one are spanned too.
+    Half of the samples have ``sigma_logM`` uniform in the logarithm, because steep steps are hardest to represent. A
+    quarter are multiplied by a mass-dependent alignment strength, so that the modes hold for such models too.
     """
     unit = qmc.Sobol(len(PARAMETERS), seed=seed).random(n)
     theta = support.from_unit_cube(unit)
@@ -196,14 +203,14 @@ def sample_occupations(species: Species, kind: str, support: Support, n: int, se
 
 @dataclass
 class ModeBasis:
-    """Modes of occupations, and how to get their amplitudes.
+    """Modes of occupations, and the block that computes their amplitudes.
 
     Attributes
     ----------
     basis : (n_species, n_modes)
-        An occupation is ``basis @ amplitudes``, within the truncation.
+        Modes: an occupation is approximately ``basis @ amplitudes``.
     occupation : Block
-        Gives the amplitudes.
+        Computes the amplitudes from the occupation parameters.
     """
 
     basis: np.ndarray
@@ -211,7 +218,7 @@ class ModeBasis:
 
 
 def central_modes(species: Species, support: Support, n_modes: int, n_samples: int, seed: int) -> ModeBasis:
-    """Modes of <Ncen>."""
+    """Find the modes of <Ncen>."""
     samples = sample_occupations(species, "central", support, n_samples, seed)
     basis, matrix = exact_modes(samples, species.count("central"), species.log_mass("central"), n_modes)
     return ModeBasis(basis, species.occupation("central", matrix=matrix))
@@ -220,17 +227,17 @@ def central_modes(species: Species, support: Support, n_modes: int, n_samples: i
 def satellite_modes(
     species: Species, support: Support, n_total: int, n_rank: int, n_samples: int, seed: int
 ) -> tuple[ModeBasis, ModeBasis]:
-    """Modes of <Nsat>, spread over ranks evenly, and of what the rank dependence adds to that.
+    """Find the modes of <Nsat>, spread evenly over the ranks, and of the difference that the rank dependence makes.
 
-    Two-halo pairs depend on how many satellites a host has far more than on which; so the first are kept to high
-    accuracy, and the second, whose P(N >= k) is a front that moves with mass, need few.
+    Two-halo pairs depend on the number of satellites of a host much more than on their ranks. So the number is kept to
+    high accuracy, and few modes are enough for the ranks.
     """
     samples = sample_occupations(species, "satellite", support, n_samples, seed)
     count, ranks = species.count("satellite"), species.total_ranks()
     totals = np.add.reduceat(samples * (count / species.bin_count[species.satellite_bin]), species.first_satellite, 1)
     mean = totals / ranks
     basis, matrix = exact_modes(mean, species.bin_count * ranks, species.log_mass("central"), n_total)
-    # <Nsat> = the sum of P(N >= l) over all l: one species for each mass bin, of all its ranks.
+    # <Nsat> is the sum of P(N >= l) over all l: for each mass bin, one species of all its ranks.
     total = ModeBasis(
         basis[species.satellite_bin],
         Block(
@@ -250,14 +257,16 @@ def satellite_modes(
 def exact_modes(
     samples: np.ndarray, count: np.ndarray, log_mass: np.ndarray, n_modes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Modes with amplitudes from the occupations of all species, led by a constant and a straight line in log mass.
+    """Find modes whose amplitudes are computed from all species; the first two are constant and linear in log mass.
 
-    So the expected number of galaxies, and its first moment in log mass, survive the truncation exactly.
+    So the truncation keeps the expected number of galaxies, and its first moment in log mass, exactly.
 
     Returns
     -------
     basis : (n_species, n_modes)
-    matrix : (n_species, n_modes) from occupations to amplitudes
+        The modes.
+    matrix : (n_species, n_modes)
+        Converts occupations to amplitudes.
     """
     root = np.sqrt(count)
     first = np.linalg.qr(np.stack([root, root * (log_mass - log_mass.mean())], axis=1))[0]
@@ -274,16 +283,20 @@ def exact_modes(
 def fit_modes(
     samples: np.ndarray, count: np.ndarray, n_modes: int, norm: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Principal modes of samples (n_samples, n_species), each divided by ``norm`` (its own by default).
+    """Find the principal modes of samples (n_samples, n_species), each divided by ``norm`` (by default its own norm).
 
-    Singular vectors in the inner product sum_hosts f g, so that what a truncation leaves out is orthogonal, over the
-    hosts, to every mode kept. Three species a mode are evaluated, chosen by pivoted QR of the leading modes.
+    The modes are singular vectors in the inner product sum_hosts f g, so that the truncation error is orthogonal, over
+    the hosts, to all modes that are kept. Amplitudes are computed from three species for each mode, which are chosen by
+    pivoted QR of the leading modes.
 
     Returns
     -------
     basis : (n_species, n_modes)
-    chosen : (n_points,) species to evaluate
-    matrix : (n_points, n_modes) from their occupations to amplitudes
+        The modes.
+    chosen : (n_points,)
+        Species whose occupations are evaluated.
+    matrix : (n_points, n_modes)
+        Converts these occupations to amplitudes.
     """
     root = np.sqrt(np.maximum(count, 0.0))
     scaled = samples * root

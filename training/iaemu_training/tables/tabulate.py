@@ -1,8 +1,8 @@
-"""From halo catalogues to tables: expected pair sums over species of tracers, compressed to what the support needs.
+"""Tables from halo catalogues: expected pair sums by host mass and sub-halo rank, compressed.
 
-The two-halo sums over species are never held whole: rows of the (species x species) matrix are counted, projected on
-the modes that span the occupations within the support, and discarded. So mass and rank bins can be fine, memory stays
-bounded, and the shipped tables are a few MB.
+The two-halo sums form a (species x species) matrix, which is never in memory as a whole: its rows are counted,
+projected on modes of the occupations in the supported region, and discarded. So the bins of mass and rank can be fine,
+memory is limited, and the shipped tables have a few MB.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
-from tqdm import tqdm
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, check_edges, union_edges
@@ -34,24 +33,32 @@ from iaemu_training.pairs.tracers import (
 )
 from iaemu_training.tables.species import Resolution, Species, central_modes, satellite_modes
 from iaemu_training.tables.tracers import Donors, Tracers, borrowers, build_tracers
+from iaemu_training.work.progress import tqdm
 
 
 @dataclass(frozen=True)
 class TabulationSettings:
-    """How finely species are resolved, and how many modes are kept.
+    """Resolution of the tables.
 
     Attributes
     ----------
-    one_halo, two_halo : Resolution
-        Rank matters less to two-halo pairs, so their rank bins are coarser.
-    n_central, n_satellite, n_rank : int
-        Modes of <Ncen>, of <Nsat>, and of the rank dependence of two-halo pairs.
+    one_halo : Resolution
+        Bins of host mass and sub-halo rank for pairs within a host.
+    two_halo : Resolution
+        Bins of host mass and sub-halo rank for pairs of different hosts; their rank bins are coarser, since rank
+        matters less.
+    n_central : int
+        Number of modes of <Ncen> for two-halo pairs.
+    n_satellite : int
+        Number of modes of <Nsat> for two-halo pairs.
+    n_rank : int
+        Number of modes of the dependence on rank for two-halo pairs.
     mode_samples : int
-        Parameter points (quasi-random, in the support) that the modes are fitted to.
+        Number of quasi-random points of the supported region to which the modes are fitted.
     max_draws : int
-        Largest number of donors drawn for the ranks of one bin that a host has no sub-halos for.
+        Largest number of borrowed satellites drawn for each host and rank bin.
     seed : int
-        Of the donors drawn and of the parameter points.
+        Seed of the borrowed satellites and of the points.
     """
 
     one_halo: Resolution = field(default_factory=lambda: Resolution(rank_ratio=0.1))
@@ -75,25 +82,33 @@ def tabulate(
     progress: bool = True,
     metadata: dict | None = None,
 ) -> TabulatedModel:
-    """Tabulate expected pair sums of one or more catalogues; sums of all boxes are added.
+    """Tabulate the expected pair sums of one or more catalogues, added over all boxes.
 
     Parameters
     ----------
     catalogues : sequence of HaloCatalogue
+        Boxes of the same cosmology and redshift.
     support : Support
-        Where the tables are to hold: it sets the ranks and the modes.
-    r_edges : array, optional
-        Finest bins [Mpc/h]; the union of the paper's and TNG300's by default.
+        The supported region of the tables. It determines the ranks and the modes that they hold.
+    r_edges : (n_bins + 1,), optional
+        Edges of the radial bins [Mpc/h]; by default the union of the paper's and of TNG300's. The tables then predict
+        in any bins whose edges are all among these.
     settings : TabulationSettings, optional
+        Resolution of the tables.
     progress : bool
         Show progress bars.
     metadata : dict, optional
-        Added to the tables' own.
+        Further entries of the metadata of the tables.
+
+    Returns
+    -------
+    TabulatedModel
 
     Raises
     ------
     CatalogueError
-        A box is smaller than twice the largest edge, lacks donors, or differs in redshift or cosmology.
+        A box is smaller than twice the largest separation, has fewer than two sub-halos, or differs from the others in
+        redshift or cosmology.
     """
     settings = settings or TabulationSettings()
     r_edges = union_edges(PAPER_EDGES, TNG_EDGES) if r_edges is None else check_edges(r_edges)
@@ -108,7 +123,7 @@ def tabulate(
 
     n_bins = len(r_edges) - 1
     two_halo = np.zeros((3, n_bins, basis.shape[1], basis.shape[1]))
-    # Within a mass bin occupations are taken as linear in log mass: sums over hosts of t and of (m - mean m) t.
+    # Within a mass bin the occupation is taken as linear in log mass m: sums over hosts of t and of (m - mean m) t.
     one_halo = np.zeros((2, near.n_satellite, n_bins, len(ONE_HALO_COLUMNS)))
     for box, catalogue in enumerate(catalogues):
         draws = (settings.max_draws, settings.seed)
@@ -138,7 +153,7 @@ def tabulate(
         "node_log_mass": near.node_log_mass,
         "node_count": near.node_count.astype(np.int32),
         **Occupations(blocks).to_arrays(),
-        # Single precision: 6e-8 of each number, far below the tables' stated accuracy, at half the size.
+        # Single precision (6e-8 of each number) is far more than the accuracy of the tables, at half the size.
         "two_halo_DD": pack_symmetric(two_halo[0]).astype(np.float32),
         "two_halo_S_omega": two_halo[1].astype(np.float32),
         "two_halo_S_eta": pack_symmetric(two_halo[2]).astype(np.float32),
@@ -152,14 +167,14 @@ def _check_boxes(catalogues: Sequence[HaloCatalogue], r_max: float) -> None:
         if catalogue.Lbox < 2.0 * r_max:
             raise CatalogueError(
                 f"Catalogue {catalogue.name}: pairs up to {r_max:g} Mpc/h cannot be counted in a periodic box of "
-                f"{catalogue.Lbox:g} Mpc/h; the box must be at least twice as large."
+                f"{catalogue.Lbox:g} Mpc/h. The box must be at least twice the largest separation."
             )
     for key in ("redshift", "cosmology"):
         values = {str(catalogue.attributes.get(key)) for catalogue in catalogues}
         if len(values) > 1:
             raise CatalogueError(
-                f"Catalogues {', '.join(c.name for c in catalogues)} differ in {key} ({'; '.join(sorted(values))}); "
-                "only pair sums of one universe can be added."
+                f"Catalogues {', '.join(c.name for c in catalogues)} differ in {key} ({'; '.join(sorted(values))}). "
+                "Use boxes of the same cosmology and redshift."
             )
 
 
@@ -202,13 +217,13 @@ def _add_one_halo(tracers: Tracers, species: Species, host_weight, r_edges, one_
     )
 
 
-#: Above this number of donors of a coarse mass bin a random subset, always the same, stands for all in the pair sums
-#: of borrowed satellites: 1.8e7 pairs, whose shot noise is far below that of any mock.
+#: Largest number of donors of a coarse mass bin for the pair sums of borrowed satellites. Of more donors a random
+#: subset, always the same, is used: it has 1.8e7 pairs, whose shot noise is far below that of any mock.
 _MAX_PAIRED_DONORS = 6000
 
 
 def _add_borrowed_pairs(catalogue, species: Species, mass_bin, host_weight, donors: Donors, r_edges, one_halo) -> None:
-    """Pairs of a borrowed satellite with the central or another borrowed one: averages over donors, without draws."""
+    """Add the pairs of borrowed satellites with the central and with each other, averaged over all donors."""
     edges2 = np.asarray(r_edges) ** 2
     n_bins = len(edges2) - 1
     groups = len(donors.first) - 1
@@ -244,7 +259,7 @@ def _add_borrowed_pairs(catalogue, species: Species, mass_bin, host_weight, dono
             chosen = np.random.default_rng(0).choice(len(members), n_paired, replace=False)
             offset, axis = offset[chosen], axis[chosen]
         sums = donor_pair_sums(offset, axis, edges2).sum(axis=0)
-        # Two draws coincide with probability 1 / donors, and then add no pair.
+        # Two borrowed satellites have the same donor with probability 1 / donors, and are then no pair.
         mean = sums * ((1.0 - 1.0 / len(members)) / (n_paired * (n_paired - 1.0)))
         one_halo[:, :, 3:] += 2.0 * pairs[:, group, None, None] * mean
 
@@ -270,7 +285,7 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
     row_first = np.searchsorted(which[row_points], np.arange(n_species + 1))
     edges2, guess = bin_lookup(r_edges)
     n_bins = len(r_edges) - 1
-    # Rows of similar work go together, so that threads finish a chunk at the same time.
+    # Rows with the same amount of work are in one chunk, so that all threads finish it at the same time.
     rows = np.argsort(-np.diff(row_first), kind="stable")
     rows = rows[np.diff(row_first)[rows] > 0]
     chunk = max(2, int(2.5e8 / (8 * 3 * n_bins * n_species)))
@@ -288,7 +303,7 @@ def _add_two_halo(tracers, species, mass_bin, r_edges, basis, two_halo, progress
             two_halo_rows(
                 part, row_first, row_points, position, axis, multiplicity, which, host, grid, edges2, guess, out
             )  # fmt: skip
-            # (mode, species) @ (row, species, bin and stat), as they lie in memory: a copy would take as long again.
+            # (mode, species) @ (row, species, bin and stat), in the order of the memory: a copy would double the time.
             projected = basis.T @ out[: len(part)].reshape(len(part), n_species, -1)  # (row, mode, bin and stat)
             sums = np.tensordot(basis[part], projected, axes=(0, 0)).reshape(*basis.shape[1:] * 2, n_bins, 3)
             two_halo += np.moveaxis(sums, (3, 2), (0, 1))

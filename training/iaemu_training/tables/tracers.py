@@ -1,4 +1,4 @@
-"""Where the mock model may put galaxies in one box: sub-halos by rank, and donors for those that a host lacks."""
+"""Tracers: all places where the mock model can put a satellite, on sub-halos or borrowed from other hosts."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from iaemu_training.tables.species import Species
 
 @dataclass
 class Tracers:
-    """Every place where the mock model may put a galaxy in one box, within the support.
+    """All places where the mock model can put a galaxy in one box, within the supported region.
 
     Attributes
     ----------
     catalogue : HaloCatalogue
-    bin_first : (n_mass_bins + 1,) first host of each mass bin
-    host, rank_bin : (n_satellites,) of each satellite tracer; by host
-    offset : (n_satellites, 3) from the host [Mpc/h]
-    multiplicity : (n_satellites,) ranks that a drawn tracer stands for; 1 for a sub-halo
-    virtual : (n_satellites,) bool, borrowed
+        Halos of the box.
+    bin_first : (n_mass_bins + 1,) int
+        First host of each mass bin.
+    host, rank_bin : (n_satellites,) int
+        Host and rank bin of each satellite tracer; sorted by host.
+    offset : (n_satellites, 3)
+        Position relative to the host [Mpc/h].
+    multiplicity : (n_satellites,)
+        Number of ranks that a borrowed tracer stands for; 1 for a sub-halo.
+    virtual : (n_satellites,) bool
+        Whether the tracer is borrowed.
     """
 
     catalogue: HaloCatalogue
@@ -36,19 +42,22 @@ class Tracers:
 
     @property
     def axis(self) -> np.ndarray:
-        """Unit radial vectors; zero where the tracer sits at its host's very centre."""
+        """Unit vectors from the host to the tracers; zero for a tracer exactly at the centre of its host."""
         return radial(self.offset)
 
 
 @dataclass
 class Donors:
-    """Sub-halos by the coarse mass bin of their hosts, within which satellites are borrowed.
+    """Sub-halos sorted by the coarse mass bin of their hosts, within which satellites are borrowed.
 
     Attributes
     ----------
-    bin_of_host : (n_hosts,)
-    order : (n_subhalos,) sub-halos sorted by coarse bin; ``order[first[g] : first[g + 1]]`` are those of bin g
-    first : (n_bins + 1,)
+    bin_of_host : (n_hosts,) int
+        Coarse bin of each host.
+    order : (n_subhalos,) int
+        Sub-halos sorted by coarse bin: ``order[first[g] : first[g + 1]]`` are those of bin g.
+    first : (n_bins + 1,) int
+        Start of each bin in ``order``.
     """
 
     bin_of_host: np.ndarray
@@ -57,7 +66,7 @@ class Donors:
 
     @classmethod
     def of(cls, catalogue: HaloCatalogue) -> Donors:
-        """All sub-halos of a catalogue."""
+        """Sort all sub-halos of a catalogue."""
         edges = catalogue.borrowing_edges
         bin_of_host = np.clip(np.digitize(catalogue.log_mass, edges) - 1, 0, len(edges) - 2)
         bin_of_subhalo = bin_of_host[catalogue.subhalo_host]
@@ -65,22 +74,22 @@ class Donors:
         return cls(bin_of_host, order, np.searchsorted(bin_of_subhalo[order], np.arange(len(edges))))
 
     def number(self, coarse: np.ndarray) -> np.ndarray:
-        """Number of donors in coarse bins."""
+        """Return the number of donors in coarse bins."""
         return self.first[coarse + 1] - self.first[coarse]
 
 
 def build_tracers(
     catalogue: HaloCatalogue, species: Species, mass_bin: np.ndarray, donors: Donors, max_draws: int, seed: int
 ) -> Tracers:
-    """Sub-halos by rank, and donors drawn for the ranks that a host has no sub-halos for.
+    """Return the sub-halos by rank, and donors for the ranks for which a host has no sub-halo.
 
-    halotools' SubhaloPhaseSpace gives a host that lacks sub-halos the relative positions of sub-halos drawn uniformly,
-    with replacement, from all hosts of its coarse mass bin. Here each missing rank gets donors of its own, by a hash
-    of (seed, host, rank bin, draw), so that draws do not depend on the mass bins.
+    For such ranks halotools' SubhaloPhaseSpace borrows the relative positions of sub-halos that are drawn uniformly,
+    with replacement, from all hosts of the same coarse mass bin. Here they are drawn by a hash of (seed, host, rank
+    bin, draw), so that they do not depend on the mass bins of the tables.
     """
     n_host_bins = species.n_rank_bins[mass_bin]
     starts, ends = species.rank_edges[: n_host_bins.max()], species.rank_edges[1 : n_host_bins.max() + 1] - 1
-    # Sub-halos, up to the last rank that matters.
+    # Sub-halos, up to the last rank of the tables.
     host = catalogue.subhalo_host
     rank = catalogue.subhalo_rank
     keep = rank <= ends[n_host_bins - 1][host]
@@ -117,7 +126,7 @@ def build_tracers(
 def borrowers(
     catalogue: HaloCatalogue, species: Species, mass_bin: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each rank bin: its index, hosts that lack sub-halos for some of its ranks, how many, how many lower ones."""
+    """Give each rank bin, the hosts without sub-halos for some of its ranks, and how many: in this bin, and below."""
     for k in range(species.n_rank_bins.max()):
         start, end = species.rank_edges[k], species.rank_edges[k + 1] - 1
         hosts = np.flatnonzero((species.n_rank_bins[mass_bin] > k) & (catalogue.n_subhalos < end))
@@ -126,7 +135,7 @@ def borrowers(
 
 
 def _hash_uniform(seed: int, *keys) -> np.ndarray:
-    """Uniform numbers in [0, 1) from integer keys (splitmix64 of each in turn)."""
+    """Return uniform numbers in [0, 1) from integer keys (splitmix64 of each in turn)."""
     with np.errstate(over="ignore"):
         state = np.asarray(np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15))
         for key in keys:

@@ -1,1 +1,1 @@
-"""Long work: worker processes or Dask, and parts that survive a kill."""
+"""Tools for long computations: worker processes or Dask, parts that can be resumed, progress bars, files."""

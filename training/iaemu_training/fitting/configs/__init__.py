@@ -1,1 +1,1 @@
-"""Training runs by name: ``iaemu-train fit OUTPUT --config factorised``."""
+"""Configurations of training runs by name: ``iaemu-train fit OUTPUT --config factorised``."""
