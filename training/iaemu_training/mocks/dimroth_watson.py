@@ -1,8 +1,8 @@
-"""The Dimroth-Watson distribution of cos(t) by inversion of its cumulative distribution.
+"""Draws from the Dimroth-Watson distribution by inversion of its cumulative distribution.
 
-halotools draws from p(x) ~ exp(-k x^2), -1 <= x <= 1, by rejection: how many random numbers a draw takes depends on k,
-so that with the same seed the draws at two strengths have little in common. Inversion takes one number a draw, and
-moves each draw continuously with the strength. The distribution is the same.
+halotools draws x = cos(theta) from p(x) ~ exp(-k x^2), -1 <= x <= 1, by rejection. The number of random numbers for
+each draw then depends on k, so that draws with the same seed at two alignment strengths are unrelated. Inversion needs
+one random number for each draw, and each draw is a continuous function of the strength. The distribution is the same.
 """
 
 from __future__ import annotations
@@ -11,28 +11,34 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import dawsn, erf, erfinv
 
-# Below, a uniform distribution to rounding; and nothing is divided by 0.
+# For smaller |k| the distribution is uniform to rounding; the limit avoids a division by 0.
 _ISOTROPIC = 1e-12
 _MAX_STEPS = 100
 
 
 def quantile(u: ArrayLike, k: ArrayLike) -> np.ndarray:
-    """x with cumulative probability ``u``, for p(x) ~ exp(-k x^2) on [-1, 1]; float64, the shape of both broadcast.
+    """Return x with cumulative probability ``u``, for p(x) ~ exp(-k x^2) on [-1, 1].
 
     Parameters
     ----------
-    u : array in [0, 1]
+    u : array
+        Probabilities in [0, 1].
     k : array
-        halotools' shape parameter, -tan(pi mu / 2): negative for axes that are aligned. May be infinite.
+        halotools' shape parameter -tan(pi mu / 2) = -kappa, negative for aligned axes. May be infinite.
+
+    Returns
+    -------
+    float64 array
+        In the common shape of ``u`` and ``k``.
 
     Raises
     ------
     ValueError
-        ``u`` outside [0, 1], or NaN.
+        ``u`` is outside [0, 1], or a value is NaN.
     """
     u, k = np.broadcast_arrays(np.asarray(u, dtype=np.float64), np.asarray(k, dtype=np.float64))
     if not np.all((u >= 0) & (u <= 1)) or np.isnan(k).any():
-        raise ValueError("u must be in [0, 1], and k not NaN.")
+        raise ValueError("u must be in [0, 1], and k must not be NaN.")
     share, kappa = np.abs(2.0 * u - 1.0), np.clip(np.abs(k), _ISOTROPIC, 1e300)
     aligned = k < 0
     x = np.empty(u.shape)
@@ -42,16 +48,16 @@ def quantile(u: ArrayLike, k: ArrayLike) -> np.ndarray:
 
 
 def _girdle(share, kappa):
-    """|x| below which lies that share, for exp(-kappa x^2)."""
+    """Return the |x| below which a share of the probability lies, for exp(-kappa x^2)."""
     root = np.sqrt(kappa)
     return erfinv(share * erf(root)) / root
 
 
 def _bipolar(share, kappa):
-    """The same for exp(kappa x^2).
+    """Return the same for exp(kappa x^2).
 
-    The logarithm of the share, kappa (x^2 - 1) + log D(root x) / D(root) with Dawson's integral D, is convex in log x:
-    Newton's method from x = 1 comes down on the solution without passing it.
+    The logarithm of the share, kappa (x^2 - 1) + log D(root x) / D(root) with Dawson's integral D, is convex in log x,
+    so Newton's method from x = 1 converges from above.
     """
     root = np.sqrt(kappa)
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""Mocks of one or more boxes as a forward model: pooled statistics, and their standard error from the same mocks."""
+"""A forward model that populates mocks at each point: their statistics, and the standard errors of these."""
 
 from __future__ import annotations
 
@@ -25,45 +25,48 @@ SEED_POLICIES = ("fixed", "fresh")
 
 
 class MockEnsemble(ForwardModel):
-    """halotools-IA mocks, populated anew at each point.
+    """Mean statistics of halotools-IA mocks, which are populated at each point.
 
-    The i-th realisation is one mock in each box, their pair sums added. Statistics are ratios of sums over all
-    realisations, which empty bins do not bias. The mocks of the last point are kept, so that asking for several
-    statistics, bins and :meth:`deviations` costs nothing more.
+    One realisation is a mock in each box, with their pair sums added. Statistics are ratios of sums over all
+    realisations, so that empty bins do not bias them. The mocks of the last point are kept: further statistics and bins
+    at the same point, and :meth:`deviations`, need no new mocks.
 
     Parameters
     ----------
-    catalogues : sequence of names or paths
-        As for :meth:`iaemu_training.halos.catalogue.HaloCatalogue.load`.
+    catalogues : sequence of str or path-like
+        Halo catalogues, see :meth:`iaemu_training.halos.catalogue.HaloCatalogue.load`.
     n_realisations : int
-        At least 2.
+        Number of realisations at each point, at least 2.
     seed : int
+        Seed of the mocks.
     seeds : "fixed" or "fresh"
-        The same seeds at every point, with misalignments drawn such that statistics are continuous functions of the
-        strengths (``smooth`` of :meth:`iaemu_training.mocks.halotools.HalotoolsMocks.populate`; of the occupation they
-        are not); or other seeds at other points. Either way a point always gets the same mocks.
+        "fixed": the same random numbers at all points, so that statistics are continuous functions of the alignment
+        strengths, though not of the occupation (``smooth`` of
+        :meth:`iaemu_training.mocks.halotools.HalotoolsMocks.populate`). "fresh": independent mocks at each point. In
+        both cases the same point always gets the same mocks.
     processes : int
-        Worker processes; the result does not depend on it.
+        Number of worker processes; the result does not depend on it.
     support : Support, optional
-        Region in which points are accepted; the paper's by default.
+        Region in which points are accepted; by default the paper's.
 
     Attributes
     ----------
     r_edges : (n_bins + 1,)
-        Bins of :meth:`predict` if it is not told otherwise: the paper's 20 [Mpc/h].
+        Default bins of :meth:`predict`: the paper's 20 [Mpc/h].
     r_max : float
-        Largest separation that the smallest box has [Mpc/h].
+        Largest possible separation, half of the side of the smallest box [Mpc/h].
     n_mocks, n_points : int
-        Mocks populated, and points at which they were, so far.
+        Number of mocks that were populated, and of points at which they were.
     n_deviations : int
+        Number of vectors that :meth:`deviations` returns.
 
     Raises
     ------
     ValueError, ImportError
-        As :class:`HalotoolsMocks`; or an option is not valid.
+        See :class:`HalotoolsMocks`; or an option is not valid.
     """
 
-    # The mocks are those of given boxes.
+    # The mocks are those of the given boxes.
     _takes_box_error = False
 
     def __init__(
@@ -76,11 +79,11 @@ class MockEnsemble(ForwardModel):
         support: Support | None = None,
     ):
         if isinstance(catalogues, str | bytes) or not isinstance(catalogues, Sequence) or not catalogues:
-            raise ValueError(f"catalogues: name at least one halo catalogue, in a list; got {catalogues!r:.60}.")
+            raise ValueError(f"catalogues must be a list of at least one halo catalogue, got {catalogues!r:.60}.")
         wrong = [catalogue for catalogue in catalogues if not isinstance(catalogue, str | Path)]
         if wrong:
             raise ValueError(f"catalogues must be names or paths, got {wrong[0]!r:.60}.")
-        # Of one mock there is no standard error.
+        # One mock has no standard error.
         Range(at_least=2).check("n_realisations", n_realisations, int)
         if not isinstance(seeds, str) or seeds not in SEED_POLICIES:
             raise ValueError(f"seeds must be one of {', '.join(SEED_POLICIES)}, got {seeds!r:.60}.")
@@ -93,7 +96,7 @@ class MockEnsemble(ForwardModel):
         self.support = Support() if support is None else support
         self.binnings = [PAPER_EDGES]
         self.n_mocks = self.n_points = 0
-        self._edges: np.ndarray | None = None  # the union of what was asked for
+        self._edges: np.ndarray | None = None  # the union of all bins asked for
         self._last: tuple[bytes, MockRealisations] | None = None
         self._lock = threading.RLock()
         boxes = [_load_box(catalogue) for catalogue in self.catalogues]
@@ -102,26 +105,33 @@ class MockEnsemble(ForwardModel):
         self._exit = ExitStack()
         self._workers: Workers | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"<MockEnsemble: {self.n_realisations} halotools-IA mocks in {', '.join(self.catalogues)} at each point, "
+            f"{self.seeds} seeds>"
+        )
+
     @property
     def n_deviations(self) -> int:
         return self.n_realisations
 
     def check_bins(self, r_edges) -> None:
-        """Any bins up to half of the smallest box, see :meth:`count_in`."""
+        """Check that bins end within half of the side of the smallest box, see :meth:`count_in`."""
         self.count_in(r_edges)
 
     def count_in(self, r_edges) -> None:
-        """Count pairs in bins in which ``r_edges`` nest from now on, so that one count serves all binnings in use.
+        """Add ``r_edges`` [Mpc/h] to the edges in which pairs are counted, so that one count serves all bins in use.
 
         Raises
         ------
         ValueError
-            Malformed, or beyond half of the smallest box.
+            The edges are malformed, or exceed half of the side of the smallest box.
         """
         edges = check_edges(r_edges)
         if edges[-1] > self.r_max:
             raise ValueError(
-                f"r_edges reach {edges[-1]:.4g} Mpc/h, half of the smallest box is {self.r_max:.4g} Mpc/h."
+                f"r_edges end at {edges[-1]:.4g} Mpc/h; they must not exceed half of the side of the smallest box, "
+                f"{self.r_max:.4g} Mpc/h."
             )
         if self._edges is not None:
             edges = union_edges(self._edges, edges)
@@ -129,7 +139,7 @@ class MockEnsemble(ForwardModel):
             self._edges, self._last = edges, None
 
     def realisations(self, theta) -> MockRealisations:
-        """Pair sums of the mocks at one point (7,), all boxes together, in the bins of :meth:`count_in`."""
+        """Return pair sums of the mocks at one point (7,), added over boxes, in the bins of :meth:`count_in`."""
         if self._edges is None:
             self.count_in(self.r_edges)
         point = np.ascontiguousarray(as_theta(theta).detach().double().numpy())
@@ -160,7 +170,7 @@ class MockEnsemble(ForwardModel):
         return edges
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
-        """Pooled statistics, and the mean density and satellite fraction of the mocks."""
+        """Return pooled statistics, and the mean number density and satellite fraction of the mocks."""
         found: dict[str, list] = {name: [] for name in (*names, "n_gal", "f_sat")}
         for point in theta:
             mocks = self._rebinned(point, bins)
@@ -172,14 +182,14 @@ class MockEnsemble(ForwardModel):
         return {name: torch.stack(values) for name, values in found.items()}
 
     def _deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
-        """Delete-one estimates over the realisations, times sqrt((n - 1) / n), minus their mean: the jackknife."""
+        """Return the deviations of delete-one estimates from their mean, times sqrt((n - 1) / n): the jackknife."""
         scale = ((self.n_realisations - 1) / self.n_realisations) ** 0.5
         without_one = [self._rebinned(point, r_edges).delete_one() for point in theta]
         estimates = {name: torch.as_tensor(np.stack([one[name] for one in without_one])) for name in names}
         return {name: scale * (values - values.mean(dim=1, keepdim=True)) for name, values in estimates.items()}
 
     def single(self, theta, r_edges=None, statistics=STATISTICS) -> dict[str, np.ndarray]:
-        """Statistics of each realisation alone (n_realisations, n_bins), NaN in bins that are empty in it."""
+        """Return statistics of each realisation (n_realisations, n_bins), NaN in bins without pairs."""
         mocks = self._rebinned(theta, r_edges)
         return {name: getattr(mocks, name) for name in check_statistics(statistics)}
 
@@ -196,11 +206,11 @@ class MockEnsemble(ForwardModel):
 
 @lru_cache(maxsize=8)
 def _load_box(catalogue: str) -> HalotoolsMocks:
-    return HalotoolsMocks(HaloCatalogue.load(catalogue))
+    return HalotoolsMocks(HaloCatalogue.load(catalogue, progress=False))
 
 
 def _count(catalogue, theta, entropy, key, r_edges, smooth) -> MockRealisations:
-    """One mock; a function of its arguments alone, whatever process it runs in."""
+    """Count the pairs of one mock; the result depends on the arguments only, in any process."""
     seed = np.random.SeedSequence(entropy, spawn_key=key)
     with one_thread():
         return _load_box(catalogue).realisations(theta, 1, seed, r_edges, smooth)

@@ -1,9 +1,9 @@
-"""Mock galaxies of the paper's model in halotools, and their pair sums: the ground truth of everything else.
+"""halotools-IA mocks and their pair sums, against which all other models are checked.
 
-The model is that of Van Alfen et al. 2024 (arXiv:2311.07374) and IAEmu (arXiv:2504.05235, section 2.1): occupation of
-Zheng et al. 2007; centrals at their host's centre, aligned with its major axis; satellites on sub-halos, aligned with
-the radius vector; misalignments drawn from Dimroth-Watson distributions. halotools (Hearin et al. 2017, AJ 154, 190)
-is imported on first use only, by :class:`HalotoolsMocks`.
+The model is that of Van Alfen et al. 2024 (arXiv:2311.07374) and IAEmu (arXiv:2504.05235, section 2.1): the occupation
+of Zheng et al. 2007; centrals at the centre of their host, aligned with its major axis; satellites on sub-halos,
+aligned with the radius vector; and misalignments from Dimroth-Watson distributions. halotools (Hearin et al. 2017,
+AJ 154, 190) is imported when :class:`HalotoolsMocks` is first used.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subha
 from iaemu_training.mocks.dimroth_watson import quantile
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 if TYPE_CHECKING:
     from halotools.sim_manager import CachedHaloCatalog, UserSuppliedHaloCatalog
 
-#: halotools draws from numpy's global generator and reads module globals: one mock at a time in a process.
+#: One mock at a time in a process: halotools uses numpy's global generator and global variables of its modules.
 _LOCK = threading.RLock()
 
 _FLOAT_COLUMNS = (
@@ -41,32 +42,33 @@ _FLOAT_COLUMNS = (
     *("halo_mvir", "halo_mvir_host_halo", "halo_mpeak", "halo_rvir"),
 )
 _INTEGER_COLUMNS = ("halo_id", "halo_upid", "halo_hostid")
-# The model carries velocities along, but nothing here depends on them.
+# The model needs velocities, but nothing here depends on them.
 _VELOCITY_COLUMNS = ("halo_vx", "halo_vy", "halo_vz")
 
-#: 100 times those of any survey's box; halotools takes some 200 bytes of memory for each.
+#: Most galaxies in a mock, far more than in any survey. halotools needs some 200 bytes of memory for each.
 _MAX_GALAXIES = 10**8
 
-#: Strengths between these fall into a gap of halotools' sampler, which then fails after 100 rejections: exp(-kappa)
-#: is not yet 0, but erfi(sqrt(kappa)) and exp(kappa) have overflown. The lower limit stands for the whole gap, which
-#: shifts <P2> by less than 1e-4.
+#: Between these strengths halotools' sampler fails after 100 rejections: exp(-kappa) is not yet 0, but
+#: erfi(sqrt(kappa)) and exp(kappa) have overflowed. The lower limit is used instead, which changes <P2> by less than
+#: 1e-4.
 _MU_GAP = (0.999102, 0.999147)
-#: Below this strength the sampler divides by exp(kappa) - 1, which rounds to 0; <P2> is below 1e-8 there.
+#: Below this strength the sampler would divide by exp(kappa) - 1, which rounds to 0. <P2> is below 1e-8 there.
 _MU_ISOTROPIC = 1e-8
 
 
 class Galaxies(NamedTuple):
-    """One mock catalogue; n galaxies, centrals first.
+    """One mock catalogue of n galaxies, centrals first.
 
     Attributes
     ----------
     positions : (n, 3) float64
-        In [0, Lbox) [Mpc/h].
+        Positions in [0, Lbox) [Mpc/h].
     axes : (n, 3) float64
-        Unit major axes.
+        Unit vectors along the major axes.
     is_central : (n,) bool
+        Whether a galaxy is a central.
     is_borrowed : (n,) bool
-        Satellites beyond their host's own sub-halos, which sit at a random sub-halo's offset from its host.
+        Whether a galaxy is a borrowed satellite, placed like a sub-halo of another host of similar mass.
     host : (n,) int64
         ``halo_id`` of the host halo.
     """
@@ -77,31 +79,36 @@ class Galaxies(NamedTuple):
     is_borrowed: np.ndarray
     host: np.ndarray
 
+    def __repr__(self) -> str:
+        n_sat, n_borrowed = int(np.sum(~self.is_central)), int(np.sum(self.is_borrowed))
+        return f"<Galaxies: {len(self.host)} galaxies, of which {n_sat} satellites ({n_borrowed} borrowed)>"
+
 
 class HalotoolsMocks:
-    """Direct simulation: halotools mocks of one halo catalogue.
+    """halotools-IA mocks of one halo catalogue.
 
-    The catalogue is prepared once; each mock is then one re-population. Repeating a seed repeats a mock exactly, and
-    numpy's global generator is left as it was. Mocks carry no gradient.
+    The catalogue is prepared once, and each mock populates it again. The same seed gives the same mock, and numpy's
+    global generator is left unchanged. Mocks have no gradient.
 
     Parameters
     ----------
     catalogue : HaloCatalogue, or halotools' CachedHaloCatalog or UserSuppliedHaloCatalog
-        Halos whose major axis is all zero are removed, with their sub-halos; so are hosts up to 10^10.5 Msun/h, which
-        halotools' model cannot hold (the paper's own cut of 300 particles lies higher).
+        Halos to populate. Halos whose major axis is (0, 0, 0) and hosts up to 10^10.5 Msun/h, which halotools' model
+        cannot hold, are removed with their sub-halos. (The paper's cut of 300 particles is higher.)
     r_edges : (n_bins + 1,), optional
-        Bins of :meth:`realisations` [Mpc/h]; the paper's 20 by default.
+        Default bins of :meth:`realisations` [Mpc/h]; the paper's 20.
     pivot : float, optional
-        Makes the strength of centrals depend on their host's mass, as :mod:`iaemu.models.laws` does, with this
-        pivot [log10 Msun/h] and the parameter ``mu_cen_slope`` after the seven.
+        Pivot mass [log10 Msun/h] of a strength of centrals that depends on the mass of the host, as in
+        :mod:`iaemu.models.laws`. The slope is then an eighth parameter, ``mu_cen_slope``.
 
     Attributes
     ----------
     parameters : tuple of str
+        Names of the parameters, in order.
     log_mass_edges : (n_mass_bins + 1,)
-        Bins of host mass within which satellites are borrowed [log10 Msun/h], see :func:`subhalo_mass_bins`.
+        Edges of the bins of host mass within which satellites are borrowed [log10 Msun/h].
     Lbox : float
-        [Mpc/h].
+        Side of the box [Mpc/h].
 
     Raises
     ------
@@ -119,7 +126,7 @@ class HalotoolsMocks:
     ):
         self.r_edges = check_edges(r_edges)
         self.parameters = PARAMETERS if pivot is None else (*PARAMETERS, SLOPE)
-        # halotools switches off numpy's warnings on division by zero at import.
+        # halotools switches off numpy's warnings of divisions by zero when it is imported.
         with np.errstate(), _halotools_warnings_ignored():
             _require_halotools()
             halocat = catalogue.to_halotools() if isinstance(catalogue, HaloCatalogue) else catalogue
@@ -131,33 +138,41 @@ class HalotoolsMocks:
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
             self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
 
+    def __repr__(self) -> str:
+        return f"<HalotoolsMocks: {len(self._log_mass)} hosts in a box of {self.Lbox:g} Mpc/h>"
+
     def populate(
         self, theta: Mapping[str, Any] | ArrayLike, seed: int | np.random.SeedSequence, smooth: bool = False
     ) -> Galaxies:
-        """One mock catalogue.
+        """Make one mock catalogue.
 
         Parameters
         ----------
-        theta : mapping of name to number, or array (n_parameters,)
-            One parameter point. It may lie outside the support, but must be physical.
+        theta : mapping of str to float, or array (n_parameters,)
+            One parameter point. It may lie outside the supported region, but must be physical.
         seed : int or numpy.random.SeedSequence
+            Seed of the occupation and of the orientations.
         smooth : bool
-            Draw misalignments by inversion (:mod:`iaemu_training.mocks.dimroth_watson`) in place of halotools'
-            rejection: the same distribution, but with the same seed and occupation axes move continuously with the
-            strengths.
+            Draw misalignments by inversion (:mod:`iaemu_training.mocks.dimroth_watson`) instead of halotools'
+            rejection. The distribution is the same, but for a given seed and occupation the axes are continuous
+            functions of the alignment strengths.
+
+        Returns
+        -------
+        Galaxies
 
         Raises
         ------
         ValueError
-            ``theta`` is not one point, sigma_logM <= 0, a strength lies outside [-1, 1], or there would be more
-            galaxies than fit into memory; ``seed`` is no whole number, or negative.
+            ``theta`` is not one point, ``sigma_logM`` is not positive, a strength lies outside [-1, 1], or there would
+            be more than 10^8 galaxies; ``seed`` is negative or not a whole number.
         KeyError
             ``theta`` lacks a parameter.
         """
         values = _one_point(theta, self.parameters)
         self._check_numbers(values)
-        # A large integer from the sequence: halotools adds 1, 2, ... to it for its steps, so seeds next to each other
-        # would share their random numbers between mocks.
+        # halotools adds 1, 2, ... to the seed for its steps. Large integers from the sequence keep mocks with
+        # neighbouring seeds from sharing random numbers.
         states = _seed_sequence(seed).generate_state(4) >> 1
         with _LOCK, np.errstate(), _halotools_warnings_ignored(), _seeded_halotools(states[1:], smooth):
             self._model.param_dict.update(values)
@@ -165,19 +180,35 @@ class HalotoolsMocks:
             return _as_galaxies(self._mock.galaxy_table, self.Lbox)
 
     def _check_numbers(self, values: Mapping[str, float]) -> None:
-        """ValueError if a point makes more galaxies than fit into memory."""
+        """Raise ValueError if a point makes more galaxies than fit into memory."""
         occupation = [torch.tensor(values[name], dtype=torch.float64) for name in ("logM0", "logM1", "alpha")]
         expected = len(self._log_mass) + float(mean_nsat(self._log_mass, *occupation).sum())
         if not expected <= _MAX_GALAXIES:
             raise ValueError(
                 f"logM0 = {values['logM0']:g}, logM1 = {values['logM1']:g}, alpha = {values['alpha']:g} put "
-                f"{expected:.3g} galaxies into this box; {_MAX_GALAXIES:g} are the most that a mock may have."
+                f"{expected:.3g} galaxies into this box; a mock may have at most {_MAX_GALAXIES:g}. Raise logM1."
             )
 
     def iterate(
         self, theta: Mapping[str, Any] | ArrayLike, n: int, seed: int | np.random.SeedSequence = 0, smooth: bool = False
     ) -> Iterator[Galaxies]:
-        """``n`` independent mocks, one after the other; the i-th depends on (seed, i) only, not on ``n``."""
+        """Make ``n`` independent mocks, one after the other.
+
+        Parameters
+        ----------
+        theta : mapping of str to float, or array (n_parameters,)
+            One parameter point.
+        n : int
+            Number of mocks.
+        seed : int or numpy.random.SeedSequence
+            Seed of all mocks; the i-th mock depends on (seed, i) only.
+        smooth : bool
+            See :meth:`populate`.
+
+        Yields
+        ------
+        Galaxies
+        """
         for child in _seed_sequence(seed).spawn(n):
             yield self.populate(theta, child, smooth)
 
@@ -188,20 +219,44 @@ class HalotoolsMocks:
         seed: int | np.random.SeedSequence = 0,
         r_edges: ArrayLike | None = None,
         smooth: bool = False,
+        progress: bool = False,
     ) -> MockRealisations:
-        """Pair sums of ``n`` independent mocks; the i-th depends on (seed, i) only.
+        """Make ``n`` independent mocks and count their pairs.
 
-        Bins without pairs stay without: nothing is drawn again. ``smooth`` as for :meth:`populate`.
+        Mocks with bins without pairs are kept.
+
+        Parameters
+        ----------
+        theta : mapping of str to float, or array (n_parameters,)
+            One parameter point.
+        n : int
+            Number of mocks, at least 1.
+        seed : int or numpy.random.SeedSequence
+            Seed of all mocks; the i-th mock depends on (seed, i) only.
+        r_edges : (n_bins + 1,), optional
+            Edges of the bins [Mpc/h], at most half of the side of the box; by default those of the object.
+        smooth : bool
+            See :meth:`populate`.
+        progress : bool
+            Show a progress bar if it takes more than two seconds.
+
+        Returns
+        -------
+        MockRealisations
 
         Raises
         ------
         ValueError
-            As :meth:`populate`; ``n`` is not positive; bins beyond half of the box.
+            ``n`` is not positive, or bins exceed half of the side of the box; or as for :meth:`populate`.
+        KeyError
+            ``theta`` lacks a parameter.
         """
         Range(at_least=1).check("The number of realisations", n, int)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         sums, counts = [], []
-        for galaxies in self.iterate(theta, n, seed, smooth):
+        mocks = self.iterate(theta, n, seed, smooth)
+        # A bar leaves a thread behind, even if it is not shown.
+        for galaxies in tqdm(mocks, total=n, desc="mocks", unit="mock", delay=BAR_AFTER) if progress else mocks:
             sums.append(count_pairs(galaxies.positions, galaxies.axes, self.Lbox, edges))
             n_sat = int(np.sum(~galaxies.is_central))
             counts.append((len(galaxies.positions), n_sat, int(galaxies.is_borrowed.sum())))
@@ -216,16 +271,16 @@ class HalotoolsMocks:
 
 
 def _one_point(theta, parameters=PARAMETERS) -> dict[str, float]:
-    """halotools' names and values of one parameter point."""
+    """Return the parameters of one point under halotools' names."""
     tensor = as_theta(theta, parameters).detach()
     if tensor.ndim != 1:
         raise ValueError(
-            f"One mock has one parameter point, shape ({len(parameters)},); got {tuple(tensor.shape)}. "
-            "Loop over points."
+            f"One mock has one parameter point, of shape ({len(parameters)},); got {tuple(tensor.shape)}. "
+            "Loop over the points."
         )
     values = dict(zip(parameters, tensor.to(torch.float64).tolist(), strict=True))
     if values["sigma_logM"] <= 0:
-        raise ValueError(f"sigma_logM = {values['sigma_logM']:g} must be positive: the step of <Ncen> would turn over.")
+        raise ValueError(f"sigma_logM = {values['sigma_logM']:g} must be positive; it is the width of <Ncen> in dex.")
     strengths = {}
     for name, halotools_name in (("mu_cen", "central_alignment_strength"), ("mu_sat", "satellite_alignment_strength")):
         if abs(values[name]) > 1:
@@ -237,14 +292,14 @@ def _one_point(theta, parameters=PARAMETERS) -> dict[str, float]:
 
 
 def _samplable(mu):
-    """The strengths (number or array) nearest to ``mu`` that halotools' Dimroth-Watson sampler can draw."""
+    """Return the strengths nearest to ``mu`` (number or array) that halotools' Dimroth-Watson sampler can draw."""
     mu = np.where(np.abs(mu) < _MU_ISOTROPIC, 0.0, mu)
     in_gap = (np.abs(mu) > _MU_GAP[0]) & (np.abs(mu) < _MU_GAP[1])
     return np.where(in_gap, np.copysign(_MU_GAP[0], mu), mu)[()]
 
 
 def _seed_sequence(seed) -> np.random.SeedSequence:
-    """A fresh sequence, so that spawning from it twice gives the same children."""
+    """Return a new sequence, so that spawning from it twice gives the same children."""
     if isinstance(seed, np.random.SeedSequence):
         return np.random.SeedSequence(seed.entropy, spawn_key=seed.spawn_key)
     Range(at_least=0).check("seed", seed, int)
@@ -263,7 +318,7 @@ def _require_halotools() -> None:
 
 @contextmanager
 def _halotools_warnings_ignored():
-    """halotools warns at each population that strengths come from the model's parameters, which is meant."""
+    """Ignore halotools' warning, at each mock, that strengths come from the model's parameters, which is intended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(.*\.)?halotools(\..*)?")
         yield
@@ -271,13 +326,13 @@ def _halotools_warnings_ignored():
 
 @contextmanager
 def _seeded_halotools(states, smooth: bool):
-    """Make halotools' orientations follow from ``states``; leave numpy's global generator as it was.
+    """Seed halotools' orientations with ``states``; numpy's global generator is restored afterwards.
 
     With ``smooth``, cosines of misalignment are drawn by inversion.
 
-    The alignment components call ``axes_correlated_with_input_vector`` without the seed that it accepts, and without
-    one it seeds itself from the operating system: seeding the global generator has no effect on it. Only the axes of
-    satellites at their host's very centre come from the global generator.
+    halotools' alignment components call ``axes_correlated_with_input_vector`` without a seed. It then takes one from
+    the operating system, whatever the state of numpy's global generator. Only the axes of satellites exactly at the
+    centre of their host come from the global generator.
     """
     from halotools.empirical_models.ia_models import ia_model_components as components
 
@@ -289,7 +344,7 @@ def _seeded_halotools(states, smooth: bool):
         perfect = np.abs(p) > _MU_GAP[0]
         if smooth or np.all(perfect) or not np.any(perfect):
             return original(input_vectors, p=p, seed=seed)
-        # The sampler cannot draw strengths of which some, but not all, are perfect.
+        # The sampler fails if some, but not all, strengths are perfect.
         axes = np.empty_like(input_vectors, dtype=np.float64)
         for group, its_seed in ((perfect, seed), (~perfect, seed + 1)):
             axes[group] = original(input_vectors[group], p=np.asarray(p)[group], seed=its_seed)
@@ -308,23 +363,23 @@ def _seeded_halotools(states, smooth: bool):
 
 
 class _Inversion:
-    """In place of halotools' ``DimrothWatson``, for the one method that alignment components call."""
+    """Replacement of halotools' ``DimrothWatson``, with the one method that alignment components call."""
 
     @staticmethod
     def rvs(k: np.ndarray) -> np.ndarray:
-        """A cosine for each shape parameter."""
+        """Draw a cosine for each shape parameter."""
         return quantile(np.random.uniform(size=np.shape(k)), k)  # noqa: NPY002 halotools has seeded it
 
 
 def _cube_side(halocat) -> float:
     sides = np.broadcast_to(np.asarray(halocat.Lbox, dtype=np.float64), 3)
     if np.ptp(sides) > 0:
-        raise ValueError(f"The box must be a cube, its sides are {sides.tolist()} Mpc/h.")
+        raise ValueError(f"The box must be a cube, but its sides are {sides.tolist()} Mpc/h.")
     return float(sides[0])
 
 
 def _prepared_columns(halocat) -> dict[str, np.ndarray]:
-    """Columns that the model uses, float64 and int64, of the halos that it can populate."""
+    """Return the columns that the model uses, as float64 and int64, of the halos that it can populate."""
     table = halocat.halo_table
     missing = [name for name in (*_FLOAT_COLUMNS, *_INTEGER_COLUMNS) if name not in table.colnames]
     if missing:
@@ -334,12 +389,12 @@ def _prepared_columns(halocat) -> dict[str, np.ndarray]:
     axes = [columns[f"halo_axisA_{x}"] for x in "xyz"]
     is_host = columns["halo_upid"] == -1
     keep = np.any(np.stack(axes) != 0, axis=0)
-    if not keep[~is_host].any():  # a catalogue that does not measure axes of sub-halos, which the model does not use
+    if not keep[~is_host].any():  # the catalogue has no axes of sub-halos, which the model does not need
         keep |= ~is_host
     keep &= ~is_host | (columns["halo_mvir_host_halo"] > 10.0 ** BORROWING_EDGES[0])
     keep &= is_host | np.isin(columns["halo_hostid"], columns["halo_id"][is_host & keep])
     columns = {name: values[keep] for name, values in columns.items()}
-    # Positions at the upper face: halotools' periodic distances demand [0, Lbox].
+    # halotools' periodic distances need positions in [0, Lbox].
     Lbox = _cube_side(halocat)
     for name in _FLOAT_COLUMNS[:3]:
         columns[name] = _wrap(columns[name], Lbox)
@@ -347,7 +402,7 @@ def _prepared_columns(halocat) -> dict[str, np.ndarray]:
 
 
 class _MassDependentStrength:
-    """Component of a halotools model: a strength for each central, in the column that CentralAlignment looks for."""
+    """Component of a halotools model that sets the strength of each central, in the column of CentralAlignment."""
 
     names = ("mu_cen", SLOPE)
 
@@ -361,7 +416,7 @@ class _MassDependentStrength:
         self._pivot = pivot
 
     def assign_central_strength(self, table: Any, **kwargs: Any) -> Any:
-        """Fill the column of a table of galaxies."""
+        """Fill the column of strengths of a table of galaxies."""
         mu_cen, slope = (torch.as_tensor([self.param_dict[name]], dtype=torch.float64) for name in self.names)
         log_mass = torch.as_tensor(np.log10(np.asarray(table["halo_mvir"], dtype=np.float64)))
         table["central_alignment_strength"][:] = _samplable(
@@ -371,9 +426,9 @@ class _MassDependentStrength:
 
 
 def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndarray, pivot: float | None = None):
-    """halotools' model and mock factory, with the catalogue prepared but not yet populated.
+    """Return halotools' model and mock factory for a catalogue, not yet populated.
 
-    The factory holds the model by a weak reference only: keep both.
+    The factory has only a weak reference to the model: keep both.
     """
     from halotools.empirical_models import (
         CentralAlignment,
@@ -396,7 +451,7 @@ def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndar
         satellites_occupation=Zheng07Sats(modulate_with_cenocc=False),
         satellites_profile=SubhaloPhaseSpace("satellites", mass_edges),
         satellites_orientation=RadialSatelliteAlignment(satellite_alignment_strength=1.0),
-        # Orientations come last: those of satellites are relative to positions.
+        # Orientations come last, because those of satellites depend on positions.
         model_feature_calling_sequence=(
             *("centrals_occupation", "centrals_profile", "satellites_occupation"),
             *("satellites_profile", *strength, "centrals_orientation", "satellites_orientation"),
@@ -404,13 +459,13 @@ def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndar
     )
     for name in ("assign_central_orientation_centrals", "assign_satellite_orientation_satellites"):
         setattr(model, name, _unless_empty(getattr(model, name)))
-    # The least particle mass switches off halotools' cut at 300 particles: what to keep was decided before.
+    # A tiny particle mass switches off halotools' cut at 300 particles: the halos were selected before.
     halocat = UserSuppliedHaloCatalog(redshift=0.0, Lbox=Lbox, particle_mass=1.0, **columns)
     return model, HodMockFactory(halocat=halocat, model=model, Num_ptcl_requirement=1)
 
 
 def _unless_empty(method):
-    """halotools cannot orient an empty population, which at high ``logMmin`` is an ordinary outcome."""
+    """Skip halotools' orientation of an empty population, which is common at high ``logMmin`` and would fail."""
 
     @wraps(method)
     def call(table, **kwargs):
@@ -422,7 +477,7 @@ def _unless_empty(method):
 def _as_galaxies(table, Lbox: float) -> Galaxies:
     positions = np.stack([np.asarray(table[x], dtype=np.float64) for x in "xyz"], axis=-1)
     axes = np.stack([np.asarray(table[f"galaxy_axisA_{x}"], dtype=np.float64) for x in "xyz"], axis=-1)
-    # halotools keeps axes in 32 bits.
+    # halotools keeps axes in 32 bits, so they are not normalised to double precision.
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     is_central = np.asarray(table["gal_type"] == "centrals", dtype=bool)
     is_borrowed = ~is_central & ~np.asarray(table["real_subhalo"], dtype=bool)
@@ -431,6 +486,6 @@ def _as_galaxies(table, Lbox: float) -> Galaxies:
 
 
 def _wrap(coordinates: np.ndarray, Lbox: float) -> np.ndarray:
-    """Into [0, Lbox); numpy.mod alone gives Lbox for tiny negative numbers."""
+    """Wrap coordinates into [0, Lbox); numpy.mod alone gives Lbox for tiny negative numbers."""
     wrapped = np.mod(coordinates, Lbox)
     return np.where(wrapped >= Lbox, 0.0, wrapped)
