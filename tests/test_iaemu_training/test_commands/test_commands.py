@@ -81,7 +81,7 @@ def test_notes_are_printed(catalogue, tmp_path, capsys):
     [
         (["--axes", "a", "b", "c"], "no column a, b, c (--axes). It has: galaxy_axisA_x"),
         (["--bins", "few"], "--bins few: give paper, tng300"),
-        (["--regions", "4"], "at most 2 regions a side"),
+        (["--regions", "4"], "at most 2 regions along a side"),
         (["--Lbox", "10"], "Lbox / 2"),
         (["-o", "nowhere/own.txt"], "The folder nowhere does not exist"),
         (["-o", "own.png"], "own.png: name the file .txt"),
@@ -240,7 +240,7 @@ def test_galaxies_outside_of_the_box_by_rounding_are_noted(tmp_path, capsys):
     np.savez(tmp_path / "g.npz", positions=x, axes=rng.normal(size=x.shape), Lbox=40.0)
     arguments = ["-o", str(tmp_path / "own.txt"), "--bins", "2,4,8", "--regions", "3", "--no-plot"]
     assert main(["measure", str(tmp_path / "g.npz"), *arguments]) == 0
-    assert "iaemu measure: 1 galaxies outside of the box by rounding were put back" in capsys.readouterr().err
+    assert "iaemu measure: 1 galaxies outside the box by a rounding error were wrapped" in capsys.readouterr().err
     assert "outside of the box" in Measurement.read(tmp_path / "own.txt").metadata["notes"][0]
     x[0, 0] = -0.01
     np.savez(tmp_path / "g.npz", positions=x, axes=rng.normal(size=x.shape), Lbox=40.0)

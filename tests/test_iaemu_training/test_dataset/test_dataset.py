@@ -282,9 +282,9 @@ class TestRefusals:
         "settings, words",
         [
             ({"n": 0}, "n must be a whole number, at least 1 and at most 100000000; got 0"),
-            ({"points": "grid"}, "choose from tube, sobol"),
+            ({"points": "grid"}, "one of tube, sobol"),
             ({"n": 5, "n_mocked": 6}, "between 0 and n = 5, got 6"),
-            ({"split": (0.5, 0.5, 0.5)}, "add to 1"),
+            ({"split": (0.5, 0.5, 0.5)}, "with sum 1"),
             ({"n_realisations": 0}, "n_realisations must be a whole number, at least 1 and at most 100000; got 0"),
         ],
     )

@@ -202,7 +202,7 @@ class TestWhatIsUsed:
         assert 0 < held_out.n_outside == len(dataset.tested) - len(held_out.theta)
         assert held_out.theta[:, 2].max() <= 13.0
         elsewhere = FakeEmulator(support=Support(logMmin=(14.0, 14.5)))
-        with pytest.raises(ValueError, match="in the support of the emulator"):
+        with pytest.raises(ValueError, match="in the supported region of the emulator"):
             hold_out(elsewhere, dataset, progress=False)
 
     def test_cleaned_points_on_request(self):
@@ -299,7 +299,12 @@ class TestWritten:
 
     def test_markdown_has_the_tables(self, perfect):
         text = perfect.markdown([("figure3.png", "Figure 3: a caption.")])
-        for part in ("## Against means over mocks", "## Uncertainties", "## Against noise-free", "## eta by bin"):
+        for part in (
+            "## Comparison with means over mocks",
+            "## Uncertainties",
+            "## Comparison with noise-free",
+            "## eta by bin",
+        ):
             assert part in text
         row = next(line for line in text.splitlines() if line.startswith("| mean absolute fractional error | omega |"))
         assert row.endswith("| 4.9 % |")

@@ -118,5 +118,5 @@ class TestTrainingArrays:
 
     def test_without_scatter_it_says_so(self, mocks, emulator):
         bare = Emulator(emulator.network, emulator.binnings, dict(emulator.metadata))
-        with pytest.raises(DatasetError, match="has no scatter"):
+        with pytest.raises(DatasetError, match="has no aleatoric errors"):
             training_arrays(mocks, lambda: bare, 10, 1)

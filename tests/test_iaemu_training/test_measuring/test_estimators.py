@@ -79,7 +79,7 @@ def test_the_likelihood_reads_it_with_its_hartlap_factor(galaxies, tmp_path):
 
 
 def test_too_few_regions_leave_errors_and_say_how_many_it_takes(galaxies):
-    with pytest.warns(MeasureWarning, match=r"eta: errors only.*8 regions.*9 bins.*at least 3 regions a side"):
+    with pytest.warns(MeasureWarning, match=r"eta: errors only.*8 regions.*9 bins.*at least 3 regions along each side"):
         measured = measure(*galaxies, LBOX, EDGES, 2, joint=True)
     assert not measured.covariances
     assert len(measured.metadata["notes"]) == 1
@@ -124,8 +124,8 @@ def test_pairs_that_share_one_border_get_no_error(n):
     [
         (dict(statistics=["w_gp"]), "w_gp"),
         (dict(Lbox=1.0), "outside the box|Lbox / 2"),
-        (dict(n_regions_per_side=1), "at least 2 regions"),
-        (dict(n_regions_per_side=9), "at most 5 regions a side"),
+        (dict(n_regions_per_side=1), "needs 2 to 100 regions"),
+        (dict(n_regions_per_side=9), "at most 5 regions along a side"),
         (dict(axes=np.zeros((1200, 3))), "axes have length 0"),
     ],
 )

@@ -93,7 +93,7 @@ def test_the_hash_is_that_of_the_file(tmp_path):
     "change, message",
     [
         (dict(positions=["x", "y", "w"]), r"no column w \(--positions\). It has: .*log_mass"),
-        (dict(positions=["x", "y"]), "one column of threes or three columns, got 2"),
+        (dict(positions=["x", "y"]), "three columns, or one column of triples; got 2"),
         (dict(axes=["log_mass"]), r"three numbers a galaxy, got the shape \(12,\)"),
         (dict(select=["mass > 3"]), r"no column mass \(--select\)"),
         (dict(select=["log_mass ~ 3"]), "of the form"),

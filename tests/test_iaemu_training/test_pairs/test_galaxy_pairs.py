@@ -120,7 +120,7 @@ def test_random_pairs_of_several_catalogues():
         (dict(axes=np.full((5, 3), "1.5")), "axes must be real numbers, got <U3"),
         (dict(positions=np.ma.array(np.ones((5, 3)), mask=True)), "masked values in 5 rows, first in row 0"),
         (dict(positions=[[1, 2, 3], [4, 5]]), r"array of numbers of shape \(n, 3\)"),
-        (dict(positions=np.full((5, 3), -0.001)), r"5 positions lie outside the box.*Wrap them"),
+        (dict(positions=np.full((5, 3), -0.001)), r"5 positions lie outside the box.*wrap them"),
     ],
 )
 def test_bad_input_is_refused(change, message):

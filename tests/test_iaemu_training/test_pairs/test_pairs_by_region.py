@@ -125,7 +125,7 @@ def test_result_does_not_depend_on_the_number_of_threads(on_one_and_two_threads)
         assert np.array_equal(a, b)
 
 
-@pytest.mark.parametrize("n_side, message", [(1, "at least 2 regions"), (4, "7.5 Mpc/h wide.*at most 3 regions")])
+@pytest.mark.parametrize("n_side, message", [(1, "needs 2 to 100 regions"), (4, "7.5 Mpc/h wide.*at most 3 regions")])
 def test_impossible_regions_are_refused(n_side, message):
     with pytest.raises(ValueError, match=message):
         count_pairs_by_region(*clustered(), LBOX, EDGES, n_side)

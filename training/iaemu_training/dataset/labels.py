@@ -1,4 +1,4 @@
-"""Noise-free training labels: what the tables predict, for the networks to learn."""
+"""Noise-free training labels for the networks: predictions of the tables."""
 
 from __future__ import annotations
 
@@ -7,36 +7,43 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from iaemu.models.tables import PairSums, TabulatedModel
 from iaemu.networks.factorised import INGREDIENTS
 from iaemu_training.work.cluster import one_thread
+from iaemu_training.work.progress import tqdm
 
-BATCH = 16  # keeps the occupations of all species in the cache
+BATCH = 16  # so few that the occupations of all species fit into the cache
 
 
-@dataclass
+@dataclass(repr=False)
 class Labels:
     """Labels at n points.
 
     Attributes
     ----------
-    theta : (n, 5) float64, in the order of ``OCCUPATION_PARAMETERS``
-    values : (n, 6 n_bins + 2) float64
-        Ingredients of each binning and the two scalars, laid out as the outputs of ``FactorisedNet``.
-    binnings : list of arrays (n_bins + 1,) [Mpc/h]
+    theta : (n, 5) float64
+        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``.
+    values : (n, n_outputs) float64
+        log(1 + xi), A and E for each set of bins, log10 of the number density [(h/Mpc)^3] and satellite fraction, in
+        the order of the outputs of ``FactorisedNet``.
+    binnings : list of (n_bins + 1,) arrays
+        Edges of each set of bins [Mpc/h].
     """
 
     theta: np.ndarray
     values: np.ndarray
     binnings: list[np.ndarray]
 
+    def __repr__(self) -> str:
+        bins = " and ".join(str(len(edges) - 1) for edges in self.binnings)
+        return f"<Labels: {len(self.theta)} points, {bins} bins>"
+
 
 def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
-    """Expected pair sums in the tables' bins, batch by batch of points (n, 7) or (n, 5), with the points.
+    """Give batches of points, of shape (n, 7) or (n, 5), with their expected pair sums in the tables' bins.
 
-    On one thread: batches this small gain nothing from more, which on a busy machine wait for each other.
+    It uses one thread: more do not help with such small batches, and would wait for each other on a busy machine.
     """
     for start in range(0, len(theta), BATCH):
         part = torch.as_tensor(theta[start : start + BATCH])
@@ -48,12 +55,12 @@ def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[tor
 def make_labels(
     model: TabulatedModel, theta: np.ndarray, binnings: Sequence[np.ndarray], progress: bool = True
 ) -> Labels:
-    """Labels at occupation parameters (n, 5) from tables; points with an empty bin get NaN there."""
+    """Compute labels at occupation parameters (n, 5) from tables; they are NaN in bins without pairs."""
     volume = float(np.mean(model.box_volumes))
     rows = []
     batches = -(-len(theta) // BATCH)
     for _, fine in tqdm(iterate_sums(model, theta), total=batches, desc="labels", unit="batch", disable=not progress):
-        # One pass through the occupations serves every binning.
+        # The occupations are computed once for all sets of bins.
         columns = []
         for edges in binnings:
             sums = model.rebin(fine, edges)

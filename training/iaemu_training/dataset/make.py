@@ -1,8 +1,8 @@
 """Training sets: noise-free labels from tables at many points, and halotools-IA mocks at some, in one HDF5 file.
 
-The paper's training set (arXiv:2504.05235, section 2.2) is 110,526 points with 10 mocks each. Here every point gets
-the expectation of such mocks, and a subset the mocks themselves, for their scatter and as the ground truth. Nothing is
-dropped: the paper's cleaning is kept as masks beside the data. The file's layout is in docs/formats.md.
+The paper's training set (arXiv:2504.05235, section 2.2) has 110,526 points with 10 mocks each. Here every point gets
+the expectation of such mocks, and some points the mocks themselves, for their scatter and for comparison. No point is
+removed: the paper's cleaning is stored as masks. The layout of the file is described in docs/formats.md.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.cluster import one_thread, workers
 from iaemu_training.work.hdf5 import write_hdf5
 from iaemu_training.work.parts import PartStore, Task
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 _LABELS_PER_PART = 256
 
@@ -45,24 +46,25 @@ _Fraction = Annotated[float, Range(at_least=0, at_most=1)]
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What a data set holds.
+    """Content of a data set.
 
     Attributes
     ----------
     points : str
-        Name of a parameter set, see :data:`iaemu_training.dataset.points.PARAMETER_SETS`.
+        How parameter points are chosen: tube, the paper's points (logMmin evenly spaced, the other parameters uniform
+        within four standard deviations of the Zheng et al. 2007 line); or sobol, a Sobol sequence.
     n : int
-        Number of points; the paper's by default.
+        Number of points.
     n_mocked : int
-        Points with mocks: evenly spread over a tube, the first of a Sobol set.
+        Number of points with mocks: evenly spread over the points of tube, or the first points of sobol.
     n_realisations : int
-        Mocks a point, in every box.
+        Number of mocks at each of these points, in every box.
     seed : int
-        Of the points, the split and the mocks.
+        Seed of the points, of the split and of the mocks.
     min_pairs : float
-        A bin counts as empty where fewer unordered pairs are expected.
+        The mask empty_bins marks points where a bin is expected to have fewer pairs than this.
     max_xi_ratio : float
-        Largest xi / xi_DM that is deemed physical.
+        The mask unphysical_xi marks points where xi / xi_DM exceeds this in a bin.
     split : (float, float, float)
         Fractions of training, validation and test points.
     """
@@ -78,25 +80,25 @@ class DatasetSettings:
 
     def __post_init__(self):
         if not isinstance(self.points, str) or self.points not in PARAMETER_SETS:
-            raise ValueError(f"points = {self.points!r} is not known; choose from {', '.join(PARAMETER_SETS)}.")
+            raise ValueError(f"points must be one of {', '.join(PARAMETER_SETS)}, got {self.points!r}.")
         check_fields(self)
         if self.n_mocked > self.n:
             raise ValueError(f"n_mocked must lie between 0 and n = {self.n}, got {self.n_mocked}.")
         if abs(sum(self.split) - 1.0) > 1e-9:
-            raise ValueError(f"split must be three fractions that add to 1, got {self.split}.")
+            raise ValueError(f"split must be three fractions with sum 1, got {self.split}.")
 
     def theta(self, support: Support) -> np.ndarray:
-        """Parameter points (n, 7)."""
+        """Return the parameter points (n, 7) within a supported region."""
         return PARAMETER_SETS[self.points](support, self.n, self.seed)
 
     def mocked(self) -> np.ndarray:
-        """Indices (n_mocked,) of the points with mocks, ascending."""
+        """Return the indices (n_mocked,) of the points with mocks, ascending."""
         if self.points == "sobol":
             return np.arange(self.n_mocked)
         return ((np.arange(self.n_mocked) + 0.5) * self.n / max(self.n_mocked, 1)).astype(np.int64)
 
     def split_codes(self) -> np.ndarray:
-        """Index into ``SPLITS`` of each point (n,), uint8: a random permutation cut in three."""
+        """Return the split of each point (n,), uint8 index into ``SPLITS``, by a random permutation."""
         ends = np.round(np.cumsum(self.split)[:2] * self.n).astype(int)
         order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(2**31,))).permutation(self.n)
         codes = np.empty(self.n, dtype=np.uint8)
@@ -109,7 +111,7 @@ class DatasetSettings:
 
 
 def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
-    """Expected pair sums in the tables' bins, and the correlation functions in the paper's, at points (n, 7)."""
+    """Compute expected pair sums in the tables' bins and xi, omega, eta in the paper's bins, at points (n, 7)."""
     model = _load_tables(tables)
     rows = [
         vars(fine) | {"n_gal": fine.n_galaxies} | correlations(model.rebin(fine, PAPER_EDGES), batch)
@@ -121,7 +123,7 @@ def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
 def mock_part(
     boxes: tuple[Source, ...], theta: np.ndarray, seed: int, point: int, n: int, r_edges: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Pair sums of ``n`` mocks at one point, summed over boxes; galaxy counts by box.
+    """Make ``n`` mocks at one point; return pair sums, added over boxes, and numbers of galaxies by box.
 
     Mock i of box b is ``populate(theta, SeedSequence(seed, spawn_key=(point, b, i)))``.
     """
@@ -137,7 +139,7 @@ def mock_part(
 
 @dataclass(frozen=True)
 class Source:
-    """Tables or a catalogue that a worker loads for itself, and the hash that it must have."""
+    """Path or name of tables or of a catalogue, which workers load themselves, and the hash that it must have."""
 
     path: str
     sha256: str
@@ -146,7 +148,7 @@ class Source:
 @lru_cache(maxsize=1)
 def _load_tables(source: Source) -> TabulatedModel:
     if sha256_of_file(_tables_file(source.path)) != source.sha256:
-        raise DatasetError(f"The tables {source.path} on a worker differ from those of the run.")
+        raise DatasetError(f"The tables {source.path} on a worker differ from those of the run; copy them there again.")
     return TabulatedModel.load(_tables_file(source.path))
 
 
@@ -154,15 +156,17 @@ def _load_tables(source: Source) -> TabulatedModel:
 def _load_mocks(boxes: tuple[Source, ...]) -> list[HalotoolsMocks]:
     mocks = []
     for source in boxes:
-        catalogue = HaloCatalogue.load(source.path)
+        catalogue = HaloCatalogue.load(source.path, progress=False)
         if catalogue.sha256 != source.sha256:
-            raise DatasetError(f"The catalogue {source.path} on a worker differs from that of the run.")
+            raise DatasetError(
+                f"The catalogue {source.path} on a worker differs from that of the run; copy it there again."
+            )
         mocks.append(HalotoolsMocks(catalogue))
     return mocks
 
 
 def _tables_file(path: str) -> Path:
-    """The shipped tables lie elsewhere on a worker, and have a name instead of a path."""
+    """Return the path of tables; shipped tables have a name, since their path may differ on a worker."""
     return Path(shipped_artifact(TabulatedModel.shipped) if path == TabulatedModel.shipped else path)
 
 
@@ -170,20 +174,31 @@ def _tables_file(path: str) -> Path:
 
 
 def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) -> tuple[Source, ...]:
-    """The catalogues that tables were made from, in any order; by default by the names that the tables state.
+    """Find the catalogues that tables were made from, by default by the names in the tables.
+
+    Parameters
+    ----------
+    model : TabulatedModel
+        The tables.
+    names : sequence of str, optional
+        Paths or names of the catalogues, in any order.
+
+    Returns
+    -------
+    tuple of Source
 
     Raises
     ------
     CatalogueError
-        They are not found, or differ from those of the tables: mocks of other halos have other expectations.
+        A catalogue is not found, or they are not those of the tables.
     """
     stated = model.metadata["catalogues"]
     sources = tuple(Source(str(name), HaloCatalogue.load(name).sha256) for name in (names or stated))
     if sorted(source.sha256 for source in sources) != sorted(model.metadata["catalogue_sha256"]):
         raise CatalogueError(
             f"The tables were made from {', '.join(stated)}, whose hashes differ from those of "
-            f"{', '.join(source.path for source in sources)}. Mocks must come from the same boxes, all of them: give "
-            "these with --catalogue."
+            f"{', '.join(source.path for source in sources)}. Mocks must be made from all catalogues of the tables: "
+            "give them with --catalogue."
         )
     return sources
 
@@ -198,31 +213,44 @@ def make_dataset(
     matter: MatterCorrelation | None = None,
     progress: bool = True,
 ) -> Dataset:
-    """Make a data set, or go on making it after an interruption of any kind.
+    """Make a data set, or resume after an interruption.
 
-    Finished parts are kept in a folder beside the output, ``<output>.parts``, which is removed at the end. The result
-    does not depend on interruptions, on the number of workers, nor on where they run (given the same versions and the
-    same kind of processor).
+    Finished parts are kept in a folder ``<output>.parts`` beside the output, which is removed at the end. The result
+    does not depend on interruptions, nor on the number of workers and where they run, for the same versions of the
+    libraries and the same kind of processor.
 
     Parameters
     ----------
-    output : path-like
-        HDF5 file to write. If it exists, and was made with the same settings, nothing is done.
+    output : str or path-like
+        HDF5 file to write. If it exists and was made with the same settings, nothing is done.
     settings : DatasetSettings, optional
-    tables : path-like, optional
-        The shipped tables by default. On a cluster, a path that workers can read.
+        Content of the data set.
+    tables : str or path-like, optional
+        Tables for the labels; by default the shipped ones. On a cluster, workers must be able to read this path.
     catalogues : sequence of str, optional
-        Those that the tables were made from, see :func:`matching_boxes`. Not needed without mocks.
+        Paths or names of the halo catalogues that the tables were made from; by default the names in the tables. Not
+        needed without mocks.
     n_workers : int, optional
+        Number of worker processes, or of jobs with ``dask="slurm"``; by default the number of cores.
     dask : str, optional
-        See :func:`iaemu_training.work.cluster.workers`.
+        ``local``, ``slurm``, or the address or scheduler file of a running Dask cluster; by default processes on this
+        machine. See :func:`iaemu_training.work.cluster.workers`.
     matter : MatterCorrelation, optional
-        For the mask xi / xi_DM; by default that of the Bolshoi-Planck cosmology at z = 0.
+        Matter correlation function for the mask ``unphysical_xi``; by default that of the Bolshoi-Planck cosmology at
+        z = 0.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     DatasetError
-        The output exists with other settings.
+        The output exists and was made with other settings.
+    iaemu_training.halos.catalogue.CatalogueError
+        The catalogues are not found, or are not those of the tables.
     iaemu_training.work.parts.PartsError
         Unfinished parts have other settings, or another process is writing them.
     """
@@ -251,7 +279,7 @@ def make_dataset(
         with workers(n_workers, dask) as crew:
             store.run(_label_tasks(source, theta), crew, "labels", progress)
             store.run(_mock_tasks(boxes, model, theta, settings), crew, "mocks", progress)
-        write_hdf5(output, lambda file: _assemble(file, store, model, settings, theta, matter, identity))
+        write_hdf5(output, lambda file: _assemble(file, store, model, settings, theta, matter, identity, progress))
     store.remove()
     return Dataset(output)
 
@@ -266,8 +294,8 @@ def _check_same(output: Path, identity: dict) -> None:
     if differing:
         key = differing[0]
         raise DatasetError(
-            f"{output} exists and was made with other {key}: {found.get(key)}, now {identity[key]}. Remove it, or "
-            "choose another name."
+            f"{output} exists and was made with other {key}: {found.get(key)}, now {identity[key]}. Remove the file, "
+            "or choose another name."
         )
 
 
@@ -278,14 +306,14 @@ def _label_tasks(source: Source, theta: np.ndarray) -> dict[str, Task]:
 
 
 def _mock_tasks(boxes, model, theta, settings) -> dict[str, Task]:
-    """The most expensive points first, so that workers finish together."""
+    """Return the tasks for mocks, the most expensive points first, so that workers finish together."""
     mocked = settings.mocked()
     if not len(mocked):
         return {}
     sums = [part for _, part in iterate_sums(model, theta[mocked])]
     pairs = np.concatenate([part.DD.sum(dim=1).numpy() for part in sums]) / 2.0
     galaxies = np.concatenate([part.n_galaxies.numpy() for part in sums]) * len(boxes)
-    # Seconds on one core, roughly: populating has a fixed cost and one a galaxy, counting one a pair.
+    # Approximate seconds on one core: a fixed cost, one for each galaxy, and one for each pair.
     cost = settings.n_realisations * (0.1 * len(boxes) + 4e-6 * galaxies + 1e-8 * pairs)
     seed, n, edges = settings.seed, settings.n_realisations, model.r_edges
     return {
@@ -305,7 +333,7 @@ def _mock_name(point: int) -> str:
 # ---------------------------------------------------------------------- the file
 
 
-def _assemble(h5, store: PartStore, model, settings, theta, matter, identity) -> None:
+def _assemble(h5, store: PartStore, model, settings, theta, matter, identity, progress) -> None:
     h5.attrs["format"] = FORMAT
     h5.attrs["description"] = (
         "Correlation functions of galaxies populated by halotools-IA: expectations at all points (labels), mock "
@@ -324,12 +352,14 @@ def _assemble(h5, store: PartStore, model, settings, theta, matter, identity) ->
     create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
     create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
     nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
-    _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter)
-    if settings.n_mocked:
-        _assemble_mocks(h5, create, store, settings, len(identity["boxes_sha256"]), nesting)
+    n_parts = -(-len(theta) // _LABELS_PER_PART) + settings.n_mocked
+    with tqdm(total=n_parts, desc="writing", unit="part", delay=BAR_AFTER, disable=not progress) as bar:
+        _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter, bar)
+        if settings.n_mocked:
+            _assemble_mocks(h5, create, store, settings, len(identity["boxes_sha256"]), nesting, bar)
 
 
-def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, nesting, xi_matter) -> None:
+def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, nesting, xi_matter, bar) -> None:
     paper, fine = nesting.shape
     for name in STATISTICS:
         create.empty(f"labels/{name}", (n, paper), f"{name}(r), noise-free, in the bins of r_edges")
@@ -348,6 +378,7 @@ def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, n
         masks["empty_bins"][rows] = np.any(0.5 * part["DD"] @ nesting.T < settings.min_pairs, axis=1)
         with np.errstate(invalid="ignore"):
             masks["unphysical_xi"][rows] = np.any(part["xi"] / xi_matter > settings.max_xi_ratio, axis=1)
+        bar.update()
     rules = {
         "empty_bins": f"fewer than {settings.min_pairs:g} unordered pairs expected in a bin of r_edges",
         "unphysical_xi": f"xi / xi_matter > {settings.max_xi_ratio:g} in a bin of r_edges",
@@ -356,7 +387,7 @@ def _assemble_labels(h5, create: _Creator, store: PartStore, settings, n: int, n
         create(f"masks/{name}", mask, rules[name]).attrs["count"] = int(mask.sum())
 
 
-def _assemble_mocks(h5, create: _Creator, store: PartStore, settings, n_boxes: int, nesting) -> None:
+def _assemble_mocks(h5, create: _Creator, store: PartStore, settings, n_boxes: int, nesting, bar) -> None:
     mocked = settings.mocked()
     m, k, fine = len(mocked), settings.n_realisations, nesting.shape[1]
     create("mocks/index", mocked, "row of theta of each point with mocks")
@@ -368,6 +399,7 @@ def _assemble_mocks(h5, create: _Creator, store: PartStore, settings, n_boxes: i
         part = store.read(_mock_name(point))
         for name in (*_MOCK_SUMS, *_COUNTS):
             h5[f"mocks/{name}"][row] = part[name]
+        bar.update()
     n_empty = np.sum(h5["mocks/DD"][:] @ nesting.T == 0, axis=1)
     create("mocks/n_empty", n_empty, "mocks without a pair, by bin of r_edges: omega and eta are NaN there")
     create("mocks/empty_bins", n_empty.any(axis=1), "a mock has an empty bin: the paper's cleaning").attrs["count"] = (
@@ -381,7 +413,7 @@ def _assemble_mocks(h5, create: _Creator, store: PartStore, settings, n_boxes: i
 
 
 class _Creator:
-    """Data sets with a description, compressed, with checksums, and without times, which would differ between runs."""
+    """Makes data sets with a description, compressed, with checksums, and without times, which differ between runs."""
 
     def __init__(self, h5: h5py.File):
         self._h5 = h5
@@ -393,7 +425,7 @@ class _Creator:
         return dataset
 
     def empty(self, name: str, shape: tuple[int, ...], description: str, dtype: DTypeLike = np.float64) -> h5py.Dataset:
-        """Room for values that are not known yet."""
+        """Make a data set for values that are not known yet."""
         rows = max(1, min(shape[0], _LABELS_PER_PART if len(shape) < 3 else 16))
         dataset = self._h5.create_dataset(
             name,

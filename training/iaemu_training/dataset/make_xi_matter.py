@@ -1,6 +1,6 @@
-"""Makes the table of the matter correlation function that :mod:`iaemu_training.dataset.matter` reads, with CAMB.
+"""Script that tabulates the matter correlation function with CAMB, for :mod:`iaemu_training.dataset.matter`.
 
-A script, which the package does not import: ``python -m iaemu_training.dataset.make_xi_matter OUTPUT``.
+Run ``python -m iaemu_training.dataset.make_xi_matter OUTPUT``. The package does not import this module.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.halos.columns import numbers
 
 #: Flat LCDM of Bolshoi-Planck (Klypin et al. 2016, arXiv:1411.4001; Rodriguez-Puebla et al. 2016, arXiv:1602.04813),
-#: with the digits of the shipped catalogues.
+#: to the digits that the shipped catalogues state.
 BOLSHOI_PLANCK = {"Om": 0.30711, "Ob": 0.048, "h": 0.678, "sigma8": 0.8228, "ns": 0.96}
 
-#: Separations of the tables made [Mpc/h], and how finely in log r.
+#: Range of separations in the tables [Mpc/h], and points for each factor of 10.
 R_RANGE = (0.05, 30.0)
 POINTS_PER_DECADE = 50
 
-#: Separations that :func:`correlation_from_power` takes [Mpc/h]; within 0.2 % of direct quadrature, 0.01 % up to 30.
+#: Range of :func:`correlation_from_power` [Mpc/h], with errors up to 0.2 % (0.01 % up to 30 Mpc/h).
 R_ACCEPTED = (0.01, 200.0)
 
-_FIRST_AS = 2e-9  # any value will do, the amplitude is matched to sigma8
+_FIRST_AS = 2e-9  # arbitrary, since the amplitude is matched to sigma8
 
 
 def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
-    """Matter correlation function of flat LCDM from CAMB's non-linear power spectrum, by FFTLog.
+    """Compute the matter correlation function of flat LCDM from CAMB's non-linear power spectrum.
 
     Parameters
     ----------
     r : (n,)
         Comoving separations [Mpc/h], within 0.01 .. 200.
     **parameters
-        Of :func:`matter_power`. With kmax = 200 xi is converged to 0.03 % at r > 0.05 Mpc/h, with 50 to 0.3 % at 0.05
-        and 0.1 % at r > 0.07 Mpc/h, in a quarter of the time.
+        Parameters of :func:`matter_power`. With kmax = 200 h/Mpc xi is converged to 0.03 % at r > 0.05 Mpc/h; with 50
+        h/Mpc to 0.3 % at 0.05 and 0.1 % at r > 0.07 Mpc/h, in a quarter of the time.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
     Raises
     ------
     ImportError, ValueError
-        As :func:`matter_power` and :func:`correlation_from_power`.
+        See :func:`matter_power` and :func:`correlation_from_power`.
     """
     return correlation_from_power(r, *matter_power(**parameters))
 
@@ -70,7 +70,7 @@ def matter_power(
     halofit_version: str = "mead2020",
     kmax: float = 200.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Power spectrum of matter in flat LCDM with massless neutrinos, from CAMB.
+    """Compute the power spectrum of matter in flat LCDM with massless neutrinos with CAMB.
 
     Parameters
     ----------
@@ -79,14 +79,14 @@ def matter_power(
     h : float
         H0 / (100 km/s/Mpc).
     sigma8 : float
-        Linear rms of the density contrast in spheres of 8 Mpc/h at z = 0, as CAMB integrates it (0.02 % from a fine
-        quadrature); matched by scaling the primordial amplitude.
+        Linear rms of the density contrast in spheres of 8 Mpc/h at z = 0, as CAMB computes it (to 0.02 %); the
+        primordial amplitude is scaled to match it.
     ns : float
         Primordial spectral index.
     z : float
         Redshift.
     halofit_version : str
-        A non-linear model of CAMB's (mead2020 is HMcode-2020 without baryons), or "linear".
+        One of CAMB's non-linear models (mead2020 is HMcode-2020 without baryons), or "linear".
     kmax : float
         Largest k [h/Mpc].
 
@@ -102,7 +102,7 @@ def matter_power(
     ImportError
         CAMB is not installed.
     ValueError
-        A parameter is out of range, CAMB knows no such model, or it fails.
+        A parameter is out of range, CAMB does not have the model, or CAMB fails.
     """
     try:
         import camb
@@ -119,17 +119,17 @@ def matter_power(
     ):
         limits.check(name, value)
     if not Ob < Om:
-        raise ValueError(f"Needed is 0 < Ob < Om <= 1 (baryons are part of matter), got Ob = {Ob}, Om = {Om}.")
+        raise ValueError(f"Om includes baryons, so 0 < Ob < Om <= 1 must hold; got Ob = {Ob}, Om = {Om}.")
     linear = halofit_version == "linear"
     if not linear and halofit_version not in camb.nonlinear.halofit_version_names:
         raise ValueError(
             f"CAMB has no non-linear model {halofit_version!r}; it has "
-            f"{', '.join(camb.nonlinear.halofit_version_names)}, and there is 'linear'."
+            f"{', '.join(camb.nonlinear.halofit_version_names)}. Choose one of them, or 'linear'."
         )
     parameters = camb.CAMBparams()
     parameters.set_cosmology(H0=100 * h, ombh2=Ob * h**2, omch2=(Om - Ob) * h**2, omk=0, mnu=0, num_massive_neutrinos=0)
     parameters.InitPower.set_params(As=_FIRST_AS, ns=ns)
-    # z = 0 for sigma8.
+    # z = 0 is needed for sigma8.
     parameters.set_matter_power(redshifts=sorted({0.0, float(z)}, reverse=True), kmax=kmax * h)
     parameters.WantCls = False
     if not linear:
@@ -146,15 +146,15 @@ def matter_power(
 
 
 def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.ndarray:
-    """xi(r) = 1 / (2 pi^2) * integral of k^2 P(k) j0(k r) dk, by FFTLog (Hamilton 2000, astro-ph/9905191).
+    """Compute xi(r) = 1 / (2 pi^2) * integral of k^2 P(k) j0(k r) dk, by FFTLog (Hamilton 2000, astro-ph/9905191).
 
-    P is interpolated by a cubic spline of log P in log k and continued by power laws at both ends. Since the spherical
+    P is interpolated by a cubic spline of log P in log k, and continued by power laws at both ends. Since the spherical
     Bessel function j0(x) is sqrt(pi / 2x) J_1/2(x), the integral is a Hankel transform of k^(3/2) P.
 
     Parameters
     ----------
     r : (n,)
-        [Mpc/h], within 0.01 .. 200.
+        Separations [Mpc/h], within 0.01 .. 200.
     k : (m,)
         Wave numbers [h/Mpc], increasing.
     power : (m,)
@@ -167,7 +167,7 @@ def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.n
     Raises
     ------
     ValueError
-        r leaves the range, or k and power are not as described.
+        r is outside the range, or k and power are not as described.
     """
     r, k, power = (
         numbers(array, name, error=ValueError).astype(np.float64)
@@ -176,19 +176,19 @@ def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.n
     if not np.all((r >= R_ACCEPTED[0]) & (r <= R_ACCEPTED[1])):
         raise ValueError(f"r must lie within {R_ACCEPTED[0]:g} .. {R_ACCEPTED[1]:g} Mpc/h.")
     if k.ndim != 1 or k.shape != power.shape or len(k) < 4 or k[0] <= 0 or not np.all(np.diff(k) > 0):
-        raise ValueError("k must be positive and strictly increasing, with one value of the power spectrum each.")
+        raise ValueError("k must be positive and strictly increasing, with one value of the power spectrum for each k.")
     if not np.all(np.isfinite(power) & (power > 0)):
         raise ValueError("The power spectrum must be positive and finite.")
-    # Far wider than what r within R_ACCEPTED feels (1e-5 .. 1e4 h/Mpc changes xi by 2e-6), for the FFT is periodic.
+    # The FFT is periodic, so the grid is far wider than R_ACCEPTED needs (1e-5 .. 1e4 h/Mpc changes xi by 2e-6).
     grid = np.geomspace(1e-6, 1e6, 8192)
     log_grid, log_k, log_power = np.log(grid), np.log(k), np.log(power)
     spline = CubicSpline(log_k, log_power)
-    # The slope over two intervals: CAMB's last ones can be very unequal.
+    # The slope is taken over two intervals, since CAMB's last ones can be very unequal.
     last_slope = (log_power[-1] - log_power[-3]) / (log_k[-1] - log_k[-3])
     extended = spline(np.clip(log_grid, log_k[0], log_k[-1]))
     extended += np.minimum(log_grid - log_k[0], 0.0) * spline(log_k[0], 1)
     extended += np.maximum(log_grid - log_k[-1], 0.0) * last_slope
-    # A bias of 1/2 makes what is transformed fall about as k^2 towards both ends, for a cold-dark-matter spectrum.
+    # With a bias of 1/2 the integrand falls about as k^2 towards both ends, for a spectrum of cold dark matter.
     transform = fht(np.exp(extended + 1.5 * log_grid), log_grid[1] - log_grid[0], mu=0.5, bias=0.5)
     log_r = -log_grid[::-1]
     xi = transform / (2.0 * np.pi * np.exp(log_r)) ** 1.5
@@ -197,12 +197,14 @@ def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.n
 
 
 def write_table(table: MatterCorrelation, path: str | Path) -> None:
-    """Write a table so that :meth:`MatterCorrelation.load` reads it; a file there is replaced only by a complete one.
+    """Write a table as text that :meth:`MatterCorrelation.load` reads; an older file is replaced at the end.
 
     Parameters
     ----------
     table : MatterCorrelation
+        The table.
     path : path-like
+        The file to write.
     """
     header = ["Correlation function of matter in real space, flat LCDM with massless neutrinos"]
     if table.cosmology:
@@ -219,27 +221,27 @@ def write_table(table: MatterCorrelation, path: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m iaemu_training.dataset.make_xi_matter``: compute and write a table; the exit status."""
+    """Run the command line: compute and write a table. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m iaemu_training.dataset.make_xi_matter",
-        description="Tabulate the matter correlation function of flat LCDM with CAMB (some ten seconds). The defaults "
-        "re-make the shipped table, of Bolshoi-Planck at z = 0.",
+        description="Tabulate the matter correlation function of flat LCDM with CAMB (about ten seconds). The defaults "
+        "make the shipped table again: Bolshoi-Planck at z = 0.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("output", type=Path, help="table to write (text)")
     for name, meaning in (
-        ("Om", "density of matter"),
-        ("Ob", "density of baryons"),
+        ("Om", "density of matter at z = 0, in units of the critical density"),
+        ("Ob", "density of baryons at z = 0, in units of the critical density"),
         ("h", "H0 / (100 km/s/Mpc)"),
-        ("sigma8", "linear, at z = 0"),
+        ("sigma8", "linear rms of the density contrast in spheres of 8 Mpc/h at z = 0"),
         ("ns", "primordial spectral index"),
     ):
         parser.add_argument(f"--{name}", type=float, default=BOLSHOI_PLANCK[name], help=meaning)
     parser.add_argument("--z", type=float, default=0.0, help="redshift")
-    parser.add_argument("--halofit-version", default="mead2020", help="non-linear model of CAMB's, or linear")
+    parser.add_argument("--halofit-version", default="mead2020", help="one of CAMB's non-linear models, or linear")
     parser.add_argument("--kmax", type=float, default=200.0, help="largest k that CAMB computes [h/Mpc]")
     parser.add_argument(
-        "--r-range", nargs=2, type=float, default=R_RANGE, metavar=("LOW", "HIGH"), help="separations [Mpc/h]"
+        "--r-range", nargs=2, type=float, default=R_RANGE, metavar=("LOW", "HIGH"), help="range of separations [Mpc/h]"
     )
     arguments = parser.parse_args(argv)
     try:
@@ -254,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tabulate(arguments) -> MatterCorrelation:
-    """The table that the command line asks for."""
+    """Compute the table for the options of the command line."""
     low, high = arguments.r_range
     if not R_ACCEPTED[0] <= low < high <= R_ACCEPTED[1]:
         raise ValueError(f"--r-range must lie within {R_ACCEPTED[0]:g} .. {R_ACCEPTED[1]:g} Mpc/h, lower end first.")

@@ -1,11 +1,11 @@
-"""Correlation function of matter: the shipped table, and its averages over bins.
+"""The correlation function of matter: the shipped table, and its averages over bins.
 
-IAEmu (arXiv:2504.05235) leaves out of its training set parameter points with xi / xi_DM > 100 in any bin, xi_DM being
-the correlation function of matter at the catalogue's cosmology and redshift. The shipped table is of Bolshoi-Planck at
-z = 0: CAMB with HMcode-2020, which follows simulations within 2.5 % rms in P(k < 10 h/Mpc) (Mead et al. 2021,
-arXiv:2009.01858); higher k, which r < 0.3 Mpc/h needs, are its extrapolation. The halofit of Takahashi et al. 2012
-gives xi within 8 % of it at r < 2 Mpc/h, 5 % at 2 to 5 Mpc/h and 2 % at 5 to 30 Mpc/h.
-``python -m iaemu_training.dataset.make_xi_matter OUTPUT`` makes it, or that of another cosmology.
+IAEmu (arXiv:2504.05235) removes points with xi / xi_DM > 100 in any bin from its training set, where xi_DM is the
+correlation function of matter at the cosmology and redshift of the catalogue. The shipped table is for Bolshoi-Planck
+at z = 0, from CAMB with HMcode-2020. This agrees with simulations to 2.5 % rms in P(k < 10 h/Mpc) (Mead et al. 2021,
+arXiv:2009.01858); for r < 0.3 Mpc/h higher k are needed, to which it is extrapolated. The halofit of Takahashi et al.
+2012 differs from it by up to 8 % in xi at r < 2 Mpc/h, 5 % at 2 to 5 Mpc/h and 2 % at 5 to 30 Mpc/h.
+``python -m iaemu_training.dataset.make_xi_matter OUTPUT`` makes this table, or that of another cosmology.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from iaemu.ranges import Range
 from iaemu_training.halos.columns import numbers
 
 _SHIPPED = "xi_matter_bolplanck_z0.txt"
-#: What separations [Mpc/h] and correlations can be, whatever the universe.
+#: Plausible separations [Mpc/h] and correlations.
 _RANGES = {"r": (1e-6, 1e4), "xi": (1e-15, 1e15)}
 
 
 class MatterCorrelationError(ValueError):
-    """A table of the matter correlation function that is missing or malformed; ``row``, from 0, if it is one row's."""
+    """A table of the matter correlation function is missing or malformed; ``row``, from 0, is the bad one if known."""
 
     def __init__(self, message: str, row: int | None = None):
         super().__init__(message)
         self.row = row
 
 
-@dataclass
+@dataclass(repr=False)
 class MatterCorrelation:
-    """A table of xi(r), interpolated by a cubic spline of log xi in log r.
+    """A table of the matter correlation function xi(r), interpolated by a cubic spline of log xi in log r.
 
     Attributes
     ----------
     r : (n,) float64
         Comoving separations [Mpc/h], increasing.
     xi : (n,) float64
-        Correlation function of matter in real space; positive, so r must stay below about 120 Mpc/h.
+        Correlation function of matter in real space. It must be positive, so r is limited to about 120 Mpc/h.
     cosmology : dict of float
         Om, Ob, h, sigma8 (linear, z = 0) and ns; empty if the file does not state them.
     redshift : float or None
+        Redshift, if the file states it.
     source : str
         How the table was made.
 
@@ -96,24 +97,33 @@ class MatterCorrelation:
         if self.redshift is not None:
             Range(above=-1).check("redshift", self.redshift, error=MatterCorrelationError)
 
+    def __repr__(self) -> str:
+        low, high = self.r[[0, -1]]
+        at = "" if self.redshift is None else f", z = {self.redshift:g}"
+        return f"<MatterCorrelation: {len(self.r)} separations from {low:g} to {high:g} Mpc/h{at}>"
+
     @classmethod
     def load(cls, path: str | Path | None = None) -> MatterCorrelation:
-        """Read a table: two columns, r [Mpc/h] and xi, under a ``#`` header of ``key: value`` lines.
+        """Read a table: two columns, r [Mpc/h] and xi, below a header of lines ``# key: value``.
 
-        The keys read are ``cosmology``, ``redshift`` and ``source``, as ``make_xi_matter`` writes them; none is needed.
+        The header may state ``cosmology``, ``redshift`` and ``source``, in the form that ``make_xi_matter`` writes.
 
         Parameters
         ----------
         path : path-like, optional
-            Default: the shipped table of Bolshoi-Planck at z = 0.
+            The file; by default the shipped table of Bolshoi-Planck at z = 0.
+
+        Returns
+        -------
+        MatterCorrelation
 
         Raises
         ------
         MatterCorrelationError
-            There is no such file, or it is malformed; names the file and the line.
+            There is no such file, or it is malformed; the message names the file and the line.
         """
         if path is not None and not isinstance(path, (str, Path)):
-            raise MatterCorrelationError(f"A table is named by its path, got {path!r:.60}.")
+            raise MatterCorrelationError(f"Give the path of a table; got {path!r:.60}.")
         file = resources.files("iaemu_training.dataset") / _SHIPPED if path is None else Path(path)
         try:
             lines = read_text(str(file)).split("\n")
@@ -149,14 +159,14 @@ class MatterCorrelation:
             raise MatterCorrelationError(f"The table {file.name}: {error}{where}") from error
 
     def binned(self, r_edges: ArrayLike) -> np.ndarray:
-        """Average over the volume of each bin, 3 / (r2^3 - r1^3) * integral of xi r^2 dr.
+        """Average xi over the volume of each bin, 3 / (r2^3 - r1^3) * integral of xi r^2 dr.
 
-        This is what an estimator DD / RR - 1 measures, whose random pairs are spread evenly over the volume.
+        This is what the estimator DD / RR - 1 measures.
 
         Parameters
         ----------
         r_edges : (n_bins + 1,)
-            [Mpc/h]
+            Edges of the bins [Mpc/h].
 
         Returns
         -------
@@ -165,21 +175,21 @@ class MatterCorrelation:
         Raises
         ------
         BinningError
-            The edges are malformed or leave the range of the table: xi is not extrapolated. Or the table is so
-            uneven that no smooth curve leads through it.
+            The edges are malformed or outside the range of the table, since xi is not extrapolated; or the table is
+            too uneven for a smooth curve.
         """
         edges = check_edges(numbers(r_edges, "r_edges", error=BinningError))
         low, high = self.r[0], self.r[-1]
         if edges[0] < low * (1 - EDGE_TOLERANCE) or edges[-1] > high * (1 + EDGE_TOLERANCE):
             raise BinningError(
-                f"The bins run from {edges[0]:.6g} to {edges[-1]:.6g} Mpc/h, but the table of the matter correlation "
-                f"function only from {low:.6g} to {high:.6g}. Make a wider one: "
+                f"The bins extend from {edges[0]:.6g} to {edges[-1]:.6g} Mpc/h, but the table of the matter "
+                f"correlation function only from {low:.6g} to {high:.6g}. Make a wider one: "
                 "python -m iaemu_training.dataset.make_xi_matter --help."
             )
         edges = np.clip(edges, low, high)
         log_xi = CubicSpline(np.log(self.r), np.log(self.xi))
-        # Between neighbouring points of the table the integrand is smooth, so a few Gauss-Legendre nodes are exact to
-        # rounding, and sub-bins add to their bin.
+        # The integrand is smooth between neighbouring points of the table, so that a few Gauss-Legendre nodes are exact
+        # to rounding, and the integrals of sub-bins add up to that of their bin.
         limits = np.union1d(self.r, edges)
         limits = limits[(limits >= edges[0]) & (limits <= edges[-1])]
         nodes, weights = np.polynomial.legendre.leggauss(6)
@@ -190,12 +200,13 @@ class MatterCorrelation:
             binned = 3.0 * np.add.reduceat(pieces, np.searchsorted(limits, edges[:-1])) / np.diff(edges**3)
         if not np.all(np.isfinite(binned) & (binned > 0)):
             raise BinningError(
-                "The table of the matter correlation function jumps: a spline through it leaves all range."
+                "The table of the matter correlation function is not smooth, so that it cannot be interpolated. "
+                "Correct its outliers."
             )
         return binned
 
 
 def _parameter(text: str) -> tuple[str, float]:
-    """``"Om = 0.3"`` as ``("Om", 0.3)``; ValueError if it is not that."""
+    """Parse ``"Om = 0.3"`` as ``("Om", 0.3)``; ValueError if it has another form."""
     name, _, value = text.partition("=")
     return name.strip(), float(value)

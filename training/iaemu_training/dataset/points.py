@@ -1,4 +1,4 @@
-"""Sets of points that fill the support of a model."""
+"""Parameter points that fill the supported region of a model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LOGMMIN = PARAMETERS.index("logMmin")
 
 
 def tube_points(support: Support, n: int, seed: int) -> np.ndarray:
-    """The paper's set (arXiv:2504.05235, section 2.2): evenly spaced ``logMmin``, the rest uniform; shape (n, 7).
+    """Return the paper's points (arXiv:2504.05235, section 2.2), (n, 7): ``logMmin`` evenly spaced, the rest uniform.
 
-    Where the support cuts the tube (``sigma_logM`` must be positive), draws are uniform in what is left, as rejection
-    would make them at that ``logMmin``; ``logMmin`` stays evenly spaced.
+    Parameters are uniform in the range that is supported at each ``logMmin``, within four standard deviations of the
+    line of Zheng et al. 2007 or less.
     """
     unit = np.random.default_rng(seed).uniform(size=(_at_least_one(n), len(PARAMETERS)))
     unit[:, _LOGMMIN] = np.linspace(0.0, 1.0, n) if n > 1 else 0.5
@@ -24,12 +24,12 @@ def tube_points(support: Support, n: int, seed: int) -> np.ndarray:
 
 
 def sobol_points(support: Support, n: int, seed: int) -> np.ndarray:
-    """Quasi-random points (scrambled Sobol) of all seven parameters, shape (n, 7): uniform, with fewer gaps."""
+    """Return quasi-random points (scrambled Sobol) of all seven parameters, (n, 7): uniform, with fewer gaps."""
     return support.from_unit_cube(_sobol(len(PARAMETERS), n, seed))
 
 
 def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
-    """Quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the support."""
+    """Return quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the supported region."""
     unit = np.full((n, len(PARAMETERS)), 0.5)
     unit[:, len(ALIGNMENT_PARAMETERS) :] = _sobol(len(OCCUPATION_PARAMETERS), n, seed)
     return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
@@ -46,5 +46,5 @@ def _at_least_one(n: int) -> int:
 
 
 def _sobol(dimensions: int, n: int, seed: int) -> np.ndarray:
-    # Whole powers of two are balanced; a part of one is still better than random.
+    # A Sobol sequence is balanced for powers of two; a part of one is still better than random points.
     return qmc.Sobol(dimensions, seed=seed).random(2 ** math.ceil(math.log2(_at_least_one(n))))[:n]

@@ -1,4 +1,4 @@
-"""Model card of an artifact: what it is, where it holds, how good it is, what it must not be used for."""
+"""Model card of an emulator: what it predicts, its supported region, its accuracy, and its training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from iaemu.parameters import PARAMETERS, Support
 
 
 def model_card(emulator: NetworkModel, path: str | Path) -> str:
-    """The card as Markdown, from what the artifact says of itself.
+    """Write the card as Markdown, from the metadata of the emulator.
 
     Parameters
     ----------
     emulator : NetworkModel
+        The emulator.
     path : path-like
         Its file, for name, size and SHA-256.
 
@@ -31,40 +32,41 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
     lines = [
         f"# {path.stem}",
         "",
-        f"{metadata.get('description', 'An emulator')}, {metadata.get('made_by', 'unknown')}.",
+        f"{metadata.get('description', 'An emulator')}. Made by {metadata.get('made_by', 'unknown software')}.",
         "",
         f"File: {path.name}, {path.stat().st_size / 1e6:.2f} MB, SHA-256 `{sha256_of_file(path)}`.",
         "",
         "## What it predicts",
         "",
-        "xi(r), omega(r) and eta(r) of halotools-IA mock galaxies; parameters in order: "
-        + ", ".join(f"`{parameter}`" for parameter in PARAMETERS)
-        + ". Native bins [Mpc/h]:",
+        "xi(r), omega(r) and eta(r) of galaxies that halotools-IA places in a halo catalogue, in real space. The "
+        "parameters are, in this order, " + ", ".join(f"`{parameter}`" for parameter in PARAMETERS) + ". It predicts "
+        "in these bins of r [Mpc/h]:",
         "",
         *[f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings],
-        *["", "## Where it holds", "", *_support(emulator.support), ""],
+        *["", "## Supported region", "", *_support(emulator.support), ""],
     ]
     boxes = ", ".join(map(str, metadata.get("catalogues") or ["not stated"]))
     sides = ", ".join(f"{side:g}" for side in metadata.get("box_sizes") or [])
     lines += [
-        f"Halo catalogue: {boxes}" + (f" (sides {sides} Mpc/h)" if sides else "") + f"; {metadata.get('cosmology')}; "
+        f"Halo catalogues: {boxes}" + (f" (sides {sides} Mpc/h)" if sides else "") + f"; {metadata.get('cosmology')}; "
         f"redshift {metadata.get('redshift')}. SHA-256 of the catalogues: "
         + ", ".join(f"`{digest[:16]}...`" for digest in metadata.get("catalogue_sha256") or ["not stated"])
         + ".",
         "",
-        "Not for another cosmology or redshift, for redshift space, or for shapes (orientations have no ellipticity).",
+        "Do not use it for another cosmology or redshift, for redshift space, or for ellipticities: galaxies have "
+        "orientations only.",
         "",
         "## Uncertainties",
         "",
         *_uncertainties(emulator),
         "",
-        "## How good it is",
+        "## Accuracy",
         "",
         *_held_out(metadata.get("held_out")),
         "",
-        "## How it was trained",
+        "## Training",
         "",
-        f"On {metadata.get('trained_on', 'noise-free labels from tables')}.",
+        f"It was trained on {metadata.get('trained_on', 'noise-free labels from tables')}, with these settings:",
         "",
         "```yaml",
         yaml.safe_dump(metadata.get("config") or metadata.get("fit") or {}, sort_keys=False).rstrip(),
@@ -74,7 +76,7 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
 
 
 def _support(support: Support) -> list[str]:
-    lines = ["| parameter | at the lowest logMmin | at the highest |", "|---|---|---|"]
+    lines = ["| parameter | range at the lowest logMmin | range at the highest logMmin |", "|---|---|---|"]
     for parameter in PARAMETERS:
         cells = []
         for logMmin in support.logMmin:
@@ -87,27 +89,35 @@ def _support(support: Support) -> list[str]:
 def _uncertainties(emulator: NetworkModel) -> list[str]:
     metadata = emulator.metadata
     if not isinstance(emulator, Emulator):
-        return ["- aleatoric: second output of the network; epistemic: Monte Carlo dropout, 50 passes."]
+        return [
+            "- aleatoric: the variances that the network predicts.",
+            "- epistemic: the scatter between 50 passes with dropout.",
+        ]
     lines = []
     if emulator.aleatoric is not None:
         lines.append(
-            f"- aleatoric: scatter of one measurement in {emulator.aleatoric.volume:.4g} (Mpc/h)^3, fitted to mocks at "
-            f"{metadata['aleatoric'].get('n_points')} points; scales inversely with `volume` in variance."
+            f"- aleatoric: the scatter of one measurement in {emulator.aleatoric.volume:.4g} (Mpc/h)^3, fitted to "
+            f"mocks at {metadata['aleatoric'].get('n_points')} points. Its variance is inversely proportional to "
+            "`volume`."
         )
     if emulator.members:
         factors = ", ".join(f"{name} {factor:.2f}" for name, factor in metadata.get("epistemic_scale", {}).items())
-        lines.append(f"- epistemic: spread of {len(emulator.members) + 1} networks, times {factors}.")
+        lines.append(
+            f"- epistemic: the spread of {len(emulator.members) + 1} networks, times a factor ({factors}) that makes "
+            "68 % of the errors smaller than one standard deviation."
+        )
     return lines or ["None."]
 
 
 def _held_out(held_out: Mapping | None) -> list[str]:
     if not held_out:
-        return ["See its report of `iaemu-train evaluate`."]
+        return ["See its report, made by `iaemu-train evaluate`."]
     lines = [
-        f"Against noise-free tables at {held_out['n_points']} random points of the support: rms over bins of the "
-        "error, relative to the rms of the statistic.",
+        f"The predictions were compared with the tables, which have no noise, at {held_out['n_points']} random points "
+        "of the supported region. The error at a point is the rms over bins of prediction minus tables, divided by the "
+        "rms of the statistic.",
         "",
-        "| bins | statistic | median over points | 95 % of points below |",
+        "| bins | statistic | median over points | 95 % of points are below |",
         "|---|---|---|---|",
     ]
     for binning, entry in held_out.items():

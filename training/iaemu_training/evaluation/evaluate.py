@@ -1,8 +1,8 @@
-"""How good an emulator is at held-out points of a data set: the paper's figures beside ours, and what noise allows.
+"""Evaluation of an emulator at the test points of a data set, with the metrics of the paper.
 
-Mocks are noisy, so a perfect emulator does not score perfectly against them. Every figure of accuracy is therefore
-also computed for the noise-free label in place of the prediction: its *ceiling*. Sections, figures and equations are
-those of arXiv:2504.05235.
+Mocks are noisy, so not even a perfect emulator agrees with them exactly. Each metric of accuracy is therefore also
+computed with the noise-free label in place of the prediction; this is its *ceiling*. Sections, figures and equations
+are those of arXiv:2504.05235.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from tqdm import tqdm
 
 from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, bin_centers, check_edges
@@ -21,6 +20,7 @@ from iaemu_training.dataset.file import SPLITS, Dataset
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, coverage_key
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 #: Parameters in whose terciles coverage is reported.
 REGION_PARAMETERS = ("logMmin", "mu_cen")
@@ -33,17 +33,20 @@ def hold_out(
     cleaned: bool = False,
     progress: bool = True,
 ) -> HeldOut:
-    """Collect predictions, mocks and labels at the test points of a data set that have mocks.
+    """Collect predictions, mocks and labels at the test points with mocks of a data set.
 
     Parameters
     ----------
     emulator : iaemu.models.base.ForwardModel
+        The emulator.
     dataset : Dataset
+        Data set with mocks.
     r_edges : (n_bins + 1,)
-        [Mpc/h]
+        Edges of the bins [Mpc/h].
     cleaned : bool
         Leave out the points that the paper's cleaning removes.
     progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -52,9 +55,10 @@ def hold_out(
     Raises
     ------
     ValueError
-        There is no such point, none lies in the emulator's support, or a predicted sigma is not positive.
+        There is no such point, none is in the supported region of the emulator, or a predicted standard deviation is
+        not positive.
     iaemu.binning.BinningError
-        The emulator or the data set cannot give these bins.
+        The emulator or the data set does not have these bins.
     """
     edges = check_edges(r_edges)
     if not dataset.has_mocks:
@@ -67,7 +71,10 @@ def hold_out(
     n_outside = int(np.sum(use & ~inside))
     use &= inside
     if not use.any():
-        raise ValueError(f"None of the {n_outside} test points with mocks lies in the support of the emulator.")
+        raise ValueError(
+            f"None of the {n_outside} test points with mocks is in the supported region of the emulator; make a data "
+            "set there."
+        )
     n_cleaned = 0
     if cleaned:
         left = np.asarray(dataset.cleaned)[mocked]
@@ -78,7 +85,8 @@ def hold_out(
     rows = np.flatnonzero(use)
     points = mocked[rows]
     theta = np.asarray(dataset.theta)[points]
-    mocks = [dataset.realisations(int(row), edges) for row in tqdm(rows, "mocks", delay=2, disable=not progress)]
+    bar = tqdm(rows, "mocks", unit="point", delay=BAR_AFTER, disable=not progress)
+    mocks = [dataset.realisations(int(row), edges) for row in bar]
     labels = dataset.labels(points, edges)
     prediction = emulator.predict(theta, edges, uncertainties=emulator.has_uncertainties)
     cases = {
@@ -115,25 +123,27 @@ def evaluate(
     names: tuple[str, str] = ("The emulator", "the data set"),
     progress: bool = True,
 ) -> Report:
-    """Figures of merit of an emulator on the held-out points of a data set that have mocks.
+    """Compute the metrics of an emulator at the test points with mocks of a data set.
 
     Parameters
     ----------
     emulator : iaemu.models.base.ForwardModel
-        If it has uncertainties, the aleatoric ones must be those of one mock of all boxes added as one volume, as the
-        data set's realisations are.
+        The emulator. Its aleatoric errors, if any, must be those of one mock of all boxes added as one volume, like the
+        realisations of the data set.
     dataset : Dataset
+        Data set with mocks.
     r_edges : (n_bins + 1,)
-        The paper's by default, which its figures belong to [Mpc/h].
+        Edges of the bins [Mpc/h]; by default the paper's, for which its metrics are published.
     cleaned : bool
         Leave out the points that the paper's cleaning removes (section 2.2).
     n_bootstrap : int
-        Samples of the points behind the errors; none if fewer than 2.
+        Number of bootstrap samples of the points, for the errors of the metrics; no errors if fewer than 2.
     seed : int
-        Of these samples.
+        Seed of these samples.
     names : (str, str)
-        Of emulator and data set, for the report.
+        Names of emulator and data set, for the report.
     progress : bool
+        Show progress bars.
 
     Returns
     -------
@@ -142,7 +152,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        See :func:`hold_out`.
+        ``n_bootstrap`` is negative; or as for :func:`hold_out`.
     """
     if n_bootstrap < 0:
         raise ValueError(f"The number of bootstrap samples must not be negative, got {n_bootstrap}.")
@@ -168,7 +178,7 @@ def evaluate(
 
 
 def _score(used, cases: dict[str, Case], ceilings: dict[str, Case]) -> dict[tuple[str, str, str], float]:
-    """Overall figures by metric, statistic, and "value", "ceiling" or their "difference"."""
+    """Return overall metrics by metric, statistic, and "value", "ceiling" or their "difference"."""
     found = {}
     for metric in used:
         for name, case in cases.items():
@@ -180,13 +190,13 @@ def _score(used, cases: dict[str, Case], ceilings: dict[str, Case]) -> dict[tupl
 
 
 def _bootstrap(used, cases, ceilings, n_bootstrap: int, seed: int, progress: bool) -> dict:
-    """Standard deviations of all overall figures over samples of the points."""
+    """Return the standard deviations of all overall metrics over bootstrap samples of the points."""
     if n_bootstrap < 2:
         return {}
     rng = np.random.default_rng(seed)
     n = len(next(iter(cases.values())).prediction)
     samples = []
-    for _ in tqdm(range(n_bootstrap), "bootstrap", delay=2, disable=not progress):
+    for _ in tqdm(range(n_bootstrap), "bootstrap", unit="sample", delay=BAR_AFTER, disable=not progress):
         rows = rng.integers(n, size=n)  # the same points for emulator and ceiling
         taken = ({name: case.take(rows) for name, case in part.items()} for part in (cases, ceilings))
         samples.append(_score(used, *taken))
@@ -265,35 +275,37 @@ def _about(held_out: HeldOut, names, cleaned, n_bootstrap, seed, emulator, datas
 
 def _notes(held_out: HeldOut, cleaned: bool, emulator, dataset) -> list[str]:
     notes = [
-        "The ceiling is the score of the noise-free label on the same mocks: what a perfect emulator would score. The "
-        "paper's mocks are of another volume and over another range of parameters, so its figures have another one.",
+        "The ceiling is the value of a metric if the noise-free label is compared with the same mocks: a perfect "
+        "emulator would reach it. The paper's mocks have another volume and another range of parameters, so the "
+        "ceiling of its values is another one.",
         "The paper gives no formula for its mean fractional errors. They cannot be means of absolute values, which are "
-        "at least half of SMAPE; they stand beside both readings.",
+        "at least half of SMAPE. They are listed next to both possible readings.",
     ]
     if not cleaned:
         notes.append(
-            "The paper's figures are of points that its cleaning leaves; here all are used, also those where a bin can "
-            "be empty. A comparison with the paper takes the cleaned points (--cleaned)."
+            "The paper's values are for points that its cleaning keeps. Here all points are used, also those where a "
+            "bin can be empty. For a comparison with the paper use --cleaned."
         )
     if held_out.has_sigmas:
         notes.append(
-            "Biases of aleatoric sigmas are corrected for the few realisations, 0.016 dex for 10; the paper does not "
-            "say whether its own are. They are quoted from its text; the caption of its figure 4 has 0.42 dex (omega) "
-            "and 0.24 dex (eta)."
+            "Biases of aleatoric sigmas are corrected for the small number of mocks (0.016 dex for 10). The paper does "
+            "not say whether it does this. Its values are those of its text; the caption of its figure 4 has 0.42 dex "
+            "(omega) and 0.24 dex (eta)."
         )
     else:
-        notes.append("This emulator predicts no uncertainties, so there is nothing on them here.")
+        notes.append("This emulator predicts no uncertainties, so the report has none.")
     if held_out.has_sigmas and not held_out.has_epistemic:
-        notes.append("It predicts no epistemic uncertainties; coverage is with aleatoric ones alone.")
+        notes.append("This emulator predicts no epistemic errors; the coverage is that of the aleatoric errors alone.")
     unpredicted = sum(
         int(np.sum(np.isfinite(case.label) & ~np.isfinite(case.prediction))) for case in held_out.cases.values()
     )
     if unpredicted:
-        notes.append(f"{unpredicted} entries with a label have no finite prediction; they are left out.")
+        notes.append(f"For {unpredicted} entries with a label the prediction is not finite; they are left out.")
     here = emulator.metadata.get("catalogue_sha256")
     there = dataset.attributes.get("catalogue_sha256")
     if here is not None and there is not None and sorted(here) != sorted(there):
         notes.append(
-            "The emulator was made from other halo catalogues than the data set: their difference is in all figures."
+            "The emulator and the data set were made from different halo catalogues. Their difference is part of all "
+            "errors."
         )
     return notes

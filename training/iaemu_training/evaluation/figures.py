@@ -1,6 +1,6 @@
-"""Figures of an evaluation, after figures 3, 4, 5, B1 and D1 to D3 of arXiv:2504.05235, of coverage and of pulls.
+"""Figures of an evaluation: those of arXiv:2504.05235 (3, 4, 5, B1 and D1 to D3), coverage, learning curve and pulls.
 
-Drawn on canvases of their own: matplotlib's global state is neither used nor changed.
+They have their own canvases, so that matplotlib's global state is neither used nor changed.
 """
 
 from __future__ import annotations
@@ -29,33 +29,34 @@ SYMBOLS = {"xi": r"$\xi$", "omega": r"$\omega$", "eta": r"$\eta$"}
 _NAMES = {"xi": "position-position", "omega": "position-orientation", "eta": "orientation-orientation"}
 _MOCKS, _EMULATOR, _CEILING, _PAPER = "#1f5fa8", "#c23b22", "0.35", "#7a5c4f"
 
-#: Most entries in one scatter plot: more would only cover one another.
+#: Largest number of dots in a scatter plot.
 _MAX_DOTS = 20_000
 
-#: Predictions in each of figures D1 to D3.
+#: Number of predictions in each of figures D1 to D3.
 _N_EXAMPLES = 25
 
 
 def write_report(report: Report, folder: str | Path, seed: int = 1) -> list[str]:
-    """Write a report and its figures: ``report.md``, ``report.json`` and a file a figure, all or none.
+    """Write a report and its figures: ``report.md``, ``report.json`` and a file for each figure, all or none.
 
     Parameters
     ----------
     report : Report
+        The report.
     folder : path-like
-        Where to write; made if it does not exist.
+        Folder to write to; it is made if it does not exist.
     seed : int
-        As for :func:`draw_figures`.
+        See :func:`draw_figures`.
 
     Returns
     -------
     list of str
-        Names of the figures.
+        File names of the figures.
 
     Raises
     ------
     OSError
-        A file cannot be written; all are as they were before.
+        A file cannot be written; all files are left as they were.
     """
     folder = Path(folder)
     drawn = draw_figures(report, seed)
@@ -74,13 +75,14 @@ def write_report(report: Report, folder: str | Path, seed: int = 1) -> list[str]
 
 
 def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]:
-    """Draw all figures that a report has the numbers for.
+    """Draw all figures for which a report has numbers.
 
     Parameters
     ----------
     report : Report
+        The report.
     seed : int
-        Of the examples, and of the entries in scatter plots if there are too many.
+        Seed of the choice of examples, and of dots if there are too many for a scatter plot.
 
     Returns
     -------
@@ -93,9 +95,9 @@ def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]
         (
             "figure3.png",
             _accuracy_figure(report),
-            "Figure 3: mean fractional errors, residuals in units of the mocks' standard deviation (median; band: 16 "
-            "to 84 % of points), rank correlation, NRMSE and SMAPE by bin. Dashed: the noise-free label, against the "
-            "same mocks.",
+            "Figure 3: mean fractional errors; residuals in units of the standard deviation of a mock (median, and a "
+            "band from 16 to 84 % of points); rank correlation, NRMSE and SMAPE; by bin. Dashed lines compare the "
+            "noise-free label with the same mocks.",
         )
     ]
     if held_out.has_epistemic:
@@ -109,8 +111,8 @@ def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]
                 (
                     name,
                     _uncertainty_figure(held_out, statistics, colours, seed),
-                    f"{title}: aleatoric and epistemic standard deviations, one dot a point and bin, coloured by the "
-                    f"bias of {by} against the mocks.",
+                    f"{title}: aleatoric and epistemic standard deviations, with a dot for each point and bin. The "
+                    f"colour is the bias of {by} relative to the mocks.",
                 )
             )
     for number, statistic in enumerate(STATISTICS, start=1):
@@ -118,8 +120,9 @@ def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]
             (
                 f"figureD{number}.png",
                 _examples_figure(held_out, statistic, seed),
-                f"Figure D{number}: {SYMBOLS[statistic]} at {min(n, _N_EXAMPLES)} random held-out points. Error bars: "
-                "of the mean over mocks" + ("; band: epistemic standard deviation." if held_out.has_epistemic else "."),
+                f"Figure D{number}: {SYMBOLS[statistic]} at {min(n, _N_EXAMPLES)} random test points. Error bars are "
+                "those of the mean over mocks"
+                + ("; the band is the epistemic standard deviation." if held_out.has_epistemic else "."),
             )
         )
     if held_out.has_sigmas:
@@ -127,9 +130,9 @@ def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]
             (
                 "coverage.png",
                 _coverage_figure(held_out),
-                "Coverage: distribution of the probability integral transform over all bins, of single mocks and of "
-                "their means, and share of both inside central intervals by bin, with the binomial error of a "
-                "calibrated prediction.",
+                "Coverage: distribution of the probability integral transform over all bins (top), and share of values "
+                "inside central intervals by bin (bottom), for single mocks and for their means. Error bars are the "
+                "binomial errors of a calibrated prediction.",
             )
         )
     if report.history:
@@ -137,15 +140,15 @@ def draw_figures(report: Report, seed: int = 1) -> list[tuple[str, Figure, str]]
             (
                 "learning_curve.png",
                 learning_curve_figure(report.history),
-                "Learning curve: losses on the points of training and of validation by epoch. Where the loss is a "
-                "log-likelihood, it jumps where the warm-up ends.",
+                "Learning curve: loss at training and validation points by epoch. A beta-NLL jumps at the end of the "
+                "warm-up.",
             )
         )
     return drawn
 
 
 def _accuracy_figure(report: Report) -> Figure:
-    """Figure 3: by bin, fractional errors; residuals in units of sigma-hat; SCC, NRMSE and SMAPE."""
+    """Draw figure 3: fractional errors; residuals in units of sigma-hat; SCC, NRMSE and SMAPE; by bin."""
     figure, axes = _figure(3, 3, (12.5, 9.5), sharex=True)
     for column, statistic in enumerate(STATISTICS):
         case, by_bin = report.held_out.cases[statistic], report.by_bin[statistic]
@@ -194,9 +197,9 @@ def _accuracy_figure(report: Report) -> Figure:
 
 
 def _uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int) -> Figure:
-    """Figures 4, 5 and B1: epistemic against aleatoric standard deviation of each point and bin.
+    """Draw figures 4, 5 and B1: epistemic against aleatoric standard deviation of each point and bin.
 
-    Dots are coloured by log10 of predicted over mocks' standard deviation ("sigma"), or of their "amplitude".
+    The colour is log10 of the ratio of predicted and mocks' standard deviations ("sigma"), or of their "amplitude".
     """
     panels = [(statistic, colour) for statistic in statistics for colour in colours]
     figure, axes = _figure(1, len(panels), (5.6 * len(panels), 4.8))
@@ -212,7 +215,7 @@ def _uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int) -> Fi
             label = rf"$\log_{{10}}|{symbol}_{{\rm emulator}} / {symbol}_{{\rm mocks}}|$ [dex]"
         ok = np.isfinite(values) & (case.sigma_epistemic > 0)
         x, y, z = case.sigma_aleatoric[ok], case.sigma_epistemic[ok], values[ok]
-        chosen = rng.permutation(len(z))[:_MAX_DOTS]  # in random order, so that none covers another by its place
+        chosen = rng.permutation(len(z))[:_MAX_DOTS]  # in random order, so that no point is always on top
         reach = max(np.percentile(np.abs(z), 98), 0.01) if len(z) else 1.0
         dots = ax.scatter(
             x[chosen],
@@ -239,16 +242,17 @@ def _uncertainty_figure(held_out: HeldOut, statistics, colours, seed: int) -> Fi
 
 
 def _examples_figure(held_out: HeldOut, statistic: str, seed: int) -> Figure:
-    """Figures D1 to D3: predictions at random held-out points over the means of mocks.
+    """Draw figures D1 to D3: predictions and means over mocks at random test points.
 
-    Error bars are of the mean, sigma-hat / sqrt(k); the band is the epistemic standard deviation, if there is one.
+    Error bars are those of the mean, sigma-hat / sqrt(k); the band is the epistemic standard deviation, if there is
+    one.
     """
     case = held_out.cases[statistic]
     rows = np.random.default_rng(seed).permutation(len(case.prediction))[:_N_EXAMPLES]
     side = max(1, int(np.ceil(np.sqrt(len(rows)))))
     n_rows = -(-len(rows) // side)
     width, height = 1.0 + 2.4 * side, 1.2 + 1.9 * n_rows
-    # Constrained layout would take a minute for 25 panels.
+    # A constrained layout would take a minute for 25 panels.
     figure, axes = _figure(n_rows, side, (width, height), layout=None, sharex=True)
     figure.subplots_adjust(0.9 / width, 0.6 / height, 1 - 0.2 / width, 1 - 0.55 / height, wspace=0.36, hspace=0.24)
     error = case.moments.sigma / np.sqrt(case.moments.n_realisations)
@@ -285,7 +289,7 @@ def _examples_figure(held_out: HeldOut, statistic: str, seed: int) -> Figure:
 
 
 def _coverage_figure(held_out: HeldOut) -> Figure:
-    """Calibration: histograms of the probability integral transform over all bins, and coverage by bin."""
+    """Draw histograms of the probability integral transform over all bins, and the coverage by bin."""
     figure, axes = _figure(2, 3, (12.5, 7.0))
     kinds = (("single mocks", "pit_of_realisations", _MOCKS, "o"), ("means over mocks", "pit_of_mean", _EMULATOR, "s"))
     for column, statistic in enumerate(STATISTICS):
@@ -325,12 +329,12 @@ def _coverage_figure(held_out: HeldOut) -> Figure:
 
 
 def learning_curve_figure(history: list[dict]) -> Figure:
-    """Losses by epoch; on a logarithmic axis if they are all positive.
+    """Draw losses by epoch, on a logarithmic axis if all are positive.
 
     Parameters
     ----------
     history : list of dict
-        With ``epoch``, ``train`` and ``validation``.
+        Losses by ``epoch``, ``train`` and ``validation``.
 
     Returns
     -------
@@ -351,12 +355,14 @@ def learning_curve_figure(history: list[dict]) -> Figure:
 
 
 def draw_pulls(pulls: Pulls, path: str | Path) -> None:
-    """Percentiles by bin and the histogram over all bins, beside Student's; one column per statistic.
+    """Plot percentiles of the pulls by bin and their histogram over all bins, with those of Student's t.
 
     Parameters
     ----------
     pulls : Pulls
+        The pulls.
     path : path-like
+        File to write, as .png, .pdf or .svg.
     """
     student = pulls.student
     figure, axes = _figure(2, len(pulls.t), (11, 6), height_ratios=(3, 2))
@@ -364,7 +370,7 @@ def draw_pulls(pulls: Pulls, path: str | Path) -> None:
     grid = np.linspace(-6, 6, 241)
     for column, (name, t) in enumerate(pulls.t.items()):
         upper, lower = axes[:, column]
-        # Of fewer values the outer percentiles are the extremes.
+        # With fewer values the outer percentiles would be the extremes.
         used = np.flatnonzero(np.isfinite(t).sum(axis=0) >= 10)
         for percent in (2.5, 16.0, 50.0, 84.0, 97.5):
             upper.axhline(student.ppf(percent / 100), color="0.6", lw=1, ls="--")
@@ -390,7 +396,7 @@ def _figure(n_rows: int, n_columns: int, size, layout="constrained", **options):
 def _writer(figure: Figure, path: Path, dpi: int = 130) -> Write:
     known = figure.canvas.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
-        raise ValueError(f"{path}: figures are written as .png, .pdf or .svg, by the end of the name.")
+        raise ValueError(f"{path}: the name of a figure must end in .png, .pdf or .svg.")
     return lambda file: figure.savefig(file, format=path.suffix[1:].lower(), dpi=dpi)
 
 

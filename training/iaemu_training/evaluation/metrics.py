@@ -1,9 +1,9 @@
-"""How good predictions are: the paper's metrics, calibration of uncertainties, and errors against noise-free truth.
+"""Metrics of accuracy: the paper's, the calibration of uncertainties, and errors relative to noise-free labels.
 
-Functions on arrays. Rows are parameter points, columns are radial bins; for one statistic at a time. Mocks have k
-realisations a point, an array (n, k, n_bins). NaN marks an entry without a value, such as omega in a bin without a
-pair: every function leaves such entries out, entry by entry, and gives NaN where nothing is left;
-:func:`count_entries` says how many were used. Sections, figures and equations are those of arXiv:2504.05235.
+The functions take arrays of one statistic: rows are parameter points, columns are radial bins. Mocks have k
+realisations at each point, (n, k, n_bins). NaN marks an entry without a value, such as omega in a bin without pairs.
+All functions leave such entries out, and return NaN if nothing remains; :func:`count_entries` counts the entries that
+are used. Sections, figures and equations are those of arXiv:2504.05235.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ OUTLIER_LIMITS = {"omega": 100.0, "eta": 450.0}
 #: Added to the denominator of SMAPE, equation 12.
 SMAPE_EPSILON = 1e-8
 
-#: Separation that divides pairs within a halo from pairs of two halos in the paper's figure 3 [Mpc/h].
+#: Separation between the one-halo and the two-halo regime in the paper's figure 3 [Mpc/h].
 ONE_HALO_LIMIT = 1.0
 
-#: Points that a rank correlation needs at least.
+#: Least number of points for a rank correlation.
 _MIN_RANKED = 3
 
 
@@ -32,16 +32,16 @@ _MIN_RANKED = 3
 
 @dataclass(frozen=True)
 class MockMoments:
-    """Mean and scatter over the realisations of each point.
+    """Mean and scatter over the realisations at each point.
 
     Parameters
     ----------
     mean : (n, n_bins)
-        Mean over realisations: what the paper calls ground truth.
+        Mean over realisations, which the paper calls ground truth.
     variance : (n, n_bins)
-        Of a single realisation, unbiased (ddof = 1).
+        Variance of a single realisation, unbiased (ddof = 1).
     n_realisations : int
-        k.
+        Number of realisations at each point, k.
     """
 
     mean: np.ndarray
@@ -50,18 +50,19 @@ class MockMoments:
 
     @property
     def sigma(self) -> np.ndarray:
-        """Standard deviation of one realisation, unbiased: the root of the variance over :func:`c4`."""
+        """Unbiased standard deviation of one realisation: the square root of the variance divided by :func:`c4`."""
         return np.sqrt(self.variance) / c4(self.n_realisations)
 
 
 def mock_moments(realisations: ArrayLike) -> MockMoments:
-    """Moments over realisations.
+    """Compute mean and variance over realisations.
 
-    An entry is NaN if a single one of its realisations is: what is left would be conditioned on having pairs.
+    An entry is NaN if any of its realisations is NaN: the others would be a selection of mocks that have pairs.
 
     Parameters
     ----------
     realisations : (n, k, n_bins)
+        Values of the mocks.
 
     Returns
     -------
@@ -70,22 +71,23 @@ def mock_moments(realisations: ArrayLike) -> MockMoments:
     Raises
     ------
     ValueError
-        Fewer than 2 realisations.
+        There are fewer than 2 realisations.
     """
     realisations = np.asarray(realisations, dtype=np.float64)
     if realisations.ndim != 3 or realisations.shape[1] < 2:
         raise ValueError(
-            f"Moments need an array (points, at least 2 realisations, bins); it has shape {realisations.shape}."
+            f"Moments need an array (points, at least 2 realisations, bins), got shape {realisations.shape}."
         )
     return MockMoments(realisations.mean(axis=1), realisations.var(axis=1, ddof=1), realisations.shape[1])
 
 
 def c4(k: int) -> float:
-    """Mean of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.973 for 10.
+    """Return the mean of the standard deviation (ddof = 1) of ``k`` normal draws, relative to the true one.
 
     Parameters
     ----------
     k : int
+        Number of draws; for 10 the result is 0.973.
 
     Returns
     -------
@@ -95,11 +97,12 @@ def c4(k: int) -> float:
 
 
 def chi_median(k: int) -> float:
-    """Median of the standard deviation (ddof = 1) of ``k`` normal draws over the true one; 0.963 for 10.
+    """Return the median of the standard deviation (ddof = 1) of ``k`` normal draws, relative to the true one.
 
     Parameters
     ----------
     k : int
+        Number of draws; for 10 the result is 0.963.
 
     Returns
     -------
@@ -112,7 +115,7 @@ def chi_median(k: int) -> float:
 
 
 def count_entries(*arrays: ArrayLike) -> np.ndarray:
-    """Points at which all arrays are finite, by bin.
+    """Count the points at which all arrays are finite, by bin.
 
     Parameters
     ----------
@@ -126,7 +129,7 @@ def count_entries(*arrays: ArrayLike) -> np.ndarray:
 
 
 def bin_mean(values: ArrayLike) -> np.ndarray:
-    """Mean over points of each bin.
+    """Return the mean over points in each bin.
 
     Parameters
     ----------
@@ -143,7 +146,7 @@ def bin_mean(values: ArrayLike) -> np.ndarray:
 
 
 def bin_median(values: ArrayLike) -> np.ndarray:
-    """Median over points of each bin.
+    """Return the median over points in each bin.
 
     Parameters
     ----------
@@ -156,20 +159,21 @@ def bin_median(values: ArrayLike) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     result = np.full(values.shape[1], np.nan)
-    filled = np.isfinite(values).any(axis=0)  # numpy warns of columns that are all NaN
+    filled = np.isfinite(values).any(axis=0)  # numpy would warn of columns that are all NaN
     if filled.any():
         result[filled] = np.nanmedian(values[:, filled], axis=0)
     return result
 
 
 def average(by_bin: ArrayLike, weights: ArrayLike | None = None) -> float:
-    """Mean over the bins that have a value.
+    """Return the mean over the bins that have a value.
 
     Parameters
     ----------
     by_bin : (n_bins,)
+        Values by bin.
     weights : (n_bins,), optional
-        Such as bin centres, for the r-weighted variant.
+        Weights, such as the centres of the bins for r-weighted metrics.
 
     Returns
     -------
@@ -182,13 +186,14 @@ def average(by_bin: ArrayLike, weights: ArrayLike | None = None) -> float:
 
 
 def percentile(values: ArrayLike, percent: float) -> float:
-    """Percentile over all finite entries.
+    """Return a percentile over all finite entries.
 
     Parameters
     ----------
     values : array
+        The values.
     percent : float
-        50 for the median.
+        Percentage, 50 for the median.
 
     Returns
     -------
@@ -203,12 +208,12 @@ def percentile(values: ArrayLike, percent: float) -> float:
 
 
 def fractional_error(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """(prediction - truth) / truth, with its sign; NaN where the truth is 0.
+    """Return (prediction - truth) / truth, with its sign; NaN where the truth is 0.
 
-    The paper gives no formula for its mean fractional error. The mean of absolute values it cannot be: a term of SMAPE
-    (equation 12) is at most twice the absolute fractional error, so the paper's own SMAPE, after rounding and with 1 %
-    of outliers, demands at least 4.7 % for xi and 13 % for omega, where 3.2 % and 4.9 % are stated. The absolute value
-    of the mean with sign would agree, and so would medians.
+    The paper gives no formula for its mean fractional error. It cannot be the mean of absolute values. A term of SMAPE
+    (equation 12) is at most twice the absolute fractional error, so the paper's SMAPE, allowing for rounding and 1 % of
+    outliers, implies at least 4.7 % for xi and 13 % for omega, but the paper states 3.2 % and 4.9 %. The absolute value
+    of the mean with sign is possible, and so are medians.
 
     Parameters
     ----------
@@ -225,20 +230,20 @@ def fractional_error(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 
 def outliers(prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, limit: float) -> np.ndarray:
-    """Predictions that the paper leaves out of its figures for omega and eta (section 4.1).
+    """Find the outliers that the paper leaves out of its mean fractional errors for omega and eta (section 4.1).
 
-    Those that follow the mocks, and yet have a fractional error beyond ``limit`` because the mean over mocks happens to
-    lie near zero. To follow is: a rank correlation over bins above 0.5, or a deviation of less than ``sigma`` in more
-    than half of the bins. The paper does not say which fractional error of a prediction is meant; here it is that of
-    the worst bin, which leaves out about 1 % of noise-free predictions, as the paper says of its own. (The mean over
-    bins would leave out a tenth of that.)
+    An outlier agrees with the mocks, but has a fractional error above ``limit`` because the mean over mocks is close to
+    zero. It agrees if the rank correlation over bins is above 0.5, or if the deviation is less than ``sigma`` in more
+    than half of the bins. The paper does not say which fractional error of a prediction it means. Here it is that of
+    the worst bin, by which about 1 % of noise-free predictions are outliers, as the paper says of its own. (By the mean
+    over bins a tenth of these would be.)
 
     Parameters
     ----------
     prediction, truth, sigma : (n, n_bins)
-        ``sigma`` of one realisation.
+        Prediction, mean over mocks, and standard deviation of one mock.
     limit : float
-        See ``OUTLIER_LIMITS``.
+        Limit of the fractional error, see ``OUTLIER_LIMITS``.
 
     Returns
     -------
@@ -247,7 +252,7 @@ def outliers(prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, limit: f
     error = np.abs(fractional_error(prediction, truth))
     extreme = np.max(np.where(np.isfinite(error), error, 0.0), axis=1) > limit
     follows = np.zeros(len(extreme), dtype=bool)
-    rows = np.flatnonzero(extreme)  # ranking all would take most of the time
+    rows = np.flatnonzero(extreme)  # ranking all points would be slow
     if len(rows):
         prediction, truth, sigma = (np.asarray(array)[rows] for array in (prediction, truth, sigma))
         ok = _finite(prediction, truth, sigma)
@@ -257,13 +262,14 @@ def outliers(prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, limit: f
 
 
 def share_accurate(prediction: ArrayLike, truth: ArrayLike, limit: float = 0.1) -> float:
-    """Share of points whose median over bins of the absolute fractional error is small (section 4.1).
+    """Return the share of points whose median over bins of the absolute fractional error is small (section 4.1).
 
     Parameters
     ----------
     prediction, truth : (n, n_bins)
+        Prediction and truth.
     limit : float
-        What it is below.
+        Limit of the median.
 
     Returns
     -------
@@ -277,15 +283,15 @@ def share_accurate(prediction: ArrayLike, truth: ArrayLike, limit: float = 0.1) 
 def residuals(
     prediction: ArrayLike, truth: ArrayLike, sigma: ArrayLike, logarithmic: ArrayLike | None = None
 ) -> np.ndarray:
-    """(prediction - truth) / sigma: figure 3, middle row, is its median by bin.
+    """Return (prediction - truth) / sigma, whose median by bin is the middle row of figure 3.
 
     Parameters
     ----------
     prediction, truth, sigma : (n, n_bins)
-        ``sigma`` of one realisation.
+        Prediction, mean over mocks, and standard deviation of one mock.
     logarithmic : (n_bins,) bool, optional
-        Bins where the residual is taken in the logarithm, ln(prediction / truth) / (sigma / truth), as the paper does
-        for xi beyond the one-halo regime. NaN there unless both are positive.
+        Bins with logarithmic residuals, ln(prediction / truth) / (sigma / truth), as in the paper for xi beyond the
+        one-halo regime. They are NaN unless prediction and truth are positive.
 
     Returns
     -------
@@ -302,9 +308,9 @@ def residuals(
 
 
 def spearman(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Spearman's rank correlation over points, by bin; section 4.1, figure 3, bottom row.
+    """Return Spearman's rank correlation over points, by bin (section 4.1; figure 3, bottom row).
 
-    NaN with fewer than 3 points, or if one of both does not vary.
+    It is NaN for fewer than 3 points, or if prediction or truth is constant.
 
     Parameters
     ----------
@@ -334,7 +340,7 @@ def _rank_correlation(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def nrmse(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Root mean square error over points over the root mean square of the truth, by bin; equation 11.
+    """Return the rms error over points divided by the rms of the truth, by bin (equation 11).
 
     Parameters
     ----------
@@ -352,7 +358,7 @@ def nrmse(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 
 def smape(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Symmetric mean absolute percentage error over points, by bin, between 0 and 2; equation 12.
+    """Return the symmetric mean absolute percentage error over points, by bin, between 0 and 2 (equation 12).
 
     Parameters
     ----------
@@ -367,7 +373,7 @@ def smape(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 
 def amplitude_bias(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """log10 |prediction / truth| [dex]: figure 5, and figure B1, right.
+    """Return log10 |prediction / truth| [dex] (figure 5, and figure B1, right).
 
     Parameters
     ----------
@@ -384,10 +390,10 @@ def amplitude_bias(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 
 def relative_rms(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
-    """Error of each point: rms over bins of prediction - truth, over the rms over bins of the truth.
+    """Return the error at each point: the rms over bins of prediction - truth, divided by that of the truth.
 
-    For a noise-free truth; against mocks their noise would be in it. Bins without a truth are left out; a prediction
-    that is missing where there is a truth makes the point NaN.
+    The truth must have no noise. Bins without a truth are left out. If a prediction is missing in another bin, the
+    result for the point is NaN.
 
     Parameters
     ----------
@@ -408,16 +414,17 @@ def relative_rms(prediction: ArrayLike, truth: ArrayLike) -> np.ndarray:
 
 
 def sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
-    """log10 of the predicted over the mocks' standard deviation [dex]: figure 4, and figure B1, left.
+    """Return log10 of the ratio of predicted and mocks' standard deviations [dex] (figures 4 and B1, left).
 
-    Its median is 0 for a perfect prediction, since the mocks' is divided by :func:`chi_median`: a median passes
-    through the logarithm, a mean does not. For 10 realisations :func:`c4` would leave 0.004 dex, no correction 0.016.
+    Its median is 0 for a perfect prediction, because the mocks' standard deviation is divided by :func:`chi_median`.
+    With :func:`c4` instead, the bias would be 0.004 dex for 10 realisations; without a correction, 0.016 dex.
 
     Parameters
     ----------
     sigma_aleatoric : (n, n_bins)
-        Predicted, of one realisation.
+        Predicted standard deviation of one realisation.
     moments : MockMoments
+        Mean and variance of the mocks.
 
     Returns
     -------
@@ -427,15 +434,16 @@ def sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
 
 
 def pooled_sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
-    """Half the log10 of mean predicted variance over mean variance of the mocks [dex], by bin.
+    """Return half of log10 of the mean predicted variance divided by the mean variance of the mocks [dex], by bin.
 
-    Unbiased without any correction, but a statement about the noisiest points of a bin.
+    It needs no correction for the number of mocks, but the noisiest points of a bin dominate it.
 
     Parameters
     ----------
     sigma_aleatoric : (n, n_bins)
-        Predicted, of one realisation.
+        Predicted standard deviation of one realisation.
     moments : MockMoments
+        Mean and variance of the mocks.
 
     Returns
     -------
@@ -447,16 +455,17 @@ def pooled_sigma_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.nd
 
 
 def variance_ratio_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.ndarray:
-    """-Half the log10 of the mean of mocks' over predicted variance [dex], by bin.
+    """Return minus half of log10 of the mean ratio of the mocks' variance to the predicted one [dex], by bin.
 
-    Unbiased as :func:`pooled_sigma_bias`, with the same weight for each point; sensitive to variances predicted much
-    too small.
+    Like :func:`pooled_sigma_bias` it needs no correction, and each point has the same weight. It is sensitive to
+    predicted variances that are much too small.
 
     Parameters
     ----------
     sigma_aleatoric : (n, n_bins)
-        Predicted, of one realisation.
+        Predicted standard deviation of one realisation.
     moments : MockMoments
+        Mean and variance of the mocks.
 
     Returns
     -------
@@ -468,7 +477,7 @@ def variance_ratio_bias(sigma_aleatoric: ArrayLike, moments: MockMoments) -> np.
 
 
 def epistemic_ratio(sigma_aleatoric: ArrayLike, sigma_epistemic: ArrayLike) -> np.ndarray:
-    """log10 of epistemic over aleatoric standard deviation [dex]: distance from the 1:1 line, figure 4.
+    """Return log10 of the ratio of epistemic and aleatoric standard deviations [dex] (figure 4: distance from 1:1).
 
     Parameters
     ----------
@@ -487,9 +496,10 @@ def pit_of_realisations(
     sigma_aleatoric: ArrayLike,
     sigma_epistemic: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Probability integral transform of single realisations under the predicted normal.
+    """Return the probability integral transform of single realisations under the predicted normal distribution.
 
-    Uniform in [0, 1] if the prediction is calibrated and mocks are normal. The variance is aleatoric plus epistemic.
+    It is uniform in [0, 1] if the prediction is calibrated and mocks are normal. The variance is the sum of the
+    aleatoric and the epistemic one.
 
     Parameters
     ----------
@@ -507,7 +517,7 @@ def pit_of_realisations(
 def pit_of_mean(
     moments: MockMoments, prediction: ArrayLike, sigma_aleatoric: ArrayLike, sigma_epistemic: ArrayLike | None = None
 ) -> np.ndarray:
-    """The same for the mean of the k realisations; the variance is aleatoric / k plus epistemic.
+    """Return the same for the mean of the k realisations; the variance is aleatoric / k plus epistemic.
 
     Parameters
     ----------
@@ -525,7 +535,7 @@ def pit_of_mean(
 
 
 def inside(pit: ArrayLike, level: float) -> np.ndarray:
-    """Whether values lie in a central interval: 1, 0 or NaN.
+    """Return 1 for values inside a central interval, 0 for those outside, and NaN for NaN.
 
     Parameters
     ----------
@@ -542,7 +552,7 @@ def inside(pit: ArrayLike, level: float) -> np.ndarray:
 
 
 def coverage(pit: ArrayLike, level: float) -> np.ndarray:
-    """Share of values inside a central interval, by bin.
+    """Return the share of values inside a central interval, by bin.
 
     Parameters
     ----------
@@ -559,10 +569,10 @@ def coverage(pit: ArrayLike, level: float) -> np.ndarray:
 
 
 def pooled_coverage(pit: ArrayLike, level: float) -> tuple[float, float]:
-    """Coverage over all bins, and its standard error.
+    """Return the coverage over all bins, and its standard error.
 
-    Each point has the same weight, and the error is from the scatter between points: bins of one mock are not
-    independent, nor are realisations if the prediction is off.
+    Each point has the same weight. The error is from the scatter between points, because the bins of a mock are not
+    independent, nor are the realisations if the prediction is biased.
 
     Parameters
     ----------
@@ -584,11 +594,12 @@ def pooled_coverage(pit: ArrayLike, level: float) -> tuple[float, float]:
 
 
 def binomial_error(level: float, n: ArrayLike) -> np.ndarray:
-    """Standard deviation of the coverage by independent values of a calibrated prediction.
+    """Return the standard deviation of the coverage for independent values and a calibrated prediction.
 
     Parameters
     ----------
     level : float
+        Probability of the interval.
     n : array of int
         Number of values.
 
@@ -601,7 +612,7 @@ def binomial_error(level: float, n: ArrayLike) -> np.ndarray:
 
 
 def terciles(values: ArrayLike) -> list[tuple[float, float, np.ndarray]]:
-    """Three regions with a third of the points each.
+    """Divide points into three regions with a third of the points each.
 
     Parameters
     ----------

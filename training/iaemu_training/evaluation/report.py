@@ -1,4 +1,4 @@
-"""The report of an evaluation: numbers for programs (JSON) and a page to read (Markdown)."""
+"""Report of an evaluation, as JSON and as a page in Markdown."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from iaemu.prediction import STATISTICS
 from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
-    """Figures of merit of an emulator.
+    """Metrics of an emulator.
 
     Parameters
     ----------
     about : dict
         What was compared: names, numbers of points and realisations, entries that were left out, versions.
     notes : list of str
-        What to know when reading the figures.
+        Notes for the reader.
     scores : dict of metric to statistic to dict
-        ``value`` and its ``error`` (standard deviation over bootstrap samples of the points); for comparisons with
-        mocks also ``ceiling``, ``ceiling_error`` and ``difference_error``, the error of value - ceiling, whose noise
-        is mostly in common; ``paper`` if published. Fractions, not per cent.
+        ``value`` and its ``error`` (standard deviation over bootstrap samples of the points). For comparisons with
+        mocks also ``ceiling``, ``ceiling_error`` and ``difference_error``, the error of value - ceiling, which is small
+        because their noise is nearly the same. ``paper`` if published. As fractions, not in per cent.
     by_bin : dict of statistic to dict of lists
-        ``r`` [Mpc/h], ``n`` points used, and each metric that has a value in a bin, ceilings as ``<metric>_ceiling``.
+        ``r`` [Mpc/h], the number of points ``n``, and each metric that is defined in a bin, with its ceiling as
+        ``<metric>_ceiling``.
     regions : list of dict
-        Coverage in terciles of parameters: ``parameter``, ``low``, ``high``, ``n`` points, and by statistic
-        (value, error) of each coverage. Empty without uncertainties.
+        Coverage in terciles of parameters: ``parameter``, ``low``, ``high``, the number of points ``n``, and by
+        statistic the (value, error) of each coverage. Empty without uncertainties.
     held_out : HeldOut
-        What the figures are of; not written.
+        Predictions, mocks and labels; not written.
     history : list of dict
-        Losses by ``epoch``, ``train`` and ``validation``, as the artifact keeps them; empty if it does not.
+        Losses by ``epoch``, ``train`` and ``validation``, if the artifact has them.
     """
 
     about: dict
@@ -44,25 +45,32 @@ class Report:
     held_out: HeldOut = field(repr=False)
     history: list[dict] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        about = self.about
+        return (
+            f"<Report of {about['emulator']} on {about['dataset']}: {about['n_points']} points with "
+            f"{about['n_realisations']} mocks each, {about['n_bins']} bins>"
+        )
+
     def json(self) -> str:
-        """All but ``held_out``; NaN becomes null.
+        """Return everything except ``held_out`` as JSON, with null for NaN.
 
         Returns
         -------
         str
         """
         content = {name: getattr(self, name) for name in ("about", "notes", "scores", "by_bin", "regions", "history")}
-        text = json.dumps(content, default=lambda value: value.tolist())  # of numpy's numbers and arrays
+        text = json.dumps(content, default=lambda value: value.tolist())  # for numpy's numbers and arrays
         finite = json.loads(text, parse_constant=lambda _: None)
         return json.dumps(finite, indent=1, allow_nan=False) + "\n"
 
     def markdown(self, figures: Sequence[tuple[str, str]] = ()) -> str:
-        """The report as a page.
+        """Return the report as a page in Markdown.
 
         Parameters
         ----------
         figures : sequence of (str, str)
-            File name and caption of what it shows.
+            File name and caption of each figure.
 
         Returns
         -------
@@ -73,16 +81,21 @@ class Report:
         lines = [
             f"# {about['emulator']} on {about['dataset']}",
             "",
-            f"{about['n_points']} held-out points with {about['n_realisations']} mocks each, {about['n_bins']} bins to "
-            f"{about['r_max']:.3f} Mpc/h. Left out: {about['n_outside']} points outside the emulator's support, "
-            f"{about['n_cleaned']} by the paper's cleaning; entries (of {about['n_points'] * about['n_bins']}) where a "
-            f"mock has no pair or the prediction is missing: {masked}; by the paper's outlier rule, from mean "
-            f"fractional errors only: {about['outliers']['omega']} predictions of omega, {about['outliers']['eta']} of "
-            "eta.",
+            f"The emulator is compared with mocks at {about['n_points']} points that it was not trained on, with "
+            f"{about['n_realisations']} mocks each, in {about['n_bins']} bins to {about['r_max']:.3f} Mpc/h. These are "
+            "left out:",
+            "",
+            f"- points: {about['n_outside']} outside the supported region of the emulator, and {about['n_cleaned']} "
+            "that the paper's cleaning removes;",
+            f"- entries (of {about['n_points'] * about['n_bins']} for each statistic) where a mock has no pair or the "
+            f"prediction is missing: {masked};",
+            f"- from mean fractional errors only, by the paper's rule for outliers: {about['outliers']['omega']} "
+            f"predictions of omega, {about['outliers']['eta']} of eta.",
             "",
             self.table(),
             "",
-            "Errors are from bootstrap samples of the points. Means are over bins, of the values in each bin.",
+            "Errors are standard deviations over bootstrap samples of the points. A metric that is defined by bin is "
+            "averaged over bins.",
             "",
             *[f"- {note}" for note in self.notes],
             "",
@@ -94,7 +107,7 @@ class Report:
         return "\n".join(lines).rstrip() + "\n"
 
     def table(self) -> str:
-        """Figures of merit beside their ceilings and the paper's.
+        """Return a table of the metrics with their ceilings and the paper's values.
 
         Returns
         -------
@@ -103,9 +116,9 @@ class Report:
         """
         head = ("metric", "statistic", "emulator", "ceiling", "emulator - ceiling", "paper")
         titles = {
-            "mocks": "Against means over mocks",
+            "mocks": "Comparison with means over mocks",
             "uncertainties": "Uncertainties",
-            "noise-free": "Against noise-free labels",
+            "noise-free": "Comparison with noise-free labels",
         }
         blocks = []
         for group, title in titles.items():
@@ -154,7 +167,7 @@ class Report:
             return []
         keys = [coverage_key(kind, level) for kind in ("realisations", "mean") for level in LEVELS]
         heads = ["region", "points", "statistic"]
-        heads += [f"{kind} inside {level:.0%}" for kind in ("single mocks", "means") for level in LEVELS]
+        heads += [f"{kind} inside {level:.0%}" for kind in ("single mocks", "means over mocks") for level in LEVELS]
         lines = ["## Coverage by region", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         for region in self.regions:
             where = f"{region['parameter']} {region['low']:.2f} to {region['high']:.2f}"
@@ -174,14 +187,14 @@ def _head(metric: Metric) -> str:
 
 
 def _published(value, unit: str) -> str:
-    """A number with the digits that it was published with."""
+    """Format a number with the digits with which it was published."""
     if value is None or isinstance(value, str):
         return value or "-"
     return f"{round(100 * value, 6):g} %" if unit == "%" else f"{value:g} {unit}".rstrip()
 
 
 def _number(value, error=None, unit: str = "", sign: bool = False) -> str:
-    """A number with two digits of its error, or with three digits; "-" for none."""
+    """Format a number with two digits of its error, or with three digits without an error; "-" for no number."""
     if value is None or not math.isfinite(value):
         return "-"
     scale, suffix = (100.0, " %") if unit == "%" else (1.0, f" {unit}".rstrip())
@@ -193,5 +206,5 @@ def _number(value, error=None, unit: str = "", sign: bool = False) -> str:
 
 
 def _digits(value: float, significant: int) -> int:
-    """Digits after the point."""
+    """Return the number of digits after the point."""
     return 0 if value == 0 else min(max(significant - 1 - math.floor(math.log10(abs(value))), 0), 5)

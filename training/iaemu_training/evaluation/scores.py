@@ -1,7 +1,7 @@
-"""What an emulator is judged by: its predictions beside mocks and labels, and the figures of merit of these.
+"""The list of metrics of an evaluation, and the predictions, mocks and labels from which they are computed.
 
-Sections, figures and equations are those of arXiv:2504.05235; definitions are in
-:mod:`iaemu_training.evaluation.metrics`.
+The metrics are defined in :mod:`iaemu_training.evaluation.metrics`. Sections, figures and equations are those of
+arXiv:2504.05235.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ LEVELS = (0.68, 0.95)
 # ---------------------------------------------------------------------- what is compared
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
-    """One statistic at n held-out points.
+    """One statistic at n test points.
 
     Parameters
     ----------
     statistic : str
+        Name of the statistic.
     r : (n_bins,)
-        Bin centres [Mpc/h].
+        Centres of the bins [Mpc/h].
     prediction, label : (n, n_bins)
-        Of the emulator, and noise-free.
+        Prediction of the emulator, and noise-free label.
     realisations : (n, k, n_bins)
-        Mocks; all boxes of the catalogue added as one volume.
+        Mocks, with all boxes added as one volume.
     sigma_aleatoric, sigma_epistemic : (n, n_bins) or None
-        Of one realisation of that volume; of the prediction.
+        Predicted standard deviation of one realisation in that volume, and of the prediction itself.
     """
 
     statistic: str
@@ -45,7 +46,7 @@ class Case:
     prediction: np.ndarray
     label: np.ndarray
     realisations: np.ndarray
-    sigma_aleatoric: Any = None  # not asked of a case without
+    sigma_aleatoric: Any = None  # Any, since metrics of uncertainties are computed only if there are some
     sigma_epistemic: Any = None
 
     @cached_property
@@ -55,7 +56,7 @@ class Case:
 
     @cached_property
     def kept(self) -> np.ndarray:
-        """(n,) bool: points that the outlier rule leaves, see :func:`~iaemu_training.evaluation.metrics.outliers`."""
+        """Whether each point is kept by the rule for outliers, (n,) bool, see ``metrics.outliers``."""
         limit = m.OUTLIER_LIMITS.get(self.statistic)
         if limit is None:
             return np.ones(len(self.prediction), dtype=bool)
@@ -63,33 +64,33 @@ class Case:
 
     @cached_property
     def fractional_error(self) -> np.ndarray:
-        """With sign, (n, n_bins)."""
+        """Fractional error of the prediction, with its sign, (n, n_bins)."""
         return m.fractional_error(self.prediction, self.moments.mean)
 
     @cached_property
     def residuals(self) -> np.ndarray:
-        """In units of sigma-hat, (n, n_bins); of xi in the logarithm beyond the one-halo regime, as in figure 3."""
+        """Residuals in units of the mocks' standard deviation, (n, n_bins); of ln xi beyond 1 Mpc/h, as in figure 3."""
         logarithmic = (self.r > m.ONE_HALO_LIMIT) if self.statistic == "xi" else None
         return m.residuals(self.prediction, self.moments.mean, self.moments.sigma, logarithmic)
 
     @cached_property
     def pit_of_realisations(self) -> np.ndarray:
-        """(n, k, n_bins); NaN at entries that the moments leave out."""
+        """Probability integral transform of single mocks, (n, k, n_bins); NaN where a mock has no value."""
         pit = m.pit_of_realisations(self.realisations, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
         return np.where(np.isfinite(self.moments.mean)[:, None], pit, np.nan)
 
     @cached_property
     def pit_of_mean(self) -> np.ndarray:
-        """(n, n_bins)."""
+        """Probability integral transform of means over mocks, (n, n_bins)."""
         return m.pit_of_mean(self.moments, self.prediction, self.sigma_aleatoric, self.sigma_epistemic)
 
     def take(self, rows: np.ndarray) -> Case:
-        """The same at some of the points.
+        """Return the same statistic at some of the points.
 
         Parameters
         ----------
         rows : array
-            Indices, with repetitions, or a mask.
+            Indices, possibly repeated, or a mask.
 
         Returns
         -------
@@ -98,7 +99,7 @@ class Case:
         names = ("prediction", "label", "realisations", "sigma_aleatoric", "sigma_epistemic")
         given: dict[str, Any] = {name: getattr(self, name)[rows] for name in names if getattr(self, name) is not None}
         taken = replace(self, **given)
-        # What belongs to a point is not computed anew for each sample of points; frozen, but its cache is a dict.
+        # Results for single points are not computed again for each sample of points.
         for name in ("kept", "fractional_error", "residuals"):
             taken.__dict__[name] = getattr(self, name)[rows]
         whole = self.moments
@@ -109,7 +110,7 @@ class Case:
         return taken
 
     def ceiling(self) -> Case:
-        """The label in place of the prediction, at the same entries and without the same outliers.
+        """Return the case with the label in place of the prediction, for the same entries and outliers.
 
         Returns
         -------
@@ -121,17 +122,20 @@ class Case:
         return case
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeldOut:
-    """Held-out points of a data set and what an emulator predicts there.
+    """Test points of a data set, with the predictions of an emulator.
 
     Parameters
     ----------
     theta : (n, 7)
-    r_edges : (n_bins + 1,) [Mpc/h]
-    cases : dict of statistic to Case
+        Parameters.
+    r_edges : (n_bins + 1,)
+        Edges of the bins [Mpc/h].
+    cases : dict of str to Case
+        Predictions, mocks and labels by statistic.
     n_outside, n_cleaned : int
-        Held-out points with mocks that were left out: outside the emulator's support; by the paper's cleaning.
+        Number of test points with mocks that were left out: outside the supported region, and by the paper's cleaning.
     """
 
     theta: np.ndarray
@@ -142,12 +146,12 @@ class HeldOut:
 
     @property
     def r(self) -> np.ndarray:
-        """Bin centres [Mpc/h]."""
+        """Centres of the bins [Mpc/h], (n_bins,)."""
         return bin_centers(self.r_edges)
 
     @property
     def has_sigmas(self) -> bool:
-        """Whether the emulator predicts aleatoric standard deviations, of all statistics."""
+        """Whether the emulator predicts aleatoric standard deviations of all statistics."""
         return all(case.sigma_aleatoric is not None for case in self.cases.values())
 
     @property
@@ -161,26 +165,28 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of merit.
+    """A metric.
 
     Parameters
     ----------
-    key, label : str
-        Name in the JSON report; in tables.
+    key : str
+        Name in the JSON report.
+    label : str
+        Name in tables.
     unit : str
         "%", "dex" or "".
     overall : callable
-        One number of a :class:`Case`.
+        Function of a :class:`Case` that returns one number.
     by_bin : callable or None
-        (n_bins,) of a :class:`Case`.
-    paper : dict of statistic to number or str
-        Published by the paper.
+        Function of a :class:`Case` that returns the value in each bin, (n_bins,).
+    paper : dict of str to float or str
+        Value that the paper published, by statistic.
     group : "mocks", "uncertainties" or "noise-free"
-        What the prediction is compared with; ceilings are for the first.
+        What the prediction is compared with; only "mocks" has ceilings.
     epistemic : bool
-        Whether it needs epistemic standard deviations.
+        Whether the metric needs epistemic standard deviations.
     bin_label : str
-        In tables by bin, if another.
+        Name in tables by bin, if it differs from ``label``.
     """
 
     key: str
@@ -195,12 +201,12 @@ class Metric:
 
 
 def _averaged(key, label, unit, by_bin, paper=None, group="mocks") -> Metric:
-    """The mean over bins."""
+    """Make a metric that is averaged over bins."""
     return Metric(key, label, unit, lambda case: m.average(by_bin(case)), by_bin, paper or {}, group)
 
 
 def _median(key, label, unit, entries, paper=None, group="mocks", epistemic=False) -> Metric:
-    """The median over all entries (n, n_bins); by bin, over points."""
+    """Make a metric that is the median over all entries (n, n_bins), or by bin over points."""
 
     def overall(case):
         return m.percentile(entries(case), 50)
@@ -209,7 +215,7 @@ def _median(key, label, unit, entries, paper=None, group="mocks", epistemic=Fals
 
 
 def _compared(function) -> Callable:
-    """Of predictions and means over mocks."""
+    """Make a function of a case from one of predictions and means over mocks."""
     return lambda case: function(case.prediction, case.moments.mean)
 
 
@@ -235,13 +241,14 @@ def _signed_mean_error(case: Case) -> np.ndarray:
 
 
 def coverage_key(kind: str, level: float) -> str:
-    """Name of a coverage in the JSON report.
+    """Return the name of a coverage in the JSON report.
 
     Parameters
     ----------
     kind : str
         "realisations" or "mean".
     level : float
+        Probability of the interval.
 
     Returns
     -------
@@ -268,7 +275,7 @@ def _of_truth(key: str, label: str, percent: float) -> Metric:
     return Metric(key, label, "%", overall, group="noise-free")
 
 
-#: The paper's mean fractional errors (section 4.1), beside both readings of the term.
+#: The paper's mean fractional errors (section 4.1), for both possible readings of the term.
 _PAPER_ERROR = _of_statistics(0.032, 0.049, 0.538)
 
 METRICS: tuple[Metric, ...] = (

@@ -1,6 +1,6 @@
-"""A training run in one YAML file: which network, its sizes, its data, how it is trained and on what.
+"""Configuration of a training run in one YAML file: network, sizes, data, optimisation and device.
 
-The shipped files, ``configs/factorised.yaml`` and ``configs/iaemunet.yaml``, show every key and its default.
+The shipped files, ``configs/factorised.yaml`` and ``configs/iaemunet.yaml``, show every key with its default.
 """
 
 from __future__ import annotations
@@ -30,41 +30,44 @@ _Share = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 class ConfigError(ValueError):
-    """A training configuration that is missing, malformed, or that holds an unknown key or an impossible value."""
+    """A training configuration is missing or malformed, or has an unknown key or a value that is not allowed."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a network is trained, whichever it is.
+    """Settings of the training that all networks have.
 
     Parameters
     ----------
     epochs : int
-        Times that all rows are shown.
+        Number of epochs; each shows all training data once.
     batch_size : int
-        Rows a step; a batch that is left incomplete at the end of an epoch is dropped.
+        Number of training points or mocks in each step; the last, incomplete batch of an epoch is dropped.
     optimiser : str
-        adam, adamw, or for FactorisedNet muon, see :class:`iaemu_training.fitting.optimisers.MuonAdam`.
-    learning_rate, weight_decay : float
-        Of the optimiser.
+        adam, adamw or, for network: factorised, muon (for the matrices between hidden layers, with adam for the rest).
+    learning_rate : float
+        Learning rate of the optimiser; with muon, that of adam.
+    weight_decay : float
+        Weight decay of the optimiser.
     schedule : str
-        Of the learning rate: cosine, to zero on half a cosine, step by step; or step, by ``step_factor`` every
-        ``step_epochs``.
-    step_epochs, step_factor : int, float
-        See ``schedule``.
+        How the learning rate falls: cosine, to zero along half a cosine; or step, by step_factor every step_epochs.
+    step_epochs : int
+        Epochs between steps of the learning rate, for schedule: step.
+    step_factor : float
+        Factor of the learning rate at each step, for schedule: step.
     gradient_clip : float or None
-        Largest norm of the gradient.
+        Largest norm of the gradient, to which it is clipped; null for no limit.
     validate_every : int
-        Epochs between measurements of the validation loss, which also follow the last epoch.
+        Epochs between computations of the validation loss; it is also computed after the last epoch.
     patience : int or None
-        Training stops when the lowest validation loss is this many epochs old, and its weights are kept; if null, all
-        epochs are run and the last weights are kept.
+        Stop when the lowest validation loss is this many epochs old, and keep the weights of that epoch; null to run
+        all epochs and keep the last weights.
     checkpoint_every : int
         Epochs between checkpoints.
     threads : int or None
-        Of torch on the CPU; null: as many as it chooses. Small networks are fastest on one.
+        Number of threads of torch on the CPU; null for torch's own choice. Small networks are fastest with 1.
     seed : int
-        Of everything random: points, initial weights, order of batches, dropout.
+        Seed of points, initial weights, order of batches and dropout.
     """
 
     epochs: _Number = 300
@@ -90,25 +93,30 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class FitSettings(TrainingSettings):
-    """How a FactorisedNet is trained on noise-free labels.
+    """Settings of the training of FactorisedNet, the default emulator, on noise-free labels.
 
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
     step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
-    n_train, n_validation : int
-        Labelled points; both sets are quasi-random in the support, from different seeds.
-    width, depth : int
-        Units in a hidden layer; hidden layers.
+    n_train : int
+        Number of training points, quasi-random in the supported region.
+    n_validation : int
+        Number of validation points, quasi-random in the supported region from another seed.
+    width : int
+        Number of units in each hidden layer.
+    depth : int
+        Number of hidden layers.
     activation : str
-        gelu or silu.
+        Activation function, gelu or silu.
     members : int
-        Networks to train, on the same labels from different seeds.
+        Number of networks, trained on the same labels from different seeds; the first predicts, the spread of all is
+        the epistemic error.
     xi_weight : float
-        Of log(1 + xi) in the loss; that of the others is 1. It spans decades, so that a small part of its range is a
-        large part of xi.
+        Weight of log(1 + xi) in the loss, relative to A and E. It is large because log(1 + xi) spans decades, so that
+        a small error in it is a large one in xi.
     muon_learning_rate : float
-        Of the matrices between hidden layers, with ``muon``.
+        Learning rate of muon, for the matrices between hidden layers.
     """
 
     n_train: Annotated[int, Range(at_least=2, at_most=10**8)] = 65536
@@ -128,35 +136,39 @@ class FitSettings(TrainingSettings):
         super().__post_init__()
         _check_choice("activation", self.activation, tuple(ACTIVATIONS))
         if self.batch_size > self.n_train:
-            raise ConfigError(f"batch_size = {self.batch_size} exceeds n_train = {self.n_train}; lower it.")
+            raise ConfigError(f"batch_size = {self.batch_size} exceeds n_train = {self.n_train}; lower batch_size.")
 
 
 @dataclass(frozen=True)
 class IAEmuNetSettings(TrainingSettings):
-    """How an IAEmuNet is trained on mocks: the paper's recipe.
+    """Settings of the training of IAEmuNet, the paper's network, on mocks with the paper's recipe.
 
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
     step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
     n_realisations : int
-        Draws a point, where the data set has no mocks.
+        Number of noisy draws at each point, if the data set does not have mocks at all points.
     realisations : str
-        Whether an epoch shows all realisations of each point, or one, drawn at random.
+        all: each epoch shows all mocks of each point. one: each epoch shows one of them, drawn at random.
     dropout : float
-        Probability.
+        Probability of dropout.
     variance_bias : float
-        What the bias of the variances starts at.
+        Initial value of the bias of the layer that predicts the variances.
     warmup_epochs : int
-        Epochs with beta = 1.
-    beta_xi, beta_omega, beta_eta : float
-        beta of the beta-NLL afterwards.
+        Number of epochs at the start with beta = 1.
+    beta_xi : float
+        beta of xi in the beta-NLL, after the warm-up.
+    beta_omega : float
+        beta of omega in the beta-NLL, after the warm-up.
+    beta_eta : float
+        beta of eta in the beta-NLL, after the warm-up.
     mse_weight : float
-        Of the MSE in the validation loss; the Gaussian NLL has the rest.
+        Weight of the mean squared error in the validation loss; the Gaussian NLL has the rest.
     """
 
     epochs: _Number = 500
-    # Batch normalisation needs a variance.
+    # Batch normalisation needs a variance, so at least 2.
     batch_size: Annotated[int, Range(at_least=2, at_most=10**8)] = 128
     optimiser: str = "adamw"
     learning_rate: _Rate = 0.01
@@ -183,7 +195,7 @@ class IAEmuNetSettings(TrainingSettings):
         _check_choice("optimiser", self.optimiser, ("adam", "adamw"))
 
 
-#: Of each network: its settings, and the keys of its sources.
+#: Settings of each network, and the keys of the files that it needs.
 _NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
     "factorised": (FitSettings, ("tables", "dataset")),
     "iaemunet": (IAEmuNetSettings, ("dataset", "scatter")),
@@ -192,18 +204,23 @@ _NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """A training run.
+    """Configuration of a training run.
 
     Parameters
     ----------
     network : "factorised" or "iaemunet"
+        The network to train.
     settings : FitSettings or IAEmuNetSettings
+        Settings of its training.
     sources : dict of str to str or None
-        Files by key. factorised: ``tables`` (None: those shipped); ``dataset`` of mocks for the aleatoric part (None:
-        the shipped one, if the tables are). iaemunet: ``dataset``; ``scatter``, an emulator whose aleatoric part gives
-        draws where the data set has no mocks (None: the shipped one).
+        Files by key. For factorised: ``tables`` (None for the shipped ones), and ``dataset`` with mocks for the
+        aleatoric error (None for the shipped one, if the tables are the shipped ones, or else for no aleatoric error).
+        For iaemunet: ``dataset``, and ``scatter``, the emulator whose aleatoric error is used for draws if the data set
+        has no mocks (None for the shipped one).
     accelerator : "auto", "cpu" or "gpu"
+        Device; auto takes a GPU if there is one.
     devices : int
+        Number of GPUs, or of processes on the CPU, that share each batch.
     """
 
     network: str = "factorised"
@@ -217,7 +234,7 @@ class Config:
         check_fields(self, ConfigError)
 
     def to_dict(self) -> dict:
-        """The content of the YAML file that describes this run in full.
+        """Return the content of a YAML file that describes this run in full.
 
         Returns
         -------
@@ -234,11 +251,12 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Config:
-        """A run from the content of a YAML file.
+        """Make a configuration from the content of a YAML file.
 
         Parameters
         ----------
         values : mapping
+            Values by key.
 
         Returns
         -------
@@ -247,8 +265,7 @@ class Config:
         Raises
         ------
         ConfigError
-            ``network`` is missing or unknown; a key is unknown, in which case the message lists those known; or a value
-            has the wrong type or is out of range.
+            ``network`` is missing or unknown, a key is unknown, or a value has the wrong type or is out of range.
         """
         values = dict(values)
         network = values.pop("network", None)
@@ -274,12 +291,14 @@ class Config:
 
 
 def checkpoint_paths(checkpoint: str | Path | None, members: int) -> list[Path | None]:
-    """Checkpoint of each member: the path itself, with the member's number added if there are several.
+    """Return the path of the checkpoint of each member, with the number of the member added if there are several.
 
     Parameters
     ----------
     checkpoint : path-like or None
+        Path of the checkpoint; None for no checkpoints.
     members : int
+        Number of members.
 
     Returns
     -------
@@ -292,7 +311,7 @@ def checkpoint_paths(checkpoint: str | Path | None, members: int) -> list[Path |
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configurations that come with the package.
+    """Return the names of the configurations that come with the package.
 
     Returns
     -------
@@ -308,9 +327,9 @@ def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
     Parameters
     ----------
     name : str or path-like
-        A shipped one (see :func:`shipped_configs`), or a YAML file.
+        Name of a shipped configuration (see :func:`shipped_configs`), or path of a YAML file.
     overrides : mapping, optional
-        Values that replace or complete those of the file.
+        Values that replace those of the file.
 
     Returns
     -------
@@ -319,12 +338,12 @@ def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
     Raises
     ------
     ConfigError
-        No such configuration, not YAML, or as in :meth:`Config.from_dict`.
+        There is no such configuration, it is not valid YAML, or as for :meth:`Config.from_dict`.
     """
     path = Path(name)
     if str(name) in shipped_configs():
         path = Path(str(resources.files("iaemu_training.fitting.configs") / f"{name}.yaml"))
-    elif not os.path.isfile(path):  # also for names that no file can have
+    elif not os.path.isfile(path):  # also False for names that no file can have
         raise ConfigError(
             f"There is no configuration {name}: give a YAML file, or one of {', '.join(shipped_configs())}."
         )
@@ -343,13 +362,14 @@ def read_config(name: str | Path, overrides: Mapping | None = None) -> Config:
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """Read YAML as people write it by hand: no lists or mappings that are stated once and used again, no key twice.
+    """Read YAML without repeated keys, and without aliases of lists or mappings.
 
     Parameters
     ----------
     text : str
+        The YAML.
     name : str
-        Where it comes from, for messages.
+        Name of the file or option, for error messages.
 
     Returns
     -------
@@ -358,27 +378,27 @@ def parse_yaml(text: str, name: str) -> Any:
     Raises
     ------
     ConfigError
-        It is not such YAML; names the line.
+        The text is not such YAML; the message names the line.
     """
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ConfigError(f"{name} is not valid YAML{line}: {error.problem or error.context}.") from error
-    # The constructors of its tags raise whatever they meet: !!bool foo, 2001-02-30, or brackets a thousand deep.
+    # The constructors of tags raise various classes, for !!bool foo, 2001-02-30, or brackets a thousand deep.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{name} is not valid YAML: {error}.") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Without what lets a few lines of YAML fill the memory, and without keys of which the first is lost."""
+    """A safe loader that rejects repeated keys, and aliases with which a few lines of YAML could fill the memory."""
 
     def compose_node(self, parent, index):
         event = self.peek_event()
         node = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
             raise yaml.MarkedYAMLError(
-                problem=f"*{event.anchor} repeats a list or mapping; write it out", problem_mark=event.start_mark
+                problem=f"*{event.anchor} is an alias of a list or mapping; write it out", problem_mark=event.start_mark
             )
         return node
 
@@ -386,12 +406,12 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
-            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} is there twice", problem_mark=node.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} appears twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 def _convert(name: str, value, kind: type, optional: bool):
-    """The value in the kind wanted, where this loses nothing: YAML 1.1 takes 1e-3 for text, and 1 for an int."""
+    """Convert a value to the type wanted if this is exact: YAML 1.1 reads 1e-3 as text, and 1 as an int."""
     if value is None and optional:
         return None
     if kind is float and isinstance(value, numbers.Real | str) and not isinstance(value, bool):

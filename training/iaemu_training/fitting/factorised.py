@@ -24,17 +24,18 @@ from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stre
 from iaemu_training.fitting.optimisers import MuonAdam
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
 
-#: Weight of the number density and of the satellite fraction in the loss: two outputs among two hundred.
+#: Weight of the number density and of the satellite fraction in the loss, since they are two of two hundred outputs.
 _SCALAR_WEIGHT = 20.0
 
 
 @dataclass
 class Member:
-    """A trained network.
+    """A trained network of an ensemble.
 
     Parameters
     ----------
     network : FactorisedNet
+        The network.
     history : list of dict
         Losses by epoch, see :class:`iaemu_training.fitting.harness.NetworkTraining`.
     """
@@ -54,27 +55,35 @@ def fit_factorised(
     devices: int = 1,
     mocks: Dataset | None = None,
 ) -> Emulator:
-    """Train networks to reproduce tables over their support, and fit the scatter of mocks about them.
+    """Train networks to reproduce tables in their supported region, and fit the scatter of mocks.
 
     Parameters
     ----------
     model : TabulatedModel
+        Tables that give the labels and the supported region.
     settings : FitSettings, optional
-    binnings : sequence of edges [Mpc/h] to predict natively
+        Sizes of the networks and settings of their training.
+    binnings : sequence of (n_bins + 1,) arrays
+        Edges of the sets of bins in which the networks predict [Mpc/h]; by default the paper's and TNG300's.
     labels : Labels, optional
-        Training labels, if they exist already.
-    checkpoint : path-like, optional
-        Training goes on from it if it exists and has the same settings; see :func:`checkpoint_paths`.
+        Training labels, if they were computed before.
+    checkpoint : str or path-like, optional
+        Checkpoint file. If it exists and has the same settings, training resumes from it. With several members, each
+        has a file, with its number added to the name.
     progress : bool
-    accelerator, devices : str, int
-        See :func:`iaemu_training.fitting.harness.train`.
+        Show progress bars.
+    accelerator : "auto", "cpu" or "gpu"
+        Device; auto takes a GPU if there is one.
+    devices : int
+        Number of GPUs, or of processes on the CPU, see :func:`iaemu_training.fitting.harness.train`.
     mocks : Dataset, optional
-        Mocks of the tables' boxes, for the aleatoric part; without, the emulator has none.
+        Mocks of the boxes of the tables, for the aleatoric error; without them the emulator has no aleatoric error.
 
     Returns
     -------
     Emulator
-        With the held-out errors in its metadata. The first member predicts; the spread of all is the epistemic part.
+        Its first member predicts, and the spread of all members is the epistemic error. Its metadata hold its errors
+        at points that it was not trained on.
 
     Raises
     ------
@@ -99,7 +108,7 @@ def fit_factorised(
     emulator = Emulator(members[0].network, binnings, metadata, [member.network for member in members[1:]])
     if len(members) > 1:
         rng = np.random.default_rng(settings.seed + 3000)
-        metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)
+        metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)  # some seconds
     if mocks is not None:
         emulator.aleatoric, report = fit_scatter(emulator, mocks, ScatterSettings(seed=settings.seed), progress)
         metadata["aleatoric"] = {"dataset": mocks.identity, **report}
@@ -111,7 +120,7 @@ def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
     found, wanted = mocks.identity["boxes_sha256"], model.metadata["catalogue_sha256"]
     if sorted(found) != sorted(wanted):
         raise ValueError(
-            f"The mocks of {mocks.path} are of other boxes than the tables, "
+            f"The mocks of {mocks.path} are not of the boxes of the tables, "
             f"{', '.join(model.metadata['catalogues'])}. "
             "Make a data set of these with iaemu-train dataset, or leave out the mocks (dataset: null)."
         )
@@ -120,24 +129,26 @@ def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
 def epistemic_scale(
     emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000
 ) -> dict[str, float]:
-    """What to multiply the ensemble's spread by, so that it is the error against noise-free labels.
+    """Find the factor that turns the spread of the ensemble into its error against noise-free labels.
 
-    Members share their labels and their architecture, and so a part of their errors, which their spread lacks. The
-    factor makes 68 % of the errors, over points and bins, smaller than one standard deviation.
+    Members have the same labels and architecture, so a part of their errors is common and not in their spread. With the
+    factor, 68 % of the errors over points and bins are below one standard deviation.
 
     Parameters
     ----------
     emulator : Emulator
-        Of several members.
+        Emulator of several members.
     model : TabulatedModel
-        Gives the labels.
+        Tables that give the labels.
     rng : numpy.random.Generator
+        Generator of the points.
     n : int
-        Points of the support.
+        Number of random points of the supported region.
 
     Returns
     -------
-    dict of statistic to float
+    dict of str to float
+        Factor by statistic.
     """
     theta = model.support.sample(n, rng)
     emulator.metadata.pop("epistemic_scale", None)
@@ -161,19 +172,19 @@ def fit_members(
     accelerator: str = "auto",
     devices: int = 1,
 ) -> list[Member]:
-    """Train the members of an ensemble, one after the other: same labels, own initial weights and order of batches.
+    """Train the members of an ensemble one after the other, with other initial weights and order of batches.
 
     Parameters
     ----------
     model, settings, binnings, labels, checkpoint, progress, accelerator, devices
-        As for :func:`fit_factorised`, which also says what is raised.
+        See :func:`fit_factorised`.
 
     Returns
     -------
     list of Member
     """
     if labels is not None and not all(map(np.array_equal, labels.binnings, binnings)):
-        raise ValueError("The labels were made for other binnings than those asked for.")
+        raise ValueError("The labels were made for other bins than binnings; make them again, or leave them out.")
     if labels is None:
         labels = make_labels(
             model, occupation_points(model.support, settings.n_train, settings.seed), binnings, progress
@@ -183,7 +194,8 @@ def fit_members(
     keep = np.isfinite(labels.values).all(axis=1)
     if keep.mean() < 0.99:
         raise ValueError(
-            f"{(~keep).sum()} of {len(keep)} labels have empty bins; restrict the support (logMmin) of the tables."
+            f"{(~keep).sum()} of {len(keep)} points have bins without pairs; make tables with a smaller range of "
+            "logMmin."
         )
     identity = {"labels": digest(labels.theta, labels.values)}
     members = []
@@ -198,16 +210,20 @@ def fit_members(
 
 
 class FactorisedTraining(NetworkTraining):
-    """A FactorisedNet and labels: mean squared error of standardised outputs, of xi and the scalars with weights.
+    """Training of a FactorisedNet; the loss is the weighted mean squared error of standardised outputs.
 
     Parameters
     ----------
     model : TabulatedModel
-        Gives the support.
+        Tables that give the supported region.
     settings : FitSettings
-    binnings : sequence of edges [Mpc/h]
+        Settings of the training.
+    binnings : sequence of (n_bins + 1,) arrays
+        Edges of the sets of bins [Mpc/h].
     labels, validation : Labels
+        Labels for training and for validation.
     seed : int
+        Seed of this member.
     """
 
     network: FactorisedNet
@@ -248,24 +264,27 @@ class FactorisedTraining(NetworkTraining):
         return self._loss(self.data["validation_inputs"], self.data["validation_targets"])
 
     def _loss(self, inputs, targets):
-        # Inputs and targets were standardised beforehand, in double precision.
+        # Inputs and targets were standardised before, in double precision.
         outputs = self.network.output(self.network.hidden(inputs))
         return torch.mean(self.data["weight"] * (outputs - targets) ** 2)
 
 
 def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000) -> dict:
-    """Errors of the emulator against the tables at random points of the support.
+    """Compute the errors of the emulator against the tables at random points of the supported region.
 
-    The error of a statistic at a point is the rms over bins of the difference over the rms over bins of the truth.
+    The error of a statistic at a point is the rms over bins of the difference, divided by the rms over bins of the
+    tables' prediction.
 
     Parameters
     ----------
     emulator, model, rng, n
-        As for :func:`epistemic_scale`.
+        See :func:`epistemic_scale`.
 
     Returns
     -------
-    dict of binning ("20 bins to 15.849 Mpc/h", ...) and statistic to {"median", "p95"}; and "n_points"
+    dict
+        "n_points"; and by bins ("20 bins to 15.849 Mpc/h", ...) and statistic, the "median" and the 95th percentile
+        "p95" over points.
     """
     theta = model.support.sample(n, rng)
     errors: dict = {"n_points": n}

@@ -1,9 +1,8 @@
-"""One harness that trains every network, on PyTorch Lightning: CPU, one GPU or several; reproducible; resumable.
+"""Training of all networks with PyTorch Lightning, on the CPU, one GPU or several; reproducible and resumable.
 
-A network's own module subclasses :class:`NetworkTraining`: which rows make an epoch, the loss of a batch of rows, the
-validation loss. Data sets are small and networks tiny, so that all data lie on the device as tensors and a batch is one
-gather by index. Everything random in an epoch comes from (seed, epoch), so that a run that was killed goes on to the
-same weights without a generator's state being kept.
+The module of each network subclasses :class:`NetworkTraining` and defines the rows of an epoch, the loss of a batch,
+and the validation loss. All data are tensors on the device, since data sets are small. The random numbers of an epoch
+depend on (seed, epoch) only, so that a run that was killed resumes to the same weights.
 """
 
 from __future__ import annotations
@@ -26,41 +25,44 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
-from tqdm import tqdm
 
 from iaemu.files import write_whole
 from iaemu_training.fitting.config import TrainingSettings
+from iaemu_training.work.progress import tqdm
 
-#: Settings that have no influence on the weights: a checkpoint can be gone on from with others.
+#: Settings that do not influence the weights, and may differ when training is resumed.
 _NO_INFLUENCE = ("checkpoint_every", "members")
 
 
 class TrainingError(ValueError):
-    """A training that cannot go on: its loss is not finite, or its checkpoint belongs to another run."""
+    """Training cannot continue: the loss is not finite, or the checkpoint belongs to another run."""
 
 
 class NetworkTraining(LightningModule):
-    """What is trained: a network, its data, and its loss.
+    """A network to train, with its data and its loss.
 
     Subclasses implement :meth:`epoch_rows`, :meth:`batch_loss` and :meth:`validation_loss`.
 
     Parameters
     ----------
     network : nn.Module
+        The network.
     settings : TrainingSettings
+        Settings of the training.
     seed : int
-        Of the order of batches and of dropout.
+        Seed of the order of batches and of dropout.
     data : dict of str to tensor
-        Moved to the device as a whole. Not buffers, which several GPUs would send each other in every step.
+        All data, which are moved to the device at the start. They are not buffers, which several GPUs would exchange in
+        each step.
     n_rows : int
-        Rows that an epoch shows.
+        Number of rows in an epoch.
 
     Attributes
     ----------
     history : list of dict
-        ``epoch``, ``train`` (mean loss of the batches) and, where it was measured, ``validation``.
+        ``epoch``, ``train`` (mean loss of the batches) and, where it was computed, ``validation``.
     best : dict or None
-        ``epoch``, ``validation`` and ``network`` (its state) of the lowest validation loss, if there is a patience.
+        ``epoch``, ``validation`` and ``network`` (state) of the lowest validation loss, if there is a patience.
     """
 
     def __init__(self, network: nn.Module, settings: TrainingSettings, seed: int, data: dict, n_rows: int):
@@ -71,7 +73,9 @@ class NetworkTraining(LightningModule):
         self.data = data
         self.n_batches = n_rows // settings.batch_size
         if self.n_batches == 0:
-            raise TrainingError(f"batch_size = {settings.batch_size} exceeds the {n_rows} rows of an epoch; lower it.")
+            raise TrainingError(
+                f"batch_size = {settings.batch_size} exceeds the {n_rows} rows of an epoch; lower batch_size."
+            )
         self.history: list[dict] = []
         self.best: dict | None = None
         self.train_loss: torch.Tensor | float = 0.0
@@ -79,11 +83,12 @@ class NetworkTraining(LightningModule):
         self._states: tuple[dict, dict] | None = None
 
     def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        """Row numbers in the order of an epoch.
+        """Return row numbers in the order of an epoch.
 
         Parameters
         ----------
         generator : torch.Generator
+            Generator of the epoch.
 
         Returns
         -------
@@ -92,11 +97,12 @@ class NetworkTraining(LightningModule):
         raise NotImplementedError
 
     def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
-        """Loss of a batch.
+        """Return the loss of a batch.
 
         Parameters
         ----------
         rows : (batch_size,) tensor
+            Row numbers.
 
         Returns
         -------
@@ -105,7 +111,7 @@ class NetworkTraining(LightningModule):
         raise NotImplementedError
 
     def validation_loss(self) -> torch.Tensor:
-        """Loss of the validation data; called in eval mode, without gradient.
+        """Return the loss of the validation data; called in eval mode, without gradient.
 
         Returns
         -------
@@ -114,7 +120,7 @@ class NetworkTraining(LightningModule):
         raise NotImplementedError
 
     def optimiser(self) -> torch.optim.Optimizer:
-        """The optimiser that the settings name.
+        """Make the optimiser that the settings name.
 
         Returns
         -------
@@ -125,12 +131,12 @@ class NetworkTraining(LightningModule):
 
     @property
     def epoch(self) -> int:
-        """The running epoch, from 0, over all sessions of the run."""
+        """The current epoch, counted from 0 over all sessions of the run."""
         return self._first_epoch + (self.trainer.current_epoch if self._trainer is not None else 0)
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the best weights are as old as the patience."""
+        """Whether all epochs are done, or the best weights are older than the patience."""
         done, patience = len(self.history), self.settings.patience
         return done >= self.settings.epochs or (
             self.best is not None and patience is not None and done - 1 - self.best["epoch"] >= patience
@@ -163,11 +169,11 @@ class NetworkTraining(LightningModule):
 
     def training_step(self, rows: torch.Tensor, index: int) -> torch.Tensor:
         loss = self.batch_loss(rows)
-        # Added up on the device: reading a number would make the host wait for it in every step.
+        # The sum stays on the device: reading it would make the host wait in every step.
         self.train_loss = self.train_loss + loss.detach()
         return loss
 
-    # Several processes give their results back to the first through the module's state.
+    # Several processes return their results to the first through the state of the module.
 
     def get_extra_state(self) -> dict:
         return {"history": self.history, "best": self.best}
@@ -178,7 +184,7 @@ class NetworkTraining(LightningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def to_checkpoint(self) -> dict:
-        """All that :meth:`restore` needs.
+        """Return the state for :meth:`restore`.
 
         Returns
         -------
@@ -193,12 +199,12 @@ class NetworkTraining(LightningModule):
         }
 
     def restore(self, state: dict) -> None:
-        """Go back to a checkpoint, before the trainer starts.
+        """Load the state of a checkpoint, before the trainer starts.
 
         Parameters
         ----------
         state : dict
-            See :meth:`to_checkpoint`.
+            State from :meth:`to_checkpoint`.
         """
         self.network.load_state_dict(state["network"])
         self.history, self.best = state["history"], state["best"]
@@ -207,7 +213,7 @@ class NetworkTraining(LightningModule):
 
 
 class _Batches:
-    """Row numbers by batch, an epoch at each iteration; of each batch the share of this process."""
+    """Row numbers of the batches of an epoch; of each batch, the share of this process."""
 
     def __init__(self, training: NetworkTraining):
         self.training = training
@@ -225,7 +231,7 @@ class _Batches:
 
 
 class _EndOfEpoch(Callback):
-    """After each epoch: losses to the history, the best weights, the end of training."""
+    """Callback after each epoch: adds losses to the history, keeps the best weights, and ends the training."""
 
     def on_train_epoch_end(self, trainer, training):
         epoch, settings = training.epoch, training.settings
@@ -250,7 +256,7 @@ class _EndOfEpoch(Callback):
 
 
 class _WriteCheckpoint(Callback):
-    """Every few epochs and at the end."""
+    """Callback that writes a checkpoint every few epochs and at the end."""
 
     def __init__(self, path: Path, identity: dict):
         self.path, self.identity = path, identity
@@ -264,7 +270,7 @@ class _WriteCheckpoint(Callback):
 
 
 class _Bar(Callback):
-    """One progress bar of all steps, with the losses of the last epoch."""
+    """Callback with one progress bar for all steps, which shows the losses of the last epoch."""
 
     def __init__(self, description: str):
         self.description = description
@@ -316,24 +322,26 @@ def train(
     accelerator: str = "auto",
     devices: int = 1,
 ) -> nn.Module:
-    """Train a network; torch's generators, and whatever else is global, are left as they were.
+    """Train a network; torch's generators and other global state are restored afterwards.
 
     Parameters
     ----------
     training : NetworkTraining
+        The network, its data and its loss.
     identity : dict, optional
-        What else than the settings a checkpoint must agree in, such as a digest of the data.
+        Values besides the settings that a checkpoint must agree with, such as a hash of the data.
     checkpoint : path-like, optional
-        Written every ``checkpoint_every`` epochs and at the end; training goes on from it if it exists.
+        Checkpoint file, written every ``checkpoint_every`` epochs and at the end. If it exists, training resumes from
+        it.
     progress : bool
         Show a progress bar.
     description : str
-        Of the bar.
+        Description of the bar.
     accelerator : "auto", "cpu" or "gpu"
-        ``auto``: a GPU if there is one.
+        Device; auto takes a GPU if there is one.
     devices : int
-        Number of GPUs, or of processes on the CPU; with several, a batch is shared among them. They are spawned, so
-        that a script that calls this needs the usual ``if __name__ == "__main__":``.
+        Number of GPUs, or of processes on the CPU, that share each batch. Several are spawned, so a script that calls
+        this needs ``if __name__ == "__main__":``.
 
     Returns
     -------
@@ -347,12 +355,15 @@ def train(
     """
     settings = training.settings
     if settings.batch_size % devices:
-        raise TrainingError(f"batch_size = {settings.batch_size} cannot be shared evenly by {devices} devices.")
-    if accelerator == "auto":  # Lightning's own "auto" would take devices that lack double precision
+        raise TrainingError(
+            f"batch_size = {settings.batch_size} cannot be shared evenly by {devices} devices; make it a multiple."
+        )
+    if accelerator == "auto":  # Lightning's own "auto" would take devices without double precision
         accelerator = "gpu" if torch.cuda.is_available() else "cpu"
     if accelerator == "gpu" and torch.cuda.device_count() < devices:
         raise TrainingError(
-            f"There are {torch.cuda.device_count()} GPUs for devices = {devices}; lower it, or set accelerator: cpu."
+            f"There are {torch.cuda.device_count()} GPUs for devices = {devices}; lower devices, or set accelerator: "
+            "cpu."
         )
     influential = {key: value for key, value in asdict(settings).items() if key not in _NO_INFLUENCE}
     identity = {"settings": influential, **(identity or {})}
@@ -371,7 +382,7 @@ def train(
                 accelerator=accelerator,
                 devices=devices,
                 strategy="ddp_spawn" if devices > 1 else "auto",
-                plugins=[LightningEnvironment()],  # under SLURM too, the processes are ours to start
+                plugins=[LightningEnvironment()],  # also under SLURM, this process starts the others
                 max_epochs=settings.epochs - training.epoch,
                 gradient_clip_val=settings.gradient_clip,
                 callbacks=callbacks,
@@ -390,13 +401,14 @@ def train(
 
 
 def stream(seed: int, *keys: int | str) -> int:
-    """A seed for one purpose, from the seed of the run: streams of different purposes are independent.
+    """Derive a seed for one purpose from the seed of the run, independent of those for other purposes.
 
     Parameters
     ----------
     seed : int
+        Seed of the run.
     *keys : int or str
-        Name the purpose.
+        Names of the purpose.
 
     Returns
     -------
@@ -409,11 +421,12 @@ def stream(seed: int, *keys: int | str) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, then leave it as it was: layers draw their initial weights from it.
+    """Seed torch's global generator, from which layers draw initial weights; restore it after the block.
 
     Parameters
     ----------
     seed : int
+        The seed.
 
     Yields
     ------
@@ -425,11 +438,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays.
+    """Return the SHA-256 of arrays, in hexadecimal.
 
     Parameters
     ----------
     *arrays : array
+        The arrays.
 
     Returns
     -------
@@ -442,11 +456,12 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def thinned(history: list[dict]) -> list[dict]:
-    """Some twenty entries of a history, the last among them.
+    """Return about twenty entries of a history, the last among them.
 
     Parameters
     ----------
     history : list of dict
+        Losses by epoch.
 
     Returns
     -------
@@ -456,19 +471,19 @@ def thinned(history: list[dict]) -> list[dict]:
 
 
 def _read_checkpoint(path: Path, identity: dict) -> dict | None:
-    """The state in a checkpoint of this identity, None if there is none."""
+    """Read the state of a checkpoint; None if there is no file, TrainingError if its identity differs."""
     if not path.exists():
         return None
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         found = state["identity"]
-    except Exception as error:  # torch.load raises whatever its parts do
-        raise TrainingError(f"The checkpoint {path} cannot be read ({error}); remove it.") from error
+    except Exception as error:  # torch.load raises various classes
+        raise TrainingError(f"The checkpoint {path} cannot be read ({error}). Remove it and run again.") from error
     for key, value in identity.items():
         if found.get(key) != value:
             raise TrainingError(
-                f"The checkpoint {path} belongs to other {key} ({_difference(found.get(key), value)}); remove it, or "
-                "use those."
+                f"The checkpoint {path} belongs to other {key} ({_difference(found.get(key), value)}). Remove it, or "
+                f"use the {key} of the checkpoint."
             )
     return state
 
@@ -486,7 +501,7 @@ def _mean_over_processes(trainer, value: torch.Tensor) -> float:
 
 @contextmanager
 def _threads(number: int | None):
-    """Let torch use so many threads; None: leave it."""
+    """Set the number of torch's threads within the block; None to leave it."""
     before = torch.get_num_threads()
     if number is not None:
         torch.set_num_threads(number)
@@ -498,7 +513,7 @@ def _threads(number: int | None):
 
 @contextmanager
 def _untouched():
-    """Leave generators, logging, warnings and the handling of Ctrl-C as they were before Lightning."""
+    """Restore generators, logging, warnings and the handling of Ctrl-C, which Lightning changes."""
     loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     interrupt = signal.getsignal(signal.SIGINT)
@@ -506,11 +521,11 @@ def _untouched():
     with torch.random.fork_rng(devices=cuda), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec.*")  # between Lightning 2.6 and torch 2.13
         for logger in loggers:
-            logger.setLevel(logging.WARNING)  # it advertises at level INFO
+            logger.setLevel(logging.WARNING)  # Lightning advertises products at level INFO
         try:
             yield
         except SystemExit as stop:
-            # Lightning turns Ctrl-C into an exit and ignores further ones.
+            # Lightning turns Ctrl-C into SystemExit, and ignores further ones.
             if isinstance(stop.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise

@@ -1,4 +1,4 @@
-"""Training of IAEmuNet on mocks, by the paper's recipe (arXiv:2504.05235, section 3.2 and Appendix C)."""
+"""Training of IAEmuNet on mocks with the paper's recipe (arXiv:2504.05235, section 3.2 and Appendix C)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iaemu_training.fitting.config import IAEmuNetSettings
 from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
 from iaemu_training.fitting.objective import BetaSchedule, beta_nll, criterion
 
-#: Validation points that go through the network at once.
+#: Number of validation points in each pass through the network.
 _CHUNK = 256
 
 
@@ -41,20 +41,22 @@ def fit_iaemunet(
     Parameters
     ----------
     theta : (n, 7)
-        Parameters, in the order of ``iaemu.parameters.PARAMETERS``.
+        Parameters in the order of ``iaemu.parameters.PARAMETERS``.
     y : (n, n_realisations, 3, 20)
-        xi, omega, eta of mocks at these points. NaN where a bin is empty: such an entry is left out of the loss, as is
-        log xi where xi <= 0, and nothing else with it.
+        xi, omega and eta of mocks at these points, NaN in bins without pairs. Only these entries, and log xi where xi
+        <= 0, are left out of the loss.
     validation_theta, validation_y : (m, 7), (m, m_realisations, 3, 20)
-        For the choice of the best weights and for early stopping.
+        The same for validation: the choice of the best weights and early stopping.
     support : Support
-        Region that the points fill.
+        Supported region that the points fill.
     settings : IAEmuNetSettings, optional
+        Settings of the network and its training.
     metadata : mapping, optional
-        What the artifact shall say of its origin: catalogues, cosmology, data set.
+        Further metadata of the artifact: catalogues, cosmology, data set.
     checkpoint : path-like, optional
-        Training goes on from it if it exists and has the same settings and data.
+        Checkpoint file. If it exists and has the same settings and data, training resumes from it.
     progress : bool
+        Show a progress bar.
     accelerator, devices : str, int
         See :func:`iaemu_training.fitting.harness.train`.
 
@@ -65,8 +67,8 @@ def fit_iaemunet(
     Raises
     ------
     ValueError
-        Arrays of the wrong shape, infinite values, fewer rows than a batch, a checkpoint of another run, or a loss that
-        is not finite.
+        An array has a wrong shape or infinite values, there are fewer rows than in a batch, the checkpoint belongs to
+        another run, or the loss is not finite.
     """
     settings = settings or IAEmuNetSettings()
     theta, y = _check("", theta, y)
@@ -95,12 +97,12 @@ def fit_iaemunet(
 
 
 class IAEmuNetTraining(NetworkTraining):
-    """An IAEmuNet and mocks: the beta-NLL of single realisations of standardised log xi, omega and eta.
+    """Training of an IAEmuNet; the loss is the beta-NLL of single mocks in standardised log xi, omega and eta.
 
     Parameters
     ----------
     theta, y, validation_theta, validation_y, settings
-        As for :func:`fit_iaemunet`.
+        See :func:`fit_iaemunet`.
     """
 
     network: IAEmuNet
@@ -119,12 +121,12 @@ class IAEmuNetTraining(NetworkTraining):
         self.n_points, self.n_realisations = y.shape[:2]
         one = settings.realisations == "one"
         super().__init__(network, settings, seed, data, self.n_points * (1 if one else self.n_realisations))
-        # Not a submodule: it belongs to the emulator, and has nothing to train.
+        # Not a submodule, since it has nothing to train.
         self.__dict__["standardiser"] = standardiser
         self.schedule = BetaSchedule(settings.warmup_epochs, (settings.beta_xi, settings.beta_omega, settings.beta_eta))
 
     def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        # Numbers of (point, realisation); realisations of a point follow one another.
+        # A row is the number of a pair (point, realisation); the realisations of a point are consecutive.
         n, k = self.n_points, self.n_realisations
         if self.settings.realisations == "all":
             return torch.randperm(n * k, generator=generator)
@@ -138,7 +140,7 @@ class IAEmuNetTraining(NetworkTraining):
     def validation_loss(self) -> torch.Tensor:
         inputs, targets = self.data["validation_inputs"], self.data["validation_targets"]
         outputs = [self.network(part) for part in inputs.split(_CHUNK)]
-        # One prediction a point, (m, 1, 3, 20), beside all its realisations.
+        # One prediction for each point, (m, 1, 3, 20), for all its realisations.
         mean, variance = (torch.cat(parts).unsqueeze(1).expand_as(targets) for parts in zip(*outputs, strict=True))
         return criterion(mean, variance, targets, self.settings.mse_weight)
 
@@ -152,5 +154,7 @@ def _check(prefix: str, theta, y) -> tuple[np.ndarray, np.ndarray]:
             f"{prefix}y must have shape ({len(theta)}, n_realisations, {len(STATISTICS)}, {N_BINS}), got {y.shape}."
         )
     if not np.isfinite(theta).all() or np.isinf(y).any():
-        raise ValueError(f"{prefix}theta has non-finite values or {prefix}y infinite ones (NaN marks empty bins).")
+        raise ValueError(
+            f"{prefix}theta must be finite, and {prefix}y must be finite or NaN (which marks bins without pairs)."
+        )
     return theta, y

@@ -1,8 +1,8 @@
-"""Objectives of mean-variance networks, with entries that have no target left out (arXiv:2504.05235, section 3.2).
+"""Loss functions of networks that predict means and variances (arXiv:2504.05235, section 3.2).
 
-Everywhere: ``mean``, ``variance`` and ``target`` are tensors (..., 3, n_bins), the statistics on the last axis but one;
-NaN in the target masks that entry. Losses are means over the entries of a statistic that are left, summed over the
-statistics, so that a statistic with few entries weighs as much as the others.
+``mean``, ``variance`` and ``target`` are tensors (..., 3, n_bins), with the statistics on the last axis but one.
+Entries whose target is NaN are left out. A loss is the mean over the remaining entries of each statistic, summed over
+statistics, so that all statistics have the same weight.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import torch
 
 from iaemu.ranges import Range, check_fields
 
-#: Variances below this are raised to it in the losses: softplus can give zero in single precision. In units of the
-#: variance of the training set.
+#: Least variance in the losses, in units of the variance of the training set: softplus can give 0 in single precision.
 VARIANCE_FLOOR = 1e-10
 
 _Share = Annotated[float, Range(at_least=0, at_most=1)]
 
 
 def mse(mean: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error, summed over statistics.
+    """Return the mean squared error, summed over statistics.
 
     Parameters
     ----------
     mean, target : tensor
+        Prediction and target.
 
     Returns
     -------
@@ -38,11 +38,12 @@ def mse(mean: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def gaussian_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of normal distributions without its constant, equation 7, summed over statistics.
+    """Return the negative log-likelihood of normal distributions (equation 7, without its constant).
 
     Parameters
     ----------
     mean, variance, target : tensor
+        Predicted mean and variance, and target.
 
     Returns
     -------
@@ -52,17 +53,18 @@ def gaussian_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tenso
 
 
 def beta_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, beta: Sequence[float]) -> torch.Tensor:
-    """beta-NLL of Seitzer et al. 2022 (arXiv:2203.09168), equation 6, summed over statistics.
+    """Return the beta-NLL of Seitzer et al. 2022 (arXiv:2203.09168), equation 6, summed over statistics.
 
-    The weight sigma^(2 beta) is held fixed in the gradient, so that the gradient for the mean is
-    (mean - target) / sigma^(2 - 2 beta), equation 8, and that for the variance equation 9: beta = 0 is the Gaussian
-    NLL, beta = 1 learns the mean as half the squared error would.
+    The weight sigma^(2 beta) has no gradient. So the gradient with respect to the mean is (mean - target) /
+    sigma^(2 - 2 beta) (equation 8; for the variance see equation 9). beta = 0 is the Gaussian NLL; with beta = 1 the
+    mean has the gradient of half the squared error.
 
     Parameters
     ----------
     mean, variance, target : tensor
+        Predicted mean and variance, and target.
     beta : sequence of float
-        One a statistic.
+        beta of each statistic.
 
     Returns
     -------
@@ -78,13 +80,14 @@ def beta_nll(mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, b
 def criterion(
     mean: torch.Tensor, variance: torch.Tensor, target: torch.Tensor, mse_weight: float = 0.7
 ) -> torch.Tensor:
-    """The paper's measure on the validation set (Appendix C): 0.7 of the MSE and 0.3 of the Gaussian NLL.
+    """Return the paper's validation loss (Appendix C): 0.7 times the MSE plus 0.3 times the Gaussian NLL.
 
     Parameters
     ----------
     mean, variance, target : tensor
+        Predicted mean and variance, and target.
     mse_weight : float
-        Of the MSE; the NLL has the rest.
+        Weight of the MSE; the NLL has the rest.
 
     Returns
     -------
@@ -95,13 +98,14 @@ def criterion(
 
 @dataclass(frozen=True)
 class BetaSchedule:
-    """beta of each statistic by epoch: 1 in the warm-up, where the means are learned; equation 10.
+    """beta of each statistic by epoch (equation 10): 1 in the warm-up, in which the means are learned.
 
     Parameters
     ----------
     warmup_epochs : int
+        Number of epochs of the warm-up.
     beta : (float, float, float)
-        Of xi, omega and eta after it.
+        beta of xi, omega and eta after the warm-up.
     """
 
     warmup_epochs: Annotated[int, Range(at_least=0)] = 100
@@ -115,14 +119,14 @@ class BetaSchedule:
 
 
 def _residual(mean, target):
-    """Residuals, zero without gradient where there is no target, and the mask of those that count."""
+    """Return residuals, which are 0 without gradient where there is no target, and the mask of targets."""
     mask = torch.isfinite(target)
-    # A NaN times zero is NaN, also in the gradient: masked targets are replaced before they are used.
+    # NaN times 0 is NaN, also in the gradient, so missing targets are replaced first.
     return mean - torch.where(mask, target, mean.detach()), mask
 
 
 def _total(values, mask):
-    """Means over all axes but the statistics', summed over statistics; a statistic without entries counts nothing."""
+    """Return the means over all axes but that of the statistics, summed over statistics."""
     axes = [axis for axis in range(values.ndim) if axis != values.ndim - 2]
     count = mask.sum(dim=axes).clamp(min=1)
     return ((values * mask).sum(dim=axes) / count).sum()

@@ -1,4 +1,4 @@
-"""Optimisers that torch does not offer as one: Muon for hidden layers, Adam for the rest."""
+"""An optimiser that combines Muon, for hidden layers, with Adam, for the rest."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class MuonAdam(torch.optim.Optimizer):
 
     Muon orthogonalises the momentum of a matrix before each step (Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon; ``torch.optim.Muon``). On the labels of this project it reached in 40
-    epochs the error that Adam reached in 200. One optimiser to the outside, so that schedules and checkpoints see one.
+    epochs the error that Adam reached in 200. For schedules and checkpoints the two are one optimiser.
 
     Parameters
     ----------
     network : nn.Module
-        Its ``hidden`` is a sequence of layers; all but the first of its weight matrices are Muon's.
+        Network whose ``hidden`` is a sequence of layers; Muon is for all but the first of their weight matrices.
     learning_rate, muon_learning_rate : float
-        Of Adam and of Muon.
+        Learning rates of Adam and of Muon.
     weight_decay : float
-        Of both.
+        Weight decay of both.
     """
 
     def __init__(self, network: nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float = 0.0):
         matrices = [parameter for parameter in network.get_submodule("hidden").parameters() if parameter.ndim == 2][1:]
         if not matrices:
-            raise ValueError("Muon needs a network of at least two hidden layers; raise depth, or choose adam.")
+            raise ValueError("Muon needs a network with at least two hidden layers; raise depth, or choose adam.")
         chosen = {id(parameter) for parameter in matrices}
         others = [parameter for parameter in network.parameters() if id(parameter) not in chosen]
         super().__init__([*matrices, *others], {})
@@ -40,7 +40,7 @@ class MuonAdam(torch.optim.Optimizer):
         self._link()
 
     def _link(self) -> None:
-        # The very dictionaries of the parts: a schedule that sets a rate here sets it there.
+        # These are the dictionaries of the parts themselves, so that schedules set the rates of the parts.
         self.param_groups = [group for part in self._parts for group in part.param_groups]
 
     def step(self, closure: Callable | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Fit of the aleatoric scatter to mock realisations."""
+"""Fit of the aleatoric error to the scatter of mocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES
 from iaemu.models.factorised import Emulator
@@ -17,22 +16,31 @@ from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 
 @dataclass(frozen=True)
 class ScatterSettings:
-    """How the scatter is fitted.
+    """Settings of the fit of the scatter.
 
     Parameters
     ----------
-    width, depth, n_members : int
-        Of :class:`iaemu.networks.aleatoric.AleatoricNet`.
+    width : int
+        Number of units in each hidden layer of :class:`iaemu.networks.aleatoric.AleatoricNet`.
+    depth : int
+        Number of its hidden layers.
+    n_members : int
+        Number of networks whose mean is used.
     steps : int
-        Of Adam, on all points at once.
-    learning_rate, weight_decay : float
+        Number of steps of Adam, each on all points.
+    learning_rate : float
+        Learning rate at the start.
+    weight_decay : float
+        Weight decay of the optimiser.
     min_realisations : int
-        A bin of a point is used if so many of its mocks have pairs there.
+        Least number of mocks with pairs in a bin, for the bin of a point to be used.
     seed : int
+        Seed of the initial weights.
     """
 
     width: Annotated[int, Range(at_least=1, at_most=4096)] = 64
@@ -50,16 +58,16 @@ class ScatterSettings:
 
 @dataclass
 class Scatter:
-    """Sample variances of mocks, in one binning.
+    """Sample variances of mocks at n points, in one set of bins.
 
     Parameters
     ----------
-    variance : dict of statistic to (n, n_bins)
-        Over realisations (ddof = 1), of those that have pairs.
-    dof : dict of statistic to (n, n_bins)
-        Realisations that have pairs, less one; 0 where they are too few to be used.
-    residuals : dict of statistic to (n, n_realisations, n_bins)
-        Value minus mean over realisations, NaN where there are no pairs.
+    variance : dict of str to (n, n_bins)
+        Variance over the mocks that have pairs (ddof = 1), by statistic.
+    dof : dict of str to (n, n_bins)
+        Number of mocks that have pairs, minus one; 0 if there are too few of them.
+    residuals : dict of str to (n, n_realisations, n_bins)
+        Value of each mock minus the mean, NaN where there are no pairs.
     """
 
     variance: dict[str, np.ndarray]
@@ -70,16 +78,18 @@ class Scatter:
 def measure_scatter(
     dataset: Dataset, rows: Sequence[int] | np.ndarray, r_edges: np.ndarray, min_realisations: int = 5
 ) -> Scatter:
-    """Scatter of the mocks in some rows of ``dataset.mocked``.
+    """Measure the scatter of the mocks at some points.
 
     Parameters
     ----------
     dataset : Dataset
+        Data set with mocks.
     rows : sequence of int
+        Indices into ``dataset.mocked``.
     r_edges : (n_bins + 1,)
-        [Mpc/h]
+        Edges of the bins [Mpc/h].
     min_realisations : int
-        A bin of a point is used if so many of its mocks have pairs there.
+        Least number of mocks with pairs in a bin, for the bin of a point to be used.
 
     Returns
     -------
@@ -103,34 +113,38 @@ def measure_scatter(
 def fit_scatter(
     emulator: Emulator, dataset: Dataset, settings: ScatterSettings | None = None, progress: bool = True
 ) -> tuple[Aleatoric, dict]:
-    """Fit the scatter to the training points of a data set.
+    """Fit the aleatoric error to the scatter of mocks at the training points of a data set.
 
     The likelihood is that of sample variances of normal draws: s^2 dof / sigma^2 follows a chi^2 distribution.
 
     Parameters
     ----------
     emulator : Emulator
-        Gives xi and the number of pairs; its binnings are fitted.
-    dataset : Dataset with mocks
+        Emulator that gives xi and the number of pairs, and whose sets of bins are fitted.
+    dataset : Dataset
+        Data set with mocks.
     settings : ScatterSettings, optional
+        Settings of the fit.
     progress : bool
+        Show a progress bar.
 
     Returns
     -------
     aleatoric : Aleatoric
+        The fitted aleatoric error.
     report : dict
-        Loss per degree of freedom on training and validation points, the number of points and the settings.
+        Loss per degree of freedom at training and validation points, number of points, and settings.
 
     Raises
     ------
     DatasetError
-        No training points with at least two mocks.
+        There are no training points with mocks.
     """
     settings = settings or ScatterSettings()
     split = dataset.split[dataset.mocked]
     rows = {name: np.flatnonzero(split == SPLITS.index(name)) for name in ("train", "validation")}
     if not len(rows["train"]):
-        raise DatasetError(f"{dataset.path} has no training points with mocks.")
+        raise DatasetError(f"{dataset.path} has no training points with mocks; make it with a larger --n-mocked.")
     scatters = {
         name: [measure_scatter(dataset, chosen, edges, settings.min_realisations) for edges in emulator.binnings]
         for name, chosen in rows.items()
@@ -148,9 +162,9 @@ def fit_scatter(
     network.output_mean.copy_(torch.log(mean.clamp(min=1e-12)))
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
-    for _ in tqdm(range(settings.steps), desc="scatter", disable=not progress):
+    for _ in tqdm(range(settings.steps), desc="scatter", unit="step", delay=BAR_AFTER, disable=not progress):
         optimiser.zero_grad(set_to_none=True)
-        # Each member is fitted by itself; their mean is what is used.
+        # Each member is fitted by itself; their mean is used.
         losses = [_loss(member(inputs) + network.output_mean, target, dof) for member in network.members]
         torch.stack(losses).sum().backward()
         optimiser.step()
@@ -167,7 +181,10 @@ def fit_scatter(
 
 
 def _targets(emulator: Emulator, dataset: Dataset, rows: np.ndarray, scatters: list[Scatter]) -> tuple:
-    """Inputs (n, 7) of the network, its targets (n, n_outputs): variance times pairs; and degrees of freedom."""
+    """Return the inputs of the network (n, 7), its targets (n, n_outputs), and degrees of freedom.
+
+    A target is the variance times the number of pairs.
+    """
     theta = torch.as_tensor(dataset.theta[dataset.mocked[rows]])
     targets, dofs = [], []
     for edges, scatter in zip(emulator.binnings, scatters, strict=True):
@@ -178,7 +195,7 @@ def _targets(emulator: Emulator, dataset: Dataset, rows: np.ndarray, scatters: l
             amplitude = (1.0 + xi) ** 2 if name == "xi" else 1.0
             targets.append(torch.as_tensor(scatter.variance[name]) * pairs / amplitude)
             dofs.append(torch.as_tensor(scatter.dof[name], dtype=torch.float64))
-    # Bins in which all mocks are alike (two galaxies never apart, say) tell nothing.
+    # Bins in which all mocks are equal carry no information.
     target, dof = torch.cat(targets, dim=1), torch.cat(dofs, dim=1)
     dof = torch.where(torch.isfinite(target) & (target > 0), dof, 0.0)
     return AleatoricNet.inputs(emulator.network, theta), torch.where(dof > 0, target, 1.0), dof
@@ -189,7 +206,7 @@ def _loss(log_variance: torch.Tensor, target: torch.Tensor, dof: torch.Tensor) -
 
 
 def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
-    """Correlation matrices of the scatter, averaged over points; symmetric, positive definite, unit diagonal."""
+    """Return the correlation matrices of the scatter between bins, averaged over points, made positive definite."""
     matrices = {}
     for name in STATISTICS:
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -210,29 +227,30 @@ def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
 def training_arrays(
     dataset: Dataset, scatter: Callable[[], NetworkModel], n_realisations: int, seed: int
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], dict]:
-    """Realisations to train on: a data set's mocks, or its labels with draws of an emulator's scatter.
+    """Return the realisations to train on: mocks, or labels with draws of the aleatoric error of an emulator.
 
     Parameters
     ----------
     dataset : Dataset
-        If all its points have mocks, these are taken. The points that the paper's cleaning removes are left out.
+        Data set. If all its points have mocks, these are used. Points that the paper's cleaning removes are left out.
     scatter : callable
-        Gives an emulator with an aleatoric part; called only if there are points without mocks.
+        Function that loads an emulator with aleatoric errors; called only if there are points without mocks.
     n_realisations : int
-        Draws a point.
+        Number of draws at each point.
     seed : int
+        Seed of the draws.
 
     Returns
     -------
     arrays : tuple
         theta (n, 7) and realisations (n, k, 3, 20) for training, then for validation.
     origin : dict
-        What the artifact says of them.
+        Metadata for the artifact.
 
     Raises
     ------
     DatasetError
-        The emulator has no aleatoric part.
+        The emulator has no aleatoric errors.
     """
     keys = ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes")
     origin = {"dataset": dataset.identity, **{key: dataset.attributes.get(key) for key in keys}}
@@ -253,9 +271,12 @@ def _mocks(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
 
 def _draws(dataset: Dataset, rows: np.ndarray, emulator: NetworkModel, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Labels with draws of the emulator's scatter."""
+    """Return labels with draws of the aleatoric error of the emulator."""
     if not isinstance(emulator, Emulator) or emulator.aleatoric is None:
-        raise DatasetError(f"{dataset.path} has no mocks at all points, and the emulator for draws has no scatter.")
+        raise DatasetError(
+            f"{dataset.path} does not have mocks at all points, and the emulator for draws (scatter) has no aleatoric "
+            "errors. Choose another emulator, or a data set with mocks at all points."
+        )
     sigma = emulator.predict(dataset.theta[rows], uncertainties=True).sigma_aleatoric
     assert sigma is not None
     y = np.empty((len(rows), n, len(STATISTICS), len(PAPER_EDGES) - 1))

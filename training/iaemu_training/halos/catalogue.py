@@ -245,7 +245,7 @@ class HaloCatalogue:
             return cls.from_columns(*found)
         except CatalogueError as error:
             note = found.attributes.get("Lbox_from")
-            raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error  # TNG's unit of Lbox
+            raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error
 
     @classmethod
     def read_rockstar(

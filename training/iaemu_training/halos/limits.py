@@ -122,9 +122,9 @@ class CatalogueLimits:
             logMmin = (self.logMmin_low, self.logMmin_high)
             if logMmin[0] >= logMmin[1]:
                 raise CatalogueError(
-                    f"The catalogue supports no logMmin: its resolution requires at least {logMmin[0]:g}, its volume at "
-                    f"most {logMmin[1]:g} ({MIN_HOSTS} hosts above it). Use a larger box, more boxes, or one of higher "
-                    "resolution."
+                    f"The catalogue supports no logMmin: its resolution requires at least {logMmin[0]:g}, its volume "
+                    f"at most {logMmin[1]:g} ({MIN_HOSTS} hosts above it). Use a larger box, more boxes, or one of "
+                    "higher resolution."
                 )
         if not isinstance(logMmin, (tuple, list)) or len(logMmin) != 2:
             raise CatalogueError(f"logMmin must be a pair, the lower and the upper limit; got {logMmin!r:.60}.")

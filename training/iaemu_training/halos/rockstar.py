@@ -149,8 +149,8 @@ def _read_header(path: Path) -> tuple[list[str], list[str]]:
         first = file.readline(100_000)
         if "\0" in first:
             raise CatalogueError(
-                f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Give an HDF5 file with halotools' "
-                "columns, or a text file of ROCKSTAR or consistent-trees."
+                f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Give an HDF5 file with "
+                "halotools' columns, or a text file of ROCKSTAR or consistent-trees."
             )
         # Files from databases have commas between the columns, and no "#".
         if not first.startswith("#") and "," not in first:
@@ -259,8 +259,8 @@ def _positive(word: str) -> float | None:
 def _no_box(path: Path) -> str:
     packed = re.sub(_ENDINGS, "", path.name) + ".hdf5"
     return (
-        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python; for the command line, "
-        "convert the file:\n"
+        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python; for the command "
+        "line, convert the file:\n"
         "    from iaemu_training.halos.catalogue import HaloCatalogue\n"
         f"    HaloCatalogue.read_rockstar({str(path)!r}, Lbox=SIDE).write_packed({packed!r})\n"
         f"then pass {packed} to --catalogue."

@@ -1,7 +1,7 @@
-"""xi, omega and eta of a galaxy catalogue in a periodic box, with jackknife covariances.
+"""Measurement of xi, omega and eta of a galaxy catalogue in a periodic box, with jackknife covariances.
 
-From a catalogue to what the likelihood ``iaemu_cobaya.IACorrelations`` reads: :func:`measure`, then ``write``; on the
-command line ``iaemu measure``.
+:func:`measure` returns a measurement, whose ``write`` makes the files that the likelihood
+``iaemu_cobaya.IACorrelations`` reads. On the command line it is ``iaemu measure``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from iaemu_training.measuring.jackknife import statistics as whole_box
 from iaemu_training.pairs.galaxies import as_vectors, wrapped
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
-#: Binnings by name.
+#: Edges of bins by name [Mpc/h].
 BINNINGS = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
 
-#: Bins of fewer pairs, or whose pairs are spread over fewer regions, get no error that means anything.
+#: Least number of pairs in a bin, and of regions that they are spread over, for a meaningful error.
 MIN_PAIRS, MIN_REGIONS = 10, 5
 
-#: What the errors are, for the header of the file.
+#: How the errors were estimated, for the header of the file.
 ESTIMATOR = "delete-one jackknife over cubes, pairs across borders as in arXiv:2109.07071"
 
 
 class MeasureWarning(UserWarning):
-    """Something that could not be measured and was left out; the message says what, and what to do."""
+    """A bin or a covariance could not be measured and was left out."""
 
 
 def measure(
@@ -48,61 +48,61 @@ def measure(
     metadata: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> Measurement:
-    """Correlation functions of galaxies in a periodic cube, with spatial jackknife errors and covariances.
+    """Measure xi, omega and eta of galaxies in a periodic cubic box, with jackknife errors and covariances.
 
-    All pairs are met in one pass. Values are those of halotools' ``tpcf``, ``ed_3d`` and ``ee_3d`` with analytic
-    randoms; for the errors see :mod:`iaemu_training.measuring.jackknife`.
+    The values agree with halotools' ``tpcf``, ``ed_3d`` and ``ee_3d`` with analytic randoms. How the errors are
+    estimated: :mod:`iaemu_training.measuring.jackknife`.
 
     Parameters
     ----------
     positions : (n, 3)
-        In [0, Lbox] [Mpc/h]; what is outside by rounding is put back, with a note.
+        Positions in [0, Lbox] [Mpc/h]. Positions outside by a rounding error are wrapped, with a warning.
     axes : (n, 3)
-        Major axes, of any length but 0.
+        Major axes; only their directions count, and none may have length 0.
     Lbox : float
         Side of the box [Mpc/h].
     r_edges : (n_bins + 1,)
-        [Mpc/h]; the paper's 20 bins by default.
+        Edges of the radial bins [Mpc/h]; by default the paper's 20 bins.
     n_regions_per_side : int
-        The box is cut into as many cubes along each side; they must be wider than the largest separation. A covariance
-        takes more regions than bins: the Hartlap factor, (n_regions - n_bins - 2) / (n_regions - 1), is 0.83 for 20
-        bins and 5 a side, but 0.19 for 3 a side.
-    statistics : subset of ("xi", "omega", "eta")
+        Number of jackknife regions along each side of the box. Regions must be wider than the largest separation, and
+        a covariance needs more regions than bins: for 20 bins the Hartlap factor, (n_regions - n_bins - 2) /
+        (n_regions - 1), is 0.83 with 5 regions along each side, but 0.19 with 3.
+    statistics : str or sequence of str
+        Statistics to measure: "xi", "omega", "eta"; by default all.
     joint : bool
-        One covariance over all statistics instead of one for each.
+        Estimate one covariance over all statistics instead of one for each.
     metadata : mapping, optional
         Further entries of the header, such as ``description`` and ``redshift``; they come first.
     progress : bool
-        Show a progress bar if it takes more than a few seconds.
+        Show a progress bar if it takes more than two seconds.
 
     Returns
     -------
     Measurement
-        Without bins of fewer than ``MIN_PAIRS`` pairs, or whose pairs lie in fewer than ``MIN_REGIONS`` regions (see
-        ``RegionSums.n_effective``), so that the jackknife knows nothing of their scatter; and with errors only where
-        regions are too few for a covariance. Either is a MeasureWarning, and an entry of ``metadata['notes']``.
+        Bins with fewer than 10 pairs, or with pairs in fewer than 5 regions, are left out, because a jackknife cannot
+        estimate their error. If there are too few regions for a covariance, there are errors only. Both give a
+        MeasureWarning and an entry in ``metadata['notes']``.
 
     Raises
     ------
     ValueError
-        Bad positions, axes, bins or regions, see
-        :func:`~iaemu_training.pairs.galaxies_by_region.count_pairs_by_region`.
+        Positions, axes, bins or regions are not as described.
     MeasurementError
-        A statistic could not be measured in any bin.
+        A statistic cannot be measured in any bin.
     """
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ValueError(f"metadata must be a mapping of names to values, got {type(metadata).__name__}.")
     names = check_statistics([statistics] if isinstance(statistics, str) else statistics)
     if not names:
-        raise ValueError(f"statistics: name at least one of {', '.join(STATISTICS)}.")
+        raise ValueError(f"statistics must name at least one of {', '.join(STATISTICS)}.")
     sums = count_pairs_by_region(positions, axes, Lbox, r_edges, n_regions_per_side, progress)
     notes, bins, kept = [], {}, {}
     _, n_outside = wrapped(as_vectors(positions, "positions"), sums.Lbox)
     if n_outside:
-        notes.append(f"{n_outside} galaxies outside of the box by rounding were put back to the other side")
+        notes.append(f"{n_outside} galaxies outside the box by a rounding error were wrapped to its other side")
     values, estimates = whole_box(sums), delete_one(sums)
     low, high = sums.r_edges[:-1], sums.r_edges[1:]
-    enough = (sums.total.DD >= 2 * MIN_PAIRS) & (sums.n_effective >= MIN_REGIONS)  # ordered pairs
+    enough = (sums.total.DD >= 2 * MIN_PAIRS) & (sums.n_effective >= MIN_REGIONS)  # DD counts each pair twice
     for name in names:
         with np.errstate(invalid="ignore"):
             errors = np.sqrt(np.diag(covariance(estimates[name])))
@@ -110,8 +110,8 @@ def measure(
         if not used.any():
             raise MeasurementError(
                 f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: {sums.n_gal.sum()} "
-                f"galaxies in {Lbox:g} Mpc/h have too few pairs there. Check the unit of the positions (Mpc/h), or use "
-                f"larger separations."
+                f"galaxies in a box of {Lbox:g} Mpc/h have too few pairs there. Check the unit of the positions "
+                f"(Mpc/h), or use larger separations."
             )
         if not used.all():
             where = ", ".join(f"{low[i]:.4g}-{high[i]:.4g}" for i in np.flatnonzero(~used))
@@ -140,15 +140,15 @@ def measure(
 
 
 def _covariance(names, estimates: np.ndarray, notes: list) -> Covariance | None:
-    """Covariance of ``estimates`` (n_regions, n_bins); None, and a note, if it cannot be inverted."""
+    """Return the covariance of ``estimates`` (n_regions, n_bins); or None, and add a note, if it has no inverse."""
     n_regions, n_bins = estimates.shape
     label = ", ".join(names)
-    # The least number that has an unbiased inverse (Hartlap et al. 2007); the likelihood takes no fewer.
+    # With fewer regions there is no unbiased inverse (Hartlap et al. 2007), and the likelihood rejects the covariance.
     if n_regions <= n_bins + 2:
         enough = int(np.floor(np.cbrt(n_bins + 2))) + 1
         notes.append(
             f"{label}: errors only, no covariance, since {n_regions} regions are too few for {n_bins} bins; use at "
-            f"least {enough} regions a side ({enough**3} in all; --regions {enough}), or fewer bins"
+            f"least {enough} regions along each side ({enough**3} in all; --regions {enough}), or fewer bins"
         )
         return None
     matrix = covariance(estimates)
@@ -161,19 +161,33 @@ def _covariance(names, estimates: np.ndarray, notes: list) -> Covariance | None:
 
 
 def parse_bins(text: str) -> np.ndarray:
-    """Edges [Mpc/h] from ``paper``, ``tng300``, or numbers with commas between them; BinningError otherwise."""
+    """Return the edges [Mpc/h] that a text names: ``paper``, ``tng300``, or numbers separated by commas.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    (n_bins + 1,) array
+
+    Raises
+    ------
+    BinningError
+        The text is none of these, or the numbers do not increase.
+    """
     if text in BINNINGS:
         return BINNINGS[text]
     try:
         return check_edges([float(word) for word in text.split(",")])
     except ValueError as error:
         raise BinningError(
-            f"--bins {text}: give {', '.join(BINNINGS)}, or increasing edges in Mpc/h with commas between ({error})"
+            f"--bins {text}: give {', '.join(BINNINGS)}, or increasing edges in Mpc/h, such as 0.1,1,10 ({error})"
         ) from error
 
 
 def table(measurement: Measurement) -> str:
-    """Values and errors as text, a row a bin."""
+    """Return values and errors as text, with a row for each bin."""
     lines = [f"{'':6s} {'r_low':>8s} {'r_high':>8s} {'value':>11s} {'error':>10s}"]
     for name, bins in measurement.bins.items():
         rows = zip(bins.r_low, bins.r_high, bins.value, bins.error, strict=True)
@@ -182,7 +196,7 @@ def table(measurement: Measurement) -> str:
 
 
 def draw(measurement: Measurement, file: IO[bytes]) -> None:
-    """A picture of all statistics with their errors, written to an open file as PNG."""
+    """Plot all statistics with their errors, and write the plot to an open file as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(measurement.bins), 3.4), layout="constrained")

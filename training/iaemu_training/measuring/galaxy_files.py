@@ -1,11 +1,11 @@
-"""Galaxy catalogues in files: positions and major axes, read from what people have, and written for later.
+"""Reading and writing galaxy catalogues: positions and major axes.
 
-HDF5 (a data set a column, in any group, or tables), NumPy ``.npz`` and structured ``.npy``, and through astropy
-``.fits`` and text: ``.csv``, ``.ecsv``, ``.txt``, ``.dat``, ``.ascii``, also compressed (``.gz``, ``.bz2``, ``.xz``).
-Three columns of numbers make a vector, or one column of threes.
+Formats are HDF5 (a data set for each column, in any group, or tables), NumPy ``.npz`` and structured ``.npy``, and
+through astropy ``.fits`` and text: ``.csv``, ``.ecsv``, ``.txt``, ``.dat``, ``.ascii``, also compressed (``.gz``,
+``.bz2``, ``.xz``). A vector is three columns of numbers, or one column of triples.
 
-A column in a group or table has the name ``table/column``. The name of the column alone will do as long as one table
-has it: galaxies and halos in one file are not mixed.
+A column in a group or table is called ``table/column``. The name of the column alone is enough if only one table has
+it, so that galaxies and halos in one file are not mixed up.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from iaemu.ranges import Range
 from iaemu_training.halos.columns import plain
 from iaemu_training.work.hdf5 import write_hdf5
 
-#: Columns that are looked for if none are named, in this order; the first is what halotools' mocks have.
+#: Columns that are looked for by default, in this order. The first are those of halotools' mocks.
 POSITIONS = (("x", "y", "z"), ("positions",), ("position",), ("pos",))
 AXES = (
     ("galaxy_axisA_x", "galaxy_axisA_y", "galaxy_axisA_z"),
@@ -39,7 +39,7 @@ _HDF5 = (".hdf5", ".h5")
 _FITS = (".fits", ".fit")
 _TEXT = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".txt": "ascii", ".dat": "ascii", ".ascii": "ascii"}
 _COMPRESSED = (".gz", ".bz2", ".xz")
-#: Larger boxes than anybody simulates [Mpc/h]: the unit is another.
+#: Largest plausible side of a box [Mpc/h]; a larger one is probably in kpc/h.
 _LARGEST_BOX = 2e4
 _COMPARISONS = {
     ">=": operator.ge,
@@ -52,17 +52,20 @@ _COMPARISONS = {
 
 
 class GalaxyFileError(ValueError):
-    """A galaxy catalogue that cannot be read as asked; the message names what is missing, and what there is."""
+    """A galaxy catalogue cannot be read or written as asked."""
 
 
 class GalaxyFile(NamedTuple):
-    """What was read.
+    """Galaxies that were read from a file.
 
     Attributes
     ----------
-    positions, axes : (n, 3) float64
+    positions : (n, 3) float64
+        Positions [Mpc/h].
+    axes : (n, 3) float64
+        Major axes, not normalised.
     Lbox : float or None
-        Side of the box, if the file states it (attribute or header entry ``Lbox``) [Mpc/h].
+        Side of the box [Mpc/h], if the file states it as the attribute or header entry ``Lbox`` or ``Header/BoxSize``.
     metadata : dict
         Other attributes or header entries that are numbers or text.
     """
@@ -72,6 +75,10 @@ class GalaxyFile(NamedTuple):
     Lbox: float | None
     metadata: dict
 
+    def __repr__(self) -> str:
+        box = "no Lbox stated" if self.Lbox is None else f"Lbox = {self.Lbox:g} Mpc/h"
+        return f"<GalaxyFile: {len(self.positions)} galaxies, {box}>"
+
 
 def read_galaxies(
     path: str | Path,
@@ -80,18 +87,19 @@ def read_galaxies(
     select: Sequence[str] = (),
     scale: float = 1.0,
 ) -> GalaxyFile:
-    """Read positions and major axes.
+    """Read positions and major axes of galaxies from a file.
 
     Parameters
     ----------
-    path : str or path
-    positions, axes : sequence of 1 or 3 names
-        Columns; a name in HDF5 may have groups (``Subhalo/SubhaloPos``). By default the first of ``POSITIONS`` and
+    path : str or path-like
+        The file.
+    positions, axes : sequence of 1 or 3 str
+        Names of the columns, with groups in HDF5 (``Subhalo/SubhaloPos``). By default the first of ``POSITIONS`` and
         ``AXES`` that the file has.
     select : sequence of str
-        Galaxies to keep, all of ``"column > number"`` (or >=, <, <=, ==, !=).
+        Conditions that galaxies must meet, each of the form ``"column > number"`` (or >=, <, <=, ==, !=).
     scale : float
-        Positions are multiplied by this: 0.001 for kpc/h.
+        Factor by which positions and the side of the box are multiplied: 0.001 if they are in kpc/h.
 
     Returns
     -------
@@ -100,11 +108,11 @@ def read_galaxies(
     Raises
     ------
     GalaxyFileError
-        Unknown format, damaged file; a column that is missing (the message lists those that there are), that several
-        tables have, or that does not hold numbers; wrong shape; nothing selected; a value that is not finite or an axis
-        of length 0 in what is; a bad side of the box.
+        The format is unknown or the file is damaged; a column is missing, is in several tables, does not hold numbers
+        or has a wrong shape; no galaxy is selected; a selected galaxy has a value that is not finite or an axis of
+        length 0; or the side of the box is not valid.
     FileNotFoundError
-        No such file.
+        There is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -118,13 +126,15 @@ def read_galaxies(
     _check_tables(path, columns, (first, given[0]), (second, given[1]))
     x, e = _vector(path, columns, first, "--positions"), _vector(path, columns, second, "--axes")
     if len(x) != len(e):
-        raise GalaxyFileError(f"{path}: {' '.join(first)} hold {len(x)} galaxies, {' '.join(second)} {len(e)}.")
+        raise GalaxyFileError(
+            f"{path}: {' '.join(first)} hold {len(x)} galaxies, but {' '.join(second)} hold {len(e)}."
+        )
     keep = np.ones(len(x), dtype=bool)
     for condition in [select] if isinstance(select, str) else select:
         keep &= _condition(path, columns, condition, len(keep), columns[first[0]].table)
     if not keep.any():
         raise GalaxyFileError(
-            f"{path}: none of {len(keep)} galaxies is left after {' and '.join(select) or 'reading'}."
+            f"{path}: none of the {len(keep)} galaxies meets {' and '.join(select) or 'the conditions'}."
         )
     for names, values in ((first, x), (second, e)):
         _check_rows(path, names, keep & ~np.isfinite(values).all(axis=1), "values that are missing or not finite")
@@ -143,26 +153,30 @@ def write_galaxies(
     columns: Mapping[str, ArrayLike] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an HDF5 file under halotools' names of columns, which :func:`read_galaxies` finds by itself.
+    """Write galaxies to an HDF5 file, with halotools' names of columns, which :func:`read_galaxies` finds by default.
 
     Parameters
     ----------
-    path : str or path
-    positions, axes : (n, 3)
-        [Mpc/h], and unit vectors.
+    path : str or path-like
+        The HDF5 file to write.
+    positions : (n, 3)
+        Positions [Mpc/h].
+    axes : (n, 3)
+        Major axes.
     Lbox : float
-        [Mpc/h].
-    columns : mapping of name to (n,), optional
+        Side of the box [Mpc/h].
+    columns : mapping of str to (n,) array, optional
         Further columns.
     attributes : mapping, optional
-        Numbers and text about the whole.
+        Attributes of the file: numbers and text.
 
     Raises
     ------
     GalaxyFileError
-        Not one position and axis a galaxy, or a column of another length; what HDF5 cannot hold.
+        Positions or axes are not three finite numbers for each galaxy, a column has another length, or HDF5 cannot
+        hold a column or an attribute.
     OSError
-        The file cannot be written; an older one is as it was.
+        The file cannot be written; an older file is left unchanged.
     """
     Range(above=0).check("Lbox", Lbox, float, GalaxyFileError)
     table: dict[str, Any] = {}
@@ -170,7 +184,7 @@ def write_galaxies(
         vector = _numbers(Path(path), " ".join(names), partial(np.ma.asanyarray, given), "iuf")
         if vector.ndim != 2 or vector.shape[1] != 3 or not np.isfinite(vector).all():
             raise GalaxyFileError(
-                f"{' '.join(names)} must be three finite numbers a galaxy, got an array of the shape {vector.shape}."
+                f"{' '.join(names)} must be three finite numbers for each galaxy, got an array of shape {vector.shape}."
             )
         table |= dict(zip(names, vector.T, strict=True))
     for what, extra in {"columns": columns, "attributes": attributes}.items():
@@ -182,19 +196,19 @@ def write_galaxies(
         file.attrs.update({"Lbox": float(Lbox), **(attributes or {})})
         for name, values in table.items():
             if np.shape(values) != (len(table["x"]),):
-                raise ValueError(f"the column {name} has the shape {np.shape(values)}, for {len(table['x'])} galaxies")
+                raise ValueError(f"the column {name} has shape {np.shape(values)}, for {len(table['x'])} galaxies")
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
 
     try:
         write_hdf5(path, fill)
     except OSError:
         raise
-    except Exception as error:  # of whatever class h5py has for what it cannot hold
+    except Exception as error:  # h5py raises various classes
         raise GalaxyFileError(f"{path}: these galaxies cannot be written as HDF5: {error}") from error
 
 
 class _Column(NamedTuple):
-    """Where a column is: its table or group, its name there, and what reads it."""
+    """A column: its table or group, its name there, and a function that reads it."""
 
     table: str
     name: str
@@ -202,12 +216,12 @@ class _Column(NamedTuple):
 
 
 _Columns = dict[str, _Column]
-#: Names of attributes that hold the side of the box, in lower case; that of TNG stands in a group.
+#: Names of attributes that hold the side of the box, in lower case. In TNG it is in a group.
 _SIDES = ("lbox", "header/boxsize")
 
 
 def _read_columns(path: Path) -> tuple[_Columns, dict[str, Any]]:
-    """Columns by their full names, and attributes."""
+    """Return the columns of a file by their full names, and its attributes."""
     suffix = path.suffix.lower()
     packed = suffix in _COMPRESSED
     if packed:
@@ -217,12 +231,12 @@ def _read_columns(path: Path) -> tuple[_Columns, dict[str, Any]]:
     if suffix not in known:
         raise GalaxyFileError(f"{path}: unknown format {suffix!r}; known are {', '.join(known)}.")
     if packed and suffix not in (*_TEXT, *_FITS):
-        raise GalaxyFileError(f"{path}: only text and FITS are read compressed; unpack it first.")
+        raise GalaxyFileError(f"{path}: only text and FITS can be read compressed; unpack the file first.")
     try:
         return known[suffix](path)
     except GalaxyFileError:
         raise
-    except Exception as error:  # of whatever class h5py, zipfile, NumPy and astropy have for what is wrong with a file
+    except Exception as error:  # h5py, zipfile, NumPy and astropy raise various classes for a damaged file
         raise GalaxyFileError(f"{path} cannot be read as {suffix}: {error or type(error).__name__}") from error
 
 
@@ -291,7 +305,7 @@ def _of_text(path: Path) -> tuple[_Columns, dict[str, Any]]:
     suffix = path.suffix.lower() if path.suffix.lower() in _TEXT else Path(path.stem).suffix.lower()
     style = _TEXT[suffix]
     if style == "ascii.csv" and lines[0].startswith("#"):
-        style = "ascii"  # which guesses whether comments or the names of columns come first
+        style = "ascii"  # this guesses whether the first line is a comment or holds the names of the columns
     table = Table.read(lines, format=style)
     return _of_table(table, table.colnames), table.meta
 
@@ -303,10 +317,10 @@ def _of_table(table: Any, names: Sequence[str], prefix: str = "") -> _Columns:
 def _find(
     path: Path, columns: _Columns, names: tuple[str, ...], defaults, option: str, table: str | None = None
 ) -> list[str]:
-    """Full names of the columns ``names``, or of the first of ``defaults`` that one table has, ``table`` if it does."""
+    """Return the full names of the columns ``names``, or of the first of ``defaults`` that a table has."""
     if names:
         if len(names) not in (1, 3):
-            raise GalaxyFileError(f"{option} takes one column of threes or three columns, got {len(names)}.")
+            raise GalaxyFileError(f"{option} takes three columns, or one column of triples; got {len(names)}.")
         known = {*columns, *(column.name for column in columns.values())}
         missing = [name for name in names if name not in known]
         if missing:
@@ -320,7 +334,7 @@ def _find(
         ]
         if len(tables) > 1 and table not in tables:
             raise GalaxyFileError(
-                f"{path}: the columns {' '.join(entry)} are in {_listed_tables(tables)}. Name those that you mean: "
+                f"{path}: the columns {' '.join(entry)} are in {_listed_tables(tables)}. Name those that you want: "
                 f"{option} {' '.join(_joined(tables[0] or tables[1], name) for name in entry)}."
             )
         if tables:
@@ -342,19 +356,19 @@ def _full_name(path: Path, columns: _Columns, name: str, option: str, table: str
     if len(found) > 1:
         raise GalaxyFileError(
             f"{path}: the column {name} ({option}) is in {_listed_tables([columns[full].table for full in found])}. "
-            f"Name the one that you mean: {' or '.join(found)}."
+            f"Name the one that you want: {' or '.join(found)}."
         )
     return found[0]
 
 
 def _check_tables(path: Path, columns: _Columns, *wanted: tuple[list[str], tuple[str, ...]]) -> None:
-    """Columns of several tables are of one galaxy a row only if somebody says so, by their full names."""
+    """Reject columns of several tables, unless the user gave their full names: their rows may be other galaxies."""
     tables = dict.fromkeys(columns[name].table for names, _ in wanted for name in names)
     if len(tables) > 1 and any(name not in given for names, given in wanted for name in names):
         raise GalaxyFileError(
             f"{path}: these columns are in {_listed_tables(list(tables))}: "
-            f"{', '.join(name for names, _ in wanted for name in names)}. If each row is one "
-            f"galaxy in all of them, name all so with --positions and --axes."
+            f"{', '.join(name for names, _ in wanted for name in names)}. If the same rows of these tables are the "
+            f"same galaxies, give these full names with --positions and --axes."
         )
 
 
@@ -367,28 +381,28 @@ def _listed_tables(tables: Sequence[str]) -> str:
 
 
 def _vector(path: Path, columns: _Columns, names: Sequence[str], option: str) -> np.ndarray:
-    """Columns as (n, 3) float64."""
+    """Return columns as a float64 array (n, 3)."""
     arrays = [_numbers(path, name, columns[name].read, "iuf") for name in names]
     if len({array.shape for array in arrays}) > 1:
         raise GalaxyFileError(
-            f"{path}: {' '.join(names)} ({option}) are of unequal shapes: {', '.join(str(a.shape) for a in arrays)}."
+            f"{path}: {' '.join(names)} ({option}) differ in shape: {', '.join(str(a.shape) for a in arrays)}."
         )
     vector = arrays[0] if len(names) == 1 else np.stack(arrays, axis=-1)
     if vector.ndim != 2 or vector.shape[1] != 3:
         raise GalaxyFileError(
-            f"{path}: {' '.join(names)} ({option}) must hold three numbers a galaxy, got the shape {vector.shape}."
+            f"{path}: {' '.join(names)} ({option}) must hold three numbers for each galaxy, got shape {vector.shape}."
         )
     return vector.astype(np.float64)
 
 
 def _numbers(path: Path, name: str, read: Callable[[], Any], kinds: str) -> np.ndarray:
-    """An array of some kinds of numbers; NaN where entries are masked."""
+    """Read an array of numbers of some kinds; masked entries become NaN."""
     try:
         values = np.ma.asanyarray(read())
         if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
             values = np.ma.filled(np.ma.MaskedArray(values, dtype=np.float64), np.nan)
         array = np.asarray(values)
-    except Exception as error:  # of whatever class the library that reads it has
+    except Exception as error:  # the libraries that read columns raise various classes
         raise GalaxyFileError(f"{path}: the column {name} cannot be read as numbers: {error}") from error
     if array.dtype.kind not in kinds:
         raise GalaxyFileError(f"{path}: the column {name} does not hold numbers, but {_sample(array)}.")
@@ -404,12 +418,12 @@ def _check_rows(path: Path, names: Sequence[str], bad: np.ndarray, what: str) ->
     if bad.any():
         raise GalaxyFileError(
             f"{path}: {' '.join(names)} hold {what} in {bad.sum()} rows, first in row {int(np.argmax(bad))} of the "
-            f"file (the first is 0). Leave these galaxies out with --select, or mend the file."
+            f"file (counted from 0). Leave these galaxies out with --select, or correct the file."
         )
 
 
 def _box_side(path: Path, attributes: Mapping[str, Any], scale: float) -> float | None:
-    """The side that the file states, times ``scale``."""
+    """Return the side of the box that the file states, times ``scale``."""
     for key, value in attributes.items():
         if str(key).lower() in _SIDES:
             try:
@@ -421,8 +435,8 @@ def _box_side(path: Path, attributes: Mapping[str, Any], scale: float) -> float 
             side = float(sides[0]) * scale
             if side > _LARGEST_BOX:
                 raise GalaxyFileError(
-                    f"{path}: its {key} = {sides[0]:g} makes a box of {side:g} Mpc/h. If it and the positions are in "
-                    f"kpc/h, give --scale 0.001."
+                    f"{path}: its {key} = {sides[0]:g} makes a box of {side:g} Mpc/h, which is implausible. If it and "
+                    f"the positions are in kpc/h, give --scale 0.001."
                 )
             return side
     return None
@@ -440,9 +454,9 @@ def _condition(path: Path, columns: _Columns, text: str, n: int, table: str) -> 
     full = _full_name(path, columns, name, "--select", table)
     values = _numbers(path, full, columns[full].read, "iufb")
     if values.shape != (n,):
-        raise GalaxyFileError(f"{path}: {full} (--select) must hold one number a galaxy, got the shape {values.shape}.")
+        raise GalaxyFileError(f"{path}: {full} (--select) must hold one number for each galaxy, got {values.shape}.")
     if values.dtype.kind in "iu" and re.fullmatch(r"[+-]?\d{1,18}", word):
-        return _COMPARISONS[symbol](values, int(word))  # float64 holds no long identifiers
+        return _COMPARISONS[symbol](values, int(word))  # float64 cannot represent long identifiers
     return _COMPARISONS[symbol](values, number) & ~np.isnan(values)
 
 

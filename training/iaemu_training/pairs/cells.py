@@ -1,4 +1,4 @@
-"""Cells of a periodic box: points are sorted into them, so that a search for pairs meets only those nearby."""
+"""A grid of cells in a periodic box, so that a search for pairs visits only nearby points."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CellGrid(NamedTuple):
     Lbox : float
         Side of the box [Mpc/h].
     n_cells : int
-        Along each axis.
+        Number of cells along each axis.
     order : (n,) int64
-        Sorts the points by cell.
+        Indices that sort the points by cell.
     first : (n_cells^3 + 1,) int64
         Cell ``c = (ix * n_cells + iy) * n_cells + iz`` holds the sorted points ``first[c] : first[c + 1]``.
     """
@@ -34,7 +34,7 @@ class CellGrid(NamedTuple):
 
     @classmethod
     def build(cls, positions: np.ndarray, Lbox: float, n_cells: int) -> CellGrid:
-        """Sort points (n, 3) in [0, Lbox] into ``n_cells``^3 cells."""
+        """Sort points (n, 3) in [0, Lbox] [Mpc/h] into ``n_cells``^3 cells."""
         cell = np.minimum((positions * (n_cells / Lbox)).astype(np.int64), n_cells - 1)
         index = (cell[:, 0] * n_cells + cell[:, 1]) * n_cells + cell[:, 2]
         order = np.argsort(index, kind="stable")
@@ -42,16 +42,16 @@ class CellGrid(NamedTuple):
 
 
 def choose_cells(n_points: int, Lbox: float, r_max: float, per_radius: int) -> int:
-    """Cells along a side: so many in the largest separation, but altogether not many more than there are points."""
+    """Return the number of cells along a side: ``per_radius`` in ``r_max``, unless the points are too few for that."""
     most = min(_MAX_CELLS, max(4, int(np.ceil((2.0 * n_points) ** (1.0 / 3.0)))))
     return int(np.clip(per_radius * Lbox / r_max, 1, most))
 
 
 @kernel
 def near_cells(grid: CellGrid, x: float, y: float, z: float, width: float, r2_max: float, lowest: int) -> np.ndarray:
-    """Cells of index ``lowest`` and above that have points within a distance of a point, or of a cell; in fixed order.
+    """Return the cells within a distance of a point or of a cell, in fixed order, from index ``lowest`` upwards.
 
-    ``(x, y, z)`` is the point, and ``width`` 0; or the centre of the cell, and ``width`` its side.
+    ``(x, y, z)`` is the point, with ``width`` 0; or the centre of the cell, with ``width`` its side.
     """
     n_cells, Lbox = grid.n_cells, grid.Lbox
     side = Lbox / n_cells
@@ -60,13 +60,13 @@ def near_cells(grid: CellGrid, x: float, y: float, z: float, width: float, r2_ma
     cell = np.empty((3, n_span), np.int64)
     gap = np.empty((3, n_span))
     for axis, centre in enumerate((x, y, z)):
-        # All of them once if they are no more than the span.
+        # If the span exceeds the box, each cell is visited once.
         start = int(centre / side) - span if n_span < n_cells else 0
         for k in range(n_span):
             j = (start + k) % n_cells
             apart = abs(centre - (j + 0.5) * side)
             apart = min(apart, Lbox - apart) - 0.5 * (side + width)
-            # A part in 10^9 guards against pairs lost to rounding.
+            # The factor keeps pairs from being lost to rounding.
             cell[axis, k], gap[axis, k] = j, (apart * (1.0 - 1e-9)) ** 2 if apart > 0.0 else 0.0
     near = np.empty(n_span**3, np.int64)
     n = 0
@@ -86,7 +86,7 @@ def near_cells(grid: CellGrid, x: float, y: float, z: float, width: float, r2_ma
 
 @numba.njit(inline="always")
 def minimum_image(d: float, Lbox: float) -> float:
-    """The separation d of two points in [0, Lbox], to the nearest image: in [-Lbox / 2, Lbox / 2]."""
+    """Return the separation d of two points in [0, Lbox] to the nearest image, in [-Lbox / 2, Lbox / 2]."""
     half = 0.5 * Lbox
     if d > half:
         d -= Lbox

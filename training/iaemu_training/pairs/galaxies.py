@@ -1,7 +1,7 @@
-"""Pair sums of one galaxy catalogue: position, position-orientation and orientation-orientation in a single pass.
+"""Pair sums of a galaxy catalogue for xi, omega and eta, in one pass over all pairs.
 
-The same sums as halotools' ``tpcf``, ``ed_3d`` and ``ee_3d`` with analytic randoms (Hearin et al. 2017, AJ 154, 190),
-each of which walks over all pairs anew. Sums are what can be added over boxes and realisations; ratios are taken last.
+The sums are those of halotools' ``tpcf``, ``ed_3d`` and ``ee_3d`` with analytic randoms (Hearin et al. 2017, AJ 154,
+190). Sums, unlike ratios, can be added over boxes and realisations.
 """
 
 from __future__ import annotations
@@ -17,21 +17,24 @@ from iaemu.ranges import Range
 from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
 from iaemu_training.work.kernels import in_threads, kernel
 
-#: Cells in the largest separation: smaller ones follow the sphere more closely, but cost more look-ups. Measured best.
+#: Cells in the largest separation. More cells follow the sphere more closely, but need more look-ups; 2 is fastest.
 CELLS_PER_RADIUS = 2
 
-#: A position that is outside of the box by so small a share of its side was rounded: to 32 bits, or as text.
+#: How far outside the box rounding to 32 bits or as text can put a position, relative to the side of the box.
 ROUNDING = 1e-5
 
 
 class PairSums(NamedTuple):
-    """Sums over ordered pairs (i, j), i != j, with ``r_edges[b] < r_ij <= r_edges[b + 1]``; float64 (n_bins,) each.
+    """Sums over ordered pairs (i, j), i != j, with ``r_edges[b] < r_ij <= r_edges[b + 1]``.
 
     Attributes
     ----------
-    DD : number of pairs; whole numbers
-    S_omega : sum of (e_i . rhat_ij)^2 - 1/3
-    S_eta : sum of (e_i . e_j)^2 - 1/3
+    DD : (n_bins,) float64
+        Number of pairs.
+    S_omega : (n_bins,) float64
+        Sum of (e_i . rhat_ij)^2 - 1/3.
+    S_eta : (n_bins,) float64
+        Sum of (e_i . e_j)^2 - 1/3.
     """
 
     DD: np.ndarray
@@ -40,26 +43,30 @@ class PairSums(NamedTuple):
 
 
 def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike) -> PairSums:
-    """Pair sums of galaxies in a periodic cube.
+    """Count the pairs of galaxies in a periodic cubic box.
 
-    Bins are open below and closed above, as halotools' are. The result does not depend on the number of threads.
+    Bins are open below and closed above, like halotools'. The result does not depend on the number of threads.
 
     Parameters
     ----------
     positions : (n, 3)
-        In [0, Lbox] [Mpc/h]; what is outside by rounding is put back.
+        Positions in [0, Lbox] [Mpc/h]; positions outside by a rounding error are wrapped.
     axes : (n, 3)
-        Major axes; normalised here, as halotools does.
+        Major axes; only their directions count.
     Lbox : float
         Side of the box [Mpc/h].
     r_edges : (n_bins + 1,)
-        [Mpc/h]; not above Lbox / 2, where a pair would be met along two images.
+        Edges of the bins [Mpc/h], at most Lbox / 2.
+
+    Returns
+    -------
+    PairSums
 
     Raises
     ------
     ValueError
-        Wrong shapes; a value that is masked, not a real number or not finite; a position outside the box; an axis of
-        length 0; bins beyond half of the box.
+        A shape is wrong; a value is masked, not a real number or not finite; a position lies outside the box; an axis
+        has length 0; or bins exceed Lbox / 2.
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
     n_bins = len(edges) - 1
@@ -67,7 +74,7 @@ def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: Arr
         return PairSums(*np.zeros((3, n_bins)))
 
     grid = CellGrid.build(positions, Lbox, choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS))
-    # One row of the result per column of cells, whatever the number of threads: the order of additions is fixed.
+    # One row of the result for each column of cells, so that the order of additions does not depend on the threads.
     partial = np.zeros((grid.n_cells**2, 3, n_bins))
     points = np.concatenate([positions, axes], axis=1)[grid.order]
     in_threads(_count_columns, len(partial), points, grid, edges * edges, partial)
@@ -75,18 +82,19 @@ def count_pairs(positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: Arr
 
 
 def random_pairs(n_galaxies: ArrayLike, Lbox: float, r_edges: ArrayLike) -> np.ndarray:
-    """Expected ordered pairs of unclustered galaxies, n^2 v / V as in halotools' ``tpcf``; float64 (..., n_bins)."""
+    """Return the expected ordered pairs without clustering, n^2 v / V as in halotools' ``tpcf``, (..., n_bins)."""
     return np.asarray(n_galaxies, dtype=np.float64)[..., None] ** 2 * shell_volumes(r_edges) / float(Lbox) ** 3
 
 
 def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
-    """Three finite numbers each, (n, 3) float64.
+    """Check vectors of three finite numbers, and return them as float64.
 
     Parameters
     ----------
     values : (n, 3)
+        The vectors.
     name : str
-        What messages call them.
+        What error messages call them.
 
     Returns
     -------
@@ -95,16 +103,16 @@ def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        Wrong shape; masked, not real numbers, or not finite.
+        The shape is wrong, or a value is masked, not a real number or not finite.
     """
     try:
         array = np.asanyarray(values)
-    except Exception as error:  # of whatever class the object has
+    except Exception as error:  # an arbitrary object can raise any class
         raise ValueError(f"{name} must be an array of numbers of shape (n, 3): {error}") from error
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be real numbers, got {array.dtype}.")
     if array.ndim != 2 or array.shape[1] != 3:
-        raise ValueError(f"{name} must be of shape (n, 3), got {array.shape}.")
+        raise ValueError(f"{name} must have shape (n, 3), got {array.shape}.")
     filled = np.ma.filled(array.astype(np.float64), np.nan)
     bad = ~np.isfinite(filled).all(axis=1)
     if bad.any():
@@ -115,24 +123,26 @@ def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
-    """Positions of which those that lie outside of the box by rounding are put back to where they are periodically.
+    """Wrap positions that lie outside the box by a rounding error.
 
     Parameters
     ----------
     positions : (n, 3) float64
+        Positions [Mpc/h].
     Lbox : float
+        Side of the box [Mpc/h].
 
     Returns
     -------
     positions : (n, 3) float64
-        In [0, Lbox].
+        Positions in [0, Lbox].
     n : int
-        How many were put back.
+        Number of positions that were wrapped.
 
     Raises
     ------
     ValueError
-        A position outside by more than ``ROUNDING`` of the side.
+        A position lies outside by more than ``ROUNDING`` times the side.
     """
     outside = np.any((positions < 0) | (positions > Lbox), axis=1)
     if not outside.any():
@@ -142,10 +152,10 @@ def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
         row = int(np.argmax(far))
         raise ValueError(
             f"{far.sum()} positions lie outside the box [0, {Lbox:g}] Mpc/h, first {positions[row]} in row {row}. "
-            f"Wrap them with numpy.mod(positions, Lbox), or check their units (Mpc/h)."
+            f"Check their units (Mpc/h), or wrap them with numpy.mod(positions, Lbox)."
         )
     positions = positions.copy()
-    # A tiny negative number plus the side is the side: in the box all the same.
+    # For a tiny negative number the result is Lbox itself, which is allowed.
     positions[outside] = np.mod(positions[outside], Lbox)
     return positions, int(outside.sum())
 
@@ -153,21 +163,21 @@ def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
 def checked_galaxies(
     positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-    """Positions in the box, unit axes, ``Lbox`` and edges in float64; ValueError as of :func:`count_pairs`."""
+    """Check galaxies as for :func:`count_pairs`; return positions in the box, unit axes, ``Lbox`` and edges."""
     edges = check_edges(r_edges)
     Range(above=0, at_most=1e9).check("Lbox", Lbox)
     Lbox = float(Lbox)
     positions = as_vectors(positions, "positions")
     axes = as_vectors(axes, "axes")
     if len(positions) != len(axes):
-        raise ValueError(f"positions and axes must be of equal length, got {len(positions)} and {len(axes)}.")
+        raise ValueError(f"positions and axes must have equal length, got {len(positions)} and {len(axes)}.")
     if edges[-1] > 0.5 * Lbox:
         raise ValueError(
-            f"r_edges reach {edges[-1]:.4g} Mpc/h, but separations in a periodic box are defined up to Lbox / 2 = "
-            f"{0.5 * Lbox:.4g} Mpc/h. Use fewer bins or a larger box."
+            f"r_edges end at {edges[-1]:.4g} Mpc/h, but separations in a periodic box are defined up to Lbox / 2 = "
+            f"{0.5 * Lbox:.4g} Mpc/h. Use smaller separations or a larger box."
         )
     positions, _ = wrapped(positions, Lbox)
-    # First the largest component: squares of very large or small numbers are not numbers.
+    # Very long and very short axes are divided by their largest component first, since their squares would overflow.
     largest = np.abs(axes).max(axis=1, initial=0.0)
     if np.any(largest == 0):
         raise ValueError(f"{np.sum(largest == 0)} axes have length 0, first in row {int(np.argmin(largest))}.")
@@ -178,9 +188,9 @@ def checked_galaxies(
 
 @kernel
 def _count_columns(start, stop, points, grid, edges2, partial):
-    """Fill ``partial[start:stop]`` with the sums of pairs whose first-sorted point lies in that column of cells.
+    """Fill ``partial[start:stop]`` with the sums of pairs whose first point, in sorted order, is in a column of cells.
 
-    ``points``: (n, 6) position and unit axis, sorted. Every pair is visited once and added for both of its orders.
+    ``points`` (n, 6) are positions and unit axes, sorted. Each pair is visited once and added for both of its orders.
     """
     n_bins = len(edges2) - 1
     n_cells, first = grid.n_cells, grid.first
@@ -205,7 +215,7 @@ def _count_columns(start, stop, points, grid, edges2, partial):
 
 @numba.njit(inline="always")
 def pair_terms(points: np.ndarray, i: int, j: int, Lbox: float, edges2: np.ndarray) -> tuple[int, float, float]:
-    """Bin of a pair, -1 if it lies in none, and what both of its orders add to S_omega and to S_eta."""
+    """Return the bin of a pair, or -1 if it is in none, and what both of its orders add to S_omega and to S_eta."""
     dx = minimum_image(points[i, 0] - points[j, 0], Lbox)
     dy = minimum_image(points[i, 1] - points[j, 1], Lbox)
     dz = minimum_image(points[i, 2] - points[j, 2], Lbox)
@@ -216,7 +226,7 @@ def pair_terms(points: np.ndarray, i: int, j: int, Lbox: float, edges2: np.ndarr
     if r2 > edges2[b + 1] or r2 <= edges2[0]:
         b = -1
     else:
-        # Most pairs lie in the outermost bins: a search from above ends soonest.
+        # Most pairs are in the outermost bins, so the search begins there.
         while r2 <= edges2[b]:
             b -= 1
         along_i = points[i, 3] * dx + points[i, 4] * dy + points[i, 5] * dz

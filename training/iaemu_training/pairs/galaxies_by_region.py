@@ -1,64 +1,64 @@
-"""Pair sums of one galaxy catalogue by region: what a spatial jackknife of a periodic box is made of.
-
-One pass over all pairs fills the sums of all regions at once, beside :func:`iaemu_training.pairs.galaxies.count_pairs`.
-"""
+"""Pair sums of a galaxy catalogue by region of the box, for a spatial jackknife, in one pass over all pairs."""
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
 from iaemu_training.work.kernels import in_threads, kernel
+from iaemu_training.work.progress import BAR_AFTER, tqdm
 
-# A million regions.
+# Most regions along a side.
 _MAX_SIDE = 100
-# Seconds before a progress bar appears.
-_BAR_AFTER = 2.0
+# Steps of the progress bar for the pairs, and for the shells of random points.
+_PARTS = 25
 # Nodes of the integral over a shell. Their error is the same in all regions, and far below the scatter of galaxies.
 _RADII = 2
 _DIRECTIONS = 128
 
 
 class RandomSums(NamedTuple):
-    """Expected sums over pairs of a galaxy and a random point, (n, n_bins) each, in random points a shell holds.
+    """Expected sums over pairs of a galaxy and a random point by region, per random point in a shell.
 
     Attributes
     ----------
-    D : sum over galaxies of the share of the shell about them that is meant
-    S_omega : sum over galaxies of the integral of (e . rhat)^2 - 1/3 over that share
+    D : (n, n_bins)
+        Sum, over galaxies, of the share of the shell around them that lies in, or across the border of, the region.
+    S_omega : (n, n_bins)
+        Sum, over galaxies, of the integral of (e . rhat)^2 - 1/3 over that share.
     """
 
     D: np.ndarray
     S_omega: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RegionSums:
-    """Pair sums of the ``n_side^3`` equal cubes that a periodic box is cut into; n = n_side^3.
+    """Pair sums of a periodic box that is cut into n = ``n_side``^3 equal cubes, the regions.
 
     Attributes
     ----------
     Lbox : float
         Side of the box [Mpc/h].
     n_side : int
-        Regions along a side; region ``(ix * n_side + iy) * n_side + iz``.
+        Number of regions along a side; their index is ``(ix * n_side + iy) * n_side + iz``.
     r_edges : (n_bins + 1,)
-        [Mpc/h].
+        Edges of the bins [Mpc/h].
     n_gal : (n,) int64
-        Galaxies in each region.
+        Number of galaxies in each region.
     auto : PairSums of (n, n_bins)
-        Ordered pairs of which both members lie in the region.
+        Sums over ordered pairs with both members in the region.
     cross : PairSums of (n, n_bins)
-        Ordered pairs of which exactly one member does: each pair appears in two regions.
+        Sums over ordered pairs with exactly one member in the region; each pair counts in two regions.
     random_auto, random_cross : RandomSums
-        The same for pairs of a galaxy and a random point. In the whole box D is the number of galaxies, S_omega 0.
+        The same for pairs of a galaxy and a random point. For the whole box D is the number of galaxies, S_omega is 0.
     """
 
     Lbox: float
@@ -70,28 +70,34 @@ class RegionSums:
     random_auto: RandomSums
     random_cross: RandomSums
 
+    def __repr__(self) -> str:
+        return (
+            f"<RegionSums: {self.n_gal.sum()} galaxies in {len(self)} regions of a box of {self.Lbox:g} Mpc/h, "
+            f"{len(self.r_edges) - 1} bins>"
+        )
+
     def __len__(self) -> int:
         return self.n_side**3
 
     @property
     def total(self) -> PairSums:
-        """Sums of the whole box, (n_bins,) each: those of :func:`~iaemu_training.pairs.galaxies.count_pairs`."""
+        """Sums of the whole box, (n_bins,) each, as of :func:`~iaemu_training.pairs.galaxies.count_pairs`."""
         return PairSums(*(a.sum(axis=0) + 0.5 * c.sum(axis=0) for a, c in zip(self.auto, self.cross, strict=True)))
 
     @property
     def n_effective(self) -> np.ndarray:
-        """Regions that the pairs of a bin are spread over, (sum D)^2 / sum D^2, (n_bins,); 0 without pairs."""
+        """Effective number of regions with pairs in a bin, (sum D)^2 / sum D^2, (n_bins,); 0 without pairs."""
         pairs = self.auto.DD + 0.5 * self.cross.DD
         return pairs.sum(axis=0) ** 2 / np.maximum((pairs**2).sum(axis=0), 1.0)
 
     def remaining(self, cross_weight: float = 1.0) -> PairSums:
-        """Sums of the box without each region in turn, (n, n_bins) each.
+        """Return the sums of the box without each region in turn, (n, n_bins) each.
 
         Parameters
         ----------
         cross_weight : float
-            Share of the pairs across the region's border that goes with it: 1 leaves the pairs of the galaxies outside
-            of it; less keeps a share, see :mod:`iaemu_training.measuring.jackknife`.
+            Share of the pairs across the border of the region that is removed with it: 1 leaves only pairs of galaxies
+            outside of the region. See :mod:`iaemu_training.measuring.jackknife`.
         """
         sums = zip(self.total, self.auto, self.cross, strict=True)
         return PairSums(*(total - auto - cross_weight * cross for total, auto, cross in sums))
@@ -100,61 +106,69 @@ class RegionSums:
 def count_pairs_by_region(
     positions: ArrayLike, axes: ArrayLike, Lbox: float, r_edges: ArrayLike, n_side: int, progress: bool = False
 ) -> RegionSums:
-    """Pair sums of galaxies in a periodic cube, by cubic region. The result does not depend on the number of threads.
+    """Count the pairs of galaxies in a periodic cubic box by cubic region.
+
+    The result does not depend on the number of threads.
 
     Parameters
     ----------
     positions, axes : (n_gal, 3)
-        As of :func:`~iaemu_training.pairs.galaxies.count_pairs`.
+        See :func:`~iaemu_training.pairs.galaxies.count_pairs`.
     Lbox : float
         Side of the box [Mpc/h].
     r_edges : (n_bins + 1,)
-        [Mpc/h]; not above the side of a region.
+        Edges of the bins [Mpc/h], at most the side of a region.
     n_side : int
-        Regions along a side, at least 2.
+        Number of regions along a side, at least 2.
     progress : bool
-        Show a progress bar if it takes more than a few seconds.
+        Show a progress bar if it takes more than two seconds.
+
+    Returns
+    -------
+    RegionSums
 
     Raises
     ------
     ValueError
-        As of :func:`~iaemu_training.pairs.galaxies.count_pairs`; fewer than two regions a side, or regions smaller than
-        the largest separation.
+        There are fewer than two regions along a side, or regions are smaller than the largest separation; or as for
+        :func:`~iaemu_training.pairs.galaxies.count_pairs`.
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
     if not isinstance(n_side, numbers.Integral) or isinstance(n_side, bool) or not 2 <= n_side <= _MAX_SIDE:
-        raise ValueError(
-            f"A jackknife takes at least 2 regions along each side of the box, at most {_MAX_SIDE}; got {n_side!r:.60}."
-        )
+        raise ValueError(f"A jackknife needs 2 to {_MAX_SIDE} regions along each side of the box, got {n_side!r:.60}.")
     n_side = int(n_side)
     if edges[-1] > Lbox / n_side:
         fewer = int(Lbox / edges[-1])
         raise ValueError(
             f"{n_side} regions along a side of {Lbox:g} Mpc/h are {Lbox / n_side:.4g} Mpc/h wide, less than the "
-            f"largest separation, {edges[-1]:.4g} Mpc/h. Use at most {fewer} regions a side, or smaller separations."
+            f"largest separation, {edges[-1]:.4g} Mpc/h. Use at most {fewer} regions along a side, or smaller "
+            f"separations."
         )
-    # Whole cells in each region. One search radius spans at most a few of them.
+    # Each region holds a whole number of cells. A search radius spans at most a few of them.
     n_cells = choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS)
     grid = CellGrid.build(positions, Lbox, max(1, n_cells // n_side) * n_side)
     points = np.concatenate([positions, axes], axis=1)[grid.order]
     n_regions, n_bins = n_side**3, len(edges) - 1
     sums = np.zeros((n_regions, 2, 3, n_bins))
-    # Parts of the regions in turn, for the bar; each large enough to occupy all threads.
-    n_parts = min(n_regions, 25)
-    parts = np.array_split(np.arange(n_regions), n_parts)
-    # A bar that is not shown would leave a thread of its own all the same.
-    for part in tqdm(parts, desc="pairs", unit="part", delay=_BAR_AFTER) if progress else parts:
+    for part in _parts(n_regions, "pairs", progress):
         in_threads(_count_regions, len(part), points, grid, n_side, edges * edges, part, sums)
     counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums[:, 0], sums[:, 1]
-    shells = _spread_shells(positions, axes, Lbox, edges, n_side)
+    shells = _spread_shells(positions, axes, Lbox, edges, n_side, progress)
     return RegionSums(
         Lbox, n_side, edges, counts, PairSums(*auto.swapaxes(0, 1)), PairSums(*cross.swapaxes(0, 1)), *shells
     )
 
 
-def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, RandomSums]:
-    """``random_auto`` and ``random_cross`` of RegionSums."""
+def _parts(n_regions: int, description: str, progress: bool) -> Iterable[np.ndarray]:
+    """Split the regions into parts, with a progress bar over them."""
+    parts = np.array_split(np.arange(n_regions), min(n_regions, _PARTS))
+    # A bar leaves a thread behind, even if it is not shown.
+    return tqdm(parts, desc=description, unit="part", delay=BAR_AFTER) if progress else parts
+
+
+def _spread_shells(positions, axes, Lbox, edges, n_side, progress) -> tuple[RandomSums, RandomSums]:
+    """Return ``random_auto`` and ``random_cross`` of RegionSums."""
     grid = CellGrid.build(positions, Lbox, n_side)
     points = np.concatenate([positions, axes], axis=1)[grid.order]
     # Gauss-Legendre nodes in the volume of each shell.
@@ -167,7 +181,8 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
     sin = np.sqrt(1.0 - cos**2)
     directions = np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
     spread = np.zeros((n_side**3, 27, 2, len(edges) - 1))
-    in_threads(_fill_spread, len(spread), points, grid, radii, 0.5 * weight, directions, spread)
+    for part in _parts(len(spread), "random points", progress):
+        in_threads(_fill_spread, len(part), points, grid, radii, 0.5 * weight, directions, part, spread)
     inside = spread[:, 13]
     leaving = spread.sum(axis=1) - inside
     by_step = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
@@ -181,18 +196,18 @@ def _spread_shells(positions, axes, Lbox, edges, n_side) -> tuple[RandomSums, Ra
 
 
 @kernel
-def _fill_spread(start, stop, points, grid, radii, weights, directions, spread):
-    """:func:`_spread_region` of the regions from ``start`` to ``stop``."""
-    for region in range(start, stop):
-        spread[region] = _spread_region(points, grid, radii, weights, directions, region)
+def _fill_spread(start, stop, points, grid, radii, weights, directions, regions, spread):
+    """Fill ``spread`` by :func:`_spread_region` for ``regions[start:stop]``."""
+    for k in range(start, stop):
+        spread[regions[k]] = _spread_region(points, grid, radii, weights, directions, regions[k])
 
 
 @kernel
 def _spread_region(points, grid, radii, weights, directions, region):
-    """D and S_omega of the shells about the galaxies of a region, by where they reach; (27, 2, n_bins).
+    """Return D and S_omega of the shells around the galaxies of a region, by neighbouring region, (27, 2, n_bins).
 
-    Neighbour ``9 (sx + 1) + 3 (sy + 1) + sz + 1`` lies (sx, sy, sz) regions away; 13 is the region itself, which has
-    what the others leave of a whole shell: 1 and 0.
+    Neighbour ``9 (sx + 1) + 3 (sy + 1) + sz + 1`` is (sx, sy, sz) regions away; 13 is the region itself. The sum over
+    all 27 is that of a whole shell: 1 and 0.
     """
     n_bins, n_radii = radii.shape
     n_directions = len(directions)
@@ -232,16 +247,16 @@ def _spread_region(points, grid, radii, weights, directions, region):
 
 @kernel
 def _count_regions(start, stop, points, grid, n_side, edges2, regions, sums):
-    """:func:`_count_region` of ``regions[start:stop]``."""
+    """Fill ``sums`` by :func:`_count_region` for ``regions[start:stop]``."""
     for k in range(start, stop):
         sums[regions[k]] = _count_region(points, grid, n_side, edges2, regions[k])
 
 
 @kernel
 def _count_region(points, grid, n_side, edges2, region):
-    """Sums of pairs inside of a region, and across its border; (2, 3, n_bins).
+    """Return the sums over pairs inside a region, and across its border, (2, 3, n_bins).
 
-    Pairs inside are visited once and added for both of their orders. Pairs of two regions are visited from each.
+    Pairs inside are visited once and added for both of their orders. Pairs across a border are visited from each side.
     """
     n_bins = len(edges2) - 1
     n_cells, first = grid.n_cells, grid.first

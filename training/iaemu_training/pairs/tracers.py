@@ -1,8 +1,8 @@
-"""Pair sums over species of tracers, 1-halo and 2-halo apart: the numba kernels behind the tables.
+"""Pair sums over species of tracers, within hosts and between hosts: the numba kernels behind the tables.
 
-Sums are over ordered pairs (i, j), as halotools counts them: DD adds 1, S_omega adds (a_i . rhat)^2 - 1/3 and S_eta
-adds (a_i . a_j)^2 - 1/3, each times the two multiplicities. A tracer without an axis (a satellite at its host's very
-centre, to which halotools gives a random one) has a = 0 and adds nothing to either orientation sum.
+Sums are over ordered pairs (i, j), as in halotools: DD adds 1, S_omega adds (a_i . rhat)^2 - 1/3 and S_eta adds
+(a_i . a_j)^2 - 1/3, each times the multiplicities of both tracers. A satellite exactly at the centre of its host gets a
+random axis in halotools; here its axis is 0, and it adds nothing to S_omega and S_eta.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _LOOKUP = 8192
 
 
 def bin_lookup(r_edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Squared edges, and for equal steps in r^2 the highest bin that begins below the step's upper end."""
+    """Return squared edges and, for equal steps in r^2, the highest bin that begins below the end of the step."""
     edges2 = np.asarray(r_edges, dtype=np.float64) ** 2
     upper = (np.arange(_LOOKUP) + 1.0) * (edges2[-1] / _LOOKUP)
     guess = np.searchsorted(edges2, upper, side="left") - 1
     return edges2, np.clip(guess, 0, len(edges2) - 2).astype(np.int64)
 
 
-# Inlined functions that take arrays count references in the innermost loop, which takes three times as long where they
-# also loop: bins are looked up in the kernels.
+# The look-up of bins is written out in the kernels: inlined functions that take arrays and contain a loop make the
+# innermost loop three times slower.
 
 
 @numba.njit(inline="always")
 def separation(position: np.ndarray, i: int, j: int, Lbox: float) -> tuple[float, float, float]:
-    """From point i to the nearest image of point j."""
+    """Return the vector from point i to the nearest image of point j."""
     dx = minimum_image(position[j, 0] - position[i, 0], Lbox)
     dy = minimum_image(position[j, 1] - position[i, 1], Lbox)
     dz = minimum_image(position[j, 2] - position[i, 2], Lbox)
@@ -44,7 +44,7 @@ def separation(position: np.ndarray, i: int, j: int, Lbox: float) -> tuple[float
 def tracer_terms(
     ax: float, ay: float, az: float, bx: float, by: float, bz: float, dx: float, dy: float, dz: float
 ) -> tuple[float, float]:
-    """What a pair of axes a and b at a separation d adds to S_omega (axis a) and S_eta."""
+    """Return what a pair with axes a and b and separation d adds to S_omega (axis a) and to S_eta."""
     third = 1.0 / 3.0 * (ax * ax + ay * ay + az * az)
     along = ax * dx + ay * dy + az * dz
     cosine = ax * bx + ay * by + az * bz
@@ -66,10 +66,10 @@ def two_halo_rows(
     guess: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Pair sums of the points of some species with all points of other hosts.
+    """Count the pairs of the points of some species with all points of other hosts.
 
-    ``out[k, s, b, :]`` gets (DD, S_omega, S_eta) of axis-bearing species ``rows[k]`` with species ``s`` in bin ``b``.
-    Points are sorted as ``grid``; ``row_points[row_first[s] : row_first[s + 1]]`` are the points of species s.
+    ``out[k, s, b, :]`` becomes (DD, S_omega, S_eta) of species ``rows[k]``, whose axes count, with species ``s`` in bin
+    ``b``. Points are sorted as ``grid``; ``row_points[row_first[s] : row_first[s + 1]]`` are those of species s.
     """
     arguments = (rows, row_first, row_points, position, axis, multiplicity, species)
     in_threads(_two_halo_rows, len(rows), *arguments, host, grid, edges2, guess, out)
@@ -117,14 +117,14 @@ def one_halo_sums(
     species_of: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Pair sums within hosts, by mass bin and rank bin.
+    """Count the pairs within hosts, by mass bin and rank bin.
 
-    Hosts are in order of mass, mass bin m holding hosts ``bin_first[m] : bin_first[m + 1]``; host h has satellites
-    ``host_first[h] : host_first[h + 1]``. ``out[species_of[m] + k, b, :]`` gets, for the satellite of rank bin k with
-    the central: DD, S_omega with the central's axis, S_eta; for pairs of satellites whose larger rank bin is k: DD,
-    S_omega, S_eta. (S_omega with the satellite's axis is DD / 3 for pairs with the central: that axis is the
-    separation.) Each host counts with ``host_weight``. Pairs of a borrowed satellite with the central or with another
-    borrowed one are left out: see :func:`donor_pair_sums`.
+    Hosts are sorted by mass: mass bin m holds hosts ``bin_first[m] : bin_first[m + 1]``, and host h has satellites
+    ``host_first[h] : host_first[h + 1]``. To ``out[species_of[m] + k, b, :]`` are added: for pairs of the satellite of
+    rank bin k with the central, DD, S_omega with the central's axis, and S_eta; for pairs of satellites whose larger
+    rank bin is k, DD, S_omega and S_eta. (For pairs with the central, S_omega with the satellite's axis is DD / 3,
+    since that axis is along the separation.) Each host has the weight ``host_weight``. Pairs of a borrowed satellite
+    with the central or with another borrowed one are left out: see :func:`donor_pair_sums`.
     """
     arguments = (bin_first, host_first, offset, sat_axis, central_axis, multiplicity, rank_bin)
     in_threads(_one_halo_sums, len(bin_first) - 1, *arguments, virtual, host_weight, edges2, species_of, out)
@@ -189,10 +189,10 @@ def _one_halo_sums(
 
 
 def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) -> np.ndarray:
-    """DD, S_omega and S_eta over all ordered pairs of donors placed about one host, (n_blocks, n_bins, 3).
+    """Return DD, S_omega and S_eta over all ordered pairs of donors placed around one host, (n_blocks, n_bins, 3).
 
-    Borrowed satellites are drawn independently from the donors, so this over the number of donors squared is what any
-    two of one host contribute on average. Sum over the first axis (blocks of donors).
+    Borrowed satellites are drawn independently from the donors. So this, summed over the first axis and divided by the
+    number of donors squared, is the mean contribution of two borrowed satellites of one host.
     """
     out = np.zeros((min(len(offset), 64), len(edges2) - 1, 3))
     in_threads(_donor_pair_sums, len(out), offset, axis, edges2, out)
@@ -224,6 +224,6 @@ def _donor_pair_sums(start, stop, offset, axis, edges2, out):
 
 
 def radial(offset: np.ndarray) -> np.ndarray:
-    """Unit vectors along offsets (n, 3); zero for a zero offset."""
+    """Return unit vectors along offsets (n, 3); zero for an offset of zero."""
     r = np.linalg.norm(offset, axis=1, keepdims=True)
     return np.divide(offset, r, out=np.zeros_like(offset), where=r > 0)

@@ -1,7 +1,7 @@
-"""Pair sums by region of a box: what one sub-box contributes to the expected sums, for modes of the occupations.
+"""Pair sums of tracers by region of a box, for modes of the occupations.
 
-A pair is counted in the region of the host of its first member. So the regions share out every pair once, and the noise
-of an axis is in the region that its galaxy is in.
+A pair is counted in the region of the host of its first member. So each ordered pair is counted in one region, and the
+noise of an axis is in the region of its galaxy.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, one_halo_sums, radial, separation, tracer_terms
 from iaemu_training.work.kernels import in_threads, kernel
 
-#: Points whose neighbours are summed before these sums are multiplied with the points' own weights.
+#: Number of points whose neighbours are summed before the sums are multiplied by the weights of the points.
 _BATCH = 256
 
 
 def region_of_hosts(catalogue: HaloCatalogue, per_side: int) -> np.ndarray:
-    """Sub-box (n_hosts,) of each host, of ``per_side``^3 equal cubes."""
+    """Return the region (n_hosts,) of each host, one of ``per_side``^3 equal cubes."""
     cell = np.minimum((catalogue.position * (per_side / catalogue.Lbox)).astype(np.int64), per_side - 1)
     return (cell[:, 0] * per_side + cell[:, 1]) * per_side + cell[:, 2]
 
@@ -30,11 +30,14 @@ class RegionCounter:
     Parameters
     ----------
     catalogue : HaloCatalogue
+        Halos of the box.
     per_side : int
-        The box is cut in so many regions along each axis.
-    r_edges : (n_bins + 1,) [Mpc/h]
+        Number of regions along each side of the box.
+    r_edges : (n_bins + 1,)
+        Edges of the bins [Mpc/h].
     hosts, satellites : index arrays, ascending
-        Hosts whose centrals, and sub-halos that, take part; all by default. Nothing is borrowed.
+        Hosts whose centrals are counted, and sub-halos that are counted; by default all. There are no borrowed
+        satellites.
     """
 
     def __init__(
@@ -68,15 +71,20 @@ class RegionCounter:
         self._edges2, self._guess = bin_lookup(r_edges)
 
     def two_halo(self, region: int, host_weights: np.ndarray, satellite_weights: np.ndarray) -> np.ndarray:
-        """Sums (2, 2, n_bins, 3, n, n) over ordered pairs of different hosts whose first member is in the region.
-
-        By kind of the first and the second member (central, satellite); DD, S_omega (axis of the first) and S_eta;
-        weights of the first and the second.
+        """Return the sums over ordered pairs of different hosts whose first member is in the region.
 
         Parameters
         ----------
+        region : int
+            Index of the region.
         host_weights, satellite_weights : (n_hosts, n), (n_satellites, n)
-            Of ``hosts`` and ``satellites``; columns are different sets of weights.
+            Weights of ``hosts`` and ``satellites``; columns are different sets of weights.
+
+        Returns
+        -------
+        (2, 2, n_bins, 3, n, n)
+            By kind of the first and the second member (central, satellite); bin; DD, S_omega (axis of the first) and
+            S_eta; weights of the first and of the second.
         """
         weights = np.concatenate([host_weights, satellite_weights])[self._grid.order]
         position, axis, host, kind = self._points
@@ -93,20 +101,22 @@ class RegionCounter:
         return np.moveaxis(out.reshape(2, n, 2, n_bins, 3, n), 1, 4)
 
     def one_halo(self, region: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pair sums within the hosts of a region, by satellite.
+        """Return the pair sums within the hosts of a region, by satellite.
 
         Returns
         -------
-        index : (n_used,) of satellites, in ``satellites``
-        sums : (n_used, n_bins, 6), columns as in ``iaemu.models.tables.ONE_HALO_COLUMNS``
-            With the host's central; and with the satellites of the host that rank before.
+        index : (n_used,) int
+            Satellites, as indices into ``satellites``.
+        sums : (n_used, n_bins, 6)
+            Sums over pairs with the central of the host, and with its satellites of lower rank; columns as in
+            ``iaemu.models.tables.ONE_HALO_COLUMNS``.
         """
         catalogue = self._catalogue
         index = np.flatnonzero(self._region[self._satellite_host] == region)
         hosts, n_satellites = np.unique(self._satellite_host[index], return_counts=True)
         first = np.concatenate([[0], np.cumsum(n_satellites)])
         sums = np.zeros((len(index), len(self._edges2) - 1, len(ONE_HALO_COLUMNS)))
-        # A satellite is a rank bin of its own here, and a host a mass bin.
+        # Here each satellite is a rank bin, and each host a mass bin.
         one_halo_sums(
             np.arange(len(hosts) + 1),
             first,
@@ -124,7 +134,7 @@ class RegionCounter:
         return index, sums
 
     def numbers(self, region: int, host_weights: np.ndarray, satellite_weights: np.ndarray) -> np.ndarray:
-        """Sums of the weights (2, n) of the region's centrals and satellites."""
+        """Return the sums of the weights of the centrals and of the satellites of the region, (2, n)."""
         return np.stack(
             [
                 host_weights[self._region[self.hosts] == region].sum(axis=0),
@@ -135,7 +145,7 @@ class RegionCounter:
 
 @kernel
 def _sums_around(start, stop, points, position, axis, host, kind, weights, grid, edges2, guess, out):
-    """``out[p, k, b, :, m]``: DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
+    """Set ``out[p, k, b, :, m]`` to DD, S_omega and S_eta of point p with all points of kind k, by their weights m."""
     first, Lbox, n_weights = grid.first, grid.Lbox, weights.shape[1]
     for p in range(start, stop):
         i = points[p]

@@ -1,4 +1,4 @@
-"""Where work is done: in this process, in worker processes, or on a Dask cluster; all behind one interface."""
+"""Workers behind one interface: this process, worker processes, or a Dask cluster."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from iaemu.extras import it_takes
 
-#: Tasks handed to workers ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
+#: Tasks submitted ahead of time: enough to keep a large cluster busy, few enough to hold in memory.
 _WINDOW = 1024
-#: Within which a running Dask scheduler must answer [s].
+#: Time within which a running Dask scheduler must answer [s].
 _CONNECT_TIMEOUT = 10
 
 
 class Workers(NamedTuple):
-    """An executor, and how many tasks it should be given ahead of time."""
+    """An executor, and the number of tasks to submit ahead of time."""
 
     executor: concurrent.futures.Executor
     window: int
@@ -29,17 +29,22 @@ class Workers(NamedTuple):
 
 @contextmanager
 def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
-    """Workers for independent tasks, each on one thread; closed, and tasks not yet begun cancelled, on leaving.
+    """Start workers for independent tasks, each with one thread; on leaving, pending tasks are cancelled.
 
     Parameters
     ----------
     n : int, optional
-        Number of worker processes (with ``slurm``: of jobs); the number of cores by default. Not for the address of a
-        running scheduler, which has its own.
+        Number of worker processes, or of jobs with ``slurm``; by default the number of cores. Not allowed with the
+        address of a running scheduler, which has its own workers.
     dask : str, optional
-        None: processes of this machine (one: this process). ``local``: a ``dask.distributed.LocalCluster``. ``slurm``:
-        a ``dask_jobqueue.SLURMCluster`` as set up in Dask's configuration (``~/.config/dask/jobqueue.yaml``). Anything
-        else: address of a running scheduler (``tcp://host:8786``), or path of its scheduler file (``.json``).
+        By default processes on this machine; with ``n`` = 1 this process itself. ``local``: a
+        ``dask.distributed.LocalCluster``. ``slurm``: a ``dask_jobqueue.SLURMCluster`` as described in Dask's
+        configuration (``~/.config/dask/jobqueue.yaml``). Anything else is the address of a running scheduler
+        (``tcp://host:8786``), or the path of its scheduler file (``.json``).
+
+    Yields
+    ------
+    Workers
 
     Raises
     ------
@@ -60,7 +65,7 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
     if n == 1:
         yield Workers(_InThisProcess(), 1)
         return
-    # Fork would copy the threads' locks of torch in whatever state they are.
+    # A fork would copy the locks of torch's threads in their present state.
     pool = _Pool(n, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield Workers(pool, _WINDOW)
@@ -72,16 +77,16 @@ def workers(n: int | None = None, dask: str | None = None) -> Iterator[Workers]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which a batch system may limit."""
+    """Return the number of cores that this process may use, which a batch system may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch and our kernels use one thread in the calling thread, and as many as before afterwards.
+    """Limit torch and our kernels to one thread within the block.
 
-    Tasks run so whatever worker runs them: they are parallel to each other, and a sum split over threads would depend
-    on their number.
+    Tasks use one thread on all kinds of workers: tasks run in parallel to each other, and a sum that is split over
+    threads would depend on their number.
     """
     import torch
 
@@ -97,11 +102,11 @@ def one_thread() -> Iterator[None]:
 
 
 class _Pool(concurrent.futures.ProcessPoolExecutor):
-    """Whose workers, started when tasks are submitted, hear nothing of Ctrl-C: it is for their parent to end them."""
+    """A pool of processes that ignore Ctrl-C, so that only their parent handles it and ends them."""
 
     def submit(self, *arguments: Any, **keywords: Any) -> concurrent.futures.Future:
-        """A task for the workers."""
-        # Processes inherit what signals are blocked. A handler would come too late: after their imports.
+        """Submit a task; workers are started at this point."""
+        # Workers inherit the blocked signals. A handler would be installed too late, after their imports.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return super().submit(*arguments, **keywords)
@@ -115,10 +120,10 @@ class _Pool(concurrent.futures.ProcessPoolExecutor):
 
 
 class _InThisProcess(concurrent.futures.Executor):
-    """Does a task when it is submitted."""
+    """An executor that runs each task when it is submitted."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> concurrent.futures.Future:
-        """The task, done."""
+        """Run a task and return its finished future."""
         future: concurrent.futures.Future = concurrent.futures.Future()
         try:
             future.set_result(function(*arguments, **keywords))
@@ -128,7 +133,7 @@ class _InThisProcess(concurrent.futures.Executor):
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would otherwise wait for work for ever."""
+    """End this worker when its parent ends: after a kill of the parent it would wait for tasks for ever."""
     parent = multiprocessing.parent_process()
 
     if parent is None:
@@ -147,7 +152,7 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise ImportError(it_takes("Dask needs the package distributed", "dask")) from error
-    cluster: Any = None  # dask_jobqueue and distributed have no base class with types in common
+    cluster: Any = None  # dask_jobqueue and distributed have no common base class with type annotations
     target: Any = dask
     if dask == "local":
         n = available_cores() if n is None else n
@@ -160,13 +165,13 @@ def _dask_workers(n: int | None, dask: str) -> Iterator[Workers]:
         target = cluster = SLURMCluster()
         cluster.scale(jobs=1 if n is None else n)
     elif n is not None:
-        raise ValueError(f"The scheduler at {dask} has its own workers: leave out their number ({n}).")
+        raise ValueError(f"The scheduler at {dask} has its own workers: do not give a number of workers ({n}).")
     try:
         keywords = {"scheduler_file": target} if isinstance(target, str) and _is_file(target) else {"address": target}
         try:
             client = Client(**keywords, timeout=_CONNECT_TIMEOUT, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
-            raise OSError(f"No Dask scheduler answers at {dask}: {error}") from error
+            raise OSError(f"No Dask scheduler answers at {dask}: {error}. Check the address.") from error
         with client:
             yield Workers(client.get_executor(pure=False), _WINDOW)
     finally:

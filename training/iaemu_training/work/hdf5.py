@@ -1,4 +1,4 @@
-"""HDF5 files that are there whole, or not at all."""
+"""Writing of HDF5 files, complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from iaemu.files import write_whole
 def write_hdf5(path: str | Path, fill: Callable[[h5py.File], Any]) -> None:
     """Write an HDF5 file under a temporary name, then rename it.
 
-    It is made in memory first: the HDF5 library crashes the process where a write to a full disk fails.
+    The file is made in memory first, because the HDF5 library crashes the process when the disk is full.
 
     Parameters
     ----------
     path : str or Path
+        The file to write.
     fill : callable
-        Called with the open, empty file.
+        Function that fills the open, empty file.
 
     Raises
     ------

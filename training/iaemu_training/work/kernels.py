@@ -1,7 +1,7 @@
-"""Numba kernels: compiled once for all runs where there is a place to keep them, and run by threads that do not stay.
+"""Numba kernels: compiled once and kept on disk if possible, and run by threads that end with each call.
 
-Numba's own ``prange`` leaves its threads behind, for the life of the process. A process that forks then, as
-``multiprocessing.Pool`` does on Linux, ends or hangs in its children at the next call: GNU OpenMP knows no fork.
+The threads of numba's own ``prange`` stay for the life of the process. If it then forks, as ``multiprocessing.Pool``
+does on Linux, the children end or hang at the next call, because GNU OpenMP does not support forks.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import Any
 
 import numba
 
-#: Most threads that :func:`in_threads` may use in this context; None for ``NUMBA_NUM_THREADS``, by default all cores.
+#: Largest number of threads of :func:`in_threads` in this context; None for ``NUMBA_NUM_THREADS``, or all cores.
 LIMIT: ContextVar[int | None] = ContextVar("LIMIT", default=None)
 
-#: Parts a thread: work that is uneven is shared out evenly.
+#: Parts for each thread; more than one, since parts take unequal times.
 _PARTS = 4
 
 
 def kernel(function: Callable) -> Callable:
-    """Compile a function for numbers alone, which lets other threads run; kept on disk where that is possible.
+    """Compile a function with numba, without the global interpreter lock; keep it on disk if possible.
 
     Parameters
     ----------
     function : callable
+        Function of numbers and arrays.
 
     Returns
     -------
     callable
-        It can be called from Python and from other kernels.
+        The compiled function, for calls from Python and from other kernels.
     """
     try:
         compiled = numba.njit(function, nogil=True, cache=True)
-    except RuntimeError:  # an installation that cannot be written to, and no home: compiled anew in each process
+    except RuntimeError:  # neither the installation nor the home folder can be written to: compile in each process
         return numba.njit(function, nogil=True)
     cache = getattr(compiled, "_cache", None)
     if cache is not None:
@@ -44,17 +45,19 @@ def kernel(function: Callable) -> Callable:
 
 
 def in_threads(function: Callable[..., None], n: int, *arguments: Any) -> None:
-    """Call ``function(start, stop, *arguments)`` for parts that make up ``range(n)``, from several threads at a time.
+    """Call ``function(start, stop, *arguments)`` in several threads, for parts that make up ``range(n)``.
 
-    The threads are gone when this returns.
+    The threads have ended when this returns.
 
     Parameters
     ----------
     function : callable
-        A :func:`kernel`. What it writes for one number must not depend on the others: so the result depends neither
-        on the parts nor on the number of threads.
+        A :func:`kernel`. What it writes for one number of the range must not depend on the others, so that the result
+        depends neither on the parts nor on the number of threads.
     n : int
+        Length of the range.
     *arguments : object
+        Further arguments of the function.
     """
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     n_threads = min(LIMIT.get() or most, n)
@@ -69,7 +72,7 @@ def in_threads(function: Callable[..., None], n: int, *arguments: Any) -> None:
 
 
 def _unless_full(save: Callable) -> Callable:
-    """Where a disk or a quota is full, what was compiled is not kept; it can be used all the same."""
+    """Wrap numba's saving of compiled code so that a full disk or quota is ignored."""
 
     @functools.wraps(save)
     def keep(*arguments: Any) -> None:

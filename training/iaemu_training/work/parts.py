@@ -1,4 +1,4 @@
-"""Long work in parts that survive a kill at any moment: each finished part is one file, written whole or not at all."""
+"""Long computations in parts that can be resumed: each finished part is a file, written complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 import portalocker
-from tqdm import tqdm
 
 from iaemu.files import read_text, write_text, write_whole
 from iaemu.ranges import short
 from iaemu_training.work.cluster import Workers
+from iaemu_training.work.progress import tqdm
 
 
 class Task(NamedTuple):
-    """A part of the work: ``function(*arguments)`` returns its arrays by name, and depends on nothing else.
+    """A part of a computation: ``function(*arguments)`` returns arrays by name and depends on nothing else.
 
-    Both must be picklable, and the function found by name on the worker. ``weight`` is for the progress bar.
+    Function and arguments must be picklable, and workers must be able to import the function. ``weight`` is the
+    relative cost of the task, for the progress bar.
     """
 
     function: Callable[..., dict[str, np.ndarray]]
@@ -32,25 +33,30 @@ class Task(NamedTuple):
 
 
 class PartsError(ValueError):
-    """Parts that belong to other work, or that another process is writing."""
+    """The parts belong to a computation with other settings, are damaged, or are in use by another process."""
 
 
-#: Array of a part that names the others: what is lost from the directory of a damaged file would not be missed.
+#: Array of a part with the names of the others, since an array that a damaged file has lost would not be missed.
 _NAMES = "_names"
 
 
 @contextmanager
 def only_writer(path: str | Path) -> Iterator[None]:
-    """Keep other processes from working on the same output; a file ``<path>.lock`` is there meanwhile.
+    """Keep other processes from working on the same output, with a file ``<path>.lock``.
 
     Parameters
     ----------
     path : path-like
+        The output.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
     PartsError
-        Another process is at it.
+        Another process is working on this output.
     """
     lock = Path(f"{path}.lock")
     with _locked(lock, f"working on {path}"):
@@ -62,7 +68,7 @@ def only_writer(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path, doing: str) -> Iterator[None]:
-    # The system lets go of the lock when the process ends, however it ends.
+    # The operating system releases the lock when the process ends, even if it is killed.
     try:
         with portalocker.Lock(path, mode="a", timeout=0, fail_when_locked=True):
             yield
@@ -71,11 +77,12 @@ def _locked(path: Path, doing: str) -> Iterator[None]:
 
 
 def remove_parts(folder: str | Path) -> None:
-    """Remove a folder of parts, the parts before the file that says what they are of.
+    """Remove a folder of parts: the parts first, then the file with their settings.
 
     Parameters
     ----------
     folder : path-like
+        The folder.
     """
     for part in Path(folder).glob("*.npz"):
         part.unlink()
@@ -83,19 +90,19 @@ def remove_parts(folder: str | Path) -> None:
 
 
 class PartStore:
-    """A folder of finished parts, for one process at a time; use as a context.
+    """A folder of finished parts, for one process at a time; use it in a ``with`` block.
 
     Parameters
     ----------
     folder : path-like
-        Made if it does not exist.
+        The folder; it is made if it does not exist.
     identity : dict
-        What determines the result, JSON types only. Parts are gone on with only if it is the same.
+        Everything that determines the result, in JSON types. Work is resumed only if it is the same.
 
     Raises
     ------
     PartsError
-        On entering: the folder holds parts of other work, which is named; or another process is writing to it.
+        On entering the block: the folder holds parts with another identity, or another process is writing to it.
     """
 
     def __init__(self, folder: str | Path, identity: Mapping):
@@ -105,7 +112,7 @@ class PartStore:
 
     def __enter__(self) -> PartStore:
         if self.folder.exists() and not self.folder.is_dir():
-            raise PartsError(f"{self.folder} is a file, where a folder for finished parts is to be; move it away.")
+            raise PartsError(f"{self.folder} is a file, but a folder for finished parts is needed there; move it away.")
         made = not self.folder.exists()
         self.folder.mkdir(exist_ok=True)
         with ExitStack() as held:
@@ -124,11 +131,11 @@ class PartStore:
             shutil.rmtree(self.folder)
 
     def _claim(self) -> None:
-        for leftover in self.folder.glob("*.tmp"):  # of a process that was killed while it wrote
+        for leftover in self.folder.glob("*.tmp"):  # from a process that was killed while it wrote
             leftover.unlink()
         path = self.folder / "identity.json"
         if not path.exists():
-            for part in self.folder.glob("*.npz"):  # nobody knows of what
+            for part in self.folder.glob("*.npz"):  # their settings are not known
                 part.unlink()
             write_text(path, json.dumps(self.identity, indent=1))
             return
@@ -143,19 +150,27 @@ class PartStore:
             key = differing[0]
             raise PartsError(
                 f"{self.folder} holds unfinished work with other settings: {key} = {short(found.get(key))}, now "
-                f"{short(self.identity.get(key))}. Go on with those settings, choose another output, or remove the "
-                "folder."
+                f"{short(self.identity.get(key))}. Use those settings, choose another output, or remove the folder."
             )
 
     def path(self, name: str) -> Path:
-        """File of a part."""
+        """Return the path of the file of a part."""
         return self.folder / f"{name}.npz"
 
     def __contains__(self, name: str) -> bool:
         return self.path(name).exists()
 
     def read(self, name: str) -> dict[str, np.ndarray]:
-        """Arrays of a finished part.
+        """Read the arrays of a finished part.
+
+        Parameters
+        ----------
+        name : str
+            Name of the part.
+
+        Returns
+        -------
+        dict of str to array
 
         Raises
         ------
@@ -165,7 +180,7 @@ class PartStore:
         try:
             with np.load(self.path(name), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-                # numpy stops reading where its array ends, which can be before the checksum is looked at.
+                # numpy stops reading where the array ends, which can be before the checksum is verified.
                 damaged = file.zip.testzip()
             if damaged is not None:
                 raise ValueError(f"the checksum of {damaged} is wrong")
@@ -174,14 +189,30 @@ class PartStore:
             if sorted(arrays.pop(_NAMES).tolist()) != sorted(arrays):
                 raise ValueError("an array is missing")
             return arrays
-        except Exception as error:  # zipfile, zlib and numpy raise whatever they meet
+        except Exception as error:  # zipfile, zlib and numpy raise various classes
             raise PartsError(f"{self.path(name)} is damaged ({error}); remove it and run again.") from error
 
     def run(self, tasks: Mapping[str, Task], workers: Workers, description: str, progress: bool = True) -> int:
-        """Do the tasks that are not done yet; the number of those done now.
+        """Run the tasks that are not finished yet.
 
-        Parts are written here, not by the workers, which therefore need no folder in common. An error in a task ends
-        the run; what is finished by then stays.
+        Parts are written by this process, so that workers need no common folder. An error in a task ends the run; the
+        parts that are finished stay.
+
+        Parameters
+        ----------
+        tasks : mapping of str to Task
+            Tasks by the names of their parts.
+        workers : Workers
+            Where the tasks are run.
+        description : str
+            Description of the progress bar.
+        progress : bool
+            Show a progress bar.
+
+        Returns
+        -------
+        int
+            Number of tasks that were run.
         """
         if not tasks:
             return 0
@@ -205,8 +236,8 @@ class PartStore:
                             arrays = future.result()
                         except concurrent.futures.BrokenExecutor as error:
                             raise PartsError(
-                                f"A worker process ended before its task was done ({error}). If memory is short, take "
-                                "fewer workers. Run the same command again: it goes on."
+                                f"A worker process ended before its task was done ({error}). If memory is short, use "
+                                "fewer workers. Run the same command again to resume."
                             ) from error
                         write_whole(self.path(name), partial(np.savez, **{**arrays, _NAMES: np.array(list(arrays))}))
                         bar.update(tasks[name].weight)
@@ -215,5 +246,5 @@ class PartStore:
                     future.cancel()
 
     def remove(self) -> None:
-        """Remove the folder, its parts first of all."""
+        """Remove the folder, see :func:`remove_parts`."""
         remove_parts(self.folder)
