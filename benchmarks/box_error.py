@@ -1,10 +1,10 @@
-"""The models' own errors at the TNG300 samples, beside the errors of the data; and the box error against direct counts.
+"""Compare the box and epistemic errors of predictions with the errors of the TNG300 data, and with direct counts.
 
     python benchmarks/box_error.py            # seconds
-    python benchmarks/box_error.py --direct   # minutes: counts the pairs of every sample in both boxes
+    python benchmarks/box_error.py --direct   # minutes: counts the pairs of all samples in both boxes
 
-All in the 12 TNG300 bins to 13.895 Mpc/h, at the alignment strengths of Table 2 of arXiv:2504.05235 (halotools-IA).
-Standard errors of the box are jackknife estimates from 27 regions, each with a relative error of 14 % of its own.
+The bins are the 12 of TNG300 to 13.895 Mpc/h, the alignment strengths those of Table 2 of arXiv:2504.05235
+(halotools-IA). Box errors are jackknife estimates from 27 regions, which have a relative error of 14 %.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAMPLES = {
     3: (0.54, 0.05, 11.61, 0.26, 11.80, 12.60, 1.0),
 }
 
-#: Regions a side of the direct counts; coarser regions are sums of these.
+#: Regions along each side in the direct counts; larger regions are sums of these.
 FINE = 12
 
 
@@ -55,7 +55,7 @@ def print_errors(emulator: Emulator) -> None:
 
 
 def join(sums: dict, per_side: int) -> dict:
-    """Sums of FINE^3 regions added to per_side^3."""
+    """Add the sums of FINE^3 regions to those of per_side^3."""
     step = FINE // per_side
 
     def add(values):
@@ -73,10 +73,9 @@ def print_direct(emulator: Emulator) -> None:
     catalogues = [HaloCatalogue.load(name) for name in box_error.metadata["catalogues"]]
     sizes = [catalogue.Lbox for catalogue in catalogues]
     print(
-        "\nMedian over bins of sigma over that of direct counts with as many regions (5 to 95 %), of direct sigmas with"
-    )
-    print(
-        "8, 64 and 216 regions over those with 27, and rms over bins of half the difference of the boxes over sigma:\n"
+        "\nSigma of the artifact over that of direct counts with as many regions (median over bins; 5 to 95 %); sigma of\n"
+        "direct counts with 8, 64 and 216 regions over that with 27 (median over bins); and half the difference of the\n"
+        "boxes over sigma (rms over bins):\n"
     )
     print("| sample | statistic | from the artifact | 8 | 64 | 216 | half difference |")
     print("|---|---|---|---|---|---|---|")
@@ -118,7 +117,7 @@ def print_direct(emulator: Emulator) -> None:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emulator", default=None, help="emulator of two boxes (default: the shipped one)")
-    parser.add_argument("--direct", action="store_true", help="also count the pairs of every sample directly")
+    parser.add_argument("--direct", action="store_true", help="also count the pairs of all samples directly")
     options = parser.parse_args(arguments)
     emulator = Emulator.load(options.emulator)
     print_errors(emulator)

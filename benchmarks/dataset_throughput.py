@@ -1,10 +1,11 @@
-"""How fast ground truth is made: noise-free labels, and mocks with halotools' own pair counts and with ours.
+"""Measure how fast training data are made: noise-free labels, and mocks with our and with halotools' pair counts.
 
     python benchmarks/dataset_throughput.py --workers 2
 
-Labels: the paper's set, by `iaemu_training.dataset.make` with worker processes. Mocks: one box, at the three TNG300
-samples, halotools' `populate` followed by its `tpcf`, `ed_3d`, `ee_3d` and by the fused count, in turns, so that a
-slower moment of the machine hits both; and ours at points of the support. One core each.
+Labels are those of the paper's points, made by `iaemu_training.dataset.make` with worker processes. Mocks are of one
+box, on one core. At the three TNG300 samples halotools' `populate` is followed by its `tpcf`, `ed_3d` and `ee_3d`, and
+by our count, in turns, so that a slow phase of the machine affects both. At further points of the supported region only
+our count is timed.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def time_labels(n: int, n_workers: int) -> dict:
 
 
 def time_mocks(mocks: HalotoolsMocks, theta, repetitions: int, own: bool) -> dict:
-    """Median seconds of populating, of the fused count and of halotools' own counts."""
-    # halotools refuses separations beyond a third of the box.
+    """Return the median seconds of populating, of our count and of halotools' counts."""
+    # halotools does not allow separations above a third of the box.
     edges = PAPER_EDGES[PAPER_EDGES < mocks.Lbox / 3.0]
     times = {"populate": [], "count": [], "halotools_count": []}
 
@@ -72,7 +73,7 @@ def time_mocks(mocks: HalotoolsMocks, theta, repetitions: int, own: bool) -> dic
                 ed_3d(x, e, x, edges, period=mocks.Lbox)
                 ee_3d(x, e, x, e, edges, period=mocks.Lbox)
                 times["halotools_count"].append(time.perf_counter() - start)
-    # The first repetition compiles and warms up.
+    # The first repetition includes compilation.
     return {name: float(np.median(values[1:])) for name, values in times.items() if values} | {"galaxies": len(x)}
 
 
@@ -80,7 +81,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--n-labels", type=int, default=110_526)
-    parser.add_argument("--n-points", type=int, default=48, help="points of the support, besides the TNG300 samples")
+    parser.add_argument("--n-points", type=int, default=48, help="further points of the supported region")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--catalogue", default="pm160a")
     parser.add_argument("--output", type=Path, help="JSON file to write")
@@ -91,7 +92,7 @@ def main(arguments=None) -> None:
         report["tng"] = {
             name: time_mocks(mocks, theta, options.repetitions, own=True) for name, theta in TNG_POINTS.items()
         }
-        # A fixed sample of the support: typical points, for which halotools' own counts take too long in the tail.
+        # A fixed sample of points. For some of them halotools' counts would take too long.
         points = sobol_points(TabulatedModel.load().support, options.n_points, 11)
         report["support"] = [time_mocks(mocks, theta, 1, own=False) for theta in points]
     if options.n_labels:
@@ -113,7 +114,7 @@ def main(arguments=None) -> None:
         )
     seconds = np.array([entry["populate"] + entry["count"] for entry in report["support"]])
     print(
-        f"{len(seconds)} points of the support: {1 / seconds.mean():.2f} mocks/s on one core (mean "
+        f"{len(seconds)} points of the supported region: {1 / seconds.mean():.2f} mocks/s on one core (mean "
         f"{seconds.mean():.2f} s, "
         f"median {np.median(seconds):.2f} s, longest {seconds.max():.1f} s)"
     )
@@ -121,7 +122,7 @@ def main(arguments=None) -> None:
         labels = report["labels"]
         print(
             f"{labels['n']} noise-free labels in {labels['seconds']:.0f} s with {labels['workers']} workers: "
-            f"{labels['per_second']:.0f} labels/s, from start to file ({labels['file_MB']:.0f} MB)"
+            f"{labels['per_second']:.0f} labels/s, including the file ({labels['file_MB']:.0f} MB)"
         )
     print(
         f"peak memory: this process {usage['RUSAGE_SELF']:.2f} GB, the largest worker {usage['RUSAGE_CHILDREN']:.2f} GB"

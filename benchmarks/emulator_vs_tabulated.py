@@ -1,7 +1,8 @@
-"""Errors of an emulator against the tables at held-out points of the support.
+"""Compare an emulator with the tables at random points of the supported region, and their run times.
 
-Error of a statistic at a point: rms over bins of the difference, over the rms over bins of the truth. Also the median
-fractional error of each bin, the errors in slices of logMmin, and the run times of both. Prints Markdown tables.
+The error of a statistic at a point is the rms over bins of the difference, divided by the rms over bins of the tables'
+prediction. Prints Markdown tables of these errors, also in slices of logMmin, and of the median fractional error in
+each bin.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main(argv=None) -> None:
     parser.add_argument("--tables", default=None, help="tables (default: the shipped ones)")
     parser.add_argument("-n", "--n-points", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=987654321)
-    parser.add_argument("--json", default=None, help="also write the figures here")
+    parser.add_argument("--json", default=None, help="also write the numbers to this file")
     arguments = parser.parse_args(argv)
     emulator, tables = Emulator.load(arguments.emulator), TabulatedModel.load(arguments.tables)
     theta = tables.support.sample(arguments.n_points, np.random.default_rng(arguments.seed))
@@ -63,8 +64,8 @@ def main(argv=None) -> None:
                 + " |"
             )
         print(
-            f"\nTables {result[label]['ms_tables']:.2f} ms a point, emulator {result[label]['ms_emulator']:.4f} ms a "
-            f"point in one batch of {len(theta)}: a ratio of {exact_time / guess_time:.0f}."
+            f"\nTime for each point in a batch of {len(theta)}: tables {result[label]['ms_tables']:.2f} ms, emulator "
+            f"{result[label]['ms_emulator']:.4f} ms, a ratio of {exact_time / guess_time:.0f}."
         )
         for name in ("xi", "omega", "eta"):
             values = ", ".join(f"{v:.2%}" for v in result[label][name]["median_fractional_error_by_bin"])

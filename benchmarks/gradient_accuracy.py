@@ -1,9 +1,10 @@
-"""Autograd against central differences in float64, at random points of the support, for any emulators.
+"""Compare the gradients of emulators with central differences in double precision, at random points.
 
     python benchmarks/gradient_accuracy.py factorised-pm160 iaemunet-pm160
 
-The error at a point is the norm of the difference of the two gradients over the norm of the gradient, of a fixed random
-projection of all outputs, each divided by its rms. Differences are extrapolated from two steps (Richardson).
+The gradient is that of a fixed random combination of all outputs, each divided by its rms. The error at a point is the
+norm of the difference of the two gradients, divided by the norm of the gradient. Central differences are extrapolated
+from two steps (Richardson).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def projection(emulator: Emulator, weights: torch.Tensor, scale: torch.Tensor):
 
 
 def gradient_errors(emulator: Emulator, n: int, seed: int, step: float) -> np.ndarray:
-    """Relative errors (n,) of the gradient with respect to the seven parameters, in units of the tube's widths."""
+    """Return relative errors (n,) of the gradient; parameters are in units of the widths of the supported region."""
     rng = np.random.default_rng(seed)
     theta = torch.as_tensor(emulator.support.sample(n, rng))
     with torch.no_grad():
@@ -58,7 +59,9 @@ def main(arguments=None) -> None:
     parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
     parser.add_argument("-n", "--n-points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--step", type=float, default=2e-5, help="in standard deviations of the parameters")
+    parser.add_argument(
+        "--step", type=float, default=2e-5, help="step of the differences, in standard deviations of the parameters"
+    )
     options = parser.parse_args(arguments)
     print("| emulator | median | 99 % | worst |\n|---|---|---|---|")
     for name in options.artifacts:

@@ -1,18 +1,20 @@
-"""Jackknife errors of one catalogue beside the scatter of many.
+"""Compare the jackknife errors of one catalogue with the scatter between many catalogues.
 
     python benchmarks/jackknife_vs_scatter.py --figure jackknife.png
 
-Three kinds of catalogues:
+There are three kinds of catalogues:
 
-clusters: independent realisations of clusters at random places, elongated, their satellites aligned with the radius
-    vector. But for clusters and pairs across borders, regions are independent: the jackknife must give the scatter.
-superclusters: the same clusters in groups some 10 Mpc/h wide. Regions share them, which a jackknife does not notice:
-    its errors of xi come out too small.
-mocks: halotools-IA mocks at the occupation of TNG300 sample 1, on the shipped halo catalogues. Halos stay, so that the
-    scatter lacks that of structure, which the jackknife of xi includes: its errors must be larger there.
+clusters: independent realisations of elongated clusters at random positions, with satellites aligned with the radius
+    vector. Regions are independent, except for clusters and pairs across borders, so the jackknife must give the
+    scatter.
+superclusters: the same clusters in groups about 10 Mpc/h wide. Regions share these groups, which a jackknife does not
+    know, so its errors of xi are too small.
+mocks: halotools-IA mocks with the occupation of TNG300 sample 1 in a shipped halo catalogue. All mocks have the same
+    halos, so their scatter does not include that of the large-scale structure. The jackknife error of xi includes it,
+    and must be larger.
 
-Printed is, by bin, (mean jackknife variance / variance of the catalogues)^1/2. ``--cross-weights`` compares what may be
-done with pairs across the borders of regions (see iaemu_training.measuring.jackknife).
+Prints (mean jackknife variance / variance of the catalogues)^1/2 by bin. ``--cross-weights`` compares several weights
+of pairs across the borders of regions (see iaemu_training.measuring.jackknife).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0), stri
 
 
 def aligned(directions, kappa: float, rng) -> np.ndarray:
-    """Unit vectors (n, 3) about ``directions`` (n, 3), with density exp(kappa cos^2) in the angle between them."""
+    """Draw unit vectors (n, 3) around ``directions`` (n, 3), with density exp(kappa cos^2) of the angle to them."""
     u = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     grid = np.linspace(-1, 1, 20001)
     cumulative = np.cumsum(np.exp(kappa * grid**2))
@@ -44,7 +46,7 @@ def aligned(directions, kappa: float, rng) -> np.ndarray:
 
 
 def galaxies_of_clusters(centre, Lbox: float, rng):
-    """Positions and axes of 1 + Poisson(2.3) galaxies in each cluster."""
+    """Draw positions and axes of 1 + Poisson(2.3) galaxies in each cluster."""
     host_axis = aligned(rng.normal(size=centre.shape), 0.0, rng)
     number = rng.poisson(2.3, len(centre))
     axis = np.repeat(host_axis, number, axis=0)
@@ -56,25 +58,25 @@ def galaxies_of_clusters(centre, Lbox: float, rng):
 
 
 def clusters(rng, Lbox: float = 160.0):
-    """Some 8000 galaxies in clusters at random places."""
+    """Draw about 8000 galaxies in clusters at random positions."""
     return galaxies_of_clusters(rng.uniform(0, Lbox, (rng.poisson(2400), 3)), Lbox, rng)
 
 
 def superclusters(rng, Lbox: float = 160.0):
-    """Some 8000 galaxies in clusters, these in Gaussian groups of eight with a standard deviation of 4 Mpc/h."""
+    """Draw about 8000 galaxies in clusters, which are in Gaussian groups of eight with a width of 4 Mpc/h."""
     centre = rng.uniform(0, Lbox, (rng.poisson(300), 3))
     centre = np.repeat(centre, rng.poisson(8.0, len(centre)), axis=0)
     return galaxies_of_clusters(np.mod(centre + rng.normal(scale=4.0, size=centre.shape), Lbox), Lbox, rng)
 
 
 def realisations(make, n: int, seed: int):
-    """``n`` independent catalogues of a point process."""
+    """Give ``n`` independent catalogues of a point process."""
     for child in np.random.SeedSequence(seed).spawn(n):
         yield make(np.random.default_rng(child))
 
 
 def mocks(catalogue: str, n: int, seed: int):
-    """``n`` halotools-IA mocks on one shipped catalogue."""
+    """Give ``n`` halotools-IA mocks in a shipped halo catalogue."""
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.mocks.halotools import HalotoolsMocks
 
@@ -83,12 +85,12 @@ def mocks(catalogue: str, n: int, seed: int):
         yield galaxies.positions, galaxies.axes, model.Lbox
 
 
-#: Kinds of catalogues; mocks are not made by a function of a generator.
+#: Kinds of catalogues. For mocks there is no function of a generator.
 KINDS = {"clusters": clusters, "superclusters": superclusters, "mocks": None}
 
 
 def compare(catalogues, n: int, n_side: int, cross_weights, label: str) -> dict:
-    """Ratios {weight: {statistic: (n_bins,)}} of jackknife errors to the scatter of ``catalogues``."""
+    """Return ratios {weight: {statistic: (n_bins,)}} of jackknife errors to the scatter of ``catalogues``."""
     values = {name: [] for name in STATISTICS}
     variances = {weight: {name: [] for name in STATISTICS} for weight in cross_weights}
     bar = trange(n, desc=label)
@@ -108,18 +110,18 @@ def compare(catalogues, n: int, n_side: int, cross_weights, label: str) -> dict:
 
 
 def table(ratios: dict, n: int) -> str:
-    """Markdown, a row a bin; the last two rows are root mean squares."""
+    """Return a table in Markdown with a row for each bin; the last two rows are root mean squares."""
     heads = list(ratios)
     rows = [f"| r [Mpc/h] | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for index, r in enumerate(bin_centers(PAPER_EDGES)):
         rows.append(f"| {r:.3g} | " + " | ".join(f"{ratios[head][index]:.2f}" for head in heads) + " |")
     for text, part in (("rms, r < 2", slice(0, 12)), ("rms, r > 2", slice(12, None))):
         rows.append(f"| {text} | " + " | ".join(f"{np.sqrt(np.mean(ratios[h][part] ** 2)):.2f}" for h in heads) + " |")
-    return "\n".join(rows) + f"\n\nNoise of a ratio from {n} catalogues: {1 / np.sqrt(2 * (n - 1)):.2f}."
+    return "\n".join(rows) + f"\n\nStandard error of a ratio from {n} catalogues: {1 / np.sqrt(2 * (n - 1)):.2f}."
 
 
 def draw(panels: dict, path: Path) -> None:
-    """One panel per kind of catalogue."""
+    """Plot the ratios, with a panel for each kind of catalogue."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(panels), 3.8), layout="constrained")
@@ -140,11 +142,17 @@ def draw(panels: dict, path: Path) -> None:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=tuple(KINDS), nargs="+", default=list(KINDS))
-    parser.add_argument("--n", type=int, default=100, help="mocks of each catalogue")
-    parser.add_argument("--n-points", type=int, default=400, help="realisations of each point process")
-    parser.add_argument("--regions", type=int, nargs="+", default=[5], help="along a side; a table for each")
+    parser.add_argument("--n", type=int, default=100, help="number of mocks")
+    parser.add_argument(
+        "--n-points", type=int, default=400, help="number of realisations of clusters and superclusters"
+    )
+    parser.add_argument(
+        "--regions", type=int, nargs="+", default=[5], help="regions along each side; a table for each number"
+    )
     parser.add_argument("--cross-weights", action="store_true", help="compare weights of pairs across borders")
-    parser.add_argument("--catalogue", choices=("pm160a", "pm160b"), default="pm160a", help="of the mocks")
+    parser.add_argument(
+        "--catalogue", choices=("pm160a", "pm160b"), default="pm160a", help="halo catalogue of the mocks"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(arguments)

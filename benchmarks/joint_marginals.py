@@ -1,11 +1,11 @@
-"""Alignment strengths of a joint chain against those of a run of their own, and against integration on a grid.
+"""Compare the alignment strengths of a joint chain with those of a chain of the alignment alone, and with a grid.
 
     cobaya-run yaml_examples/joint_lensing.yaml && cobaya-run yaml_examples/tng_sample1_mcmc.yaml
     python benchmarks/joint_marginals.py chains/joint_lensing chains/tng_sample1_mcmc --figure joint_lensing.png
 
-The alignment model does not depend on the cosmology that is sampled, so the marginals must be the same. Prints means
-and standard deviations with effective draws (the smaller of bulk and tail) for every sampled parameter of both chains;
-differences from the grid are in standard deviations, widths as ratios.
+The alignment model does not depend on the sampled cosmology, so the marginal distributions must be the same. Prints the
+mean, the standard deviation and the number of effective draws (the smaller of bulk and tail) of all sampled parameters;
+and for the strengths, the difference from integration on a grid in standard deviations, and the ratio of the widths.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ N_PARTS = 4
 
 
 def names_in(chain: Chain) -> list[str]:
-    """Names of mu_cen and mu_sat in a run."""
+    """Return the names of mu_cen and mu_sat in a run."""
     maps = [(theory or {}).get("param_map") or {} for theory in chain.info["theory"].values()]
     renamed = {ours: name for entries in maps for ours, name in entries.items()}
     return [renamed.get(name, name) for name in ALIGNMENT]
 
 
 def effective_draws(chain: Chain, name: str) -> float:
-    """The smaller of bulk and tail, from four parts of the rows, each repeated by its weight."""
+    """Return the smaller of the effective draws in bulk and tail, from four parts of the rows, repeated by weight."""
     values = np.repeat(chain.column(name), chain.column("weight").astype(int))
     n = len(values) // N_PARTS
     parts = values[: N_PARTS * n].reshape(N_PARTS, n, 1)
@@ -43,7 +43,7 @@ def effective_draws(chain: Chain, name: str) -> float:
 
 
 def draw(chains, path: str, dpi: int = 130) -> None:
-    """Contours of the strengths from all chains, and of the cosmology from the first."""
+    """Plot the contours of the strengths from all chains, and of the cosmology from the first."""
     from getdist import MCSamples, plots
 
     labels = {"mu_cen": r"\mu_\mathrm{cen}", "mu_sat": r"\mu_\mathrm{sat}"}
@@ -74,7 +74,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("joint", help="output prefix of the joint chain")
     parser.add_argument("alone", nargs="*", help="output prefixes of runs of TNG300Sample1 alone")
-    parser.add_argument("--figure", default=None, help="also draw the contours, to this file")
+    parser.add_argument("--figure", default=None, help="also plot the contours to this file")
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     chains = [load_chain(prefix) for prefix in (options.joint, *options.alone)]

@@ -1,9 +1,10 @@
-"""Does a mass-dependent alignment of centrals describe the TNG300 samples? Fits with and without, one table.
+"""Fit the TNG300 samples with alignment strengths of centrals that do and do not depend on halo mass.
 
-mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1], fitted to the published omega(r) of each
-sample, and of all three at once with the same parameters. Priors are uniform, in (-1, 1) for each parameter. Means and
+The model mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), limited to [-1, 1], is fitted to the published omega(r)
+of each sample, and to all three with common parameters. Priors are uniform in (-1, 1) for each parameter. Means and
 standard deviations are integrals over grids, as in tng_posteriors.py: omega is linear in q(mu_sat), so chi^2 is a
-parabola in it at each (mu_cen, slope). The samples overlap in galaxies; the joint fits take them as independent.
+parabola in q(mu_sat) at each (mu_cen, slope). The samples have galaxies in common, but the joint fits treat them as
+independent.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from iaemu.binning import TNG_EDGES
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.laws import PIVOT, MassDependentModel
 
-#: name, samples, options of the likelihood of sample 3
+#: Name, samples, and options of the likelihood of sample 3.
 FITS = (
     ("1", (1,), {}),
     ("2", (2,), {}),
@@ -37,27 +38,30 @@ FITS = (
 )
 NAMES = ("mu_cen", "mu_cen_slope", "mu_sat")
 _BATCH = 2000
-#: Where the posterior is this far below its maximum, in chi^2, it is not integrated.
+#: Difference in chi^2 from the minimum up to which the posterior is integrated.
 _REACH = 40.0
 
 
 @dataclass
 class Fit:
-    """A fit of one model to some samples.
+    """A fit of a model to some samples.
 
     Attributes
     ----------
     samples : tuple of int
+        Numbers of the samples.
     own_mu_sat : bool
-        Each sample has a mu_sat of its own, else one for all.
-    mean, sd : dict of name to float
-        Of the posterior; ``mu_sat``, or ``mu_sat_1``, ... if each sample has its own.
-    best : dict of name to float
+        Whether each sample has its own mu_sat.
+    mean, sd : dict of str to float
+        Mean and standard deviation of the posterior; with ``mu_sat``, or ``mu_sat_1``, ... for each sample.
+    best : dict of str to float
+        Best fit.
     chi2 : float
-        At ``best``.
-    by_sample : dict of sample to float
-        Its parts.
+        chi^2 at the best fit.
+    by_sample : dict of int to float
+        Its contributions by sample.
     n_bins, n_parameters : int
+        Numbers of bins and of parameters.
     """
 
     samples: tuple[int, ...]
@@ -75,7 +79,7 @@ class Fit:
         return self.n_bins - self.n_parameters
 
     def strengths(self, sample: int) -> tuple[float, float, float]:
-        """mu_cen, mu_sat and slope at the best fit."""
+        """Return mu_cen, mu_sat and the slope at the best fit."""
         mu_sat = self.best[f"mu_sat_{sample}" if self.own_mu_sat else "mu_sat"]
         return self.best["mu_cen"], mu_sat, self.best["mu_cen_slope"]
 
@@ -86,8 +90,9 @@ class Fitter:
     Parameters
     ----------
     model : MassDependentModel
+        The model.
     options : dict
-        Of the likelihood of sample 3.
+        Options of the likelihood of sample 3.
     """
 
     def __init__(self, model: MassDependentModel, options: dict | None = None):
@@ -98,7 +103,7 @@ class Fitter:
         }
 
     def omega(self, sample: int, strengths) -> np.ndarray:
-        """(n, n_bins) at ``strengths`` (n, 3): mu_cen, mu_sat, slope."""
+        """Predict omega (n, n_bins) at ``strengths`` (n, 3): mu_cen, mu_sat, slope."""
         with torch.no_grad():
             rows = torch.as_tensor(np.atleast_2d(strengths), dtype=torch.float64)
             return torch.cat([self.predictions[sample](part)["omega"] for part in rows.split(_BATCH)]).numpy()
@@ -107,7 +112,7 @@ class Fitter:
         return self.likelihoods[sample].chi2(self.omega(sample, strengths)[0])
 
     def parabolas(self, sample: int, mu_cen, slope) -> np.ndarray:
-        """chi^2 as polynomials (n, 3) in q(mu_sat), lowest power first."""
+        """Return chi^2 as polynomials (n, 3) in q(mu_sat), lowest power first."""
         zero = np.zeros_like(mu_cen)
         central = self.omega(sample, np.stack([mu_cen, zero, slope], axis=1))
         satellite = self.omega(sample, [0.0, 1.0, 0.0])[0]
@@ -123,7 +128,7 @@ class Fitter:
         )
 
     def fit(self, samples, free_slope: bool, own_mu_sat: bool = False, n_grid: int = 121) -> Fit:
-        """Posterior by integration: on a grid over all of the prior, then on one about what is left of it."""
+        """Integrate the posterior on a grid over the prior, then on a finer one around its maximum."""
         limits = {"mu_cen": (-1.0, 1.0), "mu_cen_slope": (-1.0, 1.0) if free_slope else (0.0, 0.0)}
         groups = [(sample,) for sample in samples] if own_mu_sat else [tuple(samples)]
         limits |= {f"mu_sat{i}": (-1.0, 1.0) for i in range(len(groups))}
@@ -139,7 +144,7 @@ class Fitter:
                 chi2.append(parabola @ np.stack([np.ones_like(q), q, q**2]))
             lowest = sum(values.min(axis=1) for values in chi2)
             least = float(lowest.min())
-            # Weights relative to each group's own minimum, so that a product of groups does not underflow.
+            # Weights are relative to the minimum of each group, so that their product does not underflow.
             weights = [np.exp(-0.5 * (values - values.min(axis=1, keepdims=True))) for values in chi2]
             total = np.exp(-0.5 * (lowest - least)) * np.prod([w.sum(axis=1) for w in weights], axis=0)
             total /= total.sum()
@@ -201,7 +206,7 @@ def _moments(values, weight) -> tuple[float, float]:
 
 
 def _zoom(axis, reached) -> tuple[float, float]:
-    """Limits of what was reached and one step beyond, within the axis."""
+    """Return the limits of the relevant part of an axis, plus one step."""
     step = axis[1] - axis[0] if len(axis) > 1 else 0.0
     return max(axis[0], reached.min() - step), min(axis[-1], reached.max() + step)
 
@@ -211,7 +216,7 @@ def _simplex(x) -> np.ndarray:
 
 
 def fit_all(model: MassDependentModel, progress: bool = True) -> dict[tuple[str, str], Fit]:
-    """Every fit, by (name of ``FITS``, "one strength", "with slope", or these "..., own mu_sat")."""
+    """Make all fits, by name in ``FITS`` and model ("one strength", "with slope", or these "..., own mu_sat")."""
     found = {}
     fitters = {str(options): Fitter(model, options) for _, _, options in FITS}
     for name, samples, options in tqdm(FITS, desc="fits", unit="fit", disable=not progress):
@@ -224,7 +229,7 @@ def fit_all(model: MassDependentModel, progress: bool = True) -> dict[tuple[str,
 
 
 def clipped(model: MassDependentModel, fit: Fit) -> float:
-    """Largest share of clipped centrals of the fit's samples."""
+    """Return the largest share of centrals, over samples, whose strength is limited to 1 or -1."""
     shares = []
     for sample in fit.samples:
         mu_cen, mu_sat, slope = fit.strengths(sample)
@@ -253,7 +258,7 @@ def markdown(found: dict, model: MassDependentModel) -> str:
 
 
 def parts(found: dict) -> str:
-    """chi^2 of each sample in the joint fits."""
+    """Return a table of the chi^2 of each sample in the joint fits."""
     lines = ["| fit | model | sample 1 | sample 2 | sample 3 |", "|---|---|---|---|---|"]
     for (name, label), fit in found.items():
         if len(fit.samples) > 1:
@@ -262,7 +267,7 @@ def parts(found: dict) -> str:
 
 
 def figure(found: dict, model: MassDependentModel, path) -> None:
-    """Data of the three samples with the best fits."""
+    """Plot the data of the three samples with the best fits."""
     from matplotlib import pyplot
 
     fitter = Fitter(model)
@@ -298,8 +303,10 @@ def figure(found: dict, model: MassDependentModel, path) -> None:
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pivot", type=float, default=PIVOT, help=f"log10 of the pivot mass (default: {PIVOT:g})")
-    parser.add_argument("--figure", type=Path, default=None, help="also draw the best fits to this file")
+    parser.add_argument(
+        "--pivot", type=float, default=PIVOT, help=f"log10 of the pivot mass in Msun/h (default: {PIVOT:g})"
+    )
+    parser.add_argument("--figure", type=Path, default=None, help="also plot the best fits to this file")
     options = parser.parse_args(argv)
     logging.disable(logging.WARNING)
     model = MassDependentModel.load(pivot=options.pivot)

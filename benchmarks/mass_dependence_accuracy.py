@@ -1,10 +1,10 @@
-"""Do the modes of the tables carry a mass-dependent alignment? Against the same sums without modes.
+"""Measure how accurate the tables are for an alignment strength of centrals that depends on halo mass.
 
-The tables keep pairs of different hosts in modes of the occupations, which were fitted to <Ncen>(M) and to products
-<Ncen>(M) q(mu_cen(M)). Here these pairs are counted again at a few occupations, every tracer with its expected
-occupation as a weight, by the host-mass bin of each central: then any q(mu_cen(M)) can be put in exactly. Printed is
+The tables hold pairs of different hosts in modes of the occupations, which were fitted to <Ncen>(M) and to products
+<Ncen>(M) q(mu_cen(M)). Here these pairs are counted without modes at a few occupations, by the host-mass bin of each
+central, with the expected occupation of each tracer as its weight. With these counts any q(mu_cen(M)) is exact. Prints
 the difference of omega and eta, rms over the paper's 20 bins, relative to the rms of the statistic, at random strengths
-about a pivot of 12.5. About 15 s an occupation on one core.
+with a pivot of 12.5. Takes about 15 s for each occupation on one core.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NEGLIGIBLE = 1e-7
 
 
 class Reference:
-    """Expected two-halo sums at one occupation by the mass bins of centrals, without modes."""
+    """Count expected two-halo sums at one occupation by the mass bins of centrals, without modes."""
 
     def __init__(self, tables: TabulatedModel):
         self.settings = dict(tables.metadata["settings"])
@@ -49,7 +49,7 @@ class Reference:
         self._edges = tables.r_edges
 
     def __call__(self, occupation):
-        """A_c (n_masses, n_bins), E_cc (n_masses, n_masses, n_bins) and E_cs (n_masses, n_bins)."""
+        """Return A_c (n_masses, n_bins), E_cc (n_masses, n_masses, n_bins) and E_cs (n_masses, n_bins)."""
         n_masses, n_bins = self.species.n_mass_bins, len(self._edges) - 1
         amplitudes = self._occupations.amplitudes(torch.tensor([occupation], dtype=torch.float64))
         central, satellite = (amplitudes[kind][0].numpy() for kind in ("central", "satellite"))
@@ -94,7 +94,7 @@ class Reference:
 
 
 def differences(tables, no_one_halo, reference, occupation, slope: float, n: int, seed: int) -> dict:
-    """Relative differences (n,) of omega and eta between tables and reference at n random strengths."""
+    """Return relative differences (n,) of omega and eta between tables and direct counts at n random strengths."""
     rng = np.random.default_rng(seed)
     mu_cen, mu_sat = (torch.as_tensor(rng.uniform(-1, 1, n)) for _ in range(2))
     slopes = torch.as_tensor(rng.choice([-slope, slope], n))
@@ -120,9 +120,9 @@ def differences(tables, no_one_halo, reference, occupation, slope: float, n: int
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", default=None, help="tables to test (default: the shipped ones)")
-    parser.add_argument("--slopes", nargs="+", type=float, default=[0.0, 0.5, 1.0, 2.0], help="absolute values")
-    parser.add_argument("--n-random", type=int, default=5, help="random occupations of the support (default: 5)")
-    parser.add_argument("--n-strengths", type=int, default=64, help="random strengths each (default: 64)")
+    parser.add_argument("--slopes", nargs="+", type=float, default=[0.0, 0.5, 1.0, 2.0], help="absolute slopes")
+    parser.add_argument("--n-random", type=int, default=5, help="number of random occupations (default: 5)")
+    parser.add_argument("--n-strengths", type=int, default=64, help="number of random strengths (default: 64)")
     parser.add_argument("--seed", type=int, default=3)
     options = parser.parse_args(argv)
     tables = TabulatedModel.load(options.tables)

@@ -1,9 +1,9 @@
-"""Predictions of xi, omega and eta per second, with and without gradients, of any emulators, in turns in one run.
+"""Measure the predictions of xi, omega and eta per second of emulators, with and without gradients.
 
     python benchmarks/predictions_per_second.py factorised-pm160 iaemunet-pm160
 
-The paper states 32,768 predictions in 1.02 s on one A100. Gradients are those of the sum of all outputs with respect
-to the parameters. Medians of several repetitions; each emulator and batch in turn within a repetition.
+The paper states 32,768 predictions in 1.02 s on one A100. Gradients are those of the sum of all outputs with respect to
+the parameters. Times are medians of several repetitions, in each of which all emulators and batches take turns.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main(arguments=None) -> None:
         theta = torch.as_tensor(emulator.support.sample(max(options.batches), np.random.default_rng(1)))
         theta = theta.to(options.device, getattr(torch, options.dtype))
         for gradient in (False, True):
-            per_point = run(emulator, theta[:64], gradient) / 64  # also warms up
+            per_point = run(emulator, theta[:64], gradient) / 64  # also a warm-up
             for batch in options.batches:
                 if per_point * batch < options.max_seconds:
                     run(emulator, theta[:batch], gradient)

@@ -1,20 +1,22 @@
-"""Are known alignment strengths found again? Mocks, measured as a user would, fitted as a user would.
+"""Test whether known alignment strengths are recovered from mocks that are measured and fitted as a user would.
 
     python benchmarks/recovery.py --figure recovery.png
 
-Each data set is a halotools-IA mock at the occupation of TNG300 sample 1: measured with jackknife covariances, put into
-the likelihood IACorrelations (with its Hartlap factor), sampled with HMC. Boxes alternate between the shipped halo
-catalogues. Printed are pulls, (mean - truth) / standard deviation, of both parameters, and how often the central 68 and
-95 % intervals hold the truth.
+Each data set is a halotools-IA mock with the occupation of TNG300 sample 1, alternately in the two shipped halo
+catalogues. It is measured with jackknife covariances, and fitted with the likelihood IACorrelations (with its Hartlap
+factor) and HMC. Prints the pulls, (mean - truth) / standard deviation, of both parameters, and how often the central 68
+and 95 % intervals contain the truth.
 
-A covariance from n regions scatters. The Hartlap factor makes its inverse right on average, but fits weight bins by the
-noise in it: they scatter more than posteriors are wide (Dodelson and Schneider 2013, arXiv:1304.2593; Percival et al.
-2014, arXiv:1312.4841). The standard deviation of pulls that is to be expected is printed beside the one found.
+A covariance from n regions is noisy. The Hartlap factor makes its inverse unbiased, but the noise changes the weights
+of the bins in a fit, so that best fits scatter more than the posteriors are wide (Dodelson and Schneider 2013,
+arXiv:1304.2593; Percival et al. 2014, arXiv:1312.4841). The expected standard deviation of the pulls is printed next to
+the measured one.
 
-``--mean-covariance`` gives all data sets the mean of their covariances: what is left is the rest of the way.
+``--mean-covariance`` uses the mean of all covariances for all data sets, which has nearly no noise, and so tests
+everything else.
 
-``--linear`` fits <P2>(mu_cen) and <P2>(mu_sat) instead, in which omega is linear: least squares with exact tables, no
-sampler, many more mocks, for several numbers of regions.
+``--linear`` fits <P2>(mu_cen) and <P2>(mu_sat), on which omega depends linearly, by least squares with the tables. It
+needs no sampler, and so allows many more mocks and several numbers of regions.
 """
 
 from __future__ import annotations
@@ -50,28 +52,28 @@ THEORIES = {"network": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA
 
 
 def posterior(measurement: Measurement, theory: str, seed: int) -> np.ndarray:
-    """Draws (n, 2) of mu_cen and mu_sat, the occupation being known."""
+    """Draw (n, 2) mu_cen and mu_sat from the posterior at the true occupation."""
     info = {
         "theory": {THEORIES[theory]: None},
         "likelihood": {"iaemu_cobaya.IACorrelations": {"data": measurement, "statistics": list(measurement.bins)}},
         "params": {**{name: {"prior": {"min": -1, "max": 1}} for name in NAMES}, **OCCUPATION},
         "sampler": {"iaemu_cobaya.HMC": {"seed": seed, "progress": False, "ess_stop": 2000}},
     }
-    logging.disable(logging.WARNING)  # one run's worth of messages a data set
+    logging.disable(logging.WARNING)  # otherwise each data set prints the messages of a run
     try:
         _, sampler = run(info)
     finally:
         logging.disable(logging.NOTSET)
     if not sampler.converged:
-        raise RuntimeError("a run has not converged")
+        raise RuntimeError("HMC has not converged")
     return sampler.samples(combined=True)[list(NAMES)].to_numpy()
 
 
 def expected_pull_sd(n_regions: int, n_bins: int, n_parameters: int = 2, n: int = 20000, seed: int = 0) -> float:
-    """Standard deviation of the pulls of a linear model, a Wishart covariance of ``n_regions`` and Hartlap's factor.
+    """Return the standard deviation of pulls of a linear model with a Wishart covariance and Hartlap's factor.
 
-    Which linear model does not matter: with a known covariance the pulls would be normal, and any model can be turned
-    into the one whose parameters are the first bins.
+    It does not depend on the linear model, since any model can be transformed to one whose parameters are the first
+    bins.
     """
     covariances = stats.wishart(n_regions - 1, np.eye(n_bins) / (n_regions - 1)).rvs(n, random_state=seed)
     inverse = np.linalg.inv(covariances) * (n_regions - n_bins - 2) / (n_regions - 1)
@@ -87,13 +89,13 @@ def tables() -> TabulatedModel:
 
 
 def templates_of(edges) -> np.ndarray:
-    """omega (n_bins, 2) for <P2> = 1 of the centrals and of the satellites."""
+    """Predict omega (n_bins, 2) for <P2> = 1 of the centrals, and of the satellites."""
     strengths = [dict(zip(NAMES, pair, strict=True)) for pair in ((1.0, 0.0), (0.0, 1.0))]
     return np.stack([tables().predict({**OCCUPATION, **pair}, edges).omega for pair in strengths], axis=1)
 
 
 def linear(options) -> str:
-    """Table of pulls of linear fits, by bins and regions; the same mocks for all."""
+    """Return a table of pulls of linear fits to the same mocks, by number of bins and of regions."""
     truth = mean_p2(torch.tensor(options.truth, dtype=torch.float64)).numpy()
     theta = dict(zip(NAMES, options.truth, strict=True)) | OCCUPATION
     cases = [(bins, n_side) for bins in ("tng300", "paper") for n_side in (3, 4, 5, 8)]
@@ -132,7 +134,7 @@ def linear(options) -> str:
 
 
 def _fit(data, templates, inverse, truth):
-    """Pulls (2,) of a weighted least-squares fit, and chi^2 of the truth."""
+    """Return the pulls (2,) of a weighted least-squares fit, and chi^2 of the truth."""
     covariance_of_fit = np.linalg.inv(templates.T @ inverse @ templates)
     found = covariance_of_fit @ (templates.T @ (inverse @ data))
     residual = data - templates @ truth
@@ -140,7 +142,7 @@ def _fit(data, templates, inverse, truth):
 
 
 def with_mean_covariance(measurements: list[Measurement]) -> list[Measurement]:
-    """Each with the mean of the covariances of all, which has next to no noise: without Hartlap's factor."""
+    """Give all measurements the mean of their covariances, which has nearly no noise and needs no Hartlap factor."""
     if len({tuple(len(c.matrix) for c in measurement.covariances) for measurement in measurements}) > 1 or any(
         len(measurement.covariances) < len(measurement.bins) for measurement in measurements
     ):
@@ -161,8 +163,11 @@ def with_mean_covariance(measurements: list[Measurement]) -> list[Measurement]:
 
 
 def recover(options):
-    """Rows (box, mean of both parameters, their sd, share of the posterior nearer to the median than the truth, linear
-    pulls)."""
+    """Fit all data sets.
+
+    Each row has the box, the mean and standard deviation of both parameters, the share of the posterior that is nearer
+    to the median than the truth, and the linear pulls.
+    """
     edges = parse_bins(options.bins)
     models = {name: HalotoolsMocks(HaloCatalogue.load(name)) for name in BOXES}
     truth = np.array(options.truth)
@@ -189,7 +194,7 @@ def recover(options):
 
 
 def linear_pulls(measurement: Measurement, options) -> np.ndarray:
-    """Pulls (2,) of the linear fit to the same data; NaN unless they are omega with a covariance."""
+    """Return the pulls (2,) of a linear fit to the same data; NaN unless the data are omega with a covariance."""
     if measurement.statistics != ("omega",) or not measurement.covariances:
         return np.full(2, np.nan)
     (covariance,) = measurement.covariances
@@ -202,7 +207,7 @@ def linear_pulls(measurement: Measurement, options) -> np.ndarray:
 
 
 def draw(rows, truth, pulls: np.ndarray, path: Path) -> None:
-    """Found values about the truth, and the pulls beside a normal distribution."""
+    """Plot the means with the truth, and the pulls with a normal distribution."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -235,16 +240,16 @@ def draw(rows, truth, pulls: np.ndarray, path: Path) -> None:
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=50, help="data sets")
-    parser.add_argument("--bins", default="tng300", help="paper, tng300 (default), or edges")
-    parser.add_argument("--regions", type=int, default=5, help="along a side of the box")
+    parser.add_argument("--n", type=int, default=50, help="number of data sets")
+    parser.add_argument("--bins", default="tng300", help="paper, tng300 (default), or edges in Mpc/h")
+    parser.add_argument("--regions", type=int, default=5, help="regions along each side of the box")
     parser.add_argument("--statistics", nargs="+", default=["omega"])
     parser.add_argument("--emulator", choices=tuple(THEORIES), default="network")
     parser.add_argument("--truth", nargs=2, type=float, default=[0.8, 0.3], metavar=("MU_CEN", "MU_SAT"))
     parser.add_argument(
-        "--mean-covariance", action="store_true", help="the mean of all covariances for all, in place of each its own"
+        "--mean-covariance", action="store_true", help="use the mean of all covariances for all data sets"
     )
-    parser.add_argument("--linear", type=int, default=0, metavar="N", help="linear fits to N mocks instead")
+    parser.add_argument("--linear", type=int, default=0, metavar="N", help="make linear fits to N mocks instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure", type=Path)
     options = parser.parse_args(arguments)
@@ -263,7 +268,7 @@ def main(arguments=None) -> None:
         f"{THEORIES[options.emulator]}"
     )
     if options.mean_covariance:
-        print("one covariance for all, the mean: pulls as of --linear, where it says 'with the mean covariance'")
+        print("all data sets have the mean covariance; compare the pulls with 'mean covariance' of --linear")
     elif len(options.statistics) == 1:
         print(f"expected standard deviation of pulls: {expected_pull_sd(n_regions, n_bins):.3f}")
     print(

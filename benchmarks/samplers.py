@@ -1,15 +1,15 @@
-"""Effective draws per second and per gradient of samplers on one posterior, one after the other in one run.
+"""Compare samplers on the same posterior: effective draws per second and per gradient.
 
     python benchmarks/samplers.py                                    # TNG300 sample 1, two parameters
-    python benchmarks/samplers.py --posterior joint                  # all seven
-    python benchmarks/samplers.py --posterior paper-bins             # two, in bins that the paper's network has
-    python benchmarks/samplers.py --posterior joint-paper-bins       # all seven
-    pip install pyro-ppl nutpie                                      # peers; left out where they are not installed
+    python benchmarks/samplers.py --posterior joint                  # all seven parameters
+    python benchmarks/samplers.py --posterior paper-bins             # two, in the bins of the paper's network
+    python benchmarks/samplers.py --posterior joint-paper-bins       # all seven, in these bins
+    pip install pyro-ppl nutpie                                      # other samplers; left out if not installed
 
-The posterior is that of a file in yaml_examples, through the default emulator, the paper's network and the tables. All
-samplers see the same density of unbounded parameters, except Cobaya's mcmc, which calls Cobaya's model. Pyro's NUTS is
-set up as in the paper's script (arXiv:2504.05235, section 4.2: first step size 0.005, one chain), nutpie with its
-defaults, one chain. Effective draws are the smallest of bulk and tail over parameters. One torch thread.
+The posteriors are those of files in yaml_examples, with the default emulator, the paper's network and the tables. All
+samplers use the same density of unbounded parameters, except Cobaya's mcmc, which uses Cobaya's model. Pyro's NUTS has
+the settings of the paper's script (arXiv:2504.05235, section 4.2: first step size 0.005, one chain), nutpie its
+defaults with one chain. Effective draws are the smallest of bulk and tail over parameters. torch has one thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MODELS = {
 
 
 class Run:
-    """A model, its density, and a start that all samplers share."""
+    """A model, its density, and the start of all samplers."""
 
     def __init__(self, posterior: str, model: str):
         file, statistics = POSTERIORS[posterior]
@@ -71,9 +71,9 @@ class Run:
 
 
 def paper_bins(statistics) -> Measurement:
-    """Predictions at the fit of sample 1 (arXiv:2504.05235, table 2) in the paper's bins, with the errors of TNG300.
+    """Predict data at the fit of sample 1 (arXiv:2504.05235, table 2) in the paper's bins, with the errors of TNG300.
 
-    The network of the paper cannot be summed to the bins of the published data.
+    The bins of the published data are not sums of the bins of the paper's network.
     """
     occupation = load_input_file(EXAMPLES / "tng_sample1.yaml")["params"]
     theta = {**{name: occupation[name] for name in OCCUPATION_PARAMETERS}, "mu_cen": 0.80, "mu_sat": 0.32}
@@ -99,7 +99,7 @@ def ours(run: Run, options, method: str) -> dict:
 
 
 def unbounded(run: Run):
-    """Value and gradient of minus the log-density at one point of unbounded coordinates; counts its calls."""
+    """Minus the log-density and its gradient at one point of unbounded coordinates; counts its calls."""
     density = run.sampler().density
 
     def negative(z: np.ndarray):
@@ -181,7 +181,7 @@ def nutpie_nuts(run: Run, options) -> dict:
     draws = transform.forward(z.reshape(-1, n_dim)).numpy()[None]
     steps = int(np.sum(trace.sample_stats["n_steps"]))
     total = density.n_gradients
-    # It tells no times: warm-up in proportion to its gradients.
+    # nutpie reports no times; the warm-up is taken in proportion to its number of gradients.
     return report(draws, seconds * (1 - steps / total), seconds * steps / total, steps)
 
 
@@ -248,8 +248,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
     parser.add_argument("--n-chains", type=int, default=64)
-    parser.add_argument("--draws", type=int, default=500, help="of each chain of ours")
-    parser.add_argument("--trajectory-length", type=float, help="of HMC; default: the sampler's")
+    parser.add_argument("--draws", type=int, default=500, help="draws of each chain of our samplers")
+    parser.add_argument("--trajectory-length", type=float, help="length of trajectories of HMC (default: its own)")
     parser.add_argument("--pyro-warmup", type=int, default=2000)
     parser.add_argument("--pyro-draws", type=int, default=4000)
     parser.add_argument("--nutpie-draws", type=int, default=4000)

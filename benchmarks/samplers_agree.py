@@ -1,9 +1,9 @@
-"""HMC and Cobaya's mcmc on the TNG300 posteriors, against integration on a grid.
+"""Compare HMC and Cobaya's mcmc with integration on a grid, for the TNG300 posteriors.
 
     python benchmarks/samplers_agree.py
 
-For each sample: means and standard deviations of mu_cen and mu_sat by integration of the posterior on a grid, by
-HMC and by mcmc, with the effective draws of each. Differences are in standard deviations, widths as ratios.
+Prints, for each sample, the mean and standard deviation of mu_cen and mu_sat from integration on a grid, the
+differences of HMC and mcmc in standard deviations, the ratios of the widths, and the numbers of effective draws.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 
 
 def by_hmc(density: LogPosterior, start, n_draws: int, seed: int) -> np.ndarray:
-    """Draws (64, n_draws, 2)."""
+    """Draw (64, n_draws, 2) with HMC."""
     sampler = Sampler(density, 2, density.bounds, Settings(n_chains=64, n_warmup=150), seed)
     sampler.warm_up(start)
     return sampler.draw(n_draws).positions.numpy()
 
 
 def by_mcmc(model, info, n_steps: int, n_chains: int = 4) -> np.ndarray:
-    """Chains (n_chains, n, 2) of Cobaya's mcmc with a known proposal, without their first tenth."""
+    """Run chains (n_chains, n, 2) of Cobaya's mcmc with a known proposal, and drop their first tenth."""
     chains = []
     for seed in range(n_chains):
         options = {"max_samples": n_steps, "Rminus1_stop": 0, "learn_proposal": False, "measure_speeds": False}
@@ -50,7 +50,7 @@ def by_mcmc(model, info, n_steps: int, n_chains: int = 4) -> np.ndarray:
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--hmc-draws", type=int, default=800, help="of each of 64 chains")
+    parser.add_argument("--hmc-draws", type=int, default=800, help="draws of each of 64 chains")
     parser.add_argument("--mcmc-steps", type=int, default=9000, help="accepted steps of each of 4 chains")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -2,9 +2,9 @@
 
     python benchmarks/simulation_based_calibration.py --n 300 --figure ranks.png
 
-Strengths are drawn from the prior, data from the likelihood at these strengths, draws from the posterior of these data.
-If prior, likelihood, gradient and sampler fit together, the rank of the true value among independent draws is uniform.
-Printed are Kolmogorov-Smirnov p-values of each parameter and of the log-posterior, and the worst R-hat of all.
+Strengths are drawn from the prior, data from the likelihood at these strengths, and draws from the posterior of these
+data. If prior, likelihood, gradient and sampler are consistent, the rank of the true value among independent draws is
+uniform. Prints Kolmogorov-Smirnov p-values for each parameter and the log-likelihood, and the largest R-hat.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from iaemu_cobaya.gradients.log_posterior import LogPosterior
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 
-#: Draws of one posterior that a rank is taken among.
+#: Number of draws of a posterior among which the true value is ranked.
 N_RANKED = 99
 
 
 def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = True):
-    """Ranks (n, 3) of mu_cen, mu_sat and the log-likelihood in 0 .. N_RANKED, and R-hats (n,)."""
+    """Return the ranks (n, 3) of mu_cen, mu_sat and the log-likelihood in 0 .. N_RANKED, and R-hats (n,)."""
     info = load_input_file(EXAMPLES / f"tng_sample{sample}.yaml")
     model = get_model({key: info[key] for key in ("theory", "likelihood", "params")})
     density = LogPosterior(model, rng=np.random.default_rng(seed))
     (likelihood,) = model.likelihood.values()
-    # Of the distribution that chi^2 stands for: with the Hartlap factor.
+    # The covariance of the likelihood, with the Hartlap factor.
     scatter = np.linalg.cholesky(np.linalg.inv(likelihood.inverse_covariance))
     rng = np.random.default_rng(seed)
     found, worst = np.empty((n, 3)), np.empty(n)
@@ -42,13 +42,13 @@ def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = T
         truth = rng.uniform(*density.bounds)
         model.logposterior(truth, cached=False)
         vector = likelihood.theory_vector()
-        # In place: the likelihood of tensors looks at the same numbers.
+        # In place, because the likelihood of tensors uses the same array.
         likelihood.data_vector[:] = vector + scatter @ rng.standard_normal(len(vector))
         sampler = Sampler(
             density, 2, density.bounds, Settings(n_chains=n_chains, n_warmup=150), int(rng.integers(2**31))
         )
         sampler.warm_up(rng.uniform(*density.bounds, size=(4, 2)))
-        # Enough draws of each chain for R-hat; of them some so far apart that they are independent.
+        # Enough draws of each chain for R-hat; ranks are among a few, so far apart that they are independent.
         draws = sampler.draw(60)
         worst[index] = diagnostics.rhat(draws.positions).max()
         picked = draws.positions[:, 5::15].reshape(-1, 2)[:N_RANKED]
@@ -62,14 +62,14 @@ def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = T
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, choices=(1, 2, 3), default=1)
-    parser.add_argument("--n", type=int, default=300, help="data sets")
+    parser.add_argument("--n", type=int, default=300, help="number of data sets")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--figure", type=Path, help="histograms of the ranks")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     found, worst = ranks(options.sample, options.n, options.seed)
     names = ("mu_cen", "mu_sat", "log-posterior")
-    print(f"\nsample {options.sample}, {options.n} data sets, ranks among {N_RANKED} draws; R-hat to {worst.max():.3f}")
+    print(f"\nsample {options.sample}, {options.n} data sets, {N_RANKED} ranked draws, largest R-hat {worst.max():.3f}")
     print(
         "| quantity | mean rank / N | expected | KS p-value | chi^2 of 10 bins | p-value |\n|---|---|---|---|---|---|"
     )

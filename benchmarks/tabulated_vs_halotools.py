@@ -1,25 +1,26 @@
-"""Are the tables the expectation of halotools mocks? A test with stated error rates, and the cost of either.
+"""Test whether the tables are the expectation of halotools-IA mocks, and compare their run times.
 
-For each parameter point, mocks are drawn in every box that the tables were made from, and the i-th mocks of all boxes
-are taken together as one realisation. If a prediction P is the ratio of expectations E[S] / E[D] (S = DD, D = RR for
-1 + xi; S = S_omega or S_eta, D = DD for omega and eta), then z = S - P D has mean zero in every bin: exactly, without
-the bias that the mean of per-mock ratios S / D has. The script tests that mean over all bins together:
+At each parameter point mocks are made in all boxes of the tables. The i-th mocks of all boxes are one realisation. If a
+prediction P is the ratio of expectations E[S] / E[D] (S = DD, D = RR for 1 + xi; S = S_omega or S_eta, D = DD for omega
+and eta), the mean of z = S - P D is zero in every bin. (The mean of the ratios S / D of single mocks would be biased.)
+The script tests this mean in all bins together:
 
-- Hotelling's T^2 of the mean of z, with the covariance of z over bins taken from the mocks; p-value from the
-  F distribution with (n_bins, n_mocks - n_bins) degrees of freedom, which accounts for the noise of that covariance.
-  It needs more mocks than bins: 40 to 60 are a good choice.
-- A randomisation test of sum t^2 over bins, the signs of whole realisations being flipped at random. It is valid for
-  any number of mocks, and less sensitive.
+- Hotelling's T^2 of the mean of z, with the covariance of z between bins from the mocks. Its p-value is from the F
+  distribution with (n_bins, n_mocks - n_bins) degrees of freedom, which accounts for the noise of the covariance. It
+  needs more mocks than bins; 40 to 60 are a good choice.
+- A randomisation test of sum t^2 over bins, with random signs of whole realisations. It is valid for any number of
+  mocks, but less sensitive.
 
-Bins with too few pairs (see --min-pairs) are left out of the tests, and counted. Points are the three TNG300 samples
-and corners of the support; two corners at least have a share of borrowed satellites above 20 %, if any has.
+Bins with too few pairs (see --min-pairs) are left out of the tests, and counted. The points are the three TNG300
+samples and corners of the supported region. If possible, at least two corners have more than 20 % of borrowed
+satellites.
 
-Interrupted runs resume: mocks are kept per point in --output. Example:
+Mocks are kept for each point in --output, so that interrupted runs can be resumed. Example:
 
     python benchmarks/tabulated_vs_halotools.py --n-mocks 48 --processes 2
 
-With --slope, centrals have a strength that depends on their host's mass (iaemu.models.laws), in the mocks by a
-strength for each galaxy.
+With --slope, the strength of centrals depends on the mass of their host (iaemu.models.laws); in the mocks, each galaxy
+has its own strength.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ TNG_POINTS = {
     "tng2": (0.69, 0.11, 11.93, 0.26, 12.05, 12.85, 1.0),
     "tng3": (0.56, 0.00, 11.61, 0.26, 11.80, 12.60, 1.0),
 }
-#: Strengths that go with the corners in turn: both signs, both limits, and one vanishing.
+#: Alignment strengths at the corners, in turn: both signs, both limits, and zero.
 CORNER_STRENGTHS = ((0.9, 0.6), (0.6, 1.0), (-0.8, 0.7), (1.0, -0.6), (0.8, 0.0), (-0.6, -1.0))
 BORROWED_SHARE = 0.2
 SAVE_EVERY = 20.0  # seconds
@@ -72,7 +73,7 @@ SUMS = ("DD", "S_omega", "S_eta", "RR")
 
 
 def expected_borrowed_share(catalogues, theta) -> tuple[float, float]:
-    """Expected share of satellites beyond their host's sub-halos, and expected number of galaxies in all boxes."""
+    """Return the expected share of borrowed satellites, and the expected number of galaxies in all boxes."""
     _, _, logMmin, sigma_logM, logM0, logM1, alpha = theta
     borrowed = satellites = centrals = 0.0
     for catalogue in catalogues:
@@ -86,12 +87,12 @@ def expected_borrowed_share(catalogues, theta) -> tuple[float, float]:
 
 
 def corner_points(model, catalogues, n: int, max_pairs: float) -> dict[str, tuple[float, ...]]:
-    """Corners of the support in the five occupation parameters, far from each other, two with much borrowing.
+    """Choose corners of the supported region of the occupation, two of them with many borrowed satellites.
 
-    The first is the corner with the largest borrowed share; the second, of those above ``BORROWED_SHARE``, the one
-    that differs from it in most parameters (at equal differences the one with most borrowing); the others differ from
-    all before in most parameters (at equal differences the one with most galaxies). Corners with more than
-    ``max_pairs`` ordered pairs in a box are left out: at the lowest masses with the most satellites one mock has 2e9.
+    The first corner has the largest borrowed share. The second, among those above ``BORROWED_SHARE``, differs from it
+    in most parameters (if several do, it has the largest borrowed share). Each of the others differs from all before in
+    most parameters (if several do, it has most galaxies). Corners with more than ``max_pairs`` ordered pairs in a box
+    are left out: at the lowest masses with most satellites a mock has 2e9.
     """
     bits = np.array(list(itertools.product((0, 1), repeat=len(OCCUPATION_PARAMETERS))))
     unit = np.concatenate([np.full((len(bits), 2), 0.5), bits], axis=1)
@@ -127,7 +128,7 @@ def _start_worker(names, single_thread: bool, pivot: float | None) -> None:
 
 
 def _one_mock(task):
-    """Sums (4, n_bins), numbers (3,) and seconds (2,) of one mock of one box."""
+    """Make a mock of one box; return sums (4, n_bins), numbers of galaxies (3,) and seconds (2,)."""
     theta, box, seed = task
     mocks = _worker[box]
     start = time.perf_counter()
@@ -145,7 +146,7 @@ def _one_mock(task):
 
 
 class MockStore:
-    """Mocks of one point on disk: a prefix of the sequence that (seed, point, box, number) determines."""
+    """Mocks of one point on disk: the first ones of the sequence given by (seed, point, box, number)."""
 
     def __init__(self, folder: Path, name: str, theta, seed: int, catalogues, pivot: float | None = None):
         self.theta, self.n_boxes = tuple(theta), len(catalogues)
@@ -171,7 +172,7 @@ class MockStore:
                 self.sums, self.counts, self.seconds = (file[key] for key in ("sums", "counts", "seconds"))
 
     def tasks(self, n: int):
-        """Tasks of the mocks that are missing up to n, boxes fastest."""
+        """Give the tasks for the mocks up to n that are missing; all boxes of a realisation follow each other."""
         for number in range(len(self.sums), n):
             for box in range(self.n_boxes):
                 seed = np.random.SeedSequence(self.entropy, spawn_key=(self.key, box, number))
@@ -188,7 +189,7 @@ class MockStore:
         self._append(pending)
 
     def _append(self, results):
-        """Store what completes realisations; return the rest."""
+        """Store complete realisations; return the other mocks."""
         whole = len(results) // self.n_boxes * self.n_boxes
         if whole:
             for key, values in zip(("sums", "counts", "seconds"), zip(*results[:whole], strict=True), strict=True):
@@ -207,7 +208,7 @@ class MockStore:
 
 
 def mean_zero_test(z: np.ndarray, n_flips: int = 9999, seed: int = 0) -> dict:
-    """Is the mean of z (n_mocks, n_bins) zero in all bins together?
+    """Test whether the mean of z (n_mocks, n_bins) is zero in all bins together.
 
     Returns
     -------
@@ -246,7 +247,7 @@ def mean_zero_test(z: np.ndarray, n_flips: int = 9999, seed: int = 0) -> dict:
 
 
 def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
-    """All statistics in one binning, mocks against prediction."""
+    """Compare mocks with the prediction for all statistics in one set of bins."""
     nesting = nesting_matrix(FINE_EDGES, edges)
     sums = dict(zip(SUMS, np.moveaxis(store.sums[:n].sum(axis=1) @ nesting.T, 1, 0), strict=True))
     prediction = model.predict(np.array(store.theta), r_edges=edges)
@@ -276,7 +277,7 @@ def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
         entry |= {"measured": measured.tolist(), "error": error.tolist()}
         if used.any():
             entry |= mean_zero_test(z[:, used])
-            # Counts relative to themselves, orientations to their root mean square: these cross zero.
+            # xi is relative to itself; omega and eta cross zero, so they are relative to their rms.
             unit = predicted[used] if name in ("DD", "xi") else np.sqrt(np.mean(predicted[used] ** 2))
             deviation = (measured - predicted)[used] / unit
             entry["rms_deviation"] = float(np.sqrt(np.mean(deviation**2)))
@@ -290,7 +291,7 @@ def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
 
 
 def time_prediction(model, theta, batch: int = 256) -> dict:
-    """Seconds for one prediction in the paper's bins, and per point in a batch."""
+    """Return the seconds for one prediction in the paper's bins, and for each point in a batch."""
 
     def once(points):
         start = time.perf_counter()
@@ -307,11 +308,11 @@ def time_prediction(model, theta, batch: int = 256) -> dict:
 
 
 def time_halotools_counting(theta, catalogue_name: str, seed: int) -> dict:
-    """Seconds that halotools' own estimators take on one mock of one box, and how the fused counts differ from them."""
+    """Return the seconds of halotools' estimators for a mock of one box, and the difference of our counts from them."""
     from halotools.mock_observables import ed_3d, ee_3d, tpcf
 
     mocks = HalotoolsMocks(HaloCatalogue.load(catalogue_name))
-    # halotools refuses separations beyond a third of the box.
+    # halotools does not allow separations above a third of the box.
     edges = PAPER_EDGES[PAPER_EDGES < mocks.Lbox / 3.0]
     x, e, *_ = mocks.populate(theta, seed)
     start = time.perf_counter()
@@ -336,7 +337,7 @@ def _number(value, form=".3g") -> str:
 
 
 def markdown(report: dict) -> str:
-    """Two tables: the points with their costs, and the tests."""
+    """Return two tables: the points with their run times, and the tests."""
     lines = [
         "| point | "
         + " | ".join(report["parameters"])
@@ -376,17 +377,17 @@ def markdown(report: dict) -> str:
     summary = report["summary"]
     lines += [
         "",
-        f"{summary['n_tests']} tests ({summary['test']}): {summary['n_below_5_percent']} with p < 0.05 "
-        f"(expected {0.05 * summary['n_tests']:.1f}), smallest p {summary['smallest_p']:.2g} "
+        f"{summary['n_below_5_percent']} of {summary['n_tests']} tests ({summary['test']}) have p < 0.05 "
+        f"(expected: {0.05 * summary['n_tests']:.1f}). The smallest p is {summary['smallest_p']:.2g} "
         f"(times the number of tests: {min(1.0, summary['smallest_p'] * summary['n_tests']):.2g}).",
         "Deviations of DD and 1 + xi are relative to the prediction, those of omega and eta to its rms over bins. "
-        f"Bins with fewer than {report['min_pairs']:g} ordered pairs in a realisation, on average, are not used.",
+        f"Bins with fewer than {report['min_pairs']:g} ordered pairs in a realisation on average are not used.",
     ]
     return "\n".join(lines)
 
 
 def summarise(points: dict) -> dict:
-    """The p-values of xi, omega and eta together; tests at one point are not independent of each other."""
+    """Summarise the p-values of xi, omega and eta; tests at the same point are not independent."""
     tests = [
         test
         for entry in points.values()
@@ -409,12 +410,14 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
     parser.add_argument("--tables", type=Path, help="file of the tables (default: those shipped with iaemu)")
     parser.add_argument("--catalogues", nargs="+", help="names or paths of the boxes (default: those of the tables)")
     parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 corner1 ... (default: all)")
-    parser.add_argument("--n-corners", type=int, default=6, help="number of corners of the support (default: 6)")
-    parser.add_argument("--max-pairs", type=float, default=2e8, help="pairs a mock of a corner may have (default: 2e8)")
+    parser.add_argument("--n-corners", type=int, default=6, help="number of corners (default: 6)")
+    parser.add_argument("--max-pairs", type=float, default=2e8, help="largest number of pairs of a mock (default: 2e8)")
     parser.add_argument("--slope", type=float, help="mu_cen_slope of all points (default: one strength for all masses)")
-    parser.add_argument("--pivot", type=float, default=PIVOT, help=f"log10 of its pivot mass (default: {PIVOT:g})")
+    parser.add_argument(
+        "--pivot", type=float, default=PIVOT, help=f"log10 of the pivot mass in Msun/h (default: {PIVOT:g})"
+    )
     parser.add_argument("--n-mocks", type=int, default=20, help="mocks per box and point (default: 20)")
-    parser.add_argument("--min-pairs", type=float, default=20.0, help="ordered pairs per realisation that a bin needs")
+    parser.add_argument("--min-pairs", type=float, default=20.0, help="least number of ordered pairs in a bin")
     parser.add_argument("--seed", type=int, default=2025, help="seed of the mocks (default: 2025)")
     parser.add_argument("--processes", type=int, default=1, help="worker processes (default: 1, with numba's threads)")
     parser.add_argument("--halotools-counts", action="store_true", help="also time halotools' own pair counts (slow)")
@@ -422,7 +425,7 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=Path("tabulated_vs_halotools"),
-        help="folder of the mocks' sums and of results.json (default: ./tabulated_vs_halotools)",
+        help="folder for the sums of the mocks and results.json (default: ./tabulated_vs_halotools)",
     )
     options = parser.parse_args(arguments)
     if options.n_mocks < 3:
@@ -433,13 +436,13 @@ def parse_arguments(arguments=None) -> argparse.Namespace:
 
 
 def load_boxes(model, names) -> list[HaloCatalogue]:
-    """The catalogues, or an error unless they are the very ones that the tables were made from."""
+    """Load the catalogues; it is an error if they are not those of the tables."""
     catalogues = [HaloCatalogue.load(name) for name in names]
     expected, found = model.metadata.get("catalogue_sha256"), [catalogue.sha256 for catalogue in catalogues]
     if expected is not None and sorted(expected) != sorted(found):
         raise SystemExit(
             f"The tables were made from {', '.join(model.metadata['catalogues'])}, whose hashes differ from those of "
-            f"{', '.join(map(str, names))}. Mocks must come from the same boxes: give them with --catalogues."
+            f"{', '.join(map(str, names))}. Mocks must be made in the same boxes: give them with --catalogues."
         )
     return catalogues
 
@@ -457,7 +460,7 @@ def main(arguments=None) -> dict:
     chosen = options.points or list(points)
     unknown = [name for name in chosen if name not in points]
     if unknown:
-        raise SystemExit(f"Unknown point(s) {', '.join(unknown)}; known are {', '.join(points)}.")
+        raise SystemExit(f"Unknown point(s) {', '.join(unknown)}; choose from {', '.join(points)}.")
     report = {
         "n_boxes": len(names),
         "catalogues": [catalogue.name for catalogue in catalogues],
@@ -499,7 +502,7 @@ def main(arguments=None) -> dict:
 
 
 def evaluate(store: MockStore, model, options, first_box) -> dict:
-    """Everything reported about one point."""
+    """Return all results for one point."""
     n = options.n_mocks
     counts, seconds = store.counts[:n], store.seconds[:n]
     n_gal, n_sat, n_borrowed = np.moveaxis(counts, -1, 0)

@@ -1,9 +1,9 @@
-"""How far tables move when they are made with finer mass bins, finer rank bins, more modes or other donors.
+"""Measure how predictions change if tables are made with finer mass bins, finer rank bins, more modes or other donors.
 
-Tabulates the given catalogues again with one setting changed and compares predictions at random points of the support:
-difference of a statistic, rms over bins, over the rms over bins of the statistic (median, 95 %, worst point), in the
-paper's 20 bins. Each variant takes as long as `iaemu-train tabulate`, or a few times longer; tables made are kept in
---cache, under names with a hash of what they were made from.
+The catalogues of the tables are tabulated again with one setting changed, and predictions are compared at random points
+of the supported region, in the paper's 20 bins. The difference of a statistic is its rms over bins, divided by the rms
+over bins of the statistic (median, 95 % and worst point). Each variant takes as long as `iaemu-train tabulate`, or a
+few times longer. Tables are kept in --cache, under names with a hash of their settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from iaemu_training.tables.tabulate import TabulationSettings, tabulate
 
 
 def variants(base: TabulationSettings) -> dict[str, TabulationSettings]:
-    """Settings to compare with ``base``, by name."""
+    """Return the settings to compare with ``base``, by name."""
 
     def mass(factor):
         return {
@@ -57,7 +57,7 @@ def variants(base: TabulationSettings) -> dict[str, TabulationSettings]:
 
 
 def settings_of(tables: TabulatedModel) -> TabulationSettings:
-    """The settings that tables were made with."""
+    """Return the settings with which tables were made."""
     stored = dict(tables.metadata["settings"])
     resolutions = {name: Resolution(**stored.pop(name)) for name in ("one_halo", "two_halo")}
     return TabulationSettings(**stored, **resolutions)

@@ -1,7 +1,7 @@
-"""Posteriors of (mu_cen, mu_sat) for the TNG300 samples by integration on a grid: the oracle of every sampler.
+"""Integrate the posteriors of (mu_cen, mu_sat) for the TNG300 samples on a grid, as a reference for samplers.
 
 At fixed occupation omega is linear in q(mu_cen) and q(mu_sat), so the whole posterior takes milliseconds. Prints a
-Markdown table for the emulator and the tables and for each choice of covariance, beside Table 2 of arXiv:2504.05235.
+Markdown table for the emulator and for the tables, for each choice of the covariance, with Table 2 of arXiv:2504.05235.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PAPER = {
 
 
 def posterior(like, model, occupation, n_grid: int = 2001):
-    """Mean and standard deviation of mu_cen and of mu_sat under uniform priors on (-1, 1), and the smallest chi^2."""
+    """Return mean and standard deviation of mu_cen and mu_sat for uniform priors on (-1, 1), and the smallest chi^2."""
     mu = np.linspace(-1.0, 1.0, n_grid)
     q = mean_p2(torch.as_tensor(mu)).numpy()
     central = model.predict([1.0, 0.0, *occupation], TNG_EDGES, statistics=("omega",)).omega

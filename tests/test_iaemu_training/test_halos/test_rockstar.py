@@ -304,7 +304,7 @@ class TestDamage:
         "row, change, what",
         [
             (13, lambda line: line.rsplit(" ", 1)[0] + "\n", "the first line names 42 columns, .* first halo has 41"),
-            (14, lambda line: line.rsplit(" ", 1)[0] + "\n", "line 14 has 41 columns where .* names 42"),
+            (14, lambda line: line.rsplit(" ", 1)[0] + "\n", "line 14 has 41 columns, but .* names 42"),
             (5000, lambda line: line.strip() + " 7\n", "line 5000 has 43 columns"),
             (700, lambda line: "1.5" + line[line.index(" ") :], r"line 700 does not hold the numbers .*1\.5"),
             (700, lambda line: line.replace("e+", "x+", 1), "line 700 does not hold the numbers"),
@@ -332,7 +332,7 @@ class TestDamage:
         for change, what in (
             (lambda line: line.replace("A[y] ", "A[why] "), r"lacks the column\(s\) A\[y\]"),
             (lambda line: line.replace("Mvir_all", "mvir"), "names mvir more than once"),
-            (lambda line: line.replace(" X ", " X(9) "), r"calls X\(9\) what is column 8"),
+            (lambda line: line.replace(" X ", " X(9) "), r"names column 8, counted from 0, X\(9\)"),
             (lambda line: line[1:], "its first line must name the columns"),
         ):
             with pytest.raises(CatalogueError, match=what):

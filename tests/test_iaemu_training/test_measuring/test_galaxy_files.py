@@ -94,11 +94,11 @@ def test_the_hash_is_that_of_the_file(tmp_path):
     [
         (dict(positions=["x", "y", "w"]), r"no column w \(--positions\). It has: .*log_mass"),
         (dict(positions=["x", "y"]), "three columns, or one column of triples; got 2"),
-        (dict(axes=["log_mass"]), r"three numbers a galaxy, got the shape \(12,\)"),
+        (dict(axes=["log_mass"]), r"three numbers for each galaxy, got shape \(12,\)"),
         (dict(select=["mass > 3"]), r"no column mass \(--select\)"),
         (dict(select=["log_mass ~ 3"]), "of the form"),
         (dict(select=["log_mass > many"]), "of the form"),
-        (dict(select=["log_mass > 99"]), "none of 12 galaxies is left after log_mass > 99"),
+        (dict(select=["log_mass > 99"]), "none of the 12 galaxies meets log_mass > 99"),
     ],
 )
 def test_bad_requests_are_named(tmp_path, galaxies, change, message):
@@ -159,7 +159,7 @@ def write_two(path, tables):
 @pytest.mark.parametrize("name", ["tables.hdf5", "groups.hdf5", "two.npz", "two.fits"])
 def test_two_tables_are_not_mixed(tmp_path, galaxies, galaxies_and_halos, name):
     path = write_two(tmp_path / name, galaxies_and_halos)
-    message = "columns x y z are in the table G and the table H. Name those that you mean: --positions G/x G/y G/z"
+    message = "columns x y z are in the table G and the table H. Name those that you want: --positions G/x G/y G/z"
     with pytest.raises(GalaxyFileError, match=message):
         read_galaxies(path)
     found = read_galaxies(path, ["G/x", "G/y", "G/z"], select=["log_mass > 10"])
@@ -299,7 +299,7 @@ def test_files_cut_short_are_named(tmp_path, galaxies, suffix):
         (dict(positions=np.ones((N, 2))), "three finite numbers"),
         (dict(axes=np.full((N, 3), np.nan)), "three finite numbers"),
         (dict(Lbox=0), "Lbox must be a number, above 0"),
-        (dict(columns={"a": [1]}), "column a has the shape"),
+        (dict(columns={"a": [1]}), "column a has shape"),
         (dict(columns={"a": [object()] * N}), "cannot be written as HDF5"),
         (dict(attributes={"a": object()}), "cannot be written as HDF5"),
     ],
