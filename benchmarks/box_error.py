@@ -73,9 +73,9 @@ def print_direct(emulator: Emulator) -> None:
     catalogues = [HaloCatalogue.load(name) for name in box_error.metadata["catalogues"]]
     sizes = [catalogue.Lbox for catalogue in catalogues]
     print(
-        "\nSigma of the artifact over that of direct counts with as many regions (median over bins; 5 to 95 %); sigma of\n"
-        "direct counts with 8, 64 and 216 regions over that with 27 (median over bins); and half the difference of the\n"
-        "boxes over sigma (rms over bins):\n"
+        "\nSigma of the artifact over that of direct counts with as many regions (median over bins; 5 to 95 %);\n"
+        "sigma of direct counts with 8, 64 and 216 regions over that with 27 (median over bins); and half the\n"
+        "difference of the boxes over sigma (rms over bins):\n"
     )
     print("| sample | statistic | from the artifact | 8 | 64 | 216 | half difference |")
     print("|---|---|---|---|---|---|---|")

@@ -88,17 +88,37 @@ class DatasetSettings:
             raise ValueError(f"split must be three fractions with sum 1, got {self.split}.")
 
     def theta(self, support: Support) -> np.ndarray:
-        """Return the parameter points (n, 7) within a supported region."""
+        """Return the parameter points.
+
+        Parameters
+        ----------
+        support : Support
+            The supported region that they fill.
+
+        Returns
+        -------
+        (n, 7) float64
+        """
         return PARAMETER_SETS[self.points](support, self.n, self.seed)
 
     def mocked(self) -> np.ndarray:
-        """Return the indices (n_mocked,) of the points with mocks, ascending."""
+        """Return the indices of the points with mocks, ascending.
+
+        Returns
+        -------
+        (n_mocked,) int64
+        """
         if self.points == "sobol":
             return np.arange(self.n_mocked)
         return ((np.arange(self.n_mocked) + 0.5) * self.n / max(self.n_mocked, 1)).astype(np.int64)
 
     def split_codes(self) -> np.ndarray:
-        """Return the split of each point (n,), uint8 index into ``SPLITS``, by a random permutation."""
+        """Return the split of each point, as index into ``SPLITS``, by a random permutation.
+
+        Returns
+        -------
+        (n,) uint8
+        """
         ends = np.round(np.cumsum(self.split)[:2] * self.n).astype(int)
         order = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(2**31,))).permutation(self.n)
         codes = np.empty(self.n, dtype=np.uint8)
