@@ -241,7 +241,7 @@ def test_galaxies_outside_of_the_box_by_rounding_are_noted(tmp_path, capsys):
     arguments = ["-o", str(tmp_path / "own.txt"), "--bins", "2,4,8", "--regions", "3", "--no-plot"]
     assert main(["measure", str(tmp_path / "g.npz"), *arguments]) == 0
     assert "iaemu measure: 1 galaxies outside the box by a rounding error were wrapped" in capsys.readouterr().err
-    assert "outside of the box" in Measurement.read(tmp_path / "own.txt").metadata["notes"][0]
+    assert "outside the box" in Measurement.read(tmp_path / "own.txt").metadata["notes"][0]
     x[0, 0] = -0.01
     np.savez(tmp_path / "g.npz", positions=x, axes=rng.normal(size=x.shape), Lbox=40.0)
     assert main(["measure", str(tmp_path / "g.npz"), *arguments]) == 1

@@ -20,7 +20,7 @@ def test_card_of_the_shipped_emulator(capsys):
 
 def test_card_of_the_papers_network(capsys):
     assert main(["card", "iaemunet-pm160"]) == 0
-    assert "- aleatoric: second output of the network; epistemic: Monte Carlo dropout" in capsys.readouterr().out
+    assert "- epistemic: the scatter between 50 passes with dropout" in capsys.readouterr().out
 
 
 def test_card_to_a_file_and_of_a_file_that_is_not_there(tmp_path, capsys):

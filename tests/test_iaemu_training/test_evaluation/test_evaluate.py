@@ -245,7 +245,7 @@ class TestWhatIsUsed:
                 return prediction
 
         report = evaluate(Broken(), FakeDataset(n=60), n_bootstrap=0, progress=False)
-        assert any("2 entries with a label have no finite prediction" in note for note in report.notes)
+        assert any("For 2 entries with a label the prediction is not finite" in note for note in report.notes)
         assert report.about["masked_entries"]["xi"] == 2
 
     def test_the_ceiling_is_of_the_same_entries(self, dataset):
@@ -260,11 +260,11 @@ class TestWhatIsUsed:
         np.testing.assert_array_equal(some.pit_of_mean, case.pit_of_mean[[4, 4, 2]])
 
     def test_other_catalogues_are_told(self, dataset, perfect):
-        assert not any("other halo catalogues" in note for note in perfect.notes)
+        assert not any("different halo catalogues" in note for note in perfect.notes)
         emulator = FakeEmulator()
         emulator.metadata = {"catalogue_sha256": ["abc"]}
         report = evaluate(emulator, dataset, n_bootstrap=0, progress=False)
-        assert any("other halo catalogues" in note for note in report.notes)
+        assert any("different halo catalogues" in note for note in report.notes)
 
 
 class TestWithoutUncertainties:

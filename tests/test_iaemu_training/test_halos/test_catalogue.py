@@ -206,7 +206,7 @@ class TestArrays:
             (lambda c: {"mass": np.where(np.arange(len(c.mass)) == 3, np.nan, c.mass)}, "mass must be positive.*row 3"),
             (lambda c: {"mass": -c.mass}, "mass must be positive"),
             (lambda c: {"mass": c.mass[::-1]}, "ascending"),
-            (lambda c: {"offset": c.offset[:-1]}, r"offset has shape \(9659, 3\); 2211 hosts with 9660 sub-halos"),
+            (lambda c: {"offset": c.offset[:-1]}, r"offset has shape \(9659, 3\), but 2211 hosts with 9660 sub-halos"),
             (lambda c: {"position": c.position + 1.0}, r"position must be within \[0, 40\)"),
             (lambda c: {"axis": 0.0 * c.axis}, "axis must be unit vectors"),
             (lambda c: {"n_subhalos": c.n_subhalos.astype(float)}, "n_subhalos must hold whole numbers"),
