@@ -9,6 +9,7 @@ that leave the domain of the density (value -inf) are not chosen by the line sea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -101,7 +102,9 @@ def _maximise(density: LogDensity, start: torch.Tensor, max_iterations: int = 50
     return Laplace(metric, float(value), iteration, converged)
 
 
-def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
+def approximate(
+    density: LogDensity, starts: torch.Tensor, callback: Callable[[], object] | None = None
+) -> list[Laplace]:
     """Return Gaussian approximations at the maxima of the density, the one with the largest mass first.
 
     Equal maxima are returned once, and those of negligible mass are left out.
@@ -111,6 +114,8 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
     density : LogDensity
     starts : tensor (m, d)
         Points to search from.
+    callback : callable, optional
+        Called after the search from each starting point.
 
     Returns
     -------
@@ -133,6 +138,8 @@ def approximate(density: LogDensity, starts: torch.Tensor) -> list[Laplace]:
         new = _maximise(density, start)
         if not any(_alike(new, old) for old in found):
             found.append(new)
+        if callback is not None:
+            callback()
     found = [one for one in found if math.isfinite(one.log_mass)]
     if not found:
         raise SamplingError(

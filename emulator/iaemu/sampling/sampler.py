@@ -148,13 +148,15 @@ class Sampler:
         """The current step size, which changes during the warm-up."""
         return math.exp(self._averaging.log_step_average if self.is_warm else self._averaging.log_step)
 
-    def begin(self, start: ArrayLike | torch.Tensor) -> None:
+    def begin(self, start: ArrayLike | torch.Tensor, callback: Callable[[], object] | None = None) -> None:
         """Find the maxima of the density, and starting points of the chains about them.
 
         Parameters
         ----------
         start : array or tensor (d,) or (m, d)
             Points from which maxima are searched. If there are several maxima, the chains start about them in turn.
+        callback : callable, optional
+            Called after the search for the maximum from each starting point.
 
         Raises
         ------
@@ -171,7 +173,7 @@ class Sampler:
                 f"Starting points must have the shape ({self.dimension},) or (m, {self.dimension}); got {given}."
             )
         starts = in_support(self.density, self.transform.inverse(starts), self.generator)
-        self.maxima = approximate(self.density, starts)
+        self.maxima = approximate(self.density, starts, callback)
         points = scatter(self.density, self.maxima, self.n_chains, self.generator, self.settings.dispersion)
         self.n_steps = 0
         self._move(points, self.maxima[0].metric)
@@ -202,13 +204,15 @@ class Sampler:
             if callback is not None:
                 callback(self, info)
 
-    def draw(self, n: int) -> Draws:
+    def draw(self, n: int, callback: Callable | None = None) -> Draws:
         """Make the next draws of all chains, after the warm-up.
 
         Parameters
         ----------
         n : int
             Number of draws of each chain.
+        callback : callable, optional
+            Called with the sampler and the info after each transition.
 
         Returns
         -------
@@ -230,6 +234,8 @@ class Sampler:
             infos.append(self._step())
             whitened.append(self._state.position)
             log_density.append(self._state.log_density)
+            if callback is not None:
+                callback(self, infos[-1])
         points = self.metric.colour(torch.stack(whitened, dim=1).reshape(-1, self.dimension))
         physical = self.transform.forward(points).reshape(self.n_chains, n, self.dimension)
         log_jacobian = self.transform.log_jacobian(points).reshape(self.n_chains, n)
