@@ -199,8 +199,9 @@ class HMC(ChecksOptions, CovmatSampler):
                 self._warm_up()
             total = self._judge_old_draws()
             if not self.converged:
-                goal = "Sampling until R-1 < %g with %g effective draws, or until %g draws."
-                self.mpi_info(goal, self.Rminus1_stop, self.ess_stop, self.max_samples)
+                limit = f", or until {self.max_samples:g} draws are kept" if math.isfinite(self.max_samples) else ""
+                goal = "Sampling until R-1 < %g and there are %g effective draws%s."
+                self.mpi_info(goal, self.Rminus1_stop, self.ess_stop, limit)
             with progress.DrawsBar(self._shows_progress(), self.n_draws(), total) as bar:
                 while not self.converged and (n := self._n_next(self.n_kept)):
                     bar.begin(self.n_draws(self.n_kept + n), n * self.thin, n * self.n_chains)
@@ -228,10 +229,10 @@ class HMC(ChecksOptions, CovmatSampler):
         self.mpi_info("Searching for the maximum of the posterior from %d points of the reference distribution.", n)
         start = [self.model.get_valid_point(max_tries=1000, random_state=self.random_state)[0] for _ in range(n)]
         try:
-            with progress.bar(shows, desc="maximum", unit="start", total=n) as bar:
+            with progress.bar(shows, desc="maximum", unit=" starts", total=n) as bar:
                 self.sampler.begin(np.array(start), bar.update)
             self.mpi_info("Warm-up: %d steps of %d chains.", self.n_warmup, self.n_chains)
-            with progress.bar(shows, desc="warm-up", unit="step", total=self.n_warmup) as bar:
+            with progress.bar(shows, desc="warm-up", unit=" steps", total=self.n_warmup) as bar:
                 self.sampler.warm_up(callback=lambda *_: bar.update())
         except SamplingError as error:
             raise LoggedError(self.log, "%s", error) from error

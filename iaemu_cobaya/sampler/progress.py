@@ -61,7 +61,7 @@ class DrawsBar:
 
     def __init__(self, show: bool, initial: int = 0, total: int | None = None):
         # smoothing = 0: the time left is estimated from the mean speed, since checks of convergence take time too.
-        self._bar = bar(show, desc="draws", unit="draw", initial=initial, total=total, smoothing=0)
+        self._bar = bar(show, desc="draws", unit=" draws", initial=initial, total=total, smoothing=0)
         self._share = 0.5
         self.begin(initial, 1, 1)
 
