@@ -1,4 +1,4 @@
-"""Names in a Cobaya run: of our parameters (option ``param_map``), and of our products (option ``tag``)."""
+"""Names of our parameters (option ``param_map``) and products (option ``tag``) in a Cobaya run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _TAG = re.compile(r"\w*")
 
 
 def product_name(statistic: str, tag: str | None = "", deviations: bool = False) -> str:
-    """Name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
+    """Return the name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
 
     Parameters
     ----------
     statistic, tag : str
     deviations : bool
-        Of the error of the prediction, see :meth:`iaemu_cobaya.theories.base.ForwardModelTheory.get_result`.
+        Return the name of the deviations, see :meth:`iaemu_cobaya.theories.base.ForwardModelTheory.get_result`.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def product_name(statistic: str, tag: str | None = "", deviations: bool = False)
 
 
 def check_tag(tag: str | None, log: Logger) -> str:
-    """See that a tag is made of letters, digits and underscores.
+    """Check that a tag consists of letters, digits and underscores.
 
     Parameters
     ----------
@@ -39,23 +39,27 @@ def check_tag(tag: str | None, log: Logger) -> str:
     Returns
     -------
     str
-        "" if there is none.
+        The tag, or "" for None.
 
     Raises
     ------
     LoggedError
-        It is not.
+        The tag contains other characters, or begins with "deviations".
     """
     tag = tag or ""
     if tag.startswith("deviations"):
-        raise LoggedError(log, "tag: '%s' would be taken for the error of a prediction; choose another word.", tag)
+        raise LoggedError(
+            log,
+            "tag: '%s' would be taken for the error of a prediction; it must not begin with 'deviations'.",
+            tag,
+        )
     if not _TAG.fullmatch(tag):
-        raise LoggedError(log, "tag: use letters, digits and underscores; got '%s'.", tag)
+        raise LoggedError(log, "tag: use letters, digits and underscores only; got '%s'.", tag)
     return tag
 
 
 def mapped_names(parameters: Sequence[str], param_map: Mapping, log: Logger) -> tuple[str, ...]:
-    """Names in a run of a model's parameters.
+    """Return the names of a model's parameters in a run.
 
     Parameters
     ----------
@@ -70,13 +74,13 @@ def mapped_names(parameters: Sequence[str], param_map: Mapping, log: Logger) -> 
     Raises
     ------
     LoggedError
-        An unknown parameter, or two of the same name.
+        A parameter is unknown, or two get the same name.
     """
     unknown = [name for name in param_map if name not in parameters]
     if unknown:
         raise LoggedError(
             log,
-            "param_map: unknown parameter(s) %s; known are %s.",
+            "param_map: unknown parameter(s) %s; the parameters are %s.",
             ", ".join(map(str, unknown)),
             ", ".join(parameters),
         )
@@ -86,15 +90,15 @@ def mapped_names(parameters: Sequence[str], param_map: Mapping, log: Logger) -> 
     names = tuple(named)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise LoggedError(log, "param_map: more than one parameter is called %s.", ", ".join(twice))
+        raise LoggedError(log, "param_map: more than one parameter gets the name %s.", ", ".join(twice))
     return names
 
 
 class MapsParameters:
-    """Mixin for Cobaya components: renames the default parameters as the option ``param_map`` says.
+    """Mixin for Cobaya components that renames their default parameters with the option ``param_map``.
 
-    Done where Cobaya collects defaults, so that the renamed parameters keep prior, proposal and label, and are
-    assigned to the component (Cobaya's own ``renames`` does neither).
+    This happens when Cobaya collects defaults. The renamed parameters thus keep prior, proposal and label, and Cobaya
+    assigns them to the component. Cobaya's own ``renames`` does neither.
     """
 
     @classmethod
@@ -105,7 +109,7 @@ class MapsParameters:
         ----------
         defaults : dict
         input_options : mapping, optional
-            Of the run.
+            Options of the run.
 
         Returns
         -------

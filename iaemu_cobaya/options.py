@@ -1,4 +1,4 @@
-"""Options of Cobaya components, held against what their annotations state: type, range, and whether null will do."""
+"""Check the options of Cobaya components against their annotations: type, range, and whether null is allowed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from iaemu.ranges import Range, number_of
 
 
 class ChecksOptions:
-    """Mixin for Cobaya components: what is wrong with an option of theirs is a LoggedError that names it.
+    """Mixin for Cobaya components that raises a LoggedError with the name of an option that is not valid.
 
-    Options are the annotated attributes of the classes of this package; numbers may have a range, as in
-    ``Annotated[int, Range(at_least=1)]``. Cobaya's own check raises TypeError, which ends a run in a traceback, and has
-    no ranges.
+    Options are the annotated attributes of the classes of this package. Numbers can have a range, as in
+    ``Annotated[int, Range(at_least=1)]``. Cobaya's own check has no ranges, and raises a TypeError, which ends a run
+    with a traceback.
     """
 
     log: Any
 
     def validate_info(self, name: str, value: Any, annotations: dict) -> None:
-        """Nothing: Cobaya looks at True and False here already, with an AttributeError.
+        """Do nothing. Cobaya's method would raise an AttributeError for options that are True or False.
 
         Parameters
         ----------
@@ -38,17 +38,17 @@ class ChecksOptions:
         Parameters
         ----------
         annotations : dict
-            Of all attributes, by name.
+            Types of all attributes, by name.
 
         Raises
         ------
         LoggedError
-            One is of another type, or out of its range; or torch makes its tensors on another device than the CPU.
+            An option has the wrong type, or is out of its range; or the default device of torch is not the CPU.
         """
-        # Where torch lacks the question (before 2.3), nobody has asked for another device.
+        # Before version 2.3, torch had no function for this.
         device = getattr(torch, "get_default_device", lambda: torch.device("cpu"))()
         if device.type != "cpu":
-            message = "torch's default device is %s, but this runs on the CPU: call torch.set_default_device('cpu')."
+            message = "torch's default device is %s, but Cobaya runs on the CPU: call torch.set_default_device('cpu')."
             raise LoggedError(self.log, message, device)
         ours = [cls for cls in type(self).__mro__ if cls.__module__.partition(".")[0] == __name__.partition(".")[0]]
         names = {name for cls in ours for name in vars(cls).get("__annotations__", {})}
@@ -60,37 +60,37 @@ class ChecksOptions:
                     _check(name, value, ranges[name])
                 validate_type(types[name], value, name)
             except _Refused as error:
-                # Cobaya prints the whole traceback: no longer than need be.
+                # Cobaya prints the whole traceback, so keep it short.
                 raise LoggedError(self.log, "%s", error) from None
             except (TypeError, ValueError, RuntimeError) as error:
-                # The comparisons of Cobaya's check fail on arrays and tensors.
+                # Cobaya's check compares values, which fails for arrays and tensors.
                 raise LoggedError(self.log, "%s: %s; got %s.", name, error, reprlib.repr(value)) from None
 
 
 class _Refused(ValueError):
-    """An option that will not do."""
+    """An option that is not valid."""
 
 
 def _check(name: str, value: Any, wanted: Any) -> None:
-    """See that a number is in its range, and that None stands only where it may."""
+    """Check that a number is in its range, and that None is allowed."""
     choices = typing.get_args(wanted) if typing.get_origin(wanted) is not typing.Annotated else (wanted,)
     choices = choices or (wanted,)
     if value is None:
         if any(choice in (str, bool) or number_of(choice) for choice in choices) and type(None) not in choices:
             known = number_of(wanted)
             if known is None:
-                raise _Refused(f"{name} must not be null: leave it out for its default.")
+                raise _Refused(f"{name} must not be null. Omit it to get its default.")
             known[1].check(name, value, known[0], _Refused)
         return
     found = [number_of(choice) for choice in choices if choice is not type(None)]
-    # A number is checked where nothing else will do.
+    # Check the range if the option can only be a number.
     if found and all(found):
         kind, limits = next(entry for entry in found if entry is not None)
         limits.check(name, value, kind, _Refused)
 
 
 def check_seed(seed: Any, log: Any) -> None:
-    """See that numpy takes a seed: a whole number that is not negative, or several.
+    """Check that a seed is a whole number of at least 0, or a list of them.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def check_seed(seed: Any, log: Any) -> None:
     Raises
     ------
     LoggedError
-        It does not.
+        The seed is something else.
     """
     several = isinstance(seed, typing.Sequence) and not isinstance(seed, str | bytes)
     try:

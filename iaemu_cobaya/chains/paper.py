@@ -1,8 +1,8 @@
-"""Published results that ours are put beside."""
+"""Published results for comparison."""
 
 from __future__ import annotations
 
-#: Table 2 of arXiv:2504.05235, by TNG300 sample and route: (value, upper error, lower error).
+#: Table 2 of arXiv:2504.05235, by TNG300 sample and method: (value, upper error, lower error).
 TABLE_2 = {
     1: {
         "IAEmu, HMC": {"mu_cen": (0.80, 0.02, 0.03), "mu_sat": (0.32, 0.04, 0.05)},

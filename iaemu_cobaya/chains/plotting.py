@@ -1,4 +1,4 @@
-"""Corner plots of chains, and their data with the best fit and the posterior of the prediction."""
+"""Corner plots of chains, and plots of their data with the best fit and the posterior of the prediction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
 
-#: Draws behind the band of a prediction, which is left out where it would take longer than this.
+#: Number of draws for the band of a prediction. The band is left out if it would take longer than BAND_SECONDS.
 N_BAND = 300
 BAND_SECONDS = 90.0
 
@@ -30,38 +30,40 @@ BAND_SECONDS = 90.0
 def corner_plot(
     chains: Sequence[Chain], paper: bool = False, truth: Mapping[str, float] | None = None
 ) -> GetDistPlotter:
-    """GetDist corner plot of one or more chains.
+    """Make a corner plot of one or more chains with GetDist.
 
     Parameters
     ----------
     chains : sequence of Chain
     paper : bool
-        Mark the posterior medians of arXiv:2504.05235, table 2, for the samples that were fitted.
+        Mark the posteriors of arXiv:2504.05235, table 2, for the samples that were fitted.
     truth : mapping of name to number, optional
-        Values to mark: those that mock data were made with.
+        Values to mark, for example those of mock data.
 
     Returns
     -------
     getdist.plots.GetDistPlotter
-        Its ``fig`` is the figure.
+        Plotter with the figure as ``fig``.
 
     Raises
     ------
     ChainError
-        No chain has samples enough, or they share no sampled parameter, or ``truth`` names another one.
+        No chain has enough samples, the chains share no sampled parameter, or ``truth`` contains another one.
     """
     from getdist import plots
 
     truth = truth or {}
     enough = [chain for chain in chains if chain.densities]
     if not enough:
-        raise ChainError("no corner plot: the chains hold too few samples (a run of 'evaluate', or one just started)")
+        raise ChainError(
+            "no corner plot: the chains contain too few samples (from 'evaluate', or from a run that has just started)"
+        )
     names = [name for name in enough[0].densities if all(name in chain.densities for chain in enough)]
     if not names:
         raise ChainError("no corner plot: the chains share no sampled parameter")
     unknown = [name for name in truth if name not in names]
     if unknown:
-        raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is none of the sampled {', '.join(names)}")
+        raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is not sampled; sampled are {', '.join(names)}")
     colors = [COLORS[index % len(COLORS)] for index in range(len(enough))]
     plotter = plots.get_subplot_plotter(width_inch=max(4.5, 1.6 * len(names) + 1.5))
     plotter.settings.axes_fontsize = 11
@@ -80,8 +82,10 @@ def corner_plot(
             markers=truth,
         )
     except (np.linalg.LinAlgError, IndexError, ValueError) as error:
-        # Seen where a slow parameter has hardly moved yet: its density estimate has no width.
-        raise ChainError(f"no corner plot: GetDist fails on these chains (just started?): {error}") from error
+        # This happens if a slow parameter has hardly moved yet, so that its density estimate has no width.
+        raise ChainError(
+            f"no corner plot: GetDist fails for these chains; perhaps they are too short: {error}"
+        ) from error
     for name, value in truth.items():
         _reach(plotter, names.index(name), value, value)
     if paper:
@@ -114,9 +118,9 @@ def _mark_paper(plotter: GetDistPlotter, chains: Sequence[Chain], names: Sequenc
 
 
 def _paper_posteriors(chain: Chain) -> dict[str, tuple[float, float, float]]:
-    """The paper's posteriors of the samples that were fitted, under the names of this run; empty if unknown.
+    """Return the paper's posteriors of the samples that were fitted, under the names of this run; empty if unknown.
 
-    Without strengths that several samples share: the paper has none for them.
+    Alignment strengths that several samples share are left out, since the paper has no values for them.
     """
     known = {f"TNG300Sample{sample}": rows["IAEmu, HMC"] for sample, rows in TABLE_2.items()}
     found, claimed = {}, []
@@ -131,7 +135,7 @@ def _paper_posteriors(chain: Chain) -> dict[str, tuple[float, float, float]]:
 
 
 def _reach(plotter: GetDistPlotter, index: int, low: float, high: float) -> None:
-    """Widen the axis of one parameter, in all panels, to hold a range."""
+    """Widen the axis of one parameter in all panels so that it contains a range."""
     left, right = plotter.subplots[index, index].get_xlim()
     limits = min(left, low), max(right, high)
     for row in range(index, len(plotter.subplots)):
@@ -141,26 +145,26 @@ def _reach(plotter: GetDistPlotter, index: int, low: float, high: float) -> None
 
 
 def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure, str]:
-    """The data of a chain with its best fit and the posterior of the prediction.
+    """Plot the data of a chain with its best fit and the posterior of the prediction.
 
     Parameters
     ----------
     chain : Chain
     n_band : int
-        Number of draws behind the band of 68 %; none if that would take minutes.
+        Number of draws for the band, which contains 68 %. The band is left out if it would take minutes.
     seed : int
-        Of these draws.
+        Seed of these draws.
 
     Returns
     -------
     figure : Figure
     text : str
-        chi^2 of the best fit and number of bins, per likelihood.
+        chi^2 of the best fit and number of bins, for each likelihood.
 
     Raises
     ------
     ChainError
-        The run has none of our likelihoods, or its model cannot be rebuilt.
+        The run has no likelihood of this package, or its model cannot be rebuilt.
     """
     model = _rebuild_model(chain)
     try:
@@ -170,7 +174,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
             point = {name: chain.best()[name] for name in model.parameterization.sampled_params()}
             raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {point}")
         if n_band * seconds > BAND_SECONDS:
-            # The first call may have filled caches; a theory that populates mocks is slow at each point.
+            # Time a second call, since the first one may have filled caches.
             seconds = _predict(model, likes, chain.draws(1, seed)[0])[1]
         too_slow = n_band * seconds > BAND_SECONDS
         drawn = [_predict(model, likes, row)[0] for row in chain.draws(0 if too_slow else n_band, seed)]
@@ -187,8 +191,8 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         if len(predictions) > 1:
             band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
         chi2, n_bins = like.chi2(best[name]), len(like.data_vector)
-        # That of the chain adds the prediction's covariance to the data's, and the logarithm of its determinant.
-        which = " from the errors of the data alone" if like.emulator_error else ""
+        # The column chi2 of the chain also contains the error of the prediction, and a log-determinant.
+        which = " from the covariance of the data alone" if like.emulator_error else ""
         text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}"
         like.plot(best[name], band, panels, label=text, color=COLORS[0])
         if len(likes) > 1:
@@ -197,14 +201,14 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
             f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
         )
     if too_slow:
-        lines.append(f"  no band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
+        lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)
 
 
 def _rebuild_model(chain: Chain) -> Model:
-    """The model of a chain with our likelihoods alone.
+    """Rebuild the model of a chain with the likelihoods of this package only.
 
-    Those of others can need seconds a point, or data that are not on this machine, and the plot does not show them.
+    Others can take seconds per point, or need data that are not on this machine, and are not in the plot.
     """
     likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_ours(name, info)}
     if not likelihoods:
@@ -215,12 +219,12 @@ def _rebuild_model(chain: Chain) -> Model:
         if not isinstance(info, dict) or "prior" in info or "value" in info
     }
     info = {key: value for key, value in chain.info.items() if key in ("theory", "prior")}
-    # 'one' takes up parameters of the likelihoods that are left out.
+    # 'one' accepts the parameters of the likelihoods that are left out.
     info.update(likelihood={**likelihoods, "one": None}, params=inputs)
     logger_setup(50)
     try:
         info = update_info(info)
-        # get_model has no option to skip theories that only the likelihoods of others need.
+        # get_model has no option to skip theories that only the other likelihoods need.
         return Model(
             info["params"],
             info["likelihood"],
@@ -253,7 +257,7 @@ def _is_ours(name: str, info: Mapping | None) -> bool:
 
 
 def _predict(model: Model, likes: Mapping[str, IACorrelations], row: Mapping[str, float]):
-    """Predictions by likelihood at a row of a chain, None where the likelihood is zero; and the seconds it took."""
+    """Return the predictions of each likelihood at a row of a chain (None for zero likelihood), and the time [s]."""
     began = time.perf_counter()
     point = {name: row[name] for name in model.parameterization.sampled_params()}
     finite = np.isfinite(model.loglike(point, return_derived=False))

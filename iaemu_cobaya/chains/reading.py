@@ -1,4 +1,4 @@
-"""Cobaya runs on disk, finished or running, and their posterior as text."""
+"""Read Cobaya runs, finished or running, and summarise their posterior as text."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from getdist.chains import WeightedSamples
 from getdist.cobaya_interface import get_range, get_sampler_temperature, get_sampler_type
 from getdist.paramnames import ParamNames
 
-#: Share of a Metropolis chain that is dropped by default: its way from the starting point.
+#: Fraction of a Metropolis chain that is dropped by default as burn-in.
 BURN_IN = 0.3
 
-#: GetDist cannot estimate densities from fewer rows.
+#: GetDist needs at least this many rows to estimate densities.
 MIN_ROWS = 20
 
-#: How the names of a run's files go on behind the output prefix.
+#: What follows the output prefix in the names of a run's files.
 _ENDINGS = re.compile(r"((\.\d+)?\.txt|(\.updated|\.input)?\.yaml|(\.\d+)?\.draws|\.checkpoint|\.progress|\.covmat)$")
 
 
 class ChainError(ValueError):
-    """A chain that is missing, empty or not a Cobaya chain; the message says what was looked for."""
+    """A chain is missing, empty or not a Cobaya chain; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Chain:
     name : str
         Last part of the output prefix.
     info : dict
-        The updated input.
+        Content of ``root.updated.yaml``.
     burn_in : float
-        Share of the rows that is dropped.
+        Fraction of each chain that is dropped.
     rows : DataFrame
-        After burn-in, chains one after the other: weight, minuslogpost, parameters, priors, chi^2.
+        All chains without burn-in, one after the other: weight, minuslogpost, parameters, priors, chi^2.
     samples : getdist.MCSamples
-        The same rows for GetDist, which drops columns that do not vary.
+        The same rows for GetDist, without the columns that do not vary.
     sampled : list of str
         Names of the sampled parameters, in the order of the run.
     densities : list of str
-        Those of ``sampled`` that GetDist can estimate densities of: they have moved, and there are rows enough.
+        Names of the sampled parameters whose density GetDist can estimate: they vary, and there are enough rows.
     converged : bool, optional
-        By the sampler's own criteria, as its checkpoint says; None without one.
+        Whether the run has converged according to its checkpoint; None without a checkpoint.
     """
 
     root: Path
@@ -72,7 +72,7 @@ class Chain:
     converged: bool | None = None
 
     def column(self, name: str) -> np.ndarray:
-        """One column of ``rows``.
+        """Return one column of ``rows``.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class Chain:
         return self.rows[name].to_numpy()
 
     def best(self) -> dict[str, float]:
-        """All columns of the row of largest posterior.
+        """Return the row with the largest posterior.
 
         Returns
         -------
@@ -94,13 +94,13 @@ class Chain:
         return self.rows.iloc[int(np.argmin(self.column("minuslogpost")))].to_dict()
 
     def draws(self, n: int, seed: int = 0) -> list[dict[str, float]]:
-        """Rows drawn by weight.
+        """Draw rows with probabilities in proportion to their weights.
 
         Parameters
         ----------
         n : int
         seed : int
-            The same draws for the same seed.
+            The same seed gives the same draws.
 
         Returns
         -------
@@ -118,10 +118,10 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
     Parameters
     ----------
     root : str or path
-        Output prefix of the run (``chains/tng_sample1``); one of its files or its input's ``output`` also does.
+        Output prefix of the run, as in its input (``chains/tng_sample1``), or one of its files.
     burn_in : float, optional
-        Share of the rows to drop, in [0, 1). By default 0.3 for Cobaya's ``mcmc``, which writes its way from the
-        starting point, else 0.
+        Fraction of each chain to drop, in [0, 1). By default 0.3 for Cobaya's ``mcmc``, which writes its burn-in to the
+        files, otherwise 0.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
     Raises
     ------
     ChainError
-        No such run, or nothing in it yet.
+        There is no such run, or it has no samples yet.
     """
     root, output = _find(root)
     files = [path for path in output.find_collections() if Path(path).stat().st_size > 0]
@@ -142,7 +142,7 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
     if burn_in is None:
         burn_in = BURN_IN if "mcmc" in (info.get("sampler") or {}) else 0.0
     if not 0 <= burn_in < 1:
-        raise ChainError(f"The burn-in must be a share in [0, 1), got {burn_in}.")
+        raise ChainError(f"The burn-in must be a fraction in [0, 1); got {burn_in}.")
     try:
         rows, samples = _read(info, output, files, burn_in)
     except Exception as error:
@@ -158,9 +158,9 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
 
 
 def _find(root: str | Path) -> tuple[Path, OutputReadOnly]:
-    """The output prefix of a run that is named by it, by its folder if it has no other, or by one of its files."""
+    """Find a run by its output prefix, by its folder if it has no prefix, or by one of its files."""
     if not str(root) or "\0" in str(root):
-        raise ChainError(f"{str(root)!r} names no run: give the 'output' of its YAML file.")
+        raise ChainError(f"{str(root)!r} is not the name of a run: give the 'output' of its YAML file.")
     root = Path(root)
     names = [root.name, _ENDINGS.sub("", root.name)]
     candidates = [(root.with_name(name), str(root.with_name(name))) for name in names if name]
@@ -183,10 +183,12 @@ def _read_yaml(path: str | Path) -> dict:
     try:
         found = yaml_load_file(str(path))
     except Exception as error:
-        # PyYAML has errors of many kinds, and Cobaya one of its own.
+        # PyYAML and Cobaya raise errors of many types.
         raise ChainError(f"{path} cannot be read: {_in_a_line(error)}") from error
     if not isinstance(found, dict):
-        raise ChainError(f"{path} is not the input or state of a Cobaya run (killed as it was written? resume it).")
+        raise ChainError(
+            f"{path} is not the input or checkpoint of a Cobaya run. If the run was killed while writing it, resume it."
+        )
     return found
 
 
@@ -205,8 +207,8 @@ def _has_converged(checkpoint: Path) -> bool | None:
 
 
 def _read(info: dict, output: OutputReadOnly, files: list[str], burn_in: float) -> tuple[pd.DataFrame, MCSamples]:
-    """As ``getdist.loadMCSamples``, but with a look at all columns before it drops those that do not vary."""
-    # GetDist would read the limits of priors from the file too, but fails at those of some distributions.
+    """Read chains as ``getdist.loadMCSamples`` does, but keep the columns that do not vary, too."""
+    # GetDist reads the limits of priors from the file, but fails for some distributions.
     samples = MCSamples(
         names=ParamNames(output.file_updated),
         ranges={name: _limits(entry) for name, entry in info["params"].items()},
@@ -220,9 +222,9 @@ def _read(info: dict, output: OutputReadOnly, files: list[str], burn_in: float) 
     tables = [np.column_stack([chain.weights, chain.loglikes, chain.samples]) for chain in samples.chains]
     rows = pd.DataFrame(np.concatenate(tables), columns=names)
     if rows.empty:
-        raise ValueError(f"{files[0]} holds no samples yet.")
+        raise ValueError(f"{files[0]} contains no samples yet.")
     if not np.isfinite(rows.to_numpy()).all() or not (rows["weight"] > 0).all():
-        raise ValueError("the chains hold weights that are not positive, or what is no number.")
+        raise ValueError("the chains contain weights that are not positive, or values that are not finite.")
     samples.deleteFixedParams()
     samples.makeSingle()
     samples.updateBaseStatistics()
@@ -237,7 +239,7 @@ def _limits(entry: Any) -> tuple[float | None, float | None]:
 
 
 def posterior_table(chain: Chain) -> str:
-    """Posterior of the sampled parameters: mean, standard deviation, 68 % and 95 % limits, R-1, chi^2.
+    """Return a table of the posterior: mean, standard deviation, 68 % and 95 % limits, best fit, R-1 and chi^2.
 
     Parameters
     ----------
@@ -250,20 +252,20 @@ def posterior_table(chain: Chain) -> str:
     Raises
     ------
     ChainError
-        GetDist cannot estimate densities of these samples.
+        GetDist cannot estimate densities from these samples.
     """
     best = chain.best()
     lines = [
-        f"{chain.name}: {len(chain.rows)} rows, total weight {chain.column('weight').sum():.6g}, burn-in "
-        f"{chain.burn_in:g} of each chain dropped"
+        f"{chain.name}: {len(chain.rows)} rows, total weight {chain.column('weight').sum():.6g}; dropped as burn-in: "
+        f"{100 * chain.burn_in:g} % of each chain"
     ]
     if not chain.densities:
-        lines.append("  too few samples for limits (a run of 'evaluate', or one just started)")
+        lines.append("  too few samples for limits (from 'evaluate', or from a run that has just started)")
     else:
         try:
             statistics = chain.samples.getMargeStats()
         except (ValueError, IndexError, np.linalg.LinAlgError) as error:
-            raise ChainError(f"GetDist fails on the samples of {chain.name}: {_in_a_line(error)}") from error
+            raise ChainError(f"GetDist fails for the samples of {chain.name}: {_in_a_line(error)}") from error
         heads = f"{'68 % limits':<21s} {'95 % limits':<21s} best fit"
         lines.append(f"  {'parameter':<14s} {'mean':>9s} {'std':>9s}   {heads}")
         for name in chain.densities:
@@ -276,19 +278,19 @@ def posterior_table(chain: Chain) -> str:
         lines.append(f"  R-1 of the means: {_gelman_rubin(chain)}")
     likelihoods = (chain.info.get("likelihood") or {}).values()
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
-    which = " with the prediction's error, its log-determinant included" if with_determinant else ""
+    which = " (with the error of the prediction, and its log-determinant)" if with_determinant else ""
     lines.append(f"  chi2{which} at the best fit: {best['chi2']:.2f}")
     if chain.converged is False:
         lines.append(
-            "  NOT CONVERGED, by the sampler's own criteria: still running, stopped early, or killed (cobaya-run -r)"
+            "  NOT CONVERGED by the criteria of the sampler: still running, or stopped (cobaya-run -r resumes it)"
         )
     return "\n".join(lines)
 
 
 def _gelman_rubin(chain: Chain) -> str:
-    """GetDist's R-1, the largest over all directions, of the chains of the run or of four parts of a single one."""
+    """Return GetDist's R-1 in the worst direction, between the files of a run, or four parts of a single chain."""
     samples = chain.samples
-    # A file of HMC holds many chains.
+    # A file of HMC contains many chains.
     offsets, what = samples.chain_offsets, f"between {len(samples.chain_offsets) - 1} files"
     if len(offsets) == 2:
         offsets, what = np.linspace(0, len(chain.rows), 5).astype(int), "4 parts of one chain"
@@ -298,5 +300,5 @@ def _gelman_rubin(chain: Chain) -> str:
         WeightedSamples(samples=samples.samples[part], weights=samples.weights[part])
         for part in (slice(start, stop) for start, stop in pairwise(offsets))
     ]
-    ratios = samples.getGelmanRubinEigenvalues(chainlist=parts)  # None: a covariance that is not positive definite
+    ratios = samples.getGelmanRubinEigenvalues(chainlist=parts)  # None if a covariance is not positive definite
     return "too few samples" if ratios is None else f"{ratios.max():.4f} ({what})"

@@ -1,4 +1,4 @@
-"""The differentiable log-posterior held against Cobaya's own: values and slopes, term by term."""
+"""Compare the differentiable log-posterior with Cobaya's own: values and slopes, term by term."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cobaya.log import LoggedError
 from iaemu_cobaya.gradients.cobaya_values import STEP, Term, log_posterior_terms, log_posteriors
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
-#: Agreement that is asked for: of log-densities, and of slopes in the scale of each parameter.
+#: Largest allowed differences: of log-densities, and of slopes in units of the scale of each parameter.
 VALUE_TOLERANCE = 1e-7
 SLOPE_TOLERANCE = 1e-4
 
 
 def check_points(density: Any, points: np.ndarray) -> None:
-    """Compare values and gradient at some points, each alone, and the values of all together.
+    """Compare values and gradient at single points, and the values of all points evaluated together.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def check_points(density: Any, points: np.ndarray) -> None:
     Raises
     ------
     LoggedError
-        They differ; names the prior or likelihood, the point, and both numbers.
+        They differ. The message names the prior or likelihood, the point, and both numbers.
     """
     for point in points:
         _check_point(density, np.asarray(point, dtype=np.float64))
@@ -37,8 +37,8 @@ def check_points(density: Any, points: np.ndarray) -> None:
     if not np.allclose(together, expected, rtol=VALUE_TOLERANCE, atol=VALUE_TOLERANCE):
         raise LoggedError(
             density.log,
-            "Log-posteriors of %d points evaluated together are %s, by Cobaya %s: in a forward_torch or logp_torch "
-            "rows depend on one another. Correct it, or set 'gradient: finite_difference'.",
+            "Log-posteriors of %d points evaluated together are %s, but %s in Cobaya: the rows of a forward_torch or "
+            "logp_torch depend on one another. Correct it, or set 'gradient: finite_difference'.",
             *(len(points), together, expected),
         )
 
@@ -52,8 +52,8 @@ def _check_point(density: Any, point: np.ndarray) -> None:
         except RejectedRows as rejected:
             raise LoggedError(
                 density.log,
-                "At %s the log-posterior of Cobaya is finite, %.10g, but forward_torch rejects the point: correct "
-                "it, or set 'gradient: finite_difference'.",
+                "At %s, Cobaya's log-posterior is finite, %.10g, but forward_torch rejects the point. Correct it, or "
+                "set 'gradient: finite_difference'.",
                 *(_describe(density, point), sum(expected.values())),
             ) from rejected
         slopes = {}
@@ -65,22 +65,29 @@ def _check_point(density: Any, point: np.ndarray) -> None:
     for key, term in terms.items():
         value = float(torch.as_tensor(term, dtype=torch.float64).detach().sum())
         if not abs(value - expected[key]) <= VALUE_TOLERANCE * max(1.0, abs(expected[key])):
-            _refuse(density, key, f"is {value:.10g}, Cobaya's own {expected[key]:.10g}", point)
+            _refuse(density, key, f"is {value:.10g}, but {expected[key]:.10g} in Cobaya", point)
     for index, (name, scale) in enumerate(zip(density.names, density.scales, strict=True)):
         numerical = _numerical_slopes(density, point, index, expected)
         if numerical is None:
-            density.log.debug("Not checked: the slope with %s at %s.", name, _describe(density, point))
+            density.log.debug(
+                "The slope with %s at %s is not checked: numerical derivatives are too rough there.",
+                name,
+                _describe(density, point),
+            )
             continue
         for key, (by_differences, error) in numerical.items():
             slope = slopes[key][index] * scale
             allowed = SLOPE_TOLERANCE * abs(by_differences) + error + 1e-6 * max(1.0, abs(expected[key]))
             if not abs(slope - by_differences) <= allowed:
-                found = f"{slope / scale:.8g} with {name}, by differences of Cobaya's own {by_differences / scale:.8g}"
+                found = f"{slope / scale:.8g} with {name}, but {by_differences / scale:.8g} by differences of Cobaya's"
                 _refuse(density, key, f"has the slope {found}", point)
 
 
 def _numerical_slopes(density: Any, point, index: int, centre) -> dict[Term, tuple[float, float]] | None:
-    """Slopes in the scale of a parameter, with errors, by Richardson's extrapolation; None where too rough."""
+    """Return slopes in units of the scale of a parameter, and their errors, by Richardson extrapolation.
+
+    None if the numerical derivatives are too rough.
+    """
 
     def moved(size):
         there = point.copy()
@@ -94,7 +101,7 @@ def _numerical_slopes(density: Any, point, index: int, centre) -> dict[Term, tup
     for step in (10.0 * STEP, STEP, 0.1 * STEP):
         coarse, fine = slopes(step), slopes(0.5 * step)
         error = {key: abs(fine[key] - coarse[key]) for key in centre}
-        # False also for NaN, beyond the edge of a domain.
+        # This is also False for NaN, outside the domain of a function.
         if all(error[key] <= 0.01 * max(1.0, abs(fine[key])) for key in centre):
             return {key: ((4.0 * fine[key] - coarse[key]) / 3.0, error[key]) for key in centre}
     return None
@@ -109,8 +116,8 @@ def _refuse(density: Any, key: Term, difference: str, point: np.ndarray) -> None
         what = f"log-likelihood of {name}"
     raise LoggedError(
         density.log,
-        "The %s, in the form that has gradients, %s at %s. Correct logp_torch or the forward_torch of what it "
-        "requires, or set 'gradient: finite_difference'.",
+        "The %s, computed with gradients, %s at %s. Correct its logp_torch or the forward_torch of what it requires, "
+        "or set 'gradient: finite_difference'.",
         *(what, difference, _describe(density, point)),
     )
 

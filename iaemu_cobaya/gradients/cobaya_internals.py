@@ -1,7 +1,7 @@
-"""Cobaya's private names: all that this package uses are here.
+"""The only place where this package uses private names of Cobaya.
 
-Cobaya has no public way to ask what its components depend on, in which order they are evaluated, or for the functions
-behind parameters. Where another version calls one of these otherwise, the error says which.
+Cobaya has no public way to find out on what its components depend, in which order they are evaluated, and which
+functions compute parameters. If a version of Cobaya lacks one of these names, the error names it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Component(NamedTuple):
     component : Theory
     is_likelihood : bool
     params : list of str
-        Input parameters that its result depends on: its own first, then those of what it requires.
+        Input parameters on which its result depends: its own first, then those of the theories that it requires.
     required : set of Theory
-        The theories that it requires, directly or through others.
+        Theories that it requires, directly or through others.
     """
 
     component: Any
@@ -39,7 +39,7 @@ class Component(NamedTuple):
 
 
 def evaluation_order(model: Model) -> list[Component]:
-    """The components of a model in the order in which they are evaluated.
+    """Return the components of a model in the order in which they are evaluated.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def evaluation_order(model: Model) -> list[Component]:
 
 
 def input_functions(model: Model) -> dict[str, tuple[Callable, list[str]]]:
-    """Input parameters that are functions of sampled ones, in an order in which they can be evaluated.
+    """Return input parameters that are functions of sampled ones, in an order in which they can be evaluated.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def input_functions(model: Model) -> dict[str, tuple[Callable, list[str]]]:
 
 
 def likelihood_arguments(likelihood: LikelihoodExternalFunction) -> set[str] | None:
-    """Parameters that the function of an external likelihood takes; None if it takes products of theories as well.
+    """Return the parameters of the function of an external likelihood; None if it uses products of theories as well.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def likelihood_arguments(likelihood: LikelihoodExternalFunction) -> set[str] | N
 
 
 def append_draws(collection: SampleCollection, other: SampleCollection) -> None:
-    """Put the draws of another collection of the same model at the end of a collection.
+    """Append the draws of another collection of the same model to a collection.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Cobaya's own log-posterior: of many points, term by term, and with a gradient by differences."""
+"""Cobaya's own log-posterior: at many points, term by term, and with a numerical gradient."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch.autograd.function import once_differentiable
 from iaemu_cobaya.gradients.cobaya_internals import evaluation_order
 from iaemu_cobaya.gradients.torch_functions import differences
 
-#: Step of differences, in the scale of each parameter: large against the noise of a log-posterior, small against its
-#: width.
+#: Step of numerical derivatives, in units of the scale of each parameter: larger than the noise of a log-posterior, and
+#: smaller than its width.
 STEP = 1e-3
 
-#: "prior" or "likelihood", and Cobaya's name of it.
+#: "prior" or "likelihood", and its name in Cobaya.
 Term = tuple[str, str]
 
 
 def log_posteriors(model: Model, points: np.ndarray) -> np.ndarray:
-    """Log-posteriors of many points.
+    """Return the log-posteriors of many points.
 
     Parameters
     ----------
@@ -29,14 +29,14 @@ def log_posteriors(model: Model, points: np.ndarray) -> np.ndarray:
     Returns
     -------
     array (n,)
-        -inf for NaN.
+        -inf in place of NaN.
     """
     values = np.array([model.logposterior(point, return_derived=False).logpost for point in points])
     return np.where(np.isnan(values), -np.inf, values)
 
 
 def log_posterior_terms(model: Model, point: np.ndarray) -> dict[Term, float]:
-    """The terms whose sum is the log-posterior of a point.
+    """Return the terms whose sum is the log-posterior of a point.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def log_posterior_terms(model: Model, point: np.ndarray) -> dict[Term, float]:
     Returns
     -------
     dict of Term to float
-        Empty where the posterior is zero.
+        Empty if the posterior is zero.
     """
     result = model.logposterior(point, return_derived=False)
     if not np.isfinite(result.logpost):
@@ -54,13 +54,13 @@ def log_posterior_terms(model: Model, point: np.ndarray) -> dict[Term, float]:
     terms = {("prior", name): float(value) for name, value in zip(model.prior, result.logpriors, strict=True)}
     evaluated = {one.component.get_name() for one in evaluation_order(model) if one.is_likelihood}
     likes = zip(model.likelihood, result.loglikes, strict=True)
-    # The likelihood "one" of Cobaya is no component that is evaluated.
+    # Cobaya's likelihood "one" is not a component that is evaluated.
     terms.update({("likelihood", name): float(value) for name, value in likes if name in evaluated})
     return terms
 
 
 class NumericalLogPosterior(torch.autograd.Function):
-    """Log-posteriors (n,) of points, a tensor (n, d); backwards by central differences."""
+    """Log-posteriors (n,) of points (n, d), with gradients by central differences."""
 
     @staticmethod
     def forward(ctx, x, model, scales, bounds):

@@ -1,27 +1,6 @@
-"""The log-posterior of a Cobaya model as a differentiable function of batches of points: for samplers with gradients.
+"""The log-posterior of a Cobaya model as a differentiable function of batches of points.
 
-::
-
-    density = LogPosterior(get_model(info))
-    density.check()                                    # against Cobaya's own log-posterior
-    x = torch.tensor(points, requires_grad=True)       # (n, d), in the order of density.names
-    (gradient,) = torch.autograd.grad(density(x).sum(), x)
-
-Cobaya has no interface for gradients. The classes of this package have two methods more than Cobaya asks for, and so
-may those of anybody else, who need not import anything from here but :class:`RejectedRows`:
-
-Theory: ``forward_torch(params, products) -> {product: anything}``
-    ``params`` holds its input parameters by name: float64 tensors (n,), and plain floats for those that are constant.
-    ``products`` holds what the theories that it requires have returned. What it returns goes to those that require
-    *it*: products in any form that both sides agree on, and derived parameters that others require as tensors (n,).
-    Points of zero likelihood, where ``calculate`` would return False: raise ``RejectedRows(rows)``; the call is
-    repeated without these rows.
-
-Likelihood: ``logp_torch(params, products) -> tensor (n,)``
-    The same parameters, and all products of the theories that it requires. Row i depends on row i alone.
-
-Components that no sampled parameter feeds are constants. Their likelihoods are evaluated once, through Cobaya; such
-a theory needs no ``forward_torch``, since the others find its products with their ``provider``, as ever.
+:mod:`iaemu_cobaya.gradients` describes what theories and likelihoods need for this.
 """
 
 from __future__ import annotations
@@ -46,39 +25,41 @@ GRADIENTS = ("auto", "autograd", "finite_difference")
 
 
 class LogPosterior(HasLogger):
-    """``model.logposterior(x).logpost`` of a batch of points, with gradient.
+    """Log-posterior of a Cobaya model at batches of points, ``model.logposterior(x).logpost``, with gradient.
 
     Parameters
     ----------
     model : cobaya.model.Model
     gradient : "auto", "autograd" or "finite_difference"
-        ``autograd`` (as ``auto``): through the components, which must offer it, see the module.
-        ``finite_difference``: values of Cobaya, point by point, and central differences of them; for any model, at the
-        cost of 2 d evaluations for each gradient.
+        ``autograd`` or ``auto``: automatic differentiation, for which components need methods of their own, see
+        :mod:`iaemu_cobaya.gradients`. ``finite_difference``: Cobaya's log-posterior, point by point, and its central
+        differences. This works for every model, but a gradient takes 2 d evaluations for d parameters.
     rng : numpy.random.Generator, optional
-        For points at which functions of the user are tried, and constants evaluated.
+        Draws the points at which functions of the user are tried, and constant components are evaluated.
     scales : array (d,), optional
-        Typical widths of the posterior in each parameter, e.g. from a covariance matrix: steps of differences are
-        a thousandth of them. By default the proposal widths, else those of the reference, else those of the prior.
+        Typical widths of the posterior in each parameter, for example from a covariance matrix. Numerical derivatives
+        use steps of a thousandth of them. By default the widths of the proposals, otherwise of the reference
+        distribution, otherwise of the prior.
 
     Attributes
     ----------
     names : tuple of str
         Sampled parameters, in the order of the columns of x.
     bounds : pair of arrays (d,)
-        Lower and upper limits of the prior, infinite where open.
+        Lower and upper limits of the prior, infinite if there is none.
     scales : array (d,)
     gradient : str
         ``autograd`` or ``finite_difference``.
     reference : Reference
-        Points of the model's reference.
+        Draws points from the reference distribution.
     plan : Plan
-        What is called, with ``autograd``.
+        What is evaluated, with ``autograd``.
 
     Raises
     ------
     LoggedError
-        Unknown option; or components without a gradient, named together with the parameters that feed them.
+        An option is not valid, or components have no gradient; the message names them and the parameters on which they
+        depend.
     """
 
     plan: Plan
@@ -92,7 +73,7 @@ class LogPosterior(HasLogger):
     ):
         self.set_logger(name="gradient")
         if gradient not in GRADIENTS:
-            raise LoggedError(self.log, "gradient: must be one of %s, got '%s'.", ", ".join(GRADIENTS), gradient)
+            raise LoggedError(self.log, "gradient: must be one of %s; got '%s'.", ", ".join(GRADIENTS), gradient)
         self.model = model
         self.gradient = "autograd" if gradient == "auto" else gradient
         self.names = tuple(model.parameterization.sampled_params())
@@ -101,12 +82,12 @@ class LogPosterior(HasLogger):
         self.reference = Reference(model, self.bounds, scales, self.log)
         self.scales = self.reference.scales
         self._warned_nan = False
-        self._kept: dict[Any, dict] = {}  # what theories that do not vary have returned
+        self._kept: dict[Any, dict] = {}  # results of theories that are constant
         if self.gradient == "autograd":
             self.plan = make_plan(model, self.reference, np.random.default_rng() if rng is None else rng, self.log)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Log-posterior densities of a batch of points.
+        """Return the log-posterior densities of a batch of points.
 
         Parameters
         ----------
@@ -116,8 +97,8 @@ class LogPosterior(HasLogger):
         Returns
         -------
         tensor (n,)
-            -inf, with zero gradient, out of bounds, where components reject the point, and for NaN. Each row is what it
-            would be alone.
+            -inf, with zero gradient, outside the bounds, where components reject the point, and for NaN. A row does not
+            depend on the others.
         """
         x = torch.as_tensor(x, dtype=torch.float64)
         if x.ndim != 2 or x.shape[1] != len(self.names):
@@ -128,7 +109,7 @@ class LogPosterior(HasLogger):
         return evaluate(x) if bool(inside.all()) else self._only(inside, x, evaluate)
 
     def terms(self, x: torch.Tensor) -> dict[Term, torch.Tensor | float]:
-        """The terms whose sum is the log-posterior, with ``autograd``.
+        """Return the terms whose sum is the log-posterior, with ``autograd``.
 
         Parameters
         ----------
@@ -142,7 +123,7 @@ class LogPosterior(HasLogger):
         Raises
         ------
         RejectedRows
-            Points of zero likelihood.
+            Points have zero likelihood.
         """
         values = self._values(x)
         terms = {("prior", name): term for name, term in self._priors(x, values).items()}
@@ -156,16 +137,17 @@ class LogPosterior(HasLogger):
         Parameters
         ----------
         points : array (n, d), optional
-            Where; by default drawn from the reference, again where the posterior is zero. A parameter with a number as
-            reference is moved by about its scale.
+            Where to compare. By default, points of positive posterior from the reference distribution; a parameter with
+            a single number as reference is moved by a fraction of its scale.
         rng : numpy.random.Generator, optional
         n_points : int
-            How many to draw.
+            Number of points to draw.
 
         Raises
         ------
         LoggedError
-            They differ; names the prior or likelihood, the point, and both numbers. Or no point was found.
+            The two differ (the message names the prior or likelihood, the point, and both numbers), or no point was
+            found.
         """
         if self.gradient == "finite_difference":
             return
@@ -175,19 +157,19 @@ class LogPosterior(HasLogger):
         check_points(self, np.atleast_2d(points))
 
     def _only(self, keep: torch.Tensor, x: torch.Tensor, evaluate) -> torch.Tensor:
-        """``evaluate`` for the rows to keep, -inf for the others, which nothing gets to see."""
+        """Return ``evaluate`` for the rows to keep, and -inf for the others, which are not evaluated."""
         rows = keep.nonzero().squeeze(1)
         part = x[rows]
-        # Also without rows the result belongs to the graph, with a gradient of zero.
+        # Without any rows, the result must still be part of the graph, with a gradient of zero.
         values = evaluate(part) if len(rows) else part.sum(dim=1)
         return x.new_full((len(x),), -torch.inf).index_put((rows,), values)
 
     def _evaluate(self, x: torch.Tensor) -> torch.Tensor:
-        """The sum of all terms at points (n, d) within the bounds."""
+        """Return the sum of all terms at points (n, d) within the bounds."""
         guarded = x.view_as(x)
         values = self._values(guarded)
         total = sum(self._priors(guarded, values).values())
-        # As in Cobaya, likelihoods do not get to see points of zero prior.
+        # As in Cobaya, likelihoods are not evaluated at points of zero prior.
         if self.plan.external_priors or self._prior.can_be_zero:
             likely = (torch.as_tensor(total, dtype=torch.float64).detach() > -torch.inf).expand(len(x))
             if not bool(likely.all()):
@@ -199,38 +181,38 @@ class LogPosterior(HasLogger):
         for term in terms.values():
             total = total + term
         if not isinstance(total, torch.Tensor) or total.requires_grad != guarded.requires_grad:
-            total = total + 0.0 * guarded.sum(dim=1)  # a constant, with a gradient of zero
+            total = total + 0.0 * guarded.sum(dim=1)  # a constant has a gradient of zero
         if np.isfinite(float(total.detach().sum())):  # one operation where isfinite().all() takes five
             return total
         finite = torch.isfinite(total.detach())
         if guarded.requires_grad:
-            # Zero times what is not finite, somewhere on the way back, must not end as NaN.
+            # Going back, zero times infinity would be NaN.
             guarded.register_hook(lambda slope: torch.where(finite[:, None], slope, 0.0))
         return self._without_nan(total, terms)
 
     def _values(self, x: torch.Tensor) -> dict:
-        """All input parameters by name: tensors (n,), and constants."""
+        """Return all input parameters by name: tensors (n,) and constants."""
         values = {**self.plan.constants, **dict(zip(self.names, x.unbind(dim=1), strict=True))}
         for name, function in self.plan.functions.items():
             values[name] = _call(function, values)
         return values
 
     def _priors(self, x, values) -> dict[str, torch.Tensor | float]:
-        """Terms by Cobaya's names of the priors."""
+        """Return the terms by Cobaya's names of the priors."""
         terms = {next(iter(self.model.prior)): self._prior(x)}
         for name, prior in self.plan.external_priors.items():
             terms[name] = _call(prior, values) if isinstance(prior, Function) else prior
         return terms
 
     def _log_likelihoods(self, values) -> dict[str, torch.Tensor | float]:
-        """Terms by Cobaya's names of the likelihoods."""
+        """Return the terms by Cobaya's names of the likelihoods."""
         products: dict = {}
         for theory, params, varies, _ in self.plan.theories:
             if not varies and theory in self._kept:
                 products.update(self._kept[theory])
                 continue
             given = theory.forward_torch(self._params(theory, params, values, products), products)
-            # Of several theories that could give a product, one was asked to.
+            # If several theories can provide a product, Cobaya has chosen one.
             provider, providers = theory.get_provider(), self.model.provider.requirement_providers
             given = {name: value for name, value in given.items() if providers.get(name, provider) is provider}
             products.update(given)
@@ -244,8 +226,8 @@ class LogPosterior(HasLogger):
             else:
                 term = like.logp_torch(self._params(like, params, values, products), products)
             if term.shape != values[self.names[0]].shape:
-                # Sums over the batch would pass unnoticed for a single point.
-                message = "logp_torch of %s gives the shape %s for %d points: it must give one number for each."
+                # A sum over the batch would not be noticed for a single point.
+                message = "logp_torch of %s returned shape %s for %d points. It must return one number for each point."
                 raise LoggedError(self.log, message, name, tuple(term.shape), len(values[self.names[0]]))
             terms[name] = term
         return terms
@@ -260,8 +242,8 @@ class LogPosterior(HasLogger):
             if any(theory is step.component.get_provider() for step in self.plan.theories if step.varies):
                 raise LoggedError(
                     self.log,
-                    "%s requires the parameter %s, which forward_torch of %s does not give. Add it to what that "
-                    "returns, or set 'gradient: finite_difference'.",
+                    "%s requires the parameter %s, which forward_torch of %s does not return. Add it to the returned "
+                    "dictionary, or set 'gradient: finite_difference'.",
                     *(component.get_name(), name, theory),
                 )
             params[name] = theory.get_param(name)
@@ -274,7 +256,9 @@ class LogPosterior(HasLogger):
         if not self._warned_nan:
             self._warned_nan = True
             guilty = [name for name, term in terms.items() if bool(torch.isnan(torch.as_tensor(term)).any())]
-            message = "The log-density of %s is NaN at %d of %d points: zero likelihood. (Said once.)"
+            message = (
+                "The log-density of %s is NaN at %d of %d points, which get zero likelihood. (This is not repeated.)"
+            )
             self.log.warning(message, ", ".join(guilty) or "the priors", int(lost.sum()), len(total))
         return torch.where(lost, -torch.inf, total)
 

@@ -1,4 +1,4 @@
-"""What of a Cobaya model is called with tensors, in which order and with which parameters; and what is constant."""
+"""Find which parts of a Cobaya model are called with tensors, in which order and with which parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Function(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A component, the names of its parameters, whether they vary, and the function of an external likelihood."""
+    """A component, the names of its parameters, whether they vary, and the function if it is an external likelihood."""
 
     component: Any
     params: list[str]
@@ -38,17 +38,17 @@ class Step(NamedTuple):
 
 @dataclass
 class Plan:
-    """What is called, all in the order of evaluation.
+    """The parts of a model that are called, in the order of evaluation.
 
     Attributes
     ----------
     constants : dict of parameter to float
     functions : dict of parameter to Function
-    external_priors : dict of prior to Function, or to its value if it is constant
+    external_priors : dict of prior to Function, or to float if it is constant
     theories : list of Step
-        Those with ``forward_torch``.
+        Theories with ``forward_torch``.
     likelihoods : list of Step
-        Those that vary.
+        Likelihoods that vary.
     constant_likelihoods : dict of likelihood to float
     """
 
@@ -61,13 +61,13 @@ class Plan:
 
 
 def make_plan(model: Model, reference: Reference, rng: np.random.Generator, log: Logger) -> Plan:
-    """Find out what a model calls, and what of it is constant.
+    """Find the parts of a model that are called, and those that are constant.
 
     Parameters
     ----------
     model : Model
     reference : Reference
-        Gives points at which functions of the user are tried, and constants evaluated.
+        Draws points at which functions of the user are tried, and constant components are evaluated.
     rng : Generator
     log : Logger
 
@@ -78,7 +78,7 @@ def make_plan(model: Model, reference: Reference, rng: np.random.Generator, log:
     Raises
     ------
     LoggedError
-        Components without a gradient, named together with the parameters that feed them.
+        Components have no gradient. The message names them, and the parameters on which they depend.
     """
     order = cobaya_internals.evaluation_order(model)
     params = {one.component: one.params for one in order}
@@ -98,14 +98,14 @@ def make_plan(model: Model, reference: Reference, rng: np.random.Generator, log:
     _refuse({like: fed[like] for like, function in calls.items() if not function.call.takes_tensors}, model, log)
     plan.likelihoods = [Step(like, params[like], True, calls.get(like)) for like in varying]
     if not all(fed[component] for component in [*likelihoods, *theories]):
-        # Also leaves the constant theories in the state in which likelihoods look them up.
+        # This also evaluates the constant theories, so that likelihoods find their products.
         reference.draw(rng)
         plan.constant_likelihoods = {like.get_name(): float(like.current_logp) for like in likelihoods if not fed[like]}
     return plan
 
 
 def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> dict[Any, Function]:
-    """Plan the user's functions: parameters among the ``used``, external priors, likelihoods; the last are returned."""
+    """Add the user's functions for ``used`` parameters and external priors to the plan; return those of likelihoods."""
     dependencies = model.parameterization.input_dependencies
     used = used | {name for p in used for name in dependencies.get(p, ())}
     functions = {name: one for name, one in cobaya_internals.input_functions(model).items() if name in used}
@@ -136,23 +136,23 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
 
 
 def _sampled_among(model: Model, names: Collection[str]) -> list[str]:
-    """The sampled parameters among some, or that some are functions of."""
+    """Return the sampled parameters among ``names``, and those on which ``names`` depend."""
     dependencies = model.parameterization.input_dependencies
     feeding = {*names}.union(*(dependencies.get(name, ()) for name in names))
     return [name for name in model.parameterization.sampled_params() if name in feeding]
 
 
 def _refuse(missing: Mapping[Any, list[str]], model: Model, log: Logger) -> None:
-    """Say which components have no gradient, if there are any, and which parameters feed them."""
+    """Raise an error that names components without a gradient and their parameters, if there are any."""
     if not missing:
         return
     parts = []
     for component, parameters in missing.items():
         if isinstance(component, LikelihoodExternalFunction):
-            lacks = "a function that does not take tensors"
+            lacks = "a function that does not accept tensors"
         else:
             lacks = f"no {'logp_torch' if _is_likelihood(component) else 'forward_torch'}"
-        parts.append(f"{component.get_name()} ({lacks}; fed by {', '.join(parameters)})")
+        parts.append(f"{component.get_name()} ({lacks}; depends on {', '.join(parameters)})")
     sampled = list(model.parameterization.sampled_params())
     raise LoggedError(
         log,
@@ -173,7 +173,7 @@ def _is_likelihood(component) -> bool:
 
 
 def _differentiable_likelihood(like) -> bool:
-    """Whether it may have a gradient; that a function takes tensors is found out later."""
+    """Return whether a likelihood may have a gradient; whether a function accepts tensors is tested later."""
     if isinstance(like, LikelihoodExternalFunction):
         return cobaya_internals.likelihood_arguments(like) is not None and not like.output_params
     return _has(like, "logp_torch")

@@ -1,4 +1,4 @@
-"""Where a Cobaya model is tried before it is sampled: points of its reference, and the widths of its parameters."""
+"""Points of the reference distribution of a Cobaya model, and typical widths of its parameters."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _MAX_TRIES = 1000
 
 
 class Reference:
-    """Widths of a model's sampled parameters, and points of its reference.
+    """Widths of the sampled parameters of a model, and points from its reference distribution.
 
     Parameters
     ----------
     model : Model
     bounds : pair of arrays (d,)
-        Of the prior.
+        Limits of the prior.
     scales : array (d,), optional
-        Typical widths of the posterior: by default the proposal widths, else those of the reference, else those of the
-        prior. A parameter with a number as reference is moved by about a third of its own.
+        Typical widths of the posterior. By default the widths of the proposals, otherwise of the reference
+        distribution, otherwise of the prior. A parameter with a single number as reference is moved by about a third
+        of its width.
     log : Logger
 
     Attributes
@@ -35,7 +36,7 @@ class Reference:
     Raises
     ------
     LoggedError
-        Scales that are not positive, or not one for each parameter.
+        Scales are not positive, or there is not one for each parameter.
     """
 
     def __init__(self, model: Model, bounds: tuple[np.ndarray, np.ndarray], scales: np.ndarray | None, log: Logger):
@@ -43,7 +44,7 @@ class Reference:
         self.scales = self._widths() if scales is None else np.asarray(scales, dtype=np.float64)
         if self.scales.shape != bounds[0].shape or not (self.scales > 0).all():
             names = ", ".join(model.parameterization.sampled_params())
-            raise LoggedError(log, "scales: needs a positive number for each of %s, got %s.", names, scales)
+            raise LoggedError(log, "scales: needs a positive number for each of %s; got %s.", names, scales)
         self.scales = np.minimum(self.scales, bounds[1] - bounds[0])
 
     def _widths(self) -> np.ndarray:
@@ -58,13 +59,13 @@ class Reference:
         return np.array(widths)
 
     def draw(self, rng: np.random.Generator, finite: bool = True) -> np.ndarray:
-        """A point of positive prior, different from the next one also if the reference is a point.
+        """Draw a point of positive prior. Points differ even if the reference is a single number.
 
         Parameters
         ----------
         rng : Generator
         finite : bool
-            Of finite log-posterior, too.
+            Whether the log-posterior must be finite, too.
 
         Returns
         -------
@@ -73,7 +74,7 @@ class Reference:
         Raises
         ------
         LoggedError
-            None was found.
+            No such point was found.
         """
         for _ in range(_MAX_TRIES):
             point = self._draw_of_prior(rng)
@@ -81,8 +82,8 @@ class Reference:
                 return point
         raise LoggedError(
             self._log,
-            "No point of finite log-posterior in %d draws of the reference: give the sampled parameters a 'ref' in the "
-            "region that the model supports.",
+            "None of %d draws from the reference distribution has a finite log-posterior. Give sampled parameters a "
+            "'ref' inside the supported region of the model.",
             _MAX_TRIES,
         )
 
@@ -92,10 +93,12 @@ class Reference:
         for _ in range(_MAX_TRIES):
             point = prior.reference(max_tries=_MAX_TRIES, warn_if_no_ref=False, random_state=rng)
             point[pointlike] += 0.3 * (self.scales * rng.standard_normal(len(point)))[pointlike]
-            # Not at an edge, where differences are one-sided.
+            # Avoid edges, where numerical derivatives are one-sided.
             margin = 0.02 * self.scales
             low, high = self._bounds
             if ((point > low + margin) & (point < high - margin)).all() and prior.logp(point) > -np.inf:
                 return point
-        message = "No point within the prior in %d draws of the reference: widen the prior or the 'ref'."
+        message = (
+            "None of %d draws from the reference distribution is within the prior: widen the prior, or change 'ref'."
+        )
         raise LoggedError(self._log, message, _MAX_TRIES)

@@ -1,7 +1,7 @@
-"""Functions that users write for numbers, as differentiable functions of batches; and derivatives by differences.
+"""Turn functions that users wrote for numbers into differentiable functions of batches; numerical derivatives.
 
-Putting torch in the place of numpy in a user's code is worth its lines: for 64 points of the seven-parameter example
-tng_sample1_joint a gradient takes 0.01 s, but 0.09 s with one external prior of ``stats.norm.logpdf`` row by row.
+Where possible, numpy is replaced by torch in the user's code, since this is faster than a call for each row: for 64
+points of tng_sample1_joint a gradient takes 0.01 s, but 0.09 s with one external prior that is evaluated row by row.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cobaya.log import LoggedError
 from numpy.typing import ArrayLike
 from torch.autograd.function import once_differentiable
 
-#: numpy's and math's names of functions that torch calls otherwise.
+#: Names of functions in numpy and math that differ in torch.
 _ALIASES = {"power": "pow", "absolute": "abs", "fabs": "abs", "degrees": "rad2deg", "radians": "deg2rad"} | {
     f"arc{name}": f"a{name}" for name in ("sin", "cos", "tan", "tan2", "sinh", "cosh", "tanh")
 }
 
-#: Those that mean the same, element by element, in numpy, math and torch.
+#: Functions that do the same, element by element, in numpy, math and torch.
 _ELEMENTWISE = frozenset(
     "abs acos acosh add arctan2 asin asinh atan atan2 atanh ceil clip cos cosh deg2rad divide erf erfc exp exp2 expm1 "
     "floor fmax fmin hypot isfinite isinf isnan lgamma log log10 log1p log2 logaddexp logical_and logical_not "
@@ -38,12 +38,12 @@ _RELATIVE_STEP = np.finfo(float).eps ** (1.0 / 3.0)
 
 
 class RejectedRows(Exception):
-    """Raised by ``forward_torch`` where ``calculate`` would return False: points of zero likelihood.
+    """Raised by ``forward_torch`` for points of zero likelihood, where ``calculate`` would return False.
 
     Parameters
     ----------
     rows : tensor of bool (n,)
-        Which of the points are rejected; at least one.
+        True for the points that are rejected, at least one.
     """
 
     def __init__(self, rows: torch.Tensor):
@@ -52,21 +52,21 @@ class RejectedRows(Exception):
 
 
 class TorchFunction:
-    """A function of named numbers, such as a lambda in a Cobaya input, as a function of batches.
+    """A function of named numbers, such as a lambda in a Cobaya input, that can be called with batches.
 
-    It is called with tensors if it takes them: in its code, numpy, math and ``stats.norm`` stand for torch. If it does
-    not, or gives other values or slopes with them, it is called with numbers, row by row, and differentiated by
-    central differences, which the log says.
+    If possible it is called with tensors, with numpy, math and ``stats.norm`` replaced by torch in its code. If it does
+    not accept tensors, or gives other values or slopes for them, it is called with numbers, row by row, and
+    differentiated by central differences; the log says so.
 
     Parameters
     ----------
     function : callable
-        Takes numbers by name, gives a number.
+        Takes numbers by name, and returns a number.
     label : str
-        For messages, e.g. "the parameter x".
+        Name in messages, such as "the parameter x".
     log : logging.Logger
     examples : mapping of argument to tensor (m,) or number
-        Points, two at least and different, at which to find out whether it takes tensors.
+        At least two different points, at which the function is tested with tensors.
 
     Attributes
     ----------
@@ -85,7 +85,9 @@ class TorchFunction:
         }
         self.takes_tensors, reason = self._try_tensors(examples)
         if not self.takes_tensors:
-            log.info("The function of %s does not take tensors (%s): its gradient is by differences.", label, reason)
+            log.info(
+                "The function of %s does not accept tensors (%s): its gradient is computed numerically.", label, reason
+            )
 
     def __call__(self, **arguments: torch.Tensor | float) -> Any:
         """Evaluate the function.
@@ -96,7 +98,7 @@ class TorchFunction:
 
         Returns
         -------
-        tensor (n,), or a sequence of them if the function gives several numbers
+        tensor (n,), or a sequence of them if the function returns several numbers
         """
         tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
         if not self.takes_tensors:
@@ -107,7 +109,7 @@ class TorchFunction:
         return torch.full_like(next(iter(tensors.values())), float(value))
 
     def _rows(self, **arguments) -> np.ndarray:
-        """Values (n,) by calling the function with numbers."""
+        """Return values (n,) by calling the function with numbers."""
         n = max(np.size(value) for value in arguments.values())
         columns = {name: np.broadcast_to(value, (n,)).tolist() for name, value in arguments.items()}
         values = [self._function(**{name: column[row] for name, column in columns.items()}) for row in range(n)]
@@ -116,14 +118,14 @@ class TorchFunction:
         except (TypeError, ValueError):
             raise LoggedError(
                 self._log,
-                "The function of %s gives %r, not a number, and no sequence of tensors when called with tensors: it "
-                "has no gradient. Use 'sampler: mcmc', or set 'gradient: finite_difference'.",
+                "The function of %s returns %r, which is not a number, so it has no gradient. Use 'sampler: mcmc', "
+                "or set 'gradient: finite_difference'.",
                 self._label,
                 values[0],
             ) from None
 
     def _slopes(self, name: str, arguments: Mapping) -> np.ndarray:
-        """Derivatives (n,) with respect to one argument, by differences."""
+        """Return numerical derivatives (n,) with respect to one argument."""
 
         def along(points):
             return _quiet_rows(self._rows, {**arguments, name: points[:, 0]})
@@ -140,30 +142,30 @@ class TorchFunction:
         }
         try:
             with torch.enable_grad(), warnings.catch_warnings():
-                # Of torch, about float(tensor): several rows at once make it an error as well.
+                # torch warns of float(tensor), which is also an error for several rows.
                 warnings.simplefilter("ignore")
                 value = self._batched(**{**examples, **tensors})
             if isinstance(value, list | tuple):
                 taken = all(isinstance(entry, torch.Tensor | float | int) for entry in value)
-                return taken, "it gives a sequence of other things"
+                return taken, "it returns a sequence of something else"
             if not isinstance(value, torch.Tensor):
                 value = torch.full_like(next(iter(tensors.values())), float(value))
             slopes: tuple[torch.Tensor | None, ...] = (None,) * len(tensors)
             if value.requires_grad:
                 slopes = torch.autograd.grad(value.sum(), list(tensors.values()), allow_unused=True)
-        except Exception as error:  # whatever a user's function may raise
+        except Exception as error:  # a user's function can raise anything
             return False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         numbers = {name: np.asarray(getattr(entry, "detach", lambda e=entry: e)()) for name, entry in examples.items()}
         expected = self._rows(**numbers)
         if value.shape != expected.shape or not np.allclose(value.detach().numpy(), expected, 1e-10, 1e-12):
-            return False, "it gives other values with them"
+            return False, "it gives other values for them"
         for name, slope in zip(tensors, slopes, strict=True):
             found = np.zeros(len(expected)) if slope is None else slope.numpy()
             scale = np.abs(expected).max() / np.maximum(np.abs(numbers[name]).max(), 1e-300)
             if not np.allclose(
                 found, self._slopes(name, numbers), rtol=1e-4, atol=1e-6 * scale + 1e-12, equal_nan=True
             ):
-                return False, f"its slope with {name} is not that of its values"
+                return False, f"its slope with {name} does not agree with its values"
         return True, ""
 
 
@@ -188,7 +190,7 @@ class _ByDifferences(torch.autograd.Function):
 
 
 def _quiet_rows(rows: Callable, arguments: Mapping) -> np.ndarray:
-    """Values where the function has any, NaN elsewhere: a step may leave its domain."""
+    """Return values, with NaN outside the domain of the function, which a step may leave."""
     n = max(np.size(value) for value in arguments.values())
     values = np.full(n, np.nan)
     with np.errstate(all="ignore"):
@@ -204,21 +206,21 @@ def _quiet_rows(rows: Callable, arguments: Mapping) -> np.ndarray:
 def differences(
     function: Callable, points: ArrayLike, steps: ArrayLike, bounds: tuple[np.ndarray, np.ndarray] | None = None
 ) -> np.ndarray:
-    """Gradient of a function by central differences; one-sided, of the same order, where one side has no finite value.
+    """Return the gradient of a function by central differences, or one-sided ones if one side is not finite.
 
     Parameters
     ----------
     function : callable
-        Maps points (m, k) to values (m,); what is not finite is taken for outside of its domain.
+        Maps points (m, k) to values (m,). Values that are not finite are treated as outside its domain.
     points : array (n, k)
     steps : array broadcasting to (n, k)
     bounds : pair of arrays (k,), optional
-        Points beyond are not evaluated.
+        Points outside are not evaluated.
 
     Returns
     -------
     array (n, k)
-        0 where the function is not finite on either side.
+        0 where the function is finite on neither side.
     """
     points = np.asarray(points, dtype=np.float64)
     n, k = points.shape
@@ -232,7 +234,7 @@ def differences(
         values = np.full(len(rows), np.nan)
         if inside.any():
             values[inside] = function(moved[inside])
-        # The step that was made, which rounding makes another than the one asked for.
+        # Because of rounding, the actual step differs from the requested one.
         return values, moved[:, column] - points[rows, column]
 
     gradient = np.zeros((n, k))
@@ -259,11 +261,11 @@ def differences(
     return gradient
 
 
-# ---------------------------------------------------------------- numpy's names, in torch
+# ---------------------------------------------------------------- functions of numpy in torch
 
 
 class _Namespace:
-    """numpy, math or scipy.stats, of which elementwise functions, or the normal log-density, take tensors too."""
+    """numpy, math or scipy.stats, with elementwise functions and the normal log-density that also accept tensors."""
 
     def __init__(self, module):
         self._module = module
@@ -291,7 +293,7 @@ def _dispatching(original: Callable, name: str) -> Callable:
     def function(*arguments, **options):
         if not any(isinstance(value, torch.Tensor) for value in arguments):
             return original(*arguments, **options)
-        if name == "clip":  # numpy's bounds may be numbers, None or arrays
+        if name == "clip":  # bounds can be numbers, None or arrays
             return batched(*arguments, **options)
         tensors = (
             one if isinstance(one, torch.Tensor) else torch.as_tensor(one, dtype=torch.float64) for one in arguments
@@ -302,7 +304,7 @@ def _dispatching(original: Callable, name: str) -> Callable:
 
 
 def _replaced(value):
-    """What stands for a global variable of a user's function."""
+    """Return the replacement of a global variable of a user's function."""
     if value is np or value is math or value is scipy.stats:
         return _Namespace(value)
     if isinstance(value, np.ufunc) or getattr(value, "__module__", None) == "math":
@@ -311,7 +313,7 @@ def _replaced(value):
 
 
 def _rebound(function: Callable) -> Callable:
-    """The same code, with torch in place of numpy and math among its global variables."""
+    """Return the same function with torch in place of numpy and math among its global variables."""
     if not isinstance(function, types.FunctionType):
         return _dispatching(function, function.__name__) if isinstance(function, np.ufunc) else function
     names = set(function.__code__.co_names)

@@ -1,4 +1,4 @@
-"""The product of the 1-d priors of a Cobaya model as a differentiable function of batches."""
+"""The product of the 1-d priors of a Cobaya model as a differentiable function of batches of points."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from iaemu_cobaya.gradients.torch_functions import differences
 
-#: Step of differences of a prior's log-density, in its standard deviations: its error is that of rounding to 1e-10.
+#: Step of numerical derivatives of a prior's log-density, in its standard deviations. Rounding then matters at 1e-10.
 _STEP = 1e-5
 
 
 class TorchPrior:
-    """Log-density of the 1-d priors, normalised as Cobaya does it.
+    """Log-density of the 1-d priors, normalised as in Cobaya.
 
-    Uniform and normal in closed form, other distributions by differences of their ``logpdf``.
+    Uniform and normal distributions have closed forms; others are differentiated numerically.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class TorchPrior:
     Attributes
     ----------
     low, high : tensors (d,)
-        Where the density is not zero; infinite where open.
+        Limits outside which the density is zero; infinite if there is none.
     can_be_zero : bool
         Whether the density may be zero within these limits.
     """
@@ -48,7 +48,7 @@ class TorchPrior:
         self._constant -= float(torch.log(self._scale).sum()) + 0.5 * math.log(2.0 * math.pi) * len(normal)
 
     def inside(self, x: torch.Tensor) -> torch.Tensor:
-        """Whether points lie within the bounds, these included.
+        """Return whether points lie within the bounds, or on them.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class TorchPrior:
         return ((x >= self.low) & (x <= self.high)).all(dim=1)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor | float:
-        """Log-density of points within the bounds.
+        """Return the log-density of points within the bounds.
 
         Parameters
         ----------

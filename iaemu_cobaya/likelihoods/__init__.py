@@ -1,1 +1,1 @@
-"""The Cobaya likelihoods, their data, and measurements by name."""
+"""The Cobaya likelihoods, and the measurements that come with the package."""

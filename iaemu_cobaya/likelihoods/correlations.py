@@ -1,8 +1,8 @@
 """Cobaya likelihoods of measured alignment correlation functions.
 
-``logp = -chi^2 / 2``: the constant normalisation of the Gaussian is left out, so that Cobaya's column ``chi2`` is the
-chi^2 itself. With the option ``emulator_error`` the covariance is C_data + C_emu(theta), and ``logp`` holds the change
-of its log-determinant too: -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2. All likelihoods also work alone::
+``logp = -chi^2 / 2``, without the constant normalisation of the Gaussian, so that Cobaya's column ``chi2`` is chi^2.
+With the option ``emulator_error`` the covariance is C_data + C_emu(theta), and ``logp`` contains the change of its
+log-determinant: -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2. The likelihoods also work without Cobaya::
 
     like = TNG300Sample1()
     like.log_likelihood(theory_vector)
@@ -35,16 +35,17 @@ if TYPE_CHECKING:
 
 
 class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
-    """Chi^2 of measured correlation functions xi, omega, eta, or any subset of them, in any bins that the model has.
+    """Gaussian likelihood of measured correlation functions: xi, omega and eta, or some of them.
 
-    The data vector holds the used bins of each of ``statistics``, in that order, in increasing r.
+    The data vector contains the used bins of each of ``statistics``, in this order, with increasing r. The bin edges
+    must be among those of the model that predicts.
 
     Attributes
     ----------
     measurement : Measurement
-        Everything in the data file.
+        The content of the data file.
     used : dict of statistic to bool array (n_measured,)
-        Which bins of the data file are used.
+        Whether each bin of the data file is used.
     bins : dict of statistic to Bins
         The used bins.
     data_vector : array (n,)
@@ -54,7 +55,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     inverse_covariance : array (n, n)
         With Hartlap factors: chi^2 = d^T inverse_covariance d.
     hartlap_factors : dict of statistic to float
-        1 where it does not apply.
+        1 for statistics without a Hartlap factor.
     """
 
     data: str | os.PathLike | Measurement | None
@@ -70,10 +71,10 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
 
     # ------------------------------------------------------------------ set-up
 
-    # Tensors made in a caller's inference mode would have no gradients later.
+    # Tensors made in a caller's inference mode would not have gradients later.
     @torch.inference_mode(False)
     def initialize(self) -> None:
-        """Read the measurement, choose its bins and build their covariance."""
+        """Read the measurement, select its bins, and build their covariance."""
         self.statistics = self._check_statistics()
         self.tag = check_tag(self.tag, self.log)
         self._products = {name: product_name(name, self.tag) for name in self.statistics}
@@ -91,7 +92,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         self._edges, self._index = {}, {}
         for statistic, bins in self.bins.items():
             edges, index = bins.edges()
-            # A tuple is what the theory keys its requests with: no conversion in every call.
+            # The theory uses tuples of edges as keys: this saves a conversion in every call.
             self._edges[statistic] = tuple(edges.tolist())
             self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
         self._warned_not_finite = False
@@ -100,22 +101,25 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     def _check_statistics(self) -> list[str]:
         statistics = [self.statistics] if isinstance(self.statistics, str) else list(self.statistics or [])
         if not statistics or any(name not in STATISTICS for name in statistics):
-            raise LoggedError(self.log, "statistics: list some of %s; got %s.", ", ".join(STATISTICS), statistics)
+            raise LoggedError(
+                self.log, "statistics: give one or more of %s; got %s.", ", ".join(STATISTICS), statistics
+            )
         if len(set(statistics)) < len(statistics):
-            raise LoggedError(self.log, "statistics: %s names one of them twice.", statistics)
+            raise LoggedError(self.log, "statistics: %s contains one of them twice.", statistics)
         return statistics
 
     def _read_measurement(self) -> Measurement:
         if self.data is None:
             raise LoggedError(
-                self.log, "data: name a file with a measurement, or a packaged one such as 'tng300/sample1'."
+                self.log,
+                "data: give a file with a measurement, or the name of a packaged one such as 'tng300/sample1'.",
             )
         measurement = self.data if isinstance(self.data, Measurement) else MeasurementByName.read(self.data)
         missing = [name for name in self.statistics if name not in measurement.bins]
         if missing:
             raise LoggedError(
                 self.log,
-                "statistics: %s is not in %s, which holds %s.",
+                "statistics: %s is not in %s, which contains %s.",
                 ", ".join(missing),
                 measurement.name,
                 ", ".join(measurement.statistics),
@@ -123,7 +127,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return measurement
 
     def get_requirements(self) -> dict[str, dict]:
-        """The used statistics, in the used bins, and with ``emulator_error`` their errors.
+        """Return what the likelihood needs: statistics in the used bins, and deviations with ``emulator_error``.
 
         Returns
         -------
@@ -137,7 +141,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         }
 
     def get_version(self) -> str:
-        """Version of the package, and so of the packaged data.
+        """Return the version of the package, and thus of the packaged data.
 
         Returns
         -------
@@ -148,12 +152,12 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     # ------------------------------------------------------------------ evaluation
 
     def logp(self, _derived: dict | None = None, **params_values: float) -> float:
-        """Log-likelihood at the current point of a Cobaya run.
+        """Return the log-likelihood at the current point of a Cobaya run.
 
         Parameters
         ----------
         _derived, **params_values
-            Not used: data have no parameters of their own.
+            Not used: the likelihood has no parameters of its own.
 
         Returns
         -------
@@ -162,7 +166,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return self.log_likelihood(self.theory_vector(), self.deviations())
 
     def theory_vector(self) -> np.ndarray:
-        """The current prediction in the used bins.
+        """Return the prediction at the current point in the used bins.
 
         Returns
         -------
@@ -172,7 +176,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return self._current(self._products)
 
     def deviations(self) -> np.ndarray | None:
-        """The error of the current prediction: C_emu is the sum of products of its rows.
+        """Return the deviations of the prediction at the current point: vectors whose products sum to C_emu.
 
         Returns
         -------
@@ -182,7 +186,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return self._current(self._deviations) if self.emulator_error else None
 
     def _current(self, names: Mapping[str, str]) -> np.ndarray:
-        """Products of the current point in the used bins side by side, (..., n)."""
+        """Concatenate products at the current point in the used bins, (..., n)."""
         return np.concatenate(
             [
                 self.provider.get_result(name, r_edges=self._edges[statistic])[..., self._index[statistic]]
@@ -192,14 +196,14 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         )
 
     def log_likelihood(self, theory_vector: ArrayLike, deviations: ArrayLike | None = None) -> float:
-        """-chi^2 / 2 of a prediction, with an error of its own if given.
+        """Return the log-likelihood of a prediction, -chi^2 / 2, optionally with the error of the prediction.
 
         Parameters
         ----------
         theory_vector : array (n,)
             In the order of ``data_vector``.
         deviations : array (K, n), optional
-            As of :meth:`deviations`: adds C_emu to the covariance, and half of the change of its log-determinant.
+            See :meth:`deviations`. They add C_emu to the covariance, and the change of its log-determinant to -2 logp.
             Hartlap factors apply to the covariance of the data only.
 
         Returns
@@ -210,7 +214,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         Raises
         ------
         LoggedError
-            Wrong shape; or not finite, with ``stop_at_error``.
+            The shape is wrong, or the result is not finite with ``stop_at_error``.
         """
         self._check_shape(np.asarray(theory_vector))
         vector = torch.as_tensor(np.asarray(theory_vector, dtype=np.float64))[None]
@@ -219,7 +223,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return logp if math.isfinite(logp) else float(self._finite(vector, scaled)[0])
 
     def log_likelihoods(self, theory_vectors: ArrayLike, deviations: ArrayLike | None = None) -> np.ndarray:
-        """:meth:`log_likelihood` of a batch, without a word on what is not finite.
+        """Return the log-likelihoods of a batch of predictions, without a message if one is not finite.
 
         Parameters
         ----------
@@ -237,14 +241,14 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return torch.where(torch.isfinite(logp), logp, -torch.inf).numpy()
 
     def logp_torch(self, params: Mapping, products: Mapping) -> torch.Tensor:
-        """Log-likelihoods of a batch of points, differentiable; see :mod:`iaemu_cobaya.gradients`.
+        """Return the log-likelihoods of a batch of points, with gradients; see :mod:`iaemu_cobaya.gradients`.
 
         Parameters
         ----------
         params : mapping
-            Not used: data have no parameters of their own.
+            Not used: the likelihood has no parameters of its own.
         products : mapping of ``ia_xi``, ``ia_omega``, ``ia_eta`` to {edges: tensor (n, n_bins)}
-            As of :meth:`iaemu_cobaya.theories.base.DifferentiableTheory.forward_torch`.
+            See :meth:`iaemu_cobaya.theories.base.DifferentiableTheory.forward_torch`.
 
         Returns
         -------
@@ -260,26 +264,26 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return self._finite(vectors, self._joined(products, self._deviations) if self.emulator_error else None)
 
     def _joined(self, products: Mapping, names: Mapping[str, str]) -> torch.Tensor:
-        """Products in the used bins side by side, (..., n)."""
+        """Concatenate products in the used bins, (..., n)."""
         parts = [
             products[name][self._edges[statistic]][..., self._index[statistic]] for statistic, name in names.items()
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.float64)
 
     def _finite(self, vectors: torch.Tensor, deviations: torch.Tensor | None) -> torch.Tensor:
-        """Log-likelihoods (m,); -inf, with zero gradient, where they are not finite, which the log says."""
+        """Return log-likelihoods (m,). If one is not finite, log it, and return -inf with zero gradient."""
         logp = self._data.log_likelihoods(vectors, deviations)
         if np.isfinite(float(logp.detach().sum())):  # one operation where isfinite().all() takes five
             return logp
         finite = torch.isfinite(logp.detach())
-        if bool(finite.all()):  # each is, their sum is not
+        if bool(finite.all()):  # only their sum is not finite
             return logp
         vector = vectors.detach()[~finite][0].numpy()
         if deviations is not None and np.isfinite(self.chi2(vector)):
             self._report_not_finite("The error of the prediction is not finite.")
         else:
             self._report_not_finite(self._data.describe_not_finite(vector))
-        # Replaced before the sum, not after: in a gradient, 0 times what is not finite would be NaN.
+        # Replace the input, not the result: the gradient would contain 0 times infinity, which is NaN.
         if deviations is not None:
             deviations = torch.where(finite[:, None, None], deviations, 0.0)
         vectors = torch.where(finite[:, None], vectors, torch.as_tensor(self.data_vector))
@@ -290,10 +294,11 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             raise LoggedError(self.log, "%s", message)
         if not self._warned_not_finite:
             self._warned_not_finite = True
-            self.log.warning("%s Zero likelihood. (Said once; set 'stop_at_error: True' to stop instead.)", message)
+            text = "%s It gets zero likelihood. (This is not repeated; 'stop_at_error: True' stops the run instead.)"
+            self.log.warning(text, message)
 
     def chi2(self, theory_vector: ArrayLike) -> float:
-        """chi^2 of a prediction, with Hartlap factors and the errors of the data alone.
+        """Return chi^2 of a prediction, with Hartlap factors, from the covariance of the data alone.
 
         Parameters
         ----------
@@ -309,13 +314,13 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return chi2 if np.isfinite(chi2) else float("nan")
 
     def residuals(self, theory_vector: ArrayLike, normalised: bool = False) -> np.ndarray:
-        """Data minus prediction.
+        """Return data minus prediction.
 
         Parameters
         ----------
         theory_vector : array (n,)
         normalised : bool
-            Divide by the errors.
+            Divide by the errors of the data.
 
         Returns
         -------
@@ -330,16 +335,24 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         if vector.shape != self.data_vector.shape:
             raise LoggedError(
                 self.log,
-                "The theory vector has shape %s, the data %s (%s).",
+                "The theory vector has shape %s; it must have the shape of the data, %s (%s).",
                 vector.shape,
                 self.data_vector.shape,
                 ", ".join(f"{len(bins)} bins of {name}" for name, bins in self.bins.items()),
             )
 
-    # ------------------------------------------------------------------ for the eye
+    # ------------------------------------------------------------------ text and plots
+
+    def __repr__(self) -> str:
+        bins = ", ".join(f"{len(bins)} bins of {name}" for name, bins in getattr(self, "bins", {}).items())
+        of = f": {bins} from {self.measurement.name}" if bins else ""
+        return f"<{type(self).__name__} '{self.get_name()}'{of}>"
+
+    def __str__(self) -> str:
+        return self.get_name()
 
     def describe(self) -> str:
-        """What is used, in one line per statistic.
+        """Describe the data that are used, with one line for each statistic.
 
         Returns
         -------
@@ -355,18 +368,18 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         label: str = "prediction",
         color: str = "C0",
     ) -> list[Axes]:
-        """Data with error bars, bins that are not used in grey, and a prediction; one panel per statistic.
+        """Plot the data with error bars, with bins that are not used in grey, and a prediction.
 
         Parameters
         ----------
         theory_vector : array (n,), optional
             Prediction, in the order of ``data_vector``.
         band : pair of arrays (n,), optional
-            Lower and upper limit of a shaded band.
+            Lower and upper limits of a shaded band.
         axes : sequence of matplotlib axes, optional
-            One per statistic; made if not given.
+            One for each statistic; by default new ones.
         label, color : str
-            Of the prediction.
+            Label and colour of the prediction.
 
         Returns
         -------
@@ -375,7 +388,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         Raises
         ------
         ValueError
-            Not one of ``axes`` for each statistic.
+            ``axes`` does not contain one for each statistic.
         """
         n = len(self.statistics)
         if axes is None:

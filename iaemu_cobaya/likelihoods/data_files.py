@@ -1,4 +1,4 @@
-"""Measurements by name: files of :mod:`iaemu.measurement`, and those that come with this package."""
+"""Find measurements by name: files of :mod:`iaemu.measurement`, and those that come with this package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from iaemu.measurement import SUFFIX
 
 
 class Measurement(measurement.Measurement):
-    """:class:`iaemu.measurement.Measurement` that also finds the packaged ones, such as ``tng300/sample1``."""
+    """:class:`iaemu.measurement.Measurement` that also reads packaged measurements, such as ``tng300/sample1``."""
 
     @classmethod
     def read(cls, source: Any, name: str | None = None) -> Measurement:
@@ -22,7 +22,7 @@ class Measurement(measurement.Measurement):
         source : str or path
             A file, or the name of a packaged measurement (see :func:`packaged_names`), such as ``tng300/sample1``.
         name : str, optional
-            What error messages call it; by default the packaged name, or the path.
+            Name in error messages; by default the packaged name, or the path.
 
         Returns
         -------
@@ -31,9 +31,9 @@ class Measurement(measurement.Measurement):
         Raises
         ------
         MeasurementError
-            Anything wrong with the content; the message names file, line or bin, and the value.
+            The content is not valid; the message names file, line or bin, and the value.
         FileNotFoundError
-            Neither a packaged name nor a file; the message lists the packaged names.
+            There is no such file or packaged name; the message lists the packaged names.
         """
         path = resolve(source)
         found = super().read(path, name or (str(source) if path == _packaged(source) else None))
@@ -41,7 +41,7 @@ class Measurement(measurement.Measurement):
 
 
 def packaged_names() -> list[str]:
-    """Names of the measurements that come with this package, such as ``tng300/sample1``.
+    """Return the names of the measurements that come with this package, such as ``tng300/sample1``.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def packaged_names() -> list[str]:
 
 
 def resolve(source: Any) -> Path:
-    """Path of a packaged measurement or covariance given by name, or of a user's file.
+    """Return the path of a packaged measurement or covariance, or of a user's file.
 
-    Packaged names win, so that a run does not depend on the folder in which it is started.
+    Packaged names come first, so that a run does not depend on the folder in which it is started.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def resolve(source: Any) -> Path:
     Raises
     ------
     FileNotFoundError
-        There is neither.
+        There is no such file or packaged name.
     """
     packaged = _packaged(source)
     if packaged.is_file():
@@ -76,14 +76,14 @@ def resolve(source: Any) -> Path:
     path = Path(source).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no file {str(path)!r} (looked for in {Path.cwd()}), nor is it a packaged measurement; "
-            f"these are {', '.join(packaged_names())}."
+            f"There is no file {str(path)!r} (in the folder {Path.cwd()}), and no packaged measurement of this name. "
+            f"Packaged are: {', '.join(packaged_names())}."
         )
     return path
 
 
 def _packaged(source) -> Path:
-    """Where a measurement of this name would be in the package; an absolute path stays itself."""
+    """Return the path that a packaged measurement of this name would have; an absolute path stays unchanged."""
     return _data_folder() / f"{source}{SUFFIX}"
 
 

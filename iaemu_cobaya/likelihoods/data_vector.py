@@ -1,4 +1,4 @@
-"""From a measurement to what a likelihood needs: used bins, one data vector, and its whitened covariance."""
+"""Turn a measurement into what a likelihood needs: used bins, one data vector, and its covariance."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ COVARIANCES = ("auto", "full", "diagonal", "correlation")
 
 @dataclass
 class Options:
-    """Options of :class:`iaemu_cobaya.IACorrelations`, described in IACorrelations.yaml.
+    """Options of :class:`iaemu_cobaya.IACorrelations`; ``cobaya-doc`` describes them.
 
     Attributes
     ----------
     r_min, r_max, covariance, correlation_from, hartlap
-        The first three may differ between statistics: as mappings of statistic to value.
+        The first three can be mappings of statistic to value.
     """
 
     r_min: float | Mapping | None = None
@@ -36,7 +36,7 @@ class Options:
     hartlap: bool = True
 
     def of(self, name: str, statistic: str) -> Any:
-        """Value of an option for one statistic.
+        """Return the value of an option for one statistic.
 
         Parameters
         ----------
@@ -45,24 +45,26 @@ class Options:
         Returns
         -------
         object
-            None where a mapping does not name the statistic.
+            None if a mapping does not contain the statistic.
 
         Raises
         ------
         MeasurementError
-            A mapping names an unknown statistic.
+            A mapping contains an unknown statistic.
         """
         value = getattr(self, name)
         if not isinstance(value, Mapping):
             return value
         unknown = [key for key in value if key not in STATISTICS]
         if unknown:
-            raise MeasurementError(f"{name}: unknown statistic(s) {', '.join(map(str, unknown))}.")
+            raise MeasurementError(
+                f"{name}: unknown statistic(s) {', '.join(map(str, unknown))}; use xi, omega or eta."
+            )
         return value.get(statistic)
 
 
 class DataVector:
-    """The used bins of each of ``statistics``, in that order, in increasing r; n in all.
+    """Data vector of length n: the used bins of each of ``statistics``, in this order, with increasing r.
 
     Parameters
     ----------
@@ -73,11 +75,11 @@ class DataVector:
     Attributes
     ----------
     used : dict of statistic to bool array (n_measured,)
-        Which bins of the measurement are used.
+        Whether each bin of the measurement is used.
     bins : dict of statistic to Bins
         The used bins.
     slices : dict of statistic to slice
-        Where they are in the vector.
+        Position of these bins in the vector.
     values : array (n,)
         Dimensionless.
     covariance : array (n, n)
@@ -85,14 +87,14 @@ class DataVector:
     whitening : array (n, n)
         W with W^T W = inverse covariance, Hartlap factors included: chi^2 = |W (data - prediction)|^2.
     hartlap_factors : dict of statistic to float
-        1 where it does not apply.
+        1 for statistics without a Hartlap factor.
     n_regions : dict of statistic to int or None
-        Jackknife regions behind the covariance, where it was estimated from some.
+        Number of jackknife regions from which the covariance was estimated, if it was.
 
     Raises
     ------
     MeasurementError, FileNotFoundError
-        No bin is left; a covariance is missing, malformed or from too few regions; an option is not valid.
+        No bin is left, a covariance is missing, not valid or from too few regions, or an option is not valid.
     """
 
     def __init__(self, measurement: Measurement, statistics: Sequence[str], options: Options):
@@ -115,24 +117,24 @@ class DataVector:
         self._whitening_torch = torch.as_tensor(self.whitening.T.copy())
 
     def log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | None = None) -> torch.Tensor:
-        """Log-likelihoods of predictions, differentiable; without the normalisation of the data's Gaussian.
+        """Return the log-likelihoods of predictions, with gradients, without the constant normalisation.
 
         Parameters
         ----------
         vectors : tensor (m, n)
         deviations : tensor (m, K, n), optional
-            The error of each prediction: C_emu = sum_k d_k d_k^T is added to the covariance, and half of the change of
-            its log-determinant to the result. Hartlap factors apply to the covariance of the data only.
+            Deviations d_k of each prediction, whose C_emu = sum_k d_k d_k^T is added to the covariance. Hartlap factors
+            apply to the covariance of the data only.
 
         Returns
         -------
         tensor (m,)
-            -chi^2 / 2, or -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2; NaN where it has no value.
+            -chi^2 / 2, or -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2; NaN where this is not defined.
         """
         whitened = (self._values_torch - vectors) @ self._whitening_torch
         if deviations is None:
             return -0.5 * whitened.square().sum(dim=1)
-        # Where C_data is the unit matrix, C_data + C_emu = 1 + sum of products of the whitened deviations.
+        # After whitening, C_data is the unit matrix, and C_data + C_emu = 1 + the sum of products of the deviations.
         rows = deviations @ self._whitening_torch
         total = torch.eye(whitened.shape[1], dtype=rows.dtype) + rows.mT @ rows
         cholesky, failed = torch.linalg.cholesky_ex(total)
@@ -142,7 +144,7 @@ class DataVector:
         return torch.where(failed == 0, logp, torch.nan)
 
     def describe(self) -> str:
-        """What is used, in one line per statistic.
+        """Describe the data that are used, with one line for each statistic.
 
         Returns
         -------
@@ -151,7 +153,7 @@ class DataVector:
         lines = [f"Data: {self.measurement.name}"]
         for statistic, bins in self.bins.items():
             rows = self.covariance[self.slices[statistic]]
-            errors = "errors only" if np.count_nonzero(rows) == len(rows) else "covariance"
+            errors = "independent errors" if np.count_nonzero(rows) == len(rows) else "covariance"
             if self.n_regions[statistic] is not None:
                 errors += f" from {self.n_regions[statistic]} regions"
             factor = self.hartlap_factors[statistic]
@@ -163,7 +165,7 @@ class DataVector:
         return "\n".join(lines)
 
     def describe_not_finite(self, vector: np.ndarray) -> str:
-        """Where a prediction is not finite, as a sentence.
+        """Describe in a sentence where a prediction is not finite.
 
         Parameters
         ----------
@@ -179,7 +181,7 @@ class DataVector:
                 bins = self.bins[statistic]
                 return (
                     f"The predicted {statistic} is {vector[part][bad[0]]} in {len(bad)} of {len(bins)} bins, first at "
-                    f"r = {bins.r_low[bad[0]]:.5g} .. {bins.r_high[bad[0]]:.5g} Mpc/h (no pairs expected there?)."
+                    f"r = {bins.r_low[bad[0]]:.5g} to {bins.r_high[bad[0]]:.5g} Mpc/h (perhaps without any pairs)."
                 )
         return "chi^2 is not finite: the prediction is too large."
 
@@ -198,8 +200,8 @@ class DataVector:
             used &= bins.r_high <= r_max * (1.0 + EDGE_TOLERANCE)
         if not used.any():
             raise MeasurementError(
-                f"No bin of {statistic} lies between r_min = {r_min} and r_max = {r_max} Mpc/h; "
-                f"{self.measurement.name} holds bins from {bins.r_low[0]:.5g} to {bins.r_high[-1]:.5g}."
+                f"No bin of {statistic} lies between r_min = {r_min} and r_max = {r_max} Mpc/h: the bins of "
+                f"{self.measurement.name} extend from {bins.r_low[0]:.5g} to {bins.r_high[-1]:.5g} Mpc/h."
             )
         return used
 
@@ -211,7 +213,7 @@ class DataVector:
         where = np.concatenate([np.arange(len(self.values))[self.slices[name]] for name in names])
         block = np.ix_(where, where)
         self.covariance[block] = matrix
-        # Correlations, not covariances, are factorised: bins of xi differ by many orders of magnitude.
+        # Factorise correlations, not covariances: the variances of xi differ by many orders of magnitude.
         error = np.sqrt(np.diag(matrix))
         cholesky = np.linalg.cholesky(matrix / np.outer(error, error))
         self.whitening[block] = np.sqrt(factor) * np.linalg.solve(cholesky, np.diag(1.0 / error))
@@ -219,24 +221,24 @@ class DataVector:
         self.n_regions.update(dict.fromkeys(names, n_regions))
 
     def _blocks(self) -> Iterator[tuple[list[str], np.ndarray, int | None]]:
-        """Independent parts of the covariance: (statistics, matrix over their used bins, n_regions or None)."""
+        """Yield independent blocks of the covariance: statistics, matrix of their used bins, n_regions or None."""
         joint: dict[int, tuple[Covariance, list[str]]] = {}
         for statistic in self.statistics:
             kind = self._options.of("covariance", statistic) or "auto"
             if kind not in COVARIANCES:
                 raise MeasurementError(
-                    f"covariance: must be one of {', '.join(COVARIANCES)} ({statistic}), got '{kind}'."
+                    f"covariance: must be one of {', '.join(COVARIANCES)}; got '{kind}' for {statistic}."
                 )
             own, error = self.measurement.covariance_of(statistic), self.bins[statistic].error
             if kind == "correlation":
-                correlation, n_regions = self._borrowed_correlation(statistic)
+                correlation, n_regions = self._foreign_correlation(statistic)
                 yield [statistic], correlation * np.outer(error, error), n_regions
             elif kind == "diagonal" or (kind == "auto" and own is None):
                 yield [statistic], np.diag(error**2), None
             elif own is None:
                 held = [name for name in self.measurement.statistics if self.measurement.covariance_of(name)]
                 raise MeasurementError(
-                    f"covariance: {self.measurement.name} has no covariance of {statistic} (only of: "
+                    f"covariance: {self.measurement.name} has no covariance of {statistic} (it has covariances of: "
                     f"{', '.join(held) or 'none'}). Use 'diagonal', 'auto' or 'correlation'."
                 )
             else:
@@ -246,10 +248,12 @@ class DataVector:
             rows = np.concatenate([starts[name] + np.flatnonzero(self.used[name]) for name in names])
             yield names, covariance.matrix[np.ix_(rows, rows)], covariance.n_regions
 
-    def _borrowed_correlation(self, statistic: str) -> tuple[np.ndarray, int | None]:
-        """Correlation matrix of the used bins, and its number of regions, from another measurement."""
+    def _foreign_correlation(self, statistic: str) -> tuple[np.ndarray, int | None]:
+        """Return the correlation matrix of the used bins from another measurement, and its number of regions."""
         if self._options.correlation_from is None:
-            raise MeasurementError("covariance: 'correlation' needs the option correlation_from, e.g. tng300/sample3.")
+            raise MeasurementError(
+                "covariance: 'correlation' needs the option correlation_from, such as tng300/sample3."
+            )
         source = MeasurementByName.read(self._options.correlation_from)
         covariance = source.covariance_of(statistic)
         if covariance is None:
@@ -266,26 +270,26 @@ class DataVector:
 
 
 def _hartlap_factor(statistics: Sequence[str], n_bins: int, n_regions: int) -> float:
-    """Of the inverse of an estimated covariance: Hartlap et al. 2007, A&A 464, 399, equation 17."""
+    """Return the factor for the inverse of an estimated covariance: Hartlap et al. 2007, A&A 464, 399, equation 17."""
     factor = (n_regions - n_bins - 2) / (n_regions - 1)
     if factor <= 0:
         raise MeasurementError(
             f"The covariance of {', '.join(statistics)} comes from {n_regions} regions, too few for {n_bins} bins: the "
             f"Hartlap factor (n_regions - n_bins - 2) / (n_regions - 1) is {factor:.3g}. Use at most {n_regions - 3} "
-            "bins (r_min, r_max, statistics), 'covariance: diagonal', or 'hartlap: False' if you accept a biased "
-            "inverse."
+            "bins (options r_min, r_max, statistics), or 'covariance: diagonal', or 'hartlap: False' if you accept a "
+            "biased inverse."
         )
     return factor
 
 
 def _starts(covariance: Covariance, measurement: Measurement) -> dict[str, int]:
-    """First row of each statistic in a covariance."""
+    """Return the first row of each statistic in a covariance."""
     sizes = [len(measurement.bins[name]) for name in covariance.statistics]
     return dict(zip(covariance.statistics, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
 
 
 def _match_bins(wanted: Bins, available: Bins, name: str, statistic: str) -> np.ndarray:
-    """Index in ``available`` of each bin of ``wanted``; MeasurementError naming the first that is not there."""
+    """Return the index in ``available`` of each bin of ``wanted``; a missing bin raises MeasurementError."""
     low = np.abs(available.r_low[None, :] / wanted.r_low[:, None] - 1.0) < EDGE_TOLERANCE
     high = np.abs(available.r_high[None, :] / wanted.r_high[:, None] - 1.0) < EDGE_TOLERANCE
     same = low & high
@@ -294,6 +298,6 @@ def _match_bins(wanted: Bins, available: Bins, name: str, statistic: str) -> np.
         bad = int(np.argmax(absent))
         raise MeasurementError(
             f"correlation_from: {name} has no bin of {statistic} from {wanted.r_low[bad]:.6g} to "
-            f"{wanted.r_high[bad]:.6g} Mpc/h; the correlation matrix can be used in the same bins only."
+            f"{wanted.r_high[bad]:.6g} Mpc/h. A correlation matrix can only be used for the same bins."
         )
     return same.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Figures 6 and 7 of arXiv:2504.05235 in our hands."""
+"""Figures 6 and 7 of arXiv:2504.05235, made with our models."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _COLORS = {1: "#5b3a8c", 2: "#d0589a", 3: "#c8362f"}
 _ROUTES = {"emulator, HMC": "#1f5fa8", "tables, HMC": "#2f8f5b", "Cobaya mcmc": "#d1622b", "pooled": "#7a5c4f"}
 _ROUTES_USED = ("emulator, HMC", "pooled")
 _LATEX = [r"\mu_\mathrm{cen}", r"\mu_\mathrm{sat}"]
-#: Realisations behind the band of one measurement.
+#: Number of mocks for the band that shows the scatter of one measurement.
 _N_BAND = 20
 
 
 def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
-    """Posteriors of (mu_cen, mu_sat), 68 and 95 %, one panel per sample; the paper's Table 2 as crosses.
+    """Plot the posteriors of (mu_cen, mu_sat), 68 % and 95 %, in one panel per sample, with Table 2 of the paper.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
     Returns
     -------
     Figure
-        In pyplot's list: close it there.
+        Open in pyplot: close it there.
     """
     from getdist import plots
 
@@ -76,12 +76,12 @@ def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
 
 
 def figure_6(routes: Mapping[int, Sequence[Route]], catalogues: Sequence[str]) -> Figure:
-    """xi, omega and eta of TNG300, with emulator and mocks at their posterior means; see the paper's caption.
+    """Plot xi, omega and eta of TNG300, with emulator and mocks at the posterior means; see the paper's caption.
 
     Parameters
     ----------
     routes : mapping of sample to routes
-        With those by mocks.
+        With the routes that use mocks.
     catalogues : sequence of str
         Halo catalogues to populate.
 
@@ -125,7 +125,7 @@ def figure_6(routes: Mapping[int, Sequence[Route]], catalogues: Sequence[str]) -
     axes[0].set_title("samples 1 and 3 are offset by 1 dex", fontsize=9)
     axes[1].set_yscale("log")
     axes[2].set_yscale("symlog", linthresh=1e-3)
-    styles = (("-", "emulator, with its own error"), ("--", "mocks, with the scatter of one"))
+    styles = (("-", "emulator, with its error"), ("--", "mocks, with the scatter of one mock"))
     axes[1].legend(handles=[Line2D([], [], color="k", ls=style, label=label) for style, label in styles], fontsize=8)
     axes[0].legend(fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""The numbers of all routes, as tables and as JSON."""
+"""Write the results of all routes as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def write_results(
     routes : mapping of sample to routes
     sampled : mapping of (sample, model) to Sampled
     mocks : bool
-        Whether there is a Figure 6 to show.
+        Whether there is a Figure 6.
 
     Returns
     -------
     str
-        The text.
+        Content of ``results.md``.
     """
     parts = [
-        "# The paper's posteriors, by every route",
-        "Written by `iaemu-reproduce`; what it says is in [reproduction](../validation/reproduction.md). Shifts are "
-        "from *tables, HMC*, in standard deviations of the row.",
+        "# Posteriors of the paper, reproduced by several routes",
+        "`iaemu-reproduce` wrote this file; [reproduction](../validation/reproduction.md) explains and discusses it. "
+        "Posteriors are given as mean ± standard deviation, those of the paper as in its Table 2. Shifts are relative to "
+        "*tables, HMC*, in standard deviations of the row.",
         _comparison_table(routes),
-        "## The prediction's own error in the likelihood",
+        "## With the error of the prediction in the likelihood",
         _error_table(sampled),
         "![Posteriors](figure7.png)",
         *(["![Correlation functions](figure6.png)"] if mocks else []),
@@ -50,7 +51,7 @@ def write_results(
 
 
 def _comparison_table(routes: Mapping[int, Sequence[Route]]) -> str:
-    """Markdown: each route beside the others and the paper's Table 2."""
+    """Return a Markdown table of all routes and Table 2 of the paper."""
     lines = [
         "| sample | route | mu_cen | mu_sat | shift of mu_cen, mu_sat [sigma] | Monte Carlo error [sigma] | effective "
         "draws | mocks |",
@@ -82,7 +83,7 @@ def _comparison_table(routes: Mapping[int, Sequence[Route]]) -> str:
 
 
 def _error_table(sampled: Mapping[tuple[int, str], Sampled]) -> str:
-    """Markdown: what the prediction's own error does to each posterior."""
+    """Return a Markdown table of the effect of the error of the prediction on each posterior."""
     lines = [
         "| sample | model | sigma_emu / sigma_data of omega, median (largest) | shift of mu_cen, mu_sat [sigma] | "
         "ratio of widths of mu_cen, mu_sat |",

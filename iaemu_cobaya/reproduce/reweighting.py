@@ -1,11 +1,11 @@
-"""Posteriors with halotools-IA mocks from a few dozen points, by weights on draws of a posterior that is cheap.
+"""Posteriors with halotools-IA mocks, by re-weighting draws of a posterior that is cheap to sample.
 
-Importance re-weighting: a draw theta_i of the cheap posterior gets the weight L_mocks(theta_i) / L_cheap(theta_i). The
-log-likelihood with mocks is noisy, by about 1 for 40 mocks of each of two boxes, so that weights of a few dozen points
-leave an uncertain mean. The mocks of all points together say more: at fixed occupation omega is linear in q(mu_cen)
-and q(mu_sat) (:mod:`iaemu.halomodel.alignment`), so a regression of the mocks' omega on the two gives omega
-everywhere, with the noise of all mocks pooled, and every draw of the cheap posterior can be weighted. Points within a
-posterior leave the slopes uncertain; four more in the corners (:data:`CORNERS`) fix them.
+Importance weights: a draw theta_i of the cheap posterior gets the weight L_mocks(theta_i) / L_cheap(theta_i). With
+mocks at a few dozen points, the mean is uncertain: the noise of the log-likelihood is about 1 for 40 mocks of each of two
+boxes. The mocks of all points together constrain it better. At fixed occupation, omega is linear in q(mu_cen) and
+q(mu_sat) (:mod:`iaemu.halomodel.alignment`). A regression of the omega of all mocks on these two gives omega everywhere,
+and with it a weight for every draw. Points inside the posterior constrain the slopes badly, so mocks at four more points
+are added in the corners (:data:`CORNERS`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from iaemu.halomodel.alignment import mean_p2
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
 
-#: Strengths (mu_cen, mu_sat) that span the range of q; a little inside, where halotools' sampler is at its best.
+#: Alignment strengths (mu_cen, mu_sat) that span the range of q, slightly inside, where halotools samples them best.
 CORNERS = np.array([[0.98, 0.98], [0.98, -0.98], [-0.98, 0.98], [-0.98, -0.98]])
 
 _N_BOOTSTRAP = 400
@@ -38,7 +38,7 @@ class Moments:
     mean, std, error : array (2,)
         ``error`` is the Monte Carlo error of the mean.
     effective : float
-        Effective draws.
+        Number of effective draws.
     """
 
     mean: np.ndarray
@@ -49,18 +49,18 @@ class Moments:
 
 @dataclass(frozen=True)
 class DirectPoints:
-    """Mocks at points of a cheap posterior.
+    """Mocks at points of the cheap posterior.
 
     Attributes
     ----------
     mu : (n, 2)
         mu_cen, mu_sat.
     omega : (n, n_bins)
-        Pooled over the mocks of each point, in the bins of the likelihood.
+        From all mocks of each point together, in the bins of the likelihood.
     deviations : (n, K, n_bins)
-        Scaled deviations of omega: their products over K sum to the covariance of its error.
+        Deviations of omega: their products sum to the covariance of its error.
     n_mocks : int
-        Populated in all.
+        Number of mocks at all points.
     """
 
     mu: np.ndarray
@@ -69,16 +69,16 @@ class DirectPoints:
     n_mocks: int
 
     def weighted(self, like: IACorrelations, cheap_loglike: np.ndarray, seed: int = 1) -> Moments:
-        """Importance weights on the points themselves.
+        """Return the moments of the posterior from importance weights of the points.
 
         Parameters
         ----------
         like : IACorrelations
-            Of omega alone; the mocks' error is added to its covariance.
+            Likelihood of omega only; the error of the mocks is added to its covariance.
         cheap_loglike : (n,)
             Log-likelihoods of the cheap posterior at the points.
         seed : int
-            Of the resamplings of the points, whose scatter is the Monte Carlo error of the means.
+            Seed of the bootstrap of the points, which gives the Monte Carlo error of the means.
 
         Returns
         -------
@@ -93,19 +93,19 @@ class DirectPoints:
     def pooled(
         self, like: IACorrelations, mu: np.ndarray, cheap_loglike: np.ndarray, corners: DirectPoints, seed: int = 1
     ) -> tuple[np.ndarray, Moments]:
-        """Weights on draws of the cheap posterior from the regression.
+        """Return weights of draws of the cheap posterior from the regression, and the moments of the posterior.
 
         Parameters
         ----------
         like : IACorrelations
-            Of omega alone.
+            Likelihood of omega only.
         mu, cheap_loglike : (m, 2), (m,)
-            Draws of the cheap posterior, and its log-likelihoods there.
+            Draws of the cheap posterior, and their log-likelihoods.
         corners : DirectPoints
             Mocks at :data:`CORNERS`.
         seed : int
-            Of the resamplings of the points, and of the noise of the corners by their deviations, whose scatter is the
-            Monte Carlo error of the means.
+            Seed of the bootstrap of the points, and of the noise that is added to the corners, which give the Monte
+            Carlo error of the means.
 
         Returns
         -------
@@ -133,21 +133,21 @@ class DirectPoints:
 def noise_of_fixed_seeds(
     like: IACorrelations, mu: np.ndarray, weight: np.ndarray, omega: np.ndarray, deviations: np.ndarray
 ) -> np.ndarray:
-    """Standard errors of the means of a posterior whose mocks are the same at all points, from their noise alone.
+    """Return the standard errors of the means of a posterior due to the noise of mocks with the same seeds everywhere.
 
-    To first order: each of the mocks' deviations, added to a prediction without noise, shifts the means; the squares of
-    the shifts are summed. The length of a chain does not reduce it.
+    To first order, each deviation of the mocks shifts the means if it is added to a prediction without noise. The
+    squares of these shifts are summed. A longer chain does not reduce this error.
 
     Parameters
     ----------
     like : IACorrelations
-        Of omega alone.
+        Likelihood of omega only.
     mu, weight : (n, 2), (n,)
-        Draws of the posterior without that noise.
+        Draws of the posterior without this noise, and their weights.
     omega : (n, n_bins)
-        Predicted there.
+        Prediction at the draws.
     deviations : (K, n_bins)
-        Scaled deviations of the mocks' omega.
+        Deviations of omega of the mocks.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def populate(
     processes: int = 1,
     progress: bool = True,
 ) -> DirectPoints:
-    """Populate mocks at each point; finished points are kept in ``folder``, and gone on from if killed.
+    """Populate mocks at each point. Finished points are stored in ``folder``, from which a killed run resumes.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def populate(
     ImportError
         halotools is not installed.
     iaemu_training.work.parts.PartsError
-        The folder holds points of other settings.
+        The folder contains points with other settings.
     """
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.work.cluster import workers

@@ -1,4 +1,4 @@
-"""Routes to a sample's posterior: emulator and tables by HMC, and halotools-IA mocks; chains and mocks are kept."""
+"""Routes to the posterior of a sample: emulator and tables with HMC, and halotools-IA mocks."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from iaemu_cobaya.likelihoods.correlations import IACorrelations
 from iaemu_cobaya.reproduce.reweighting import CORNERS, Moments, noise_of_fixed_seeds, populate
 
 THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
-#: What the labels of routes by mocks begin with.
+#: Start of the labels of routes that use mocks.
 MOCKS = "halotools-IA"
 
 _HALOTOOLS = "iaemu_cobaya.HalotoolsIA"
-#: Options of a run with mocks that change its noise, its speed or nothing.
+#: Options of a run with mocks that do not change the posterior, except for its noise.
 _NO_MATTER = {"n_realisations", "seed", "processes", "speed", "stop_at_error", "version", "params", "type"}
-#: It starts close to the mode: share of the chain that is dropped.
+#: Fraction of a chain with mocks that is dropped: it starts close to the maximum.
 _HALOTOOLS_BURN_IN = 0.1
 
 
 @dataclass(frozen=True)
 class Route:
-    """One way to a posterior of (mu_cen, mu_sat).
+    """A posterior of (mu_cen, mu_sat), found in one way.
 
     Attributes
     ----------
     label : str
     moments : Moments
     draws, weight : (n, 2), (n,)
-        Draws of the posterior.
+        Draws of the posterior, and their weights.
     n_mocks : int
-        Populated for it.
+        Number of mocks populated for it.
     """
 
     label: str
@@ -55,12 +55,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A model's posterior by HMC, without and with the prediction's own error in the likelihood.
+    """The posterior of a model sampled by HMC, without and with the error of the prediction in the likelihood.
 
     Attributes
     ----------
     chain : Chain
-        Without the error.
+        Chain without the error.
     route, with_error : Route
     sigma_ratio : (n_bins,)
         sigma_emu / sigma_data of omega in the used bins, at the mean of the posterior with the error.
@@ -73,7 +73,7 @@ class Sampled:
 
 
 def occupation(sample: int) -> dict[str, float]:
-    """The occupation parameters of a sample (arXiv:2504.05235, table 2), as its likelihood brings them.
+    """Return the occupation parameters of a sample (arXiv:2504.05235, table 2), the defaults of its likelihood.
 
     Parameters
     ----------
@@ -88,16 +88,16 @@ def occupation(sample: int) -> dict[str, float]:
 
 
 def by_hmc(sample: int, model: str, folder: Path, ess_stop: int) -> Sampled:
-    """Two chains of a model, without and with its own error.
+    """Sample the posterior of a model without and with the error of its prediction.
 
     Parameters
     ----------
     sample : int
     model : {"emulator", "tables"}
     folder : Path
-        Of the chains.
+        Folder of the chains.
     ess_stop : int
-        Effective draws to stop at.
+        Number of effective draws at which to stop.
 
     Returns
     -------
@@ -127,21 +127,21 @@ def by_mocks(
     processes: int = 1,
     given_chain: str | None = None,
 ) -> list[Route]:
-    """All routes by mocks: for sample 1 a chain that populates them at each point; weights on the tables' draws.
+    """Return the routes that use mocks: weights of draws with the tables, and for sample 1 a chain with mocks.
 
     Parameters
     ----------
     sample : int
     tables : Chain
-        Of the tables, without their error.
+        Chain of the tables, without their error.
     ensemble : mapping
         ``catalogues``, ``n_realisations`` and ``seed`` of the mocks.
     folder : Path
-        Of chains and mocks.
+        Folder of chains and mocks.
     n_points, processes : int
-        Draws of the tables' posterior to populate mocks at; workers.
+        Number of draws at which mocks are populated, and of worker processes.
     given_chain : str, optional
-        Output prefix of a chain to take as it is, instead of running one to convergence.
+        Output prefix of an existing chain to use, instead of running one to convergence.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def by_mocks(
     Raises
     ------
     ChainError
-        The given chain is of another posterior.
+        The given chain belongs to another posterior.
     """
     found = []
     if sample == 1:
@@ -160,12 +160,12 @@ def by_mocks(
 
 
 def halotools_input(ensemble: Mapping[str, Any], processes: int, output: Path) -> dict[str, Any]:
-    """Cobaya input of sample 1 with mocks at each point; as ``yaml_examples/tng_sample1_halotools.yaml``.
+    """Return the Cobaya input of sample 1 with mocks at each point, as in ``yaml_examples/tng_sample1_halotools.yaml``.
 
     Parameters
     ----------
     ensemble, processes
-        As of :func:`by_mocks`.
+        See :func:`by_mocks`.
     output : Path
         Output prefix.
 
@@ -195,13 +195,13 @@ def _likelihood(sample: int) -> type[IACorrelations]:
 
 
 def _run_chain(info: dict[str, Any], burn_in: float | None = None) -> Chain:
-    """Run, or go on with, a Cobaya run until it has converged; the chain on disk."""
+    """Start or resume a Cobaya run until it has converged, and return its chain."""
     run(info, resume=True)
     return load_chain(info["output"], burn_in)
 
 
 def _halotools_chain(info: dict[str, Any], given: str | None) -> Chain:
-    """The chain of an input with mocks, run to convergence; or a given one, if it is of the same posterior."""
+    """Return the chain of an input with mocks, run to convergence, or a given chain of the same posterior."""
     if not given:
         return _run_chain(info, _HALOTOOLS_BURN_IN)
     chain = load_chain(given, _HALOTOOLS_BURN_IN)
@@ -209,12 +209,12 @@ def _halotools_chain(info: dict[str, Any], given: str | None) -> Chain:
     for key, ours in _posterior_of(update_info(info)).items():
         if (theirs.get(key) or None) != (ours or None):
             what = f"{key} = {theirs.get(key)}"
-            raise ChainError(f"--halotools-chain: {chain.root} has {what}; the comparison takes {ours}.")
+            raise ChainError(f"--halotools-chain: {chain.root} has {what}, but the comparison needs {ours}.")
     return chain
 
 
 def _posterior_of(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes the posterior of a run with mocks another one, from its updated input."""
+    """Return the entries of an updated input that determine the posterior of a run with mocks."""
     blocks = {name: info.get(name) or {} for name in ("theory", "likelihood")}
     found: dict[str, Any] = {name: list(block) for name, block in blocks.items()}
     for name, options in (entry for block in blocks.values() for entry in block.items()):
@@ -227,12 +227,12 @@ def _posterior_of(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strengths_of(chain: Chain) -> np.ndarray:
-    """mu_cen and mu_sat of a chain's rows, (n, 2)."""
+    """Return mu_cen and mu_sat of the rows of a chain, (n, 2)."""
     return np.stack([chain.column(name) for name in ALIGNMENT_PARAMETERS], axis=1)
 
 
 def _route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
-    """A chain's posterior, with Monte Carlo errors from its effective sample size."""
+    """Return the posterior of a chain, with Monte Carlo errors from its number of effective draws."""
     draws, weight = _strengths_of(chain), chain.column("weight")
     mean = np.average(draws, axis=0, weights=weight)
     std = np.sqrt(np.average((draws - mean) ** 2, axis=0, weights=weight))
@@ -242,7 +242,7 @@ def _route_of(chain: Chain, label: str, n_mocks: int = 0) -> Route:
 
 
 def _sigma_ratio(chain: Chain, mu: np.ndarray) -> np.ndarray:
-    """sigma_emu / sigma_data of omega in the used bins, at a point of a run with that error."""
+    """Return sigma_emu / sigma_data of omega in the used bins, at one point."""
     model = get_model({key: chain.info[key] for key in ("theory", "likelihood", "params")})
     model.loglike(dict(zip(ALIGNMENT_PARAMETERS, mu, strict=True)))
     (like,) = model.likelihood.values()
@@ -252,13 +252,13 @@ def _sigma_ratio(chain: Chain, mu: np.ndarray) -> np.ndarray:
 
 
 def _chain_route(chain: Chain, tables: Chain) -> Route:
-    """The chain that populated mocks at each point; their own noise, the same at all points, is in its errors."""
+    """Return the posterior of a chain with mocks; its Monte Carlo errors contain the noise of the mocks."""
     from iaemu_training.mocks.ensemble import MockEnsemble
 
     options = chain.info["theory"][_HALOTOOLS]
     catalogues, n_realisations = np.atleast_1d(options["catalogue"]).tolist(), options["n_realisations"]
-    # Every proposal within the prior was a point. Not counted are those of the start, of measuring speeds, and of
-    # steps that were not written yet.
+    # Mocks were populated for every proposal within the prior. Those for the starting point, for the measurement of
+    # speeds, and for steps that are not written yet are not counted.
     steps = load_chain(chain.root, burn_in=0.0).column("weight").sum()
     stopped = "" if chain.converged else ", stopped early"
     route = _route_of(chain, f"{MOCKS}, Cobaya mcmc{stopped}", int(steps) * n_realisations * len(catalogues))
@@ -277,7 +277,7 @@ def _chain_route(chain: Chain, tables: Chain) -> Route:
 def _direct_routes(
     sample: int, tables: Chain, ensemble: Mapping[str, Any], folder: Path, n_points: int, processes: int
 ) -> list[Route]:
-    """The two posteriors that mocks at draws of the tables' posterior give; mocks are kept in ``folder``."""
+    """Return the two posteriors from mocks at draws with the tables; the mocks are stored in ``folder``."""
     like = _likelihood(sample)()
     edges = like.get_requirements()["ia_omega"]["r_edges"]
     rows = tables.draws(n_points, seed=sample)

@@ -1,1 +1,1 @@
-"""The sampler that ``cobaya-run`` finds as ``iaemu_cobaya.HMC``."""
+"""The sampler ``iaemu_cobaya.HMC``."""

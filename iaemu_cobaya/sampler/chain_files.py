@@ -1,7 +1,8 @@
-"""The files of a run of HMC: chains, draws, progress and checkpoint, so that a run that was killed can go on.
+"""The files of a run of HMC: chains, draws, progress and checkpoint, so that a run can be resumed.
 
-Chains are text of eight digits. What convergence is judged from is kept beside them in full precision, in a binary file
-``.draws`` of each process: float64 (n_kept, n_chains, d). A run that is resumed so stops where it would have stopped.
+Chains are text with eight digits. Each process also writes its draws in full precision to a binary file ``.draws``:
+float64 (n_kept, n_chains, d). Convergence is computed from these, so that a resumed run stops where it would have
+stopped without the interruption.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from torch import Tensor
 
 from iaemu.files import write_text
 
-#: Columns of the progress file, with their widths: those of Cobaya's mcmc, and ours. The time is not among them: a run
-#: that was killed and resumed has the file of one that was not.
+#: Columns of the progress file and their widths: those of Cobaya's mcmc, and our own. Time is not one of them, so that
+#: a resumed run has the same file as an uninterrupted one.
 PROGRESS = {
     "N": 9,
     "acceptance_rate": 15,
@@ -37,21 +38,22 @@ PROGRESS = {
 }
 
 
-#: Ending of the files with the draws in full precision.
+#: Extension of the files with the draws in full precision.
 DRAWS = "draws"
 
 
 class ChainFiles:
-    """The files that one process writes; progress and checkpoint only the main one.
+    """The files that one process writes. Only the main process writes progress and checkpoint.
 
-    A checkpoint says how many draws of the files count: later ones are dropped, and will be made again, the same.
+    The checkpoint contains the number of valid draws. When a run is resumed, later draws in the files are removed, and
+    are made again with the same values.
 
     Parameters
     ----------
     run : HMC
-        Whose files, with what Cobaya has read of its checkpoint.
+        The sampler, which has read its checkpoint.
     resuming : bool
-        Go on from the checkpoint.
+        Whether to resume from the checkpoint.
 
     Attributes
     ----------
@@ -61,7 +63,7 @@ class ChainFiles:
     Raises
     ------
     LoggedError
-        Files hold fewer draws than the checkpoint counts, or draws although there is no checkpoint.
+        Files contain fewer draws than the checkpoint says, or contain draws although there is no checkpoint.
     """
 
     def __init__(self, run: Any, resuming: bool):
@@ -85,28 +87,28 @@ class ChainFiles:
                 self._write_progress([])
 
     def _prepare(self, path: Path, resuming: bool) -> None:
-        """Cut a file to the draws that the checkpoint counts; without one, see that it holds few draws or none."""
+        """Cut a file to the draws that the checkpoint counts; without one, check that few draws would be lost."""
         run = self._run
         lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         n_counted = run.n_kept * self._chains_per_file
-        # Without a checkpoint a run begins anew, which must not cost more than the draws before the first one.
+        # Without a checkpoint the run starts anew. Only draws from before the first checkpoint may be lost in this way.
         if not resuming and len(lines) > 1 + run.check_every * self._chains_per_file:
             lost = run.checkpoint_filename()
-            message = "%s holds draws, but the checkpoint %s is missing or empty: restore it, or start anew with -f."
+            message = "%s contains draws, but the checkpoint %s is missing or empty. Restore it, or start anew with -f."
             raise LoggedError(run.log, message, path, lost)
         if resuming and len(lines) < 1 + n_counted:
-            message = "%s should hold the %d draws of the checkpoint, but holds %d. Start anew with -f."
+            message = "%s should contain the %d draws of the checkpoint, but contains %d. Start anew with -f."
             raise LoggedError(run.log, message, path, n_counted, max(0, len(lines) - 1))
         if resuming and len(lines) > 1 + n_counted:
             write_text(path, b"".join(lines[: 1 + n_counted]).decode())
 
     def resume(self) -> np.ndarray:
-        """Take up a run that was stopped: the sampler's state and the table of progress, up to the checkpoint.
+        """Restore the state of the sampler and the table of progress at the checkpoint.
 
         Returns
         -------
         array (n_chains, n_kept, d)
-            The draws of this process.
+            Draws of this process up to the checkpoint.
 
         Raises
         ------
@@ -123,7 +125,7 @@ class ChainFiles:
         return self._read_draws()
 
     def _read_draws(self) -> np.ndarray:
-        """The draws that the checkpoint counts; later ones go."""
+        """Read the draws that the checkpoint counts, and remove later ones."""
         run, path = self._run, self._draws
         shape = (run.n_kept, run.n_chains, len(run.density.names))
         size = 8 * math.prod(shape)
@@ -140,7 +142,7 @@ class ChainFiles:
             write_text(self._run.progress_filename(), f"#{header}\n" + "".join(lines))
 
     def _read_progress(self) -> None:
-        """The table of progress up to the checkpoint; later lines of the file go."""
+        """Read the table of progress up to the checkpoint, and remove later lines of the file."""
         path = Path(self._run.progress_filename())
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
         lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
@@ -151,14 +153,14 @@ class ChainFiles:
             self.progress.loc[len(self.progress)] = dict(zip(PROGRESS, cells, strict=True))
 
     def write(self, draws: np.ndarray, covariance: np.ndarray) -> None:
-        """Write the draws and the last row of progress, then the checkpoint that says how much of them counts.
+        """Write the draws and the last row of progress, and then the checkpoint with the number of valid draws.
 
         Parameters
         ----------
         draws : array (n_chains, n, d)
-            The new ones of this process.
+            New draws of this process.
         covariance : array (d, d)
-            Of the draws so far, for ``.covmat``.
+            Covariance of the draws so far, for the file ``.covmat``.
         """
         run = self._run
         for collection in self.collections:
@@ -188,7 +190,7 @@ class ChainFiles:
 
 
 def to_text(state: Mapping) -> dict:
-    """Put a state of tensors and plain values into plain values only, of which YAML loses nothing.
+    """Convert a state of tensors and plain values to plain values that YAML stores without loss.
 
     Parameters
     ----------
@@ -217,7 +219,7 @@ def from_text(text: Mapping) -> dict:
     Raises
     ------
     ValueError
-        Not such a text.
+        The text is not such a state.
     """
     try:
         return {**text["values"], **load(base64.b64decode(text["tensors"], validate=True))}

@@ -1,6 +1,6 @@
-"""Cobaya theories that give the alignment correlation functions xi(r), omega(r), eta(r) of galaxies.
+"""Base of the Cobaya theories, which predict the alignment correlation functions xi(r), omega(r), eta(r) of galaxies.
 
-A likelihood asks for what it needs, in its own bins::
+A likelihood requests what it needs, in its own bins::
 
     def get_requirements(self):
         return {"ia_omega": {"r_edges": [0.1, 0.151, 0.228]}}     # Mpc/h
@@ -8,9 +8,9 @@ A likelihood asks for what it needs, in its own bins::
     def logp(self, **params):
         omega = self.provider.get_ia_omega(r_edges=[0.1, 0.151, 0.228])    # array (2,)
 
-Products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and the error of each as ``ia_xi_deviations``, ... Only requested
-statistics and bins are computed; several likelihoods can ask for different bins. With the option ``tag`` the names end
-in it (``ia_omega_sample1``), so that one run can hold a theory for each of several galaxy samples.
+The products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and the error of each prediction, as ``ia_xi_deviations``, ...
+Only requested statistics and bins are computed, and several likelihoods can request different bins. The option ``tag``
+adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory for each of several galaxy samples.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ DERIVED = {f"{name}_ia": name for name in COUNTS}
 
 
 class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
-    """Base of the theories: everything but the loading of the forward model, and gradients.
+    """Base of the theories. Subclasses load the forward model.
 
     Attributes
     ----------
     artifact : path, ForwardModel or None
-        What predicts; see the YAML file of each class, and of the options below.
+        The model that predicts. ``cobaya-doc`` describes this and the other options.
     support : str
     param_map : dict
     tag : str
     model : ForwardModel
         The loaded model.
     names : tuple of str
-        Names in this run of the model's parameters, in the model's order.
+        Names of the model's parameters in this run, in the order of the model.
     """
 
     artifact: str | os.PathLike | ForwardModel | None
@@ -62,12 +62,12 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
 
     # ------------------------------------------------------------------ set-up
 
-    # Tensors made in a caller's inference mode would have no gradients later.
+    # Tensors made in a caller's inference mode would not have gradients later.
     @torch.inference_mode(False)
     def initialize(self) -> None:
         """Load the forward model."""
         if self.support not in POLICIES:
-            raise LoggedError(self.log, "support: must be one of %s, got '%s'.", ", ".join(POLICIES), self.support)
+            raise LoggedError(self.log, "support: must be one of %s; got '%s'.", ", ".join(POLICIES), self.support)
         self.param_map = dict(self.param_map or {})
         self.tag = check_tag(self.tag, self.log)
         self._products = {product_name(statistic, self.tag): statistic for statistic in STATISTICS}
@@ -87,14 +87,14 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         try:
             return self._load_artifact(self.artifact)
         except (ValueError, OSError) as error:
-            what = self.artifact or "the file that should come with the package"
+            what = self.artifact or "the file that comes with the package"
             raise LoggedError(self.log, "artifact: cannot load %s: %s", what, error) from error
 
     def _load_artifact(self, path) -> ForwardModel:
         raise NotImplementedError
 
     def get_version(self) -> str:
-        """Version of the package that made the prediction.
+        """Return the version of the package, which makes the prediction.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return __version__
 
     def get_requirements(self) -> dict[str, None]:
-        """The model's parameters, under their names in this run.
+        """Return the model's parameters, under their names in this run.
 
         Returns
         -------
@@ -112,7 +112,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return {name: None for name in self.names}
 
     def get_can_provide_params(self) -> list[str]:
-        """Names of the derived parameters that this theory can give.
+        """Return the names of the derived parameters that this theory can compute.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return list(self._derived)
 
     def get_can_provide(self) -> list[str]:
-        """Names of the products.
+        """Return the names of the products.
 
         Returns
         -------
@@ -130,7 +130,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return [*self._products, *self._deviations]
 
     def get_can_provide_methods(self) -> dict:
-        """The ``get_ia_...`` methods, which are of the names without a tag.
+        """Return the ``get_ia_...`` methods, which exist for products without a tag only.
 
         Returns
         -------
@@ -139,18 +139,18 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return {} if self.tag else super().get_can_provide_methods()
 
     def must_provide(self, **requirements: Mapping | None) -> None:
-        """Register what a likelihood needs; can be called any number of times.
+        """Register what a likelihood needs. Cobaya can call this several times.
 
         Parameters
         ----------
         **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
-            Edges in Mpc/h; None stands for the model's own. The same for ``ia_xi_deviations``, ...
+            Bin edges [Mpc/h]; None stands for those of the model. The same holds for ``ia_xi_deviations``, ...
 
         Raises
         ------
         LoggedError
-            Unknown options, malformed edges, or bins that do not nest in those of the model; deviations of a model
-            that does not know its error.
+            There are unknown options, the edges are not valid or not all among those of the model, or deviations are
+            requested from a model that does not know its error.
         """
         super().must_provide(**requirements)
         for product, options in requirements.items():
@@ -163,8 +163,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                     raise LoggedError(
                         self.log,
                         "%s was requested, but this model does not know the error of its predictions. Set "
-                        "'emulator_error: False' in the likelihood, or use a model that does: the shipped emulator or "
-                        "tables, your own with the option 'box_error' (made by iaemu-train box-error), or HalotoolsIA.",
+                        "'emulator_error: False' in the likelihood, or use a model that knows it: the shipped emulator "
+                        "or tables, your own model with the option 'box_error' (a file of 'iaemu train box-error'), or "
+                        "HalotoolsIA.",
                         product,
                     )
                 self._evaluation.deviation_requests.setdefault(key, set()).add(self._deviations[product])
@@ -174,9 +175,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         if not self._warned_box_error and self.model.box_error is None:
             self._warned_box_error = True
             self.mpi_warning(
-                "The error of the prediction is that of the network alone: the variance of the halo catalogues that "
-                "this artifact is made from, mostly the larger part, is not known. Make it with 'iaemu-train "
-                "box-error', and name the file in the option 'box_error'."
+                "The error of the prediction contains the epistemic error of the network only. The box error, due to "
+                "the finite halo catalogues that this artifact is made from, is usually larger, but is not known. "
+                "Compute it with 'iaemu train box-error', and give the file as the option 'box_error'."
             )
 
     def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
@@ -184,7 +185,10 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         key = edges_key(options.pop("r_edges", None))
         if options:
             raise LoggedError(
-                self.log, "%s: unknown option(s) %s; known is 'r_edges'.", product, ", ".join(map(str, options))
+                self.log,
+                "%s: unknown option(s) %s; the only option is 'r_edges'.",
+                product,
+                ", ".join(map(str, options)),
             )
         if key is None:
             return None
@@ -193,8 +197,8 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         except ValueError as error:
             raise LoggedError(
                 self.log,
-                "%s was requested in bins that this model cannot give: %s It covers %.5g to %.5g Mpc/h: cut the data "
-                "(options r_min and r_max of the IA likelihoods), or use a model with these edges.",
+                "%s was requested in bins that this model cannot give: %s The model covers %.5g to %.5g Mpc/h. Cut the "
+                "data (options r_min and r_max of the IA likelihoods), or use a model with these edges.",
                 product,
                 error,
                 self.model.r_edges[0],
@@ -203,7 +207,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return key
 
     def initialize_with_provider(self, provider: Any) -> None:
-        """Compare, once, the run's priors and parameters with what the model was made for.
+        """Compare the priors and parameters of the run with the supported region of the model, once.
 
         Parameters
         ----------
@@ -216,7 +220,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         super().initialize_with_provider(provider)
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
-        # Tensors tell that the occupation varies; of numbers, the model keeps what it makes of it.
+        # A varying occupation is passed as tensors. If it is passed as numbers, the model caches what depends on it.
         constants = provider.model.parameterization.constant_params()
         occupation = {
             name
@@ -238,7 +242,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 "; ".join(impossible),
             )
         consequence = {
-            "reject": "points outside get zero likelihood, which clips the prior",
+            "reject": "points outside get zero likelihood, which cuts the prior off",
             "raise": "the run stops at the first point outside",
             "warn": "predictions outside are extrapolations",
         }[self.support]
@@ -248,8 +252,8 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         if cosmology:
             own = self.model.metadata.get("cosmology")
             self.mpi_warning(
-                "This run samples cosmological parameters (%s), but the alignment model is at one fixed cosmology%s: "
-                "its prediction does not depend on them.",
+                "This run samples cosmological parameters (%s), but the alignment model has one fixed cosmology%s: its "
+                "prediction does not depend on them.",
                 ", ".join(cosmology),
                 f" ({own})" if own else "",
             )
@@ -257,7 +261,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
     # ------------------------------------------------------------------ evaluation
 
     def calculate(self, state: dict, want_derived: bool = True, **params_values_dict: float) -> bool:
-        """Fill ``state`` with what was requested, by evaluating a batch of one point.
+        """Compute what was requested at one point, and store it in ``state``.
 
         Parameters
         ----------
@@ -269,7 +273,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         Returns
         -------
         bool
-            False (zero likelihood) outside the support, with the option ``support: reject``.
+            False, for zero likelihood, at points outside the supported region with the option ``support: reject``.
         """
         params = {
             name: torch.tensor([value], dtype=torch.float64) if name in self._varying else value
@@ -292,9 +296,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return True
 
     def _evaluate(self, params: Mapping, derived: Collection[str]) -> dict[str, Any]:
-        """What was requested at a batch of points; ``params`` and result as of ``forward_torch``.
+        """Compute what was requested at a batch of points; see ``forward_torch`` for ``params`` and the result.
 
-        ``derived`` are names of derived parameters, (n,) in the result.
+        The result also contains the derived parameters named in ``derived``, each (n,).
         """
         values = [params[name] for name in self.names]
         found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
@@ -313,19 +317,26 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             found[name] = prediction[self._derived[name]]
             if found[name] is None:
                 raise LoggedError(
-                    self.log, "%s: this model does not predict it; remove it from params, or use TabulatedIA.", name
+                    self.log, "%s: this model does not predict it. Remove it from params, or use TabulatedIA.", name
                 )
         return found
+
+    def __repr__(self) -> str:
+        names = ", ".join(getattr(self, "names", ()))
+        return f"<{type(self).__name__} '{self.get_name()}' of {names or 'no model yet'}>"
+
+    def __str__(self) -> str:
+        return self.get_name()
 
     # ------------------------------------------------------------------ products
 
     def get_ia_xi(self, r_edges: ArrayLike | None = None) -> np.ndarray:
-        """Position-position correlation xi.
+        """Return the position-position correlation xi at the current point.
 
         Parameters
         ----------
         r_edges : array (n_bins + 1,), optional
-            As requested [Mpc/h].
+            Bin edges as they were requested [Mpc/h].
 
         Returns
         -------
@@ -335,12 +346,12 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return self._product(product_name("xi", self.tag), r_edges)
 
     def get_ia_omega(self, r_edges: ArrayLike | None = None) -> np.ndarray:
-        """Position-orientation correlation <|e.r|^2> - 1/3.
+        """Return the position-orientation correlation omega, <(e.r)^2> - 1/3, at the current point.
 
         Parameters
         ----------
         r_edges : array (n_bins + 1,), optional
-            As requested [Mpc/h].
+            Bin edges as they were requested [Mpc/h].
 
         Returns
         -------
@@ -350,12 +361,12 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return self._product(product_name("omega", self.tag), r_edges)
 
     def get_ia_eta(self, r_edges: ArrayLike | None = None) -> np.ndarray:
-        """Orientation-orientation correlation <|e1.e2|^2> - 1/3.
+        """Return the orientation-orientation correlation eta, <(e1.e2)^2> - 1/3, at the current point.
 
         Parameters
         ----------
         r_edges : array (n_bins + 1,), optional
-            As requested [Mpc/h].
+            Bin edges as they were requested [Mpc/h].
 
         Returns
         -------
@@ -365,17 +376,18 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         return self._product(product_name("eta", self.tag), r_edges)
 
     def get_result(self, result_name: str, **kwargs: Any) -> Any:
-        """As the ``get_ia_...`` methods, by name; and by name only: deviations, and all products with a tag.
+        """Return a product by name; the only way to get deviations, and products with a tag.
 
-        ``ia_omega_deviations``, ... are (K, n_bins): scaled deviations d_k of the prediction such that sum_k d_k d_k^T
-        is the covariance of its error. The k-th row belongs together over statistics and bins, so that rows laid side
-        by side give cross-covariances.
+        ``ia_omega_deviations``, ... are (K, n_bins): vectors d_k whose products sum to the covariance of the error of
+        the prediction, sum_k d_k d_k^T. The k-th rows of all statistics belong together: concatenated, they give the
+        covariance between statistics as well.
 
         Parameters
         ----------
         result_name : str
+            Name of the product.
         **kwargs
-            ``r_edges``.
+            ``r_edges``, as in :meth:`get_ia_omega`.
 
         Returns
         -------
@@ -390,13 +402,13 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         key = edges_key(r_edges)
         if key in available:
             return available[key]
-        # Without edges there is no doubt if only one binning was requested.
+        # Edges may be left out if only one binning was requested.
         if key is None and len(available) == 1:
             return next(iter(available.values()))
         raise LoggedError(
             self.log,
-            "%s was not requested in these bins (%s). Request them in get_requirements, as {'%s': {'r_edges': [...]}}; "
-            "requested so far: %s.",
+            "%s was not requested in these bins (%s). Request them in get_requirements, as {'%s': {'r_edges': [...]}}. "
+            "Requested so far: %s.",
             product,
             _describe_key(key),
             product,
@@ -408,28 +420,29 @@ class DifferentiableTheory(ForwardModelTheory):
     """Base of the theories whose forward model has gradients."""
 
     def forward_torch(self, params: Mapping, products: Mapping | None = None) -> dict[str, Any]:
-        """The requested statistics at a batch of points, differentiable; see :mod:`iaemu_cobaya.gradients`.
+        """Predict what was requested at a batch of points, with gradients; see :mod:`iaemu_cobaya.gradients`.
 
-        With all five occupation parameters constant, the forward model is evaluated at the first call only.
+        If all five occupation parameters are constant, what depends on them is computed at the first call only.
 
         Parameters
         ----------
         params : mapping of name in the run to tensor (n,), or to float if it is constant
+            The model's parameters.
         products : mapping, optional
-            Of other theories; not used.
+            Products of other theories; not used.
 
         Returns
         -------
         dict of product to {edges: tensor (n, n_bins)}
-            Edges as the tuple of numbers that was requested, or None for the model's own; n = 1 if all parameters are
-            constant. Derived parameters that other components require, (n,), are there under their names.
+            The edges are a tuple of the numbers that were requested, or None for those of the model; n = 1 if all
+            parameters are constant. Derived parameters that other components require are included by name, each (n,).
 
         Raises
         ------
         RejectedRows
-            Points outside the support, with the option ``support: reject``.
+            Points are outside the supported region, with the option ``support: reject``.
         LoggedError
-            The same with ``support: raise``; or the prediction failed.
+            Points are outside with ``support: raise``, or the prediction failed.
         """
         return self._evaluate(params, self._required_params)
 

@@ -1,4 +1,4 @@
-"""A forward model at batches of points of a run, under the policy of the option ``support``."""
+"""Evaluate a forward model at batches of points of a run, and apply the option ``support`` to points outside."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
 from iaemu.prediction import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
-#: Numbers that come with a prediction.
+#: Attributes of a prediction that are single numbers.
 COUNTS = ("n_gal", "f_sat")
 
-#: A binning as a dictionary key; None stands for the model's own edges.
+#: Bin edges as a dictionary key; None stands for the edges of the model.
 EdgesKey = tuple[float, ...] | None
 
 
 class Evaluation:
-    """What was requested of a model, and how it is computed.
+    """The requests to a model, and their evaluation.
 
-    Points are given as one entry a parameter of the model: tensors (n,), or numbers where they are constant.
+    Points are given as one entry for each parameter of the model: a tensor (n,), or a number if it is constant.
 
     Parameters
     ----------
     model : ForwardModel
     names : sequence of str
-        Of the parameters in the run, for messages.
+        Names of the parameters in the run, for messages.
     policy : "raise", "reject" or "warn"
-        What is done with points outside the support.
+        What to do with points outside the supported region.
     log : logging.Logger
     stop_at_error : callable
-        Whether ``reject`` means to stop.
+        Returns whether ``reject`` stops the run.
 
     Attributes
     ----------
     requests, deviation_requests : dict of EdgesKey to set of str
-        Statistics by binning.
+        Requested statistics for each binning.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Evaluation:
         self._log, self._stop_at_error = log, stop_at_error
         self.requests: dict[EdgesKey, set[str]] = {}
         self.deviation_requests: dict[EdgesKey, set[str]] = {}
-        # Where the strengths and the occupation are among the parameters.
+        # Positions of the alignment strengths and the occupation parameters among the parameters.
         self._occupation = [model.parameters.index(name) for name in OCCUPATION_PARAMETERS]
         self._strengths = [i for i, name in enumerate(model.parameters) if name not in OCCUPATION_PARAMETERS]
         limits = [model.support.bounds(model.parameters[column], None) for column in self._strengths]
@@ -68,7 +68,7 @@ class Evaluation:
         self._warned = False
 
     def predict(self, values: Sequence, key: EdgesKey, statistics: set[str], counts: bool) -> Mapping[str, Any]:
-        """Statistics at a batch of points.
+        """Predict statistics at a batch of points.
 
         Parameters
         ----------
@@ -76,7 +76,7 @@ class Evaluation:
         key : EdgesKey
         statistics : set of str
         counts : bool
-            Also n_gal and f_sat.
+            Whether to predict n_gal and f_sat as well.
 
         Returns
         -------
@@ -86,9 +86,9 @@ class Evaluation:
         Raises
         ------
         RejectedRows
-            Points outside the support, with the policy ``reject``.
+            Points are outside the supported region, with the policy ``reject``.
         LoggedError
-            The same with ``raise``; or the prediction failed.
+            Points are outside with ``raise``, or the prediction failed.
         """
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
@@ -100,12 +100,12 @@ class Evaluation:
         return found
 
     def deviations(self, values: Sequence, key: EdgesKey, statistics: set[str]) -> Mapping[str, torch.Tensor]:
-        """Scaled deviations of the predictions, see :meth:`iaemu.models.base.ForwardModel.deviations`.
+        """Return the deviations of the predictions, see :meth:`iaemu.models.base.ForwardModel.deviations`.
 
         Parameters
         ----------
         values, key, statistics
-            As of :meth:`predict`.
+            See :meth:`predict`.
 
         Returns
         -------
@@ -114,6 +114,7 @@ class Evaluation:
         Raises
         ------
         RejectedRows, LoggedError
+            See :meth:`predict`.
         """
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
@@ -121,10 +122,10 @@ class Evaluation:
         return fixed.deviations(mu)
 
     def _at_occupation(self, values: Sequence, key: EdgesKey) -> tuple[AtOccupation | None, Any]:
-        """The model at a constant occupation, and the strengths (n, n_strengths).
+        """Return the model at a constant occupation, and the alignment strengths (n, n_strengths).
 
-        None if the occupation varies; if nothing is gained, since strengths are no factors; or if strengths are beyond
-        their limits, which is for the policy.
+        None if the occupation varies, if the model does not factorise in the strengths so that nothing is gained, or if
+        strengths are outside their limits, so that the policy applies.
         """
         occupation = tuple(values[column] for column in self._occupation)
         if not self._model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
@@ -146,7 +147,7 @@ class Evaluation:
         return held[1], mu
 
     def _guarded(self, call: Callable, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> Any:
-        """``call(theta, edges, statistics)`` under the policy; RejectedRows for points to be rejected."""
+        """Return ``call(theta, edges, statistics)``, with the policy applied to points outside the supported region."""
         edges = None if key is None else np.array(key)
         names = tuple(name for name in STATISTICS if name in statistics)
         try:
@@ -160,17 +161,17 @@ class Evaluation:
                     raise RejectedRows(~self._model.support.contains(theta)) from error
                 self._warn(error)
                 with warnings.catch_warnings():
-                    # Said once above, through Cobaya's log; Python's warnings would repeat it for each caller.
+                    # Cobaya's log has the warning already.
                     warnings.simplefilter("ignore")
                     return call(theta, edges, statistics=names, support="warn")
         except (LoggedError, RejectedRows):
             raise
         except Exception as error:
-            # Cobaya takes ValueError and RuntimeError for a point of zero likelihood; a defect must not pass for that.
+            # Cobaya would treat ValueError and RuntimeError as zero likelihood, and hide a defect.
             point = ", ".join(
                 f"{name} = {value:.6g}" for name, value in zip(self._names, theta[0].tolist(), strict=True)
             )
-            where = point if len(theta) == 1 else f"one of {len(theta)} points, of which the first is {point}"
+            where = point if len(theta) == 1 else f"one of {len(theta)} points (the first is {point})"
             raise LoggedError(
                 self._log, "The prediction failed at %s: %s: %s", where, type(error).__name__, error
             ) from error
@@ -180,11 +181,13 @@ class Evaluation:
             self._log.debug("%s", error)
             return
         self._warned = True
-        self._log.warning("%s The prediction is an extrapolation. (Said once; later points are not listed.)", error)
+        self._log.warning(
+            "%s The prediction is an extrapolation. (This warning is not repeated for later points.)", error
+        )
 
 
 def edges_key(r_edges: ArrayLike | None) -> EdgesKey:
-    """Edges as a dictionary key.
+    """Return bin edges as a dictionary key.
 
     Parameters
     ----------
@@ -201,7 +204,7 @@ def edges_key(r_edges: ArrayLike | None) -> EdgesKey:
 
 
 def _columns(values: Sequence) -> torch.Tensor:
-    """Numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are numbers alone."""
+    """Return numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are only numbers."""
     n = next((len(value) for value in values if isinstance(value, torch.Tensor)), None)
     if n is None:
         return torch.tensor([values], dtype=torch.float64)

@@ -13,20 +13,20 @@ from iaemu.models.base import ForwardModel
 from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import ForwardModelTheory
 
-#: Points between two lines in the log.
+#: Number of points between two lines of the log.
 _REPORT_EVERY = 50
 
 
 class HalotoolsIA(ForwardModelTheory):
     """Galaxy alignment correlation functions of halotools-IA mocks, populated at every point (no gradient).
 
-    Products are those of the other theories. Ratios of pair sums over all mocks of a point, and as
-    ``ia_<statistic>_deviations`` their standard error, by a jackknife over the realisations.
+    The products are those of the other theories. Predictions are ratios of pair sums over all mocks of a point. Their
+    standard error, from a jackknife over the realisations, is in ``ia_<statistic>_deviations``.
 
     Attributes
     ----------
     model : iaemu_training.mocks.ensemble.MockEnsemble
-        ``model.n_mocks`` counts the mocks populated so far.
+        Its ``n_mocks`` is the number of mocks populated so far.
     """
 
     catalogue: list | tuple | str | os.PathLike
@@ -35,9 +35,9 @@ class HalotoolsIA(ForwardModelTheory):
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
     processes: Annotated[int, Range(at_least=1, at_most=1024)]
 
-    model: Any  # a MockEnsemble: its package is imported when it is needed
+    model: Any  # a MockEnsemble, whose package is imported only when needed
 
-    # More cores make the same mocks.
+    # The number of processes may change: the mocks stay the same.
     _at_resume_prefer_new = [*ForwardModelTheory._at_resume_prefer_new, "processes"]
 
     def _load_model(self) -> ForwardModel:
@@ -52,7 +52,7 @@ class HalotoolsIA(ForwardModelTheory):
             raise LoggedError(self.log, "%s", error) from error
         self._began: float | None = None
         self.mpi_info(
-            "Mocks of %s, %d of each at a point, %s seeds from %d.",
+            "Mocks of %s: %d of each at every point, with %s seeds from %d.",
             ", ".join(model.catalogues),
             self.n_realisations,
             self.seeds,
@@ -61,15 +61,15 @@ class HalotoolsIA(ForwardModelTheory):
         return model
 
     def _warn_without_box_error(self) -> None:
-        """Mocks are at given boxes: their error is that of few mocks, and no more is meant."""
+        """Do nothing: the deviations of mocks are their standard error at the given halo catalogues."""
 
     def calculate(self, state: dict, want_derived: bool = True, **params_values_dict: float) -> bool:
-        """Populate mocks and fill ``state``.
+        """Populate mocks at one point, and store their statistics in ``state``.
 
         Parameters
         ----------
         state, want_derived, **params_values_dict
-            As of :meth:`ForwardModelTheory.calculate`.
+            See :meth:`ForwardModelTheory.calculate`.
 
         Returns
         -------
@@ -86,19 +86,19 @@ class HalotoolsIA(ForwardModelTheory):
     def _report(self) -> None:
         elapsed = time.monotonic() - (self._began or time.monotonic())
         self.log.info(
-            "%d mocks populated at %d points, %.3g s a point.",
+            "%d mocks populated at %d points, %.3g s per point.",
             self.model.n_mocks,
             self.model.n_points,
             elapsed / self.model.n_points,
         )
 
     def close(self, *args: Any) -> None:
-        """End worker processes; say how many mocks there were.
+        """End the worker processes, and log the number of mocks.
 
         Parameters
         ----------
         *args
-            Of Cobaya.
+            Arguments of Cobaya.
         """
         if self.model.n_points:
             self._report()

@@ -1,4 +1,4 @@
-"""The Cobaya theories that predict from a trained network or from tables."""
+"""The Cobaya theories that predict with a trained network or with tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class IAEmu(DifferentiableTheory):
 
 
 class TabulatedIA(DifferentiableTheory):
-    """Exact expectation of galaxy alignment correlation functions, from pair sums tabulated over a halo catalogue."""
+    """Exact expectation of galaxy alignment correlation functions, from tables of pair sums of halo catalogues."""
 
     box_error: str | os.PathLike | None
 
@@ -31,9 +31,9 @@ class TabulatedIA(DifferentiableTheory):
 
 
 class MassDependentIA(TabulatedIA):
-    """As TabulatedIA, with a strength of centrals that is linear in the logarithm of their host's mass.
+    """TabulatedIA with an alignment strength of centrals that is linear in the log of the mass of their host halo.
 
-    mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1]: see :mod:`iaemu.models.laws`.
+    mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), clipped to [-1, 1]; see :mod:`iaemu.models.laws`.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class MassDependentIA(TabulatedIA):
     def _load_model(self) -> ForwardModel:
         tables = super()._load_model()
         if not isinstance(tables, TabulatedModel):
-            raise LoggedError(self.log, "artifact: must be tables, got a %s.", type(tables).__name__)
+            raise LoggedError(self.log, "artifact: must be tables; got a %s.", type(tables).__name__)
         try:
             return MassDependentModel(tables, self.pivot)
         except ValueError as error:

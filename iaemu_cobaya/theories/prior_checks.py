@@ -1,4 +1,4 @@
-"""Checks of a Cobaya model against what an alignment model was made for; done once, before sampling."""
+"""Compare the priors of a Cobaya model with the supported region of an alignment model, once, before sampling."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from cobaya.model import Model
 
 from iaemu.parameters import ZHENG07_LINE, Support
 
-#: Names, in Cobaya's usual spelling, of parameters that change the matter distribution.
+#: Usual names, in Cobaya runs, of parameters that change the matter distribution.
 COSMOLOGICAL_PARAMETERS = frozenset(
     "H0 h theta_MC_100 cosmomc_theta thetastar theta_s_100 theta_s_1e2 omegam Omega_m Omega_cdm Omega_b ombh2 omch2 "
     "omegabh2 omegach2 omegamh2 nnu N_eff "
     "omega_b omega_cdm omegak omk Omega_k sigma8 S8 As A_s logA ns n_s nrun w w0 wa w0_fld wa_fld mnu m_ncdm".split()
 )
 
-#: An unbounded prior is taken to reach as far as this central probability.
+#: The range of an unbounded prior is taken as the interval that contains this probability.
 CONFIDENCE = 0.9999995
 
 _N_GRID = 65
@@ -24,7 +24,7 @@ _TOLERANCE = 1e-9
 
 
 def sampled_cosmology(model: Model) -> list[str]:
-    """Names of the cosmological parameters that a Cobaya model samples.
+    """Return the names of the cosmological parameters that a Cobaya model samples.
 
     Parameters
     ----------
@@ -38,17 +38,18 @@ def sampled_cosmology(model: Model) -> list[str]:
 
 
 def parameter_ranges(model: Model, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    """Range of each parameter of a run.
+    """Return the range of each parameter of a run.
 
     Parameters
     ----------
     model : Model
-    names : mapping of our name to the name in the run
+    names : mapping of name in the alignment model to name in the run
 
     Returns
     -------
-    dict of our name to (low, high)
-        Equal if fixed. Parameters that are functions of others, or come from another component, are left out.
+    dict of name in the alignment model to (low, high)
+        Both are equal for a fixed parameter. Parameters that depend on others, or that another component computes, are
+        left out.
     """
     sampled = list(model.parameterization.sampled_params())
     bounds = model.prior.bounds(confidence_for_unbounded=CONFIDENCE) if sampled else []
@@ -65,21 +66,21 @@ def parameter_ranges(model: Model, names: Mapping[str, str]) -> dict[str, tuple[
 
 
 def compare_prior_with_support(model: Model, names: Mapping[str, str], support: Support) -> tuple[list[str], list[str]]:
-    """Compare the ranges of a run's parameters with a model's support.
+    """Compare the ranges of the parameters of a run with the supported region of a model.
 
-    The supported range of an occupation parameter depends on ``logMmin``, so it is taken over the range of ``logMmin``
-    in the run: a parameter is fine if its range is supported at all of them.
+    The supported range of an occupation parameter depends on ``logMmin``. A parameter passes if its range is supported
+    for all values of ``logMmin`` in the run.
 
     Parameters
     ----------
     model : Model
-    names : mapping of our name to the name in the run
+    names : mapping of name in the alignment model to name in the run
     support : Support
 
     Returns
     -------
     impossible, clipped : list of str
-        One sentence per parameter whose range lies outside altogether, or reaches outside; with ranges.
+        One sentence with both ranges for each parameter whose range lies completely, or partly, outside.
     """
     ranges = parameter_ranges(model, names)
     low, high = ranges.get("logMmin", support.logMmin)
@@ -92,7 +93,7 @@ def compare_prior_with_support(model: Model, names: Mapping[str, str], support: 
         excess = np.maximum(lows - low, high - highs)
         what = f"{names[name]} = {low:.6g}" if low == high else f"the prior of {names[name]}, [{low:.6g}, {high:.6g}],"
         reaches = "lies outside" if low == high else "reaches outside"
-        # Quote the supported range where it comes nearest, or where most is cut off.
+        # Quote the supported range at the logMmin where it is nearest, or where most of the prior is cut off.
         for values, worst, found, verb in (
             (apart, np.argmin(apart), apart.min() > _TOLERANCE, "lies outside"),
             (excess, np.argmax(excess), excess.max() > _TOLERANCE, reaches),

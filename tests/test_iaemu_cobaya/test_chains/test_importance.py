@@ -1,4 +1,4 @@
-"""Chains re-weighted for another posterior, as docs/how_to/joint_chains.md does it; rows may have none of it.
+"""Chains re-weighted for another posterior, as in docs/how_to/joint_chains.md, also with rows of zero posterior.
 
 Cobaya's ``post`` is not: it shifts the weights of all rows behind one that is dropped.
 """

@@ -118,7 +118,7 @@ def test_chi2_does_not_depend_on_the_order_of_statistics():
 
 
 def test_description_says_what_is_used():
-    assert "omega: 12 of 14 bins, 0.1 to 13.89 Mpc/h, errors only" in TNG300Sample1().describe()
+    assert "omega: 12 of 14 bins, 0.1 to 13.89 Mpc/h, independent errors" in TNG300Sample1().describe()
     assert "covariance from 27 regions, Hartlap factor 0.5" in TNG300Sample3().describe()
     assert "6 of 6 bins, 0.1 to 10 Mpc/h, covariance" in IACorrelations({"data": toy(n_regions=None)}).describe()
 
