@@ -36,8 +36,8 @@ def write_results(
     parts = [
         "# Posteriors of the paper, reproduced by several routes",
         "`iaemu-reproduce` wrote this file; [reproduction](../validation/reproduction.md) explains and discusses it. "
-        "Posteriors are given as mean ± standard deviation, those of the paper as in its Table 2. Shifts are relative to "
-        "*tables, HMC*, in standard deviations of the row.",
+        "Posteriors are given as mean ± standard deviation, those of the paper as in its Table 2. Shifts are relative "
+        "to *tables, HMC*, in standard deviations of the row.",
         _comparison_table(routes),
         "## With the error of the prediction in the likelihood",
         _error_table(sampled),

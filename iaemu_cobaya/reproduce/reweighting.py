@@ -1,11 +1,11 @@
 """Posteriors with halotools-IA mocks, by re-weighting draws of a posterior that is cheap to sample.
 
 Importance weights: a draw theta_i of the cheap posterior gets the weight L_mocks(theta_i) / L_cheap(theta_i). With
-mocks at a few dozen points, the mean is uncertain: the noise of the log-likelihood is about 1 for 40 mocks of each of two
-boxes. The mocks of all points together constrain it better. At fixed occupation, omega is linear in q(mu_cen) and
-q(mu_sat) (:mod:`iaemu.halomodel.alignment`). A regression of the omega of all mocks on these two gives omega everywhere,
-and with it a weight for every draw. Points inside the posterior constrain the slopes badly, so mocks at four more points
-are added in the corners (:data:`CORNERS`).
+mocks at a few dozen points, the mean is uncertain: the noise of the log-likelihood is about 1 for 40 mocks of each of
+two boxes. The mocks of all points together constrain it better. At fixed occupation, omega is linear in q(mu_cen) and
+q(mu_sat) (:mod:`iaemu.halomodel.alignment`). A regression of the omega of all mocks on these two gives omega
+everywhere, and with it a weight for every draw. Points inside the posterior constrain the slopes badly, so mocks at
+four more points are added in the corners (:data:`CORNERS`).
 """
 
 from __future__ import annotations

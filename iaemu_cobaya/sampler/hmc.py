@@ -36,8 +36,8 @@ from iaemu.sampling import Sampler, SamplingError, Settings, diagnostics
 from iaemu_cobaya.gradients.cobaya_internals import append_draws
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
 from iaemu_cobaya.options import ChecksOptions, check_seed
-from iaemu_cobaya.sampler import progress
 from iaemu_cobaya.sampler.chain_files import DRAWS, ChainFiles
+from iaemu_cobaya.sampler.progress import DrawsBar, progress_bar
 
 #: Largest allowed difference between Cobaya's log-posterior of a draw and the sampled one: an absolute part, too small
 #: to matter for the draws, and a relative part for the rounding of large numbers.
@@ -202,7 +202,7 @@ class HMC(ChecksOptions, CovmatSampler):
                 limit = f", or until {self.max_samples:g} draws are kept" if math.isfinite(self.max_samples) else ""
                 goal = "Sampling until R-1 < %g and there are %g effective draws%s."
                 self.mpi_info(goal, self.Rminus1_stop, self.ess_stop, limit)
-            with progress.DrawsBar(self._shows_progress(), self.n_draws(), total) as bar:
+            with DrawsBar(self._shows_progress(), self.n_draws(), total) as bar:
                 while not self.converged and (n := self._n_next(self.n_kept)):
                     bar.begin(self.n_draws(self.n_kept + n), n * self.thin, n * self.n_chains)
                     self._keep(self.sampler.draw(n * self.thin, bar.moved), bar)
@@ -229,10 +229,10 @@ class HMC(ChecksOptions, CovmatSampler):
         self.mpi_info("Searching for the maximum of the posterior from %d points of the reference distribution.", n)
         start = [self.model.get_valid_point(max_tries=1000, random_state=self.random_state)[0] for _ in range(n)]
         try:
-            with progress.bar(shows, desc="maximum", unit=" starts", total=n) as bar:
+            with progress_bar(shows, desc="maximum", unit=" starts", total=n) as bar:
                 self.sampler.begin(np.array(start), bar.update)
             self.mpi_info("Warm-up: %d steps of %d chains.", self.n_warmup, self.n_chains)
-            with progress.bar(shows, desc="warm-up", unit=" steps", total=self.n_warmup) as bar:
+            with progress_bar(shows, desc="warm-up", unit=" steps", total=self.n_warmup) as bar:
                 self.sampler.warm_up(callback=lambda *_: bar.update())
         except SamplingError as error:
             raise LoggedError(self.log, "%s", error) from error
@@ -277,7 +277,7 @@ class HMC(ChecksOptions, CovmatSampler):
             n_kept += n
         return self.n_draws(n_kept)
 
-    def _keep(self, draws, bar: progress.DrawsBar) -> None:
+    def _keep(self, draws, bar: DrawsBar) -> None:
         """Let Cobaya evaluate draws, and add them to the collections."""
         kept = slice(self.thin - 1, None, self.thin)
         positions, densities = draws.positions[:, kept].numpy(), draws.log_density[:, kept].numpy()
@@ -308,7 +308,7 @@ class HMC(ChecksOptions, CovmatSampler):
 
     # ------------------------------------------------------------------ convergence
 
-    def _check(self, bar: progress.DrawsBar) -> None:
+    def _check(self, bar: DrawsBar) -> None:
         """Check the convergence of the chains of all processes."""
         gathered = mpi.allgather((self._history, self._acceptance, self.n_divergent))
         histories, acceptances, divergences = zip(*gathered, strict=True)

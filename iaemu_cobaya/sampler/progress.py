@@ -27,7 +27,7 @@ def can_show() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def bar(show: bool, **options: Any) -> tqdm:
+def progress_bar(show: bool, **options: Any) -> tqdm:
     """Make a progress bar that disappears when it is closed.
 
     Parameters
@@ -61,7 +61,7 @@ class DrawsBar:
 
     def __init__(self, show: bool, initial: int = 0, total: int | None = None):
         # smoothing = 0: the time left is estimated from the mean speed, since checks of convergence take time too.
-        self._bar = bar(show, desc="draws", unit=" draws", initial=initial, total=total, smoothing=0)
+        self._bar = progress_bar(show, desc="draws", unit=" draws", initial=initial, total=total, smoothing=0)
         self._share = 0.5
         self.begin(initial, 1, 1)
 
@@ -89,7 +89,13 @@ class DrawsBar:
         self._began = self._moved = time.perf_counter()
 
     def moved(self, *_: object) -> None:
-        """Count a transition of all chains."""
+        """Count a transition of all chains.
+
+        Parameters
+        ----------
+        *_
+            Not used.
+        """
         self._step += 1
         self._moved = time.perf_counter()
         self._advance(self._share * self._step / self._n_steps)

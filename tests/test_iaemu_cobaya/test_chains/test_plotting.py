@@ -57,7 +57,7 @@ def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
     left, right = plotter.subplots[0, 0].get_xlim()
     assert left <= -0.5 < right
     assert any(np.allclose(line.get_xdata(), -0.5) for line in plotter.subplots[0, 0].lines)
-    with pytest.raises(ChainError, match=r"mu_c \(truth\) is none of the sampled mu_cen, mu_sat"):
+    with pytest.raises(ChainError, match=r"mu_c \(truth\) is not sampled; sampled are mu_cen, mu_sat"):
         corner_plot([chain], truth={"mu_c": 0.5})
 
 

@@ -148,10 +148,10 @@ def test_users_data_need_only_a_path(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "data: name a file"),
+        ({}, "data: give a file"),
         ({"data": "no_such_file.txt"}, r"no_such_file\.txt.*tng300/sample1"),
-        ({"data": "tng300/sample1", "statistics": ["w_gp"]}, "statistics: list some of xi, omega, eta"),
-        ({"data": "tng300/sample1", "statistics": []}, "statistics: list some of"),
+        ({"data": "tng300/sample1", "statistics": ["w_gp"]}, "statistics: give one or more of xi, omega, eta"),
+        ({"data": "tng300/sample1", "statistics": []}, "statistics: give one or more of"),
         ({"data": "tng300/sample1", "statistics": ["xi", "xi"]}, "twice"),
         ({"data": "tng300/sample1", "r_min": 50.0}, r"No bin of omega.*r_min = 50.*0\.1 to 31"),
         ({"data": "tng300/sample1", "r_min": {"gamma": 1.0}}, r"r_min: unknown statistic\(s\) gamma"),

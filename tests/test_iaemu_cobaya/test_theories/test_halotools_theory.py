@@ -143,7 +143,7 @@ def test_points_outside_the_support_have_zero_likelihood():
 
 
 def test_hmc_says_that_mocks_have_no_gradient():
-    with pytest.raises(LoggedError, match=r"HalotoolsIA \(no forward_torch; fed by mu_cen, mu_sat\).*sampler: mcmc"):
+    with pytest.raises(LoggedError, match=r"HalotoolsIA \(no forward_torch; depends on mu_cen.*sampler: mcmc"):
         run({**make(), "sampler": {"iaemu_cobaya.HMC": None}})
 
 
@@ -160,7 +160,7 @@ def mcmc(folder, max_samples):
 def test_mcmc_counts_its_mocks_and_resumes(tmp_path, caplog):
     caplog.set_level("INFO")
     updated, _ = run(mcmc(tmp_path, 4))
-    assert "2 of each at a point, fixed seeds from 1" in caplog.text
+    assert "2 of each at every point, with fixed seeds from 1" in caplog.text
     mocks, points = (
         int(number) for number in re.search(r"(\d+) mocks populated at (\d+) points", caplog.text).groups()
     )
