@@ -26,8 +26,8 @@ class ChecksOptions:
 
     @classmethod
     def _get_desc(cls, info: Any = None) -> str:
-        """Return what the class is, for ``cobaya-bib``: its docstring up to the list of attributes."""
-        return inspect.cleandoc(cls.__doc__ or "").partition("\n\nAttributes\n")[0]
+        """Return the first paragraph of the docstring, for ``cobaya-bib``."""
+        return inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
 
     def validate_info(self, name: str, value: Any, annotations: dict) -> None:
         """Do nothing. Cobaya's method would raise an AttributeError for options that are True or False.
