@@ -134,7 +134,7 @@ def test_missing_chain_is_named_with_those_that_exist(chains, capsys):
 
 def test_bad_burn_in_is_named(chains, capsys):
     assert iaemu_plot([str(chains / "short"), "--burn-in", "2"]) == 1
-    assert "share in [0, 1), got 2.0" in capsys.readouterr().err
+    assert "fraction in [0, 1); got 2.0" in capsys.readouterr().err
 
 
 def test_help_names_the_options(capsys):
@@ -176,7 +176,7 @@ def test_output_that_is_a_folder(chains, tmp_path):
         ([""], "'' names no run"),
         (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the sampled mu_cen, mu_sat"),
         (["short", "--out", "short.1.txt"], "--output: no folder 'short.1.txt' can be made"),
-        (["short", "--burn-in", "nan"], "The burn-in must be a share"),
+        (["short", "--burn-in", "nan"], "The burn-in must be a fraction"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(chains, monkeypatch, capsys, arguments, message):

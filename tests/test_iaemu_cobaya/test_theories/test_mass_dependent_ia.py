@@ -111,7 +111,7 @@ def test_names_can_be_mapped(make_info):
 def test_wrong_options_are_named(analytic):
     with pytest.raises(LoggedError, match="pivot must be a number, at least 8 and at most 17; got 50"):
         MassDependentIA({"pivot": 50.0})
-    with pytest.raises(LoggedError, match="artifact: must be tables, got a AnalyticModel"):
+    with pytest.raises(LoggedError, match="artifact: must be tables; got a AnalyticModel"):
         MassDependentIA({"artifact": analytic})
     with pytest.raises(LoggedError, match="cannot load nowhere"):
         MassDependentIA({"artifact": "nowhere.safetensors"})

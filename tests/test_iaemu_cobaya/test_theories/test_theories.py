@@ -225,8 +225,8 @@ def test_a_name_taken_by_another_component_does_not_reach_the_theory(make_info, 
 @pytest.mark.parametrize(
     ("param_map", "message"),
     [
-        ({"beta": "b"}, r"param_map: unknown parameter\(s\) beta; known are mu_cen"),
-        ({"mu_cen": "mu_sat"}, "more than one parameter is called mu_sat"),
+        ({"beta": "b"}, r"param_map: unknown parameter\(s\) beta; the parameters are mu_cen"),
+        ({"mu_cen": "mu_sat"}, "more than one parameter gets the name mu_sat"),
     ],
 )
 def test_bad_param_maps_are_named(analytic, param_map, message):
@@ -311,7 +311,7 @@ def test_standalone_use(analytic):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"support": "ignore"}, "support: must be one of raise, reject, warn, got 'ignore'"),
+        ({"support": "ignore"}, "support: must be one of raise, reject, warn; got 'ignore'"),
         ({"artifact": "no/such/file.safetensors"}, r"artifact: cannot load no/such/file\.safetensors"),
     ],
 )
