@@ -242,7 +242,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 "; ".join(impossible),
             )
         consequence = {
-            "reject": "points outside get zero likelihood, which cuts the prior off",
+            "reject": "points outside get zero likelihood, which truncates the prior",
             "raise": "the run stops at the first point outside",
             "warn": "predictions outside are extrapolations",
         }[self.support]

@@ -173,7 +173,7 @@ def test_output_that_is_a_folder(chains, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([""], "'' names no run"),
+        ([""], "'' is not the name of a run"),
         (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the sampled mu_cen, mu_sat"),
         (["short", "--out", "short.1.txt"], "--output: no folder 'short.1.txt' can be made"),
         (["short", "--burn-in", "nan"], "The burn-in must be a fraction"),

@@ -600,7 +600,7 @@ def test_self_check_refuses_a_wrong_gradient_and_mixed_rows():
 
     for kind, message in (
         (Detached, r"mine.* has the slope 0 with b, but [-0-9.]+ by differences of Cobaya's"),
-        (Mixed, "rows depend on one another"),
+        (Mixed, "depend on one another"),
         (Summed, r"logp_torch of mine returned shape \(\) for 1 points"),
     ):
         density = LogPosterior(get_model({"likelihood": {"mine": {"external": kind}}, "params": copy.deepcopy(PARAMS)}))

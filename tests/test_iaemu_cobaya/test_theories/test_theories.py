@@ -94,7 +94,7 @@ def test_requests_of_several_likelihoods_are_merged(make_info, analytic):
     ("edges", "message"),
     [
         ([0.1, 0.3], r"edge 0\.3 Mpc/h is not among"),
-        (np.logspace(-1, 1.5, 15), r"20\.9618.*It covers 0\.1 to 15\.849.*r_max"),
+        (np.logspace(-1, 1.5, 15), r"20\.9618.*The model covers 0\.1 to 15\.849.*r_max"),
         ([0.2, 0.1], "increasing"),
     ],
 )
@@ -409,7 +409,7 @@ def test_an_emulator_of_other_catalogues_says_that_its_error_is_not_whole(make_i
     theory = {"iaemu_cobaya.IAEmu": {"artifact": emulator}}
     likelihood = {"iaemu_cobaya.TNG300Sample1": {"emulator_error": True}}
     get_model({"theory": theory, "likelihood": likelihood})
-    assert "iaemu-train box-error" in caplog.text
+    assert "iaemu train box-error" in caplog.text
     caplog.clear()
     get_model({"theory": {"iaemu_cobaya.IAEmu": None}, "likelihood": likelihood})
     assert "box-error" not in caplog.text
