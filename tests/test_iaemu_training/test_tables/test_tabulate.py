@@ -168,7 +168,7 @@ def test_coarse_bins_are_sums_of_fine_ones(pm40_tables):
         direct, summed = pm40_tables.sums(theta, edges), pm40_tables.rebin(fine, edges)
         for name in (*NAMES, "RR"):
             np.testing.assert_allclose(getattr(direct, name), getattr(summed, name), rtol=1e-9, atol=1e-9)
-    with pytest.raises(BinningError, match="is not among the .* available edges"):
+    with pytest.raises(BinningError, match=r"is not among the .* available edges"):
         pm40_tables.predict(theta, [0.1, 0.2, 1.0])
     np.testing.assert_allclose(pm40_tables.r_edges, union_edges(PAPER_EDGES, TNG_EDGES))
 
