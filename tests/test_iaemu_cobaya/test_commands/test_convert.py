@@ -158,7 +158,7 @@ def test_the_likelihood_reads_it(convert):
         ("1 2 x 4\n", ["--statistic", "xi"], "line 1: value is 'x', which is not a number"),
         ("1 2 nan 4\n", ["--statistic", "xi"], "value is nan in bin 0"),
         ("1 2 3 0\n", ["--statistic", "xi"], "errors must be positive"),
-        ("0 2 3 1\n", ["--statistic", "xi"], "it needs 0 < r_low < r_high"),
+        ("0 2 3 1\n", ["--statistic", "xi"], "0 < r_low < r_high"),
         ("1 2 3 4 5\n", ["--statistic", "xi"], "has 5 columns, and nothing says what they are"),
         (as_text(FULL[:, [1, 0, 2, 3]]), ["--statistic", "xi"], "line 1: the bin goes from 0.2 to 0.1. The columns"),
         (as_text(FULL[::-1]), ["--statistic", "xi"], "overlap or are not sorted"),
