@@ -33,7 +33,7 @@ SHARED_BY_COMMANDS = tuple(
 
 #: The sampler knows no cosmology; what it needs of its own package is itself, and what formats tables.
 CLOSED_ROOMS = ("iaemu.sampling",)
-MAY_USE = ("iaemu.display",)
+MAY_USE = ("iaemu.display", "iaemu.progress")
 
 
 def module_name(package, path):

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from typing import Any
 
-from tqdm import TqdmWarning
-
-with warnings.catch_warnings():
-    # tqdm warns in a notebook without ipywidgets, and then prints its bar as text.
-    warnings.simplefilter("ignore", TqdmWarning)
-    from tqdm.auto import tqdm
+from iaemu.progress import tqdm
 
 
 def can_show() -> bool:

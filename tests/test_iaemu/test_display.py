@@ -169,7 +169,7 @@ sys.modules["ipykernel.zmqshell"] = types.ModuleType("zmqshell")
 sys.modules["ipywidgets"] = None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from iaemu.sampling.progress import tqdm
+    from iaemu.progress import tqdm
 print(tqdm.__module__, *(str(entry.message) for entry in caught if "IProgress" in str(entry.message)))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

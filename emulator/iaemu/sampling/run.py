@@ -12,11 +12,11 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.display import html_table, shorten
+from iaemu.progress import tqdm
 from iaemu.sampling import diagnostics
 from iaemu.sampling.hmc import HMCInfo
 from iaemu.sampling.metric import Metric
 from iaemu.sampling.nuts import NUTSInfo
-from iaemu.sampling.progress import tqdm
 from iaemu.sampling.sampler import Draws, Sampler
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Bound

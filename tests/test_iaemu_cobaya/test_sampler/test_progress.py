@@ -85,7 +85,7 @@ def test_a_notebook_without_ipywidgets_gets_text_and_no_warning(monkeypatch):
     shell = types.SimpleNamespace(kernel=object(), config={"IPKernelApp": {}})
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    for name in ("tqdm.auto", "tqdm.autonotebook", "iaemu_cobaya.sampler.progress"):
+    for name in ("tqdm.auto", "tqdm.autonotebook", "iaemu.progress", "iaemu_cobaya.sampler.progress"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -10,8 +10,8 @@ import torch
 
 from iaemu.models.tables import PairSums, TabulatedModel
 from iaemu.networks.factorised import INGREDIENTS
+from iaemu.progress import tqdm
 from iaemu_training.work.cluster import one_thread
-from iaemu_training.work.progress import tqdm
 
 BATCH = 16  # so few that the occupations of all species fit into the cache
 

@@ -27,6 +27,7 @@ from iaemu.files import remove_leftovers, sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUMS, Dataset, DatasetError
 from iaemu_training.dataset.labels import iterate_sums
@@ -37,7 +38,6 @@ from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.cluster import one_thread, workers
 from iaemu_training.work.hdf5 import write_hdf5
 from iaemu_training.work.parts import PartStore, Task
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 _LABELS_PER_PART = 256
 

@@ -16,11 +16,11 @@ from iaemu.binning import PAPER_EDGES, bin_centers, check_edges
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
 from iaemu.prediction import STATISTICS
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_training.dataset.file import SPLITS, Dataset
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, coverage_key
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 #: Parameters in whose terciles coverage is reported.
 REGION_PARAMETERS = ("logMmin", "mu_cen")

@@ -10,8 +10,8 @@ from scipy import stats
 
 from iaemu.binning import PAPER_EDGES, bin_centers
 from iaemu.prediction import STATISTICS
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_training.dataset.file import Dataset, DatasetError
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 
 @dataclass(frozen=True, repr=False)

@@ -27,8 +27,8 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
 from iaemu.files import write_whole
+from iaemu.progress import tqdm
 from iaemu_training.fitting.config import TrainingSettings
-from iaemu_training.work.progress import tqdm
 
 #: Settings that do not influence the weights, and may differ when training is resumed.
 _NO_INFLUENCE = ("checkpoint_every", "members")

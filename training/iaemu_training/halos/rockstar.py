@@ -23,9 +23,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
 from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {

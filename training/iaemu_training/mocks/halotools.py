@@ -24,12 +24,12 @@ from iaemu.extras import it_takes
 from iaemu.halomodel.occupation import mean_nsat
 from iaemu.models.laws import SLOPE, central_strengths
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subhalo_mass_bins
 from iaemu_training.mocks.dimroth_watson import quantile
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 if TYPE_CHECKING:
     from halotools.sim_manager import CachedHaloCatalog, UserSuppliedHaloCatalog

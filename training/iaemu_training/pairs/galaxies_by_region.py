@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
 from iaemu_training.work.kernels import in_threads, kernel
-from iaemu_training.work.progress import BAR_AFTER, tqdm
 
 # Most regions along a side.
 _MAX_SIDE = 100

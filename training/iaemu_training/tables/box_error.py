@@ -24,13 +24,13 @@ from iaemu.models.deviations import combine
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.prediction import STATISTICS
+from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.pairs.tracers_by_region import RegionCounter
 from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
 from iaemu_training.work.cluster import workers
 from iaemu_training.work.parts import PartStore, Task
-from iaemu_training.work.progress import tqdm
 
 #: Least number of expected pairs in a bin for the comparison at held-out points.
 MIN_PAIRS = 30.0

@@ -20,6 +20,7 @@ from iaemu.binning import PAPER_EDGES, TNG_EDGES, check_edges, union_edges
 from iaemu.halomodel.modes import Occupations
 from iaemu.models.tables import ONE_HALO_COLUMNS, TabulatedModel, pack_one_halo, pack_symmetric
 from iaemu.parameters import Support
+from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.pairs.cells import CellGrid, choose_cells
@@ -33,7 +34,6 @@ from iaemu_training.pairs.tracers import (
 )
 from iaemu_training.tables.species import Resolution, Species, central_modes, satellite_modes
 from iaemu_training.tables.tracers import Donors, Tracers, borrowers, build_tracers
-from iaemu_training.work.progress import tqdm
 
 
 @dataclass(frozen=True)

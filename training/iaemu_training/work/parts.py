@@ -15,9 +15,9 @@ import numpy as np
 import portalocker
 
 from iaemu.files import read_text, write_text, write_whole
+from iaemu.progress import tqdm
 from iaemu.ranges import short
 from iaemu_training.work.cluster import Workers
-from iaemu_training.work.progress import tqdm
 
 
 class Task(NamedTuple):
