@@ -17,7 +17,7 @@ PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
 TNG_EDGES = np.logspace(-1.0, 1.5, 15)[:13]
 
 #: Edges that differ by less than this fraction count as the same.
-EDGE_TOLERANCE = 1e-6
+EDGE_TOLERANCE = 1e-3
 
 
 class BinningError(ValueError):

@@ -35,7 +35,7 @@ def write_results(
     """
     parts = [
         "# Posteriors of the paper, reproduced by several routes",
-        "`iaemu-reproduce` wrote this file; [reproduction](../validation/reproduction.md) explains and discusses it. "
+        "`iaemu reproduce` wrote this file; [reproduction](../validation/reproduction.md) explains and discusses it. "
         "Posteriors are given as mean ± standard deviation, those of the paper as in its Table 2. Shifts are relative "
         "to *tables, HMC*, in standard deviations of the row.",
         _comparison_table(routes),

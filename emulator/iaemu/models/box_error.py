@@ -80,7 +80,7 @@ _MAX_BINNINGS = 8
 class BoxError:
     """The error of predictions because the halo catalogues are finite, as scaled jackknife deviations.
 
-    A file of it is made by ``iaemu-train box-error`` and loaded with :meth:`load`. Models of the same halo catalogues
+    A file of it is made by ``iaemu train box-error`` and loaded with :meth:`load`. Models of the same halo catalogues
     use it in ``deviations``. Everything is in float64 and differentiable.
 
     Attributes

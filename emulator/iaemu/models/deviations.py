@@ -103,7 +103,7 @@ class Deviations:
             catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown catalogues"]))
             raise ValueError(
                 f"The error of this model ({catalogues}) is not known: it is not an ensemble of networks, and has no "
-                "box error. Make one for its halo catalogues with `iaemu-train box-error`, and set "
+                "box error. Make one for its halo catalogues with `iaemu train box-error`, and set "
                 "model.box_error = BoxError.load(path)."
             )
         names = check_statistics(statistics)

@@ -26,7 +26,7 @@ _NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
 class Emulator(NetworkModel):
     """The emulator: a network, or an ensemble of networks, that stands in for the tables.
 
-    It is loaded with :func:`iaemu.load` and made by ``iaemu-train fit``. It predicts in the precision and on the device
+    It is loaded with :func:`iaemu.load` and made by ``iaemu train fit``. It predicts in the precision and on the device
     of the parameters; numbers and arrays are computed in double precision.
 
     Parameters

@@ -91,7 +91,7 @@ class AtOccupation(ABC):
         if not self.n_deviations:
             raise ValueError(
                 "The error of this model is not known (n_deviations is 0): it is not an ensemble of networks and has "
-                "no box error, or no statistic was chosen. `iaemu-train box-error` makes a box error."
+                "no box error, or no statistic was chosen. `iaemu train box-error` makes a box error."
             )
         return self._deviations_at(self._checked(mu))
 

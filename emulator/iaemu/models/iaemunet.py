@@ -27,7 +27,7 @@ _N_PASSES = 50
 class IAEmuNetEmulator(NetworkModel):
     """The network of the paper (IAEmu, arXiv:2504.05235), trained on noisy mocks.
 
-    It is loaded with ``iaemu.load("iaemunet-pm160")`` and made by ``iaemu-train fit --config iaemunet``. It predicts in
+    It is loaded with ``iaemu.load("iaemunet-pm160")`` and made by ``iaemu train fit --config iaemunet``. It predicts in
     the precision of the parameters; on a CPU, single precision is twice as fast as double.
 
     ``predict`` switches dropout off. The paper's prediction is the mean of 50 passes with dropout,

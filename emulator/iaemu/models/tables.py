@@ -90,7 +90,7 @@ class PairSums:
 class TabulatedModel(ForwardModel):
     """The tables: the expected xi, omega and eta of halotools-IA mocks on given halo catalogues.
 
-    They are loaded with ``iaemu.load("tables-pm160")``, made by ``iaemu-train tabulate``, and computed in float64.
+    They are loaded with ``iaemu.load("tables-pm160")``, made by ``iaemu train tabulate``, and computed in float64.
 
     Attributes
     ----------

@@ -115,9 +115,9 @@ def test_tables_take_the_box_error_of_their_own_catalogues_only(box_error, pm40_
     tables = TabulatedModel(pm40_tables._tensors, pm40_tables.metadata)
     theta = np.concatenate([[0.8, 0.3], THETA])
     assert tables.n_deviations == 0  # the shipped box error is of other boxes
-    with pytest.raises(ValueError, match="iaemu-train box-error"):
+    with pytest.raises(ValueError, match="iaemu train box-error"):
         tables.deviations(theta)
-    with pytest.raises(ValueError, match="iaemu-train box-error"):
+    with pytest.raises(ValueError, match="iaemu train box-error"):
         tables.at_occupation(THETA).deviations(torch.zeros(1, 2))
     box_error.save(tmp_path / "box.safetensors")
     tables.box_error = BoxError.load(tmp_path / "box.safetensors")

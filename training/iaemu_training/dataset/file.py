@@ -90,7 +90,7 @@ class Dataset:
         try:
             with h5py.File(self.path, "r") as h5:
                 if not np.array_equal(h5.attrs.get("format"), FORMAT):
-                    raise DatasetError(f"{self.path} is not a data set of iaemu-train dataset ({FORMAT}).")
+                    raise DatasetError(f"{self.path} is not a data set of iaemu train dataset ({FORMAT}).")
                 self.attributes = {key: _decode(value) for key, value in h5.attrs.items()}
                 h5.visititems(note)
             size = os.path.getsize(self.path)

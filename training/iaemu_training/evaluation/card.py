@@ -111,7 +111,7 @@ def _uncertainties(emulator: NetworkModel) -> list[str]:
 
 def _held_out(held_out: Mapping | None) -> list[str]:
     if not held_out:
-        return ["See its report, made by `iaemu-train evaluate`."]
+        return ["See its report, made by `iaemu train evaluate`."]
     lines = [
         f"The predictions were compared with the tables, which have no noise, at {held_out['n_points']} random points "
         "of the supported region. The error at a point is the rms over bins of prediction minus tables, divided by the "

@@ -122,7 +122,7 @@ def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
         raise ValueError(
             f"The mocks of {mocks.path} are not of the boxes of the tables, "
             f"{', '.join(model.metadata['catalogues'])}. "
-            "Make a data set of these with iaemu-train dataset, or leave out the mocks (dataset: null)."
+            "Make a data set of these with iaemu train dataset, or leave out the mocks (dataset: null)."
         )
 
 

@@ -496,7 +496,7 @@ class HaloCatalogue:
         if not sealed:
             warnings.warn(
                 f"{path} was packed by an earlier version and states no SHA-256, so it cannot be checked for damage. "
-                f"Pack it again: iaemu-train pack {path} NEW.hdf5.",
+                f"Pack it again: iaemu train pack {path} -o NEW.hdf5.",
                 stacklevel=2,
             )
         axis = arrays["axis"].astype(np.float64)

@@ -1,1 +1,1 @@
-"""Configurations of training runs by name: ``iaemu-train fit OUTPUT --config factorised``."""
+"""Configurations of training runs by name: ``iaemu train fit -o OUTPUT --config factorised``."""
