@@ -22,7 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Written by programs, or run when the site is built.
 NOT_PAGES = ("reports", "results", "_build", "gallery.md")
 
-BLOCK = re.compile(r"(?P<comments>(?:^<!-- .* -->\n)*)^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
+BLOCK = re.compile(r"(?P<comments>(?:^<!-- [^\n]* -->\n)*)^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
 
 
 class Block(NamedTuple):
@@ -88,6 +88,12 @@ def test_options_exist(page):
                 known = get_component_class(name, kind=kind).get_defaults()
                 unknown = set(options or {}) - set(known) - {"class"}
                 assert not unknown, f"{page.name}, line {block.line}: {name} has no {unknown}"
+
+
+def test_every_block_is_found():
+    for page in PAGES:
+        fences = len(re.findall(r"^```\w+\n", page.read_text(), re.M))
+        assert len(blocks_of(page)) == fences, page.name
 
 
 def test_excluded_blocks_say_why():

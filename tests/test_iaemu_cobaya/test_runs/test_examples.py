@@ -97,7 +97,7 @@ def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
     assert "chi2 =" in printed
     # Only then does a chain's chi2 differ from it.
     with_error = "\n    emulator_error: True" in path.read_text()
-    for words in ("from the errors of the data alone", "its log-determinant included"):
+    for words in ("from the covariance of the data alone", "log-determinant"):
         assert (words in printed) == with_error
 
 

@@ -118,7 +118,7 @@ def test_two_boxes_add_as_one_volume():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"catalogue": []}, "catalogues: name at least one"),
+        ({"catalogue": []}, "catalogues must be a list of at least one halo catalogue"),
         ({"catalogue": "nowhere.hdf5"}, "nowhere.hdf5"),
         ({"n_realisations": 1}, "n_realisations must be a whole number, at least 2.*got 1"),
         ({"seeds": "random"}, "seeds must be one of fixed, fresh, got 'random'"),
@@ -131,7 +131,7 @@ def test_a_bad_option_is_named(options, message):
 
 
 def test_bins_beyond_half_of_the_box_are_refused():
-    with pytest.raises(LoggedError, match=r"half of the smallest box is 20 Mpc/h.*r_min and r_max"):
+    with pytest.raises(LoggedError, match=r"half of the side of the smallest box, 20 Mpc/h.*r_min and r_max"):
         get_model(make(likelihood={"r_max": None}))
 
 

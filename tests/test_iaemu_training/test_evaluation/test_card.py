@@ -27,4 +27,4 @@ def test_card_to_a_file_and_of_a_file_that_is_not_there(tmp_path, capsys):
     assert main(["card", "factorised-pm160", "-o", str(tmp_path / "card.md")]) == 0
     assert (tmp_path / "card.md").read_text().startswith("# factorised-pm160")
     assert main(["card", str(tmp_path / "none.safetensors")]) == 1
-    assert "shipped are box-error-pm160, factorised-pm160, iaemunet-pm160, tables-pm160" in capsys.readouterr().err
+    assert "Shipped are box-error-pm160, factorised-pm160, iaemunet-pm160, tables-pm160" in capsys.readouterr().err

@@ -143,7 +143,7 @@ def test_unusable_arrays_are_refused(data):
         ((theta[:, :6], y), r"theta must have shape \(n, 7\)"),
         ((theta, y[:, 0]), r"y must have shape \(64, n_realisations, 3, 20\)"),
         ((theta, y[:10]), r"y must have shape \(64, n_realisations, 3, 20\)"),
-        ((theta, np.where(np.isnan(y), np.inf, y)), "infinite"),
+        ((theta, np.where(np.isnan(y), np.inf, y)), "must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_iaemunet(*arrays, *validation, SUPPORT, SETTINGS, progress=False)
