@@ -422,8 +422,8 @@ class HaloCatalogue:
         """Write the catalogue in packed form: an HDF5 file of about 8 bytes for each sub-halo.
 
         Positions are rounded to Lbox / 2^16, offsets to the largest offset over 2^15, axes to 2^-15, and masses to
-        single precision. Tables and mocks that are made from the file use the rounded values, so its ``sha256`` differs from
-        that of this catalogue. The file states the SHA-256 of its contents.
+        single precision. Tables and mocks that are made from the file use the rounded values, so its ``sha256`` differs
+        from that of this catalogue. The file states the SHA-256 of its contents.
 
         Parameters
         ----------
