@@ -136,9 +136,7 @@ def test_older_spellings_and_positions_are_accepted():
         importlib.import_module("iaemu_training.commands.mock").add_options(parser)
         return vars(read_options(parser, list(argv), positional=positional, check=False))
 
-    new = parsed(
-        "-o", "m.hdf5", "--mu-cen", "0.5", "--mu-sat=-0.1", "--logmmin", "12", "--sigma-logm", "0.2", "--seed", "3"
-    )
+    new = parsed("-o", "m.hdf5", "--mu-cen", "0.5", "--mu-sat=-0.1", "--logmmin", "12", "--sigma-logm", "0.2")
     old = parsed("m.hdf5", "--mu_cen", "0.5", "--mu_sat=-0.1", "--logMmin", "12", "--sigma_logM", "0.2")
     assert new == old and new["logMmin"] == 12 and new["output"] == Path("m.hdf5")
     assert parsed("--mu_cen", "0.5", "m.hdf5", "--mu_sat", "0") == parsed("--mu_cen", "0.5", "--mu_sat", "0", "m.hdf5")
