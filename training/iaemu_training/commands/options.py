@@ -201,6 +201,8 @@ def read_options(
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
     output = getattr(arguments, "output", None)
+    if isinstance(output, list):  # argparse makes an empty list of "--output=--"
+        parser.error("argument -o/--output: expected one name")
     if output is None or not check:
         return arguments
     if suffixes and output.suffix.lower() not in suffixes:
