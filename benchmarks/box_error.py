@@ -17,7 +17,7 @@ import torch
 from iaemu.binning import TNG_EDGES
 from iaemu.models.deviations import combine
 from iaemu.models.factorised import Emulator
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement
 
 SAMPLES = {

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from iaemu.models.factorised import Emulator
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 
 def projection(emulator: Emulator, weights: torch.Tensor, scale: torch.Tensor):

@@ -27,7 +27,7 @@ from tqdm import trange
 
 from iaemu.binning import PAPER_EDGES, bin_centers
 from iaemu.parameters import PARAMETERS
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_training.measuring.jackknife import covariance, delete_one, matched_cross_weight, statistics
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from iaemu.models.factorised import Emulator
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 BATCHES = (1, 64, 4096, 32768)
 

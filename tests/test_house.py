@@ -154,6 +154,8 @@ def test_all_packages_are_installed():
         ("iaemu_cobaya.likelihoods.packaged", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
         ("iaemu_cobaya.sampler.hmc", ["halotools", "numba", "h5py", "lightning", "iaemu_training"]),
         ("iaemu_cobaya.commands.door", ["numpy", "torch", "cobaya", "matplotlib", "numba", "docstring_parser"]),
+        ("iaemu.measurement", ["torch", "cobaya", "matplotlib"]),
+        ("iaemu_training.commands.measure", ["torch", "cobaya", "matplotlib", "numba", "h5py"]),
         ("iaemu_cobaya.commands.plot", ["torch", "cobaya", "matplotlib", "numba", "docstring_parser"]),
     ],
 )

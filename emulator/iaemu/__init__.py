@@ -23,7 +23,8 @@ if TYPE_CHECKING:
         load,
     )
     from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
-    from iaemu.prediction import STATISTICS, Prediction
+    from iaemu.prediction import Prediction
+    from iaemu.statistics import STATISTICS
 
 #: Public names by module. They are imported on first use, so that ``import iaemu`` does not import torch.
 _HOMES = {
@@ -38,7 +39,8 @@ _HOMES = {
         "load",
     ),
     "parameters": ("PARAMETERS", "Support", "SupportError", "SupportWarning"),
-    "prediction": ("STATISTICS", "Prediction"),
+    "prediction": ("Prediction",),
+    "statistics": ("STATISTICS",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

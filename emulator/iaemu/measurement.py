@@ -53,7 +53,7 @@ from numpy.typing import ArrayLike
 from iaemu.binning import EDGE_TOLERANCE, union_edges
 from iaemu.display import html_table, shorten
 from iaemu.files import Write, read_text, write_together
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 _FORMAT = "iaemu measurement 1"
 _COVARIANCE_FORMAT = "iaemu covariance 1"

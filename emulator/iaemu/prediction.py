@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,39 +10,10 @@ import numpy as np
 import torch
 
 from iaemu.display import describe_bins, html_table
-
-STATISTICS = ("xi", "omega", "eta")
+from iaemu.statistics import STATISTICS
 
 #: Fields of a prediction that hold standard deviations.
 SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
-
-
-def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the statistics without repetition, in the order of ``STATISTICS``.
-
-    Parameters
-    ----------
-    statistics : str or iterable of str
-
-    Returns
-    -------
-    tuple of str
-
-    Raises
-    ------
-    ValueError
-        A name is unknown, or the argument is not a name or names.
-    """
-    try:
-        names = (statistics,) if isinstance(statistics, str) else tuple(statistics)
-    except TypeError as error:
-        raise ValueError(
-            f"statistics must be one or more of {', '.join(STATISTICS)}; got {str(statistics)[:60]}."
-        ) from error
-    unknown = [str(name)[:60] for name in names if not isinstance(name, str) or name not in STATISTICS]
-    if unknown:
-        raise ValueError(f"Unknown statistic(s) {', '.join(unknown)}. Choose from {', '.join(STATISTICS)}.")
-    return tuple(name for name in STATISTICS if name in names)
 
 
 @dataclass

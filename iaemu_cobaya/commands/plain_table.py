@@ -13,7 +13,7 @@ import numpy as np
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.files import read_text
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 #: Columns that a table may have; others are called ``-``.
 COLUMNS = ("statistic", "r_low", "r_high", "r", "value", "error")

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
 from iaemu.plots import plot_statistic
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 from iaemu_cobaya.likelihoods.data_vector import DataVector, Options
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name

@@ -12,8 +12,8 @@ import torch
 
 from iaemu.binning import EDGE_TOLERANCE
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
-from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")

@@ -13,7 +13,7 @@ from iaemu.binning import TNG_EDGES, bin_centers
 from iaemu.models.factorised import Emulator
 from iaemu.parameters import ALIGNMENT_PARAMETERS
 from iaemu.plots import LABELS, R_LABEL
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.likelihoods.data_files import Measurement
 from iaemu_cobaya.reproduce.routes import Route, occupation

@@ -28,7 +28,7 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
 from iaemu_cobaya.options import ChecksOptions

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
 #: Attributes of a prediction that are single numbers.

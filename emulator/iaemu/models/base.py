@@ -20,8 +20,9 @@ from iaemu.display import describe_bins, shorten
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
+from iaemu.prediction import Prediction, in_parts
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS, check_statistics
 
 #: Allowed volumes of a measurement [(Mpc/h)^3]; the largest exceeds that of the observable Universe.
 _VOLUME = Range(at_least=1, at_most=1e15)

@@ -44,8 +44,8 @@ from iaemu.display import describe_bins, shorten
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS, check_statistics
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS, check_statistics
 
 #: Blocks of occupations and their kinds, as in ``iaemu.models.tables``.
 OCCUPATIONS = {

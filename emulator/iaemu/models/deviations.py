@@ -20,7 +20,8 @@ from iaemu.artifact import ArtifactError
 from iaemu.halomodel.alignment import orientation_statistics
 from iaemu.models.box_error import BoxError
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, check_statistics, in_parts
+from iaemu.prediction import in_parts
+from iaemu.statistics import STATISTICS, check_statistics
 
 #: Number of points at which deviations are computed together.
 _AT_ONCE = 512

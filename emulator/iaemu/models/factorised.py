@@ -16,8 +16,9 @@ from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, sta
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support
-from iaemu.prediction import STATISTICS, Prediction
+from iaemu.prediction import Prediction
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS
 
 #: Outputs of the network that each statistic needs.
 _NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}

@@ -17,8 +17,9 @@ from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, sta
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser, check_xi_estimate
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_tensor
-from iaemu.prediction import STATISTICS, Prediction, check_statistics, in_parts
+from iaemu.prediction import Prediction, in_parts
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS, check_statistics
 
 #: Number of Monte Carlo passes whose spread is the epistemic error, as in the paper.
 _N_PASSES = 50

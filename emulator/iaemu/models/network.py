@@ -16,7 +16,8 @@ from iaemu.artifact import write_artifact
 from iaemu.binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support
-from iaemu.prediction import SIGMAS, STATISTICS
+from iaemu.prediction import SIGMAS
+from iaemu.statistics import STATISTICS
 
 
 class NativeBins(NamedTuple):

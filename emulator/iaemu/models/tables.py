@@ -27,7 +27,7 @@ from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_stati
 from iaemu.halomodel.modes import ExpectedCounts, Occupations
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 #: Number of binnings whose summed tables are kept in memory.
 _MAX_BINNINGS = 8

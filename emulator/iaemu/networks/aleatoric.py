@@ -18,8 +18,8 @@ from torch import nn
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.networks.factorised import FactorisedNet, check_sizes
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
-from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS
 
 _N_INPUTS = len(OCCUPATION_PARAMETERS) + len(ALIGNMENT_PARAMETERS)
 

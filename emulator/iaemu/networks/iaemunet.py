@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from iaemu.parameters import PARAMETERS
-from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS
 
 N_BINS = 20
 

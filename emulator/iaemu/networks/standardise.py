@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.parameters import PARAMETERS
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 
 #: Estimates of xi, if log xi has a normal distribution.
 XI_ESTIMATES = ("mean", "median")

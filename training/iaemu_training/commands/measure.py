@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from iaemu.measurement import SUFFIX, Measurement
-from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS
 from iaemu_training.commands.options import add_json, add_output, check_output, number, read_options, shows_progress
 from iaemu_training.commands.printing import measurement_document, measurement_table, note, show, warn
 

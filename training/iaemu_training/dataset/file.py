@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from iaemu.binning import PAPER_EDGES, BinningError, check_edges, nesting_matrix
 from iaemu.models.tables import PairSums, correlations
 from iaemu.parameters import PARAMETERS, Support
-from iaemu.prediction import STATISTICS
 from iaemu.ranges import Range, short
+from iaemu.statistics import STATISTICS
 from iaemu_training.halos.columns import plain
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import random_pairs

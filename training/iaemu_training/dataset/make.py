@@ -26,9 +26,9 @@ from iaemu.binning import PAPER_EDGES, nesting_matrix
 from iaemu.files import remove_leftovers, sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
-from iaemu.prediction import STATISTICS
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields
+from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUMS, Dataset, DatasetError
 from iaemu_training.dataset.labels import iterate_sums
 from iaemu_training.dataset.matter import MatterCorrelation

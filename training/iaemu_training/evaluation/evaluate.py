@@ -15,8 +15,8 @@ from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, bin_centers, check_edges
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
-from iaemu.prediction import STATISTICS
 from iaemu.progress import BAR_AFTER, tqdm
+from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report

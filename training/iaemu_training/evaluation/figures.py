@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from iaemu.binning import bin_centers
 from iaemu.files import Write, write_together, write_whole
 from iaemu.plots import LABELS, R_LABEL
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.pulls import Pulls
 from iaemu_training.evaluation.report import Report

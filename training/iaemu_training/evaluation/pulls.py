@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from iaemu.binning import PAPER_EDGES, bin_centers
-from iaemu.prediction import STATISTICS
 from iaemu.progress import BAR_AFTER, tqdm
+from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import Dataset, DatasetError
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_training.evaluation.scores import LEVELS, METRICS, HeldOut, Metric, coverage_key
 
 

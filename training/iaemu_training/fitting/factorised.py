@@ -14,7 +14,7 @@ from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.networks.factorised import FactorisedNet
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import Dataset
 from iaemu_training.dataset.labels import Labels, make_labels
 from iaemu_training.dataset.points import occupation_points

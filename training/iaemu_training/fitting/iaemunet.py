@@ -14,7 +14,7 @@ from iaemu.models.iaemunet import IAEmuNetEmulator
 from iaemu.networks.iaemunet import N_BINS, IAEmuNet
 from iaemu.networks.standardise import Standardiser
 from iaemu.parameters import PARAMETERS, Support
-from iaemu.prediction import STATISTICS
+from iaemu.statistics import STATISTICS
 from iaemu_training.fitting.config import IAEmuNetSettings
 from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
 from iaemu_training.fitting.objective import BetaSchedule, beta_nll, criterion

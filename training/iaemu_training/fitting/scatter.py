@@ -13,9 +13,9 @@ from iaemu.binning import PAPER_EDGES
 from iaemu.models.factorised import Emulator
 from iaemu.models.network import NetworkModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
-from iaemu.prediction import STATISTICS
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields
+from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 
 

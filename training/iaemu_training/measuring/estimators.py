@@ -17,7 +17,7 @@ from iaemu import __version__
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, check_edges
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
 from iaemu.plots import LABELS, R_LABEL
-from iaemu.prediction import STATISTICS, check_statistics
+from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
 from iaemu_training.pairs.galaxies import as_vectors, wrapped

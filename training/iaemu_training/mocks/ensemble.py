@@ -14,8 +14,8 @@ import torch
 from iaemu.binning import PAPER_EDGES, check_edges, nesting_matrix, union_edges
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support, as_theta
-from iaemu.prediction import STATISTICS, check_statistics
 from iaemu.ranges import Range
+from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.mocks.realisations import MockRealisations, concatenate, sum_boxes

@@ -23,9 +23,9 @@ from iaemu.models.box_error import TERMS, BoxError, jackknife
 from iaemu.models.deviations import combine
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support
-from iaemu.prediction import STATISTICS
 from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
+from iaemu.statistics import STATISTICS
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.pairs.tracers_by_region import RegionCounter
 from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
