@@ -20,7 +20,7 @@ from iaemu.plots import LABELS, R_LABEL
 from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
-from iaemu_training.pairs.galaxies import as_vectors, wrapped
+from iaemu_training.pairs.galaxies import as_vectors, wrap_rounded
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
 #: Edges of bins by name [Mpc/h].
@@ -97,7 +97,7 @@ def measure(
         raise ValueError(f"statistics must name at least one of {', '.join(STATISTICS)}.")
     sums = count_pairs_by_region(positions, axes, Lbox, r_edges, n_regions_per_side, progress)
     notes, bins, kept = [], {}, {}
-    _, n_outside = wrapped(as_vectors(positions, "positions"), sums.Lbox)
+    _, n_outside = wrap_rounded(as_vectors(positions, "positions"), sums.Lbox)
     if n_outside:
         notes.append(f"{n_outside} galaxies outside the box by a rounding error were wrapped to its other side")
     values, estimates = whole_box(sums), delete_one(sums)

@@ -27,6 +27,7 @@ from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subhalo_mass_bins
+from iaemu_training.halos.columns import wrapped
 from iaemu_training.mocks.dimroth_watson import quantile
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
@@ -397,7 +398,7 @@ def _prepared_columns(halocat) -> dict[str, np.ndarray]:
     # halotools' periodic distances need positions in [0, Lbox].
     Lbox = _cube_side(halocat)
     for name in _FLOAT_COLUMNS[:3]:
-        columns[name] = _wrap(columns[name], Lbox)
+        columns[name] = wrapped(columns[name], Lbox)
     return columns | {name: np.zeros(int(keep.sum())) for name in _VELOCITY_COLUMNS}
 
 
@@ -482,10 +483,4 @@ def _as_galaxies(table, Lbox: float) -> Galaxies:
     is_central = np.asarray(table["gal_type"] == "centrals", dtype=bool)
     is_borrowed = ~is_central & ~np.asarray(table["real_subhalo"], dtype=bool)
     host = np.asarray(table["halo_hostid"], dtype=np.int64)
-    return Galaxies(_wrap(positions, Lbox), axes, is_central, is_borrowed, host)
-
-
-def _wrap(coordinates: np.ndarray, Lbox: float) -> np.ndarray:
-    """Wrap coordinates into [0, Lbox); numpy.mod alone gives Lbox for tiny negative numbers."""
-    wrapped = np.mod(coordinates, Lbox)
-    return np.where(wrapped >= Lbox, 0.0, wrapped)
+    return Galaxies(wrapped(positions, Lbox), axes, is_central, is_borrowed, host)

@@ -14,14 +14,12 @@ from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
 from iaemu.ranges import Range
+from iaemu_training.halos.columns import ROUNDING, wrapped
 from iaemu_training.pairs.cells import CellGrid, choose_cells, minimum_image, near_cells
 from iaemu_training.work.kernels import in_threads, kernel
 
 #: Cells in the largest separation. More cells follow the sphere more closely, but need more look-ups; 2 is fastest.
 CELLS_PER_RADIUS = 2
-
-#: How far outside the box rounding to 32 bits or as text can put a position, relative to the side of the box.
-ROUNDING = 1e-5
 
 
 class PairSums(NamedTuple):
@@ -122,7 +120,7 @@ def as_vectors(values: ArrayLike, name: str) -> np.ndarray:
     return np.ascontiguousarray(filled)
 
 
-def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
+def wrap_rounded(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
     """Wrap positions that lie outside the box by a rounding error.
 
     Parameters
@@ -155,8 +153,7 @@ def wrapped(positions: np.ndarray, Lbox: float) -> tuple[np.ndarray, int]:
             f"Check their units (Mpc/h), or wrap them with numpy.mod(positions, Lbox)."
         )
     positions = positions.copy()
-    # For a tiny negative number the result is Lbox itself, which is allowed.
-    positions[outside] = np.mod(positions[outside], Lbox)
+    positions[outside] = wrapped(positions[outside], Lbox)
     return positions, int(outside.sum())
 
 
@@ -176,7 +173,7 @@ def checked_galaxies(
             f"r_edges end at {edges[-1]:.4g} Mpc/h, but separations in a periodic box are defined up to Lbox / 2 = "
             f"{0.5 * Lbox:.4g} Mpc/h. Use smaller separations or a larger box."
         )
-    positions, _ = wrapped(positions, Lbox)
+    positions, _ = wrap_rounded(positions, Lbox)
     # Very long and very short axes are divided by their largest component first, since their squares would overflow.
     largest = np.abs(axes).max(axis=1, initial=0.0)
     if np.any(largest == 0):
