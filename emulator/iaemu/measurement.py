@@ -53,6 +53,7 @@ from numpy.typing import ArrayLike
 from iaemu.binning import EDGE_TOLERANCE, union_edges
 from iaemu.display import html_table, shorten
 from iaemu.files import Write, read_text, write_together
+from iaemu.ranges import short
 from iaemu.statistics import STATISTICS
 
 _FORMAT = "iaemu measurement 1"
@@ -195,7 +196,7 @@ class Covariance:
         ):
             raise MeasurementError(
                 f"'statistics' of a covariance must be one or more of {', '.join(STATISTICS)}, without repetition; got "
-                f"{_brief(names)}."
+                f"{short(names)}."
             )
         object.__setattr__(self, "statistics", tuple(names))
         matrix = _real_array(self.matrix, f"the covariance of {', '.join(names)}", 2)
@@ -206,7 +207,7 @@ class Covariance:
             not isinstance(self.n_regions, numbers.Integral) or isinstance(self.n_regions, bool) or self.n_regions < 2
         ):
             raise MeasurementError(
-                f"'n_regions' of a covariance must be a whole number above 1, or None; got {_brief(self.n_regions)}."
+                f"'n_regions' of a covariance must be a whole number above 1, or None; got {short(self.n_regions)}."
             )
         _check_metadata(self.metadata, _COVARIANCE_RESERVED)
 
@@ -308,7 +309,7 @@ class Measurement:
 
     def __post_init__(self):
         if not isinstance(self.bins, Mapping) or not all(isinstance(bins, Bins) for bins in self.bins.values()):
-            raise MeasurementError(f"{self.name}: 'bins' must map statistics to Bins; got {_brief(self.bins)}.")
+            raise MeasurementError(f"{self.name}: 'bins' must map statistics to Bins; got {short(self.bins)}.")
         if not isinstance(self.covariances, (list, tuple)) or not all(
             isinstance(covariance, Covariance) for covariance in self.covariances
         ):
@@ -319,7 +320,7 @@ class Measurement:
         for statistic, bins in self.bins.items():
             if not isinstance(statistic, str) or statistic not in STATISTICS:
                 raise MeasurementError(
-                    f"{self.name}: unknown statistic {_brief(statistic)}; use {', '.join(STATISTICS)}."
+                    f"{self.name}: unknown statistic {short(statistic)}; use {', '.join(STATISTICS)}."
                 )
             _check_bins(f"{self.name}: {statistic}", bins)
         seen: set[str] = set()
@@ -599,20 +600,20 @@ def _check_complete(path: Path, bins: Mapping[str, Bins], counts: Any, statistic
         found = {statistic: len(entry) for statistic, entry in bins.items()}
         if counts != found:
             raise MeasurementError(
-                f"{path}: its header states the numbers of bins {_brief(counts)}, but the table has {found}. Is the "
+                f"{path}: its header states the numbers of bins {short(counts)}, but the table has {found}. Is the "
                 f"file complete? If you removed bins, change the line '# bins: ...' or remove it."
             )
     for statistic in [statistics] if isinstance(statistics, str) else statistics or ():
         if statistic not in bins:
             raise MeasurementError(
-                f"{path}: its header names the statistic {_brief(statistic)}, but the table has no bins of it."
+                f"{path}: its header names the statistic {short(statistic)}, but the table has no bins of it."
             )
 
 
 def _file_names(path: Path, given: Any) -> list[str]:
     names = [given] if isinstance(given, str) else given or []
     if not isinstance(names, list) or not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise MeasurementError(f"{path}: 'covariances' in the header must list names of files; got {_brief(given)}.")
+        raise MeasurementError(f"{path}: 'covariances' in the header must list names of files; got {short(given)}.")
     return names
 
 
@@ -664,7 +665,7 @@ def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[in
     found = parsed.pop("format", None)
     if found != expected:
         raise MeasurementError(
-            f"{path}: the header must hold '# format: {expected}', got {_brief(found)}. Is it the right file?"
+            f"{path}: the header must hold '# format: {expected}', got {short(found)}. Is it the right file?"
         )
     if "sha256" in parsed or checksums - {_checksum(lines)}:
         raise MeasurementError(
@@ -745,7 +746,7 @@ def _real_array(values: Any, label: str, ndim: int) -> np.ndarray:
     try:
         array = np.asanyarray(values)
     except Exception as error:  # the object's own conversion may raise anything
-        raise MeasurementError(f"{label.capitalize()}: {_brief(values)} is not an array of numbers.") from error
+        raise MeasurementError(f"{label.capitalize()}: {short(values)} is not an array of numbers.") from error
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
         raise MeasurementError(f"{label.capitalize()} has masked entries; leave out bins without a measurement.")
     if array.dtype.kind not in "iuf" or array.ndim != ndim:
@@ -758,20 +759,12 @@ def _real_array(values: Any, label: str, ndim: int) -> np.ndarray:
 
 def _check_metadata(metadata: Any, taken: Sequence[str]) -> None:
     if not isinstance(metadata, Mapping) or any(not isinstance(key, str) for key in metadata):
-        raise MeasurementError(f"Metadata must be a mapping of names to values; got {_brief(metadata)}.")
+        raise MeasurementError(f"Metadata must be a mapping of names to values; got {short(metadata)}.")
     reserved = [key for key in metadata if key in taken]
     if reserved:
         raise MeasurementError(
             f"Metadata cannot contain {', '.join(reserved)}: the file format uses these names. Choose others."
         )
-
-
-def _brief(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # the object's own repr may raise anything
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _number(path: Path, line: int, word: str, column: str = "number") -> float:

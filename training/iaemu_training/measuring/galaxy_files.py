@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.display import shorten
 from iaemu.files import read_text
 from iaemu.ranges import Range
 from iaemu_training.halos.columns import plain
@@ -410,8 +411,7 @@ def _numbers(path: Path, name: str, read: Callable[[], Any], kinds: str) -> np.n
 
 
 def _sample(array: np.ndarray) -> str:
-    text = f"{array.dtype} such as {array.ravel()[0]!r}" if array.size else str(array.dtype)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return shorten(f"{array.dtype} such as {array.ravel()[0]!r}" if array.size else array.dtype)
 
 
 def _check_rows(path: Path, names: Sequence[str], bad: np.ndarray, what: str) -> None:
