@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from iaemu_training.commands import iaemu_train
 from iaemu_training.commands.program import Command, run_command, run_program
@@ -39,33 +40,6 @@ def _completion(shell: str) -> str:
     return completion_script("iaemu", GROUPS, shell)
 
 
-def plot(argv: list[str] | None = None) -> int:
-    """Entry point ``iaemu-plot``.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        By default the arguments of the process.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
-    return run_command("iaemu-plot", f"{_OURS}.plot", argv)
-
-
-def reproduce(argv: list[str] | None = None) -> int:
-    """Entry point ``iaemu-reproduce``.
-
-    Parameters
-    ----------
-    argv : list of str, optional
-        By default the arguments of the process.
-
-    Returns
-    -------
-    int
-        The exit code.
-    """
-    return run_command("iaemu-reproduce", f"{_OURS}.reproduce", argv)
+#: Entry points ``iaemu-plot`` and ``iaemu-reproduce``.
+plot = partial(run_command, "iaemu-plot", f"{_OURS}.plot")
+reproduce = partial(run_command, "iaemu-reproduce", f"{_OURS}.reproduce")
