@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iaemu.files import sha256_of_file, write_text
+from iaemu.files import sha256_of_file, write_text, write_whole
 from iaemu.ranges import Range
 from iaemu_training.commands.options import add_json, read_options
 from iaemu_training.commands.printing import show
@@ -146,10 +146,11 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     logging.getLogger(__name__).info("Writing to %s", output)
     text = write_results(output, routes, sampled, mocks=not arguments.no_mocks)
     figure = figure_7(routes)
-    figure.savefig(output / "figure7.png", dpi=150)
+    write_whole(output / "figure7.png", lambda file: figure.savefig(file, dpi=150))
     pyplot.close(figure)  # GetDist draws through pyplot, which keeps it open
     if not arguments.no_mocks:
-        figure_6(routes, catalogues).savefig(output / "figure6.png", dpi=150)
+        correlations = figure_6(routes, catalogues)
+        write_whole(output / "figure6.png", lambda file: correlations.savefig(file, dpi=150))
     show(arguments, text, json.loads((output / "results.json").read_text()))
 
 
