@@ -201,8 +201,6 @@ def read_options(
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
     output = getattr(arguments, "output", None)
-    if isinstance(output, list):  # argparse makes an empty list of "--output=--"
-        parser.error("argument -o/--output: expected one name")
     if output is None or not check:
         return arguments
     if suffixes and output.suffix.lower() not in suffixes:
@@ -214,6 +212,9 @@ def read_options(
 def _parse(parser: argparse.ArgumentParser, argv: list[str], positional: bool) -> argparse.Namespace:
     known = parser._option_string_actions
     argv = [_spelled_with_dashes(word, known) for word in argv]
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):  # of which argparse makes an empty list
+            parser.error(f"argument {word.removesuffix('=--')}: expected one argument")
     action = known.get("--output")
     if not positional or action is None or not action.required:
         return parser.parse_args(argv)
