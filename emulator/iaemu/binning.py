@@ -16,6 +16,9 @@ PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
 #: Edges of the 12 published TNG300 bins that lie inside the paper's range [Mpc/h].
 TNG_EDGES = np.logspace(-1.0, 1.5, 15)[:13]
 
+#: Binnings that have a name.
+BINNINGS = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
+
 #: Edges that differ by less than this fraction count as the same.
 EDGE_TOLERANCE = 1e-3
 

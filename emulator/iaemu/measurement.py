@@ -242,7 +242,7 @@ class Covariance:
                 f"{path}: a covariance must have as many rows as columns; this one has {len(rows)} rows of "
                 f"{' or '.join(map(str, sorted(lengths))) or 'no'} numbers."
             )
-        matrix = np.array([[_number(path, line, word) for word in row] for line, row in rows])
+        matrix = np.array([[number_at(path, line, word) for word in row] for line, row in rows])
         try:
             covariance = cls(header.pop("statistics", None), matrix, header.pop("n_regions", None), header)
         except MeasurementError as error:
@@ -589,7 +589,7 @@ def _read_bins(path: Path, columns: list[str], rows: list[tuple[int, list[str]]]
         if len(row) != len(columns):
             raise MeasurementError(f"{path}, line {line}: there are {len(row)} entries for {len(columns)} columns.")
         entry = dict(zip(columns, row, strict=True))
-        numbers = [_number(path, line, entry[column], column) for column in _COLUMNS[1:]]
+        numbers = [number_at(path, line, entry[column], column) for column in _COLUMNS[1:]]
         table.setdefault(entry["statistic"], []).append(numbers)
     return {statistic: Bins(*np.array(numbers).T) for statistic, numbers in table.items()}
 
@@ -767,11 +767,48 @@ def _check_metadata(metadata: Any, taken: Sequence[str]) -> None:
         )
 
 
-def _number(path: Path, line: int, word: str, column: str = "number") -> float:
+def number_in(word: str) -> float | None:
+    """Return the number in a word of a text file, or None if it is not a number.
+
+    Parameters
+    ----------
+    word : str
+
+    Returns
+    -------
+    float or None
+    """
     # float() would also accept 1_000 and the digits of other scripts.
-    if word.isascii() and "_" not in word:
-        try:
-            return float(word)
-        except ValueError:
-            pass
-    raise MeasurementError(f"{path}, line {line}: {column} is {word[:60]!r}, which is not a number.")
+    if not word.isascii() or "_" in word:
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def number_at(path: Path, line: int, word: str, column: str = "number") -> float:
+    """Return the number in a word of a text file.
+
+    Parameters
+    ----------
+    path : Path
+    line : int
+        Number of the line, for messages.
+    word : str
+    column : str
+        Name of the column, for messages.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    MeasurementError
+        It is not a number.
+    """
+    number = number_in(word)
+    if number is None:
+        raise MeasurementError(f"{path}, line {line}: {column} is {word[:60]!r}, which is not a number.")
+    return number

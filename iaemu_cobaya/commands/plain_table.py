@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.binning import BINNINGS
 from iaemu.files import read_text
-from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError
+from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, number_at, number_in
 from iaemu.statistics import STATISTICS
 
 #: Columns that a table may have; others are called ``-``.
@@ -21,7 +21,6 @@ COLUMNS = ("statistic", "r_low", "r_high", "r", "value", "error")
 #: What the columns are, by their number, if nothing names them. With a covariance, three could be two things.
 _BY_NUMBER = {2: ("r", "value"), 3: ("r", "value", "error"), 4: ("r_low", "r_high", "value", "error")}
 
-_NAMED_EDGES = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
 _COMMENTS = ("#", "%", "!", "//")
 
 
@@ -75,7 +74,7 @@ class PlainTable:
             words = _words(re.split(r"\s[#!]", line)[0])
             if not words:
                 continue
-            if not rows and not any(_is_number(word) for word in words):
+            if not rows and all(number_in(word) is None for word in words):
                 heads.append(words)
             else:
                 rows.append((number, words))
@@ -104,12 +103,7 @@ class PlainTable:
         -------
         array (n_rows,)
         """
-        for number, words in self.rows:
-            if not _is_number(words[index]):
-                raise MeasurementError(
-                    f"{self.path}, line {number}: {name} is {words[index][:60]!r}, which is not a number."
-                )
-        return np.array([float(words[index]) for _, words in self.rows])
+        return np.array([number_at(self.path, line, words[index], name) for line, words in self.rows])
 
 
 def measurement_from_table(
@@ -240,7 +234,7 @@ def _limits(
             f"{table.path} has bin centres, which do not say where the bins end: give --edges E0,E1,... or a file with "
             "the edges, or columns r_low and r_high."
         )
-    limits = _NAMED_EDGES[edges] / scale if edges in _NAMED_EDGES else _numbers(edges)
+    limits = BINNINGS[edges] / scale if edges in BINNINGS else _numbers(edges)
     low, high = np.empty(len(kinds)), np.empty(len(kinds))
     for kind in dict.fromkeys(kinds):
         at = [row for row, other in enumerate(kinds) if other == kind]
@@ -262,14 +256,14 @@ def _limits(
 def _numbers(text: str) -> np.ndarray:
     """Edges: numbers with commas between, or the file that holds them."""
     words = [word for word in text.split(",") if word.strip()]
-    if words and all(_is_number(word) for word in words):
-        values = np.array([float(word) for word in words])
+    if words and all(number_in(word) is not None for word in words):
+        values = np.array([number_in(word) for word in words])
     elif Path(text).is_file():
-        table = PlainTable.read(text)
-        values = np.array([float(word) if _is_number(word) else np.nan for _, row in table.rows for word in row])
+        found = [number_in(word) for _, row in PlainTable.read(text).rows for word in row]
+        values = np.array([np.nan if number is None else number for number in found])
     else:
         raise MeasurementError(
-            f"--edges {text}: give {', '.join(_NAMED_EDGES)}, numbers with commas between, or a file that holds them."
+            f"--edges {text}: give {', '.join(BINNINGS)}, numbers with commas between, or a file that holds them."
         )
     if not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
         raise MeasurementError(f"--edges {text}: the edges must be increasing numbers.")
@@ -296,14 +290,3 @@ def _words(line: str) -> list[str]:
 
 def _tells_all(names: Sequence[str]) -> bool:
     return "value" in names and all(name in COLUMNS or name == "-" for name in names)
-
-
-def _is_number(word: str) -> bool:
-    # Python reads 1_000 and the digits of all scripts.
-    if not word.isascii() or "_" in word:
-        return False
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -8,8 +8,9 @@ pytest.importorskip("numba")
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError
 from iaemu.files import write_whole
 from iaemu.measurement import Measurement, MeasurementError
+from iaemu_training.commands.printing import measurement_table
 from iaemu_training.measuring import jackknife
-from iaemu_training.measuring.estimators import MeasureWarning, draw, measure, parse_bins, table
+from iaemu_training.measuring.estimators import MeasureWarning, draw, measure, parse_bins
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
@@ -60,7 +61,7 @@ def test_it_can_be_written_read_drawn_and_printed(galaxies, tmp_path):
         assert back.covariance_of(name).n_regions == 27
     write_whole(tmp_path / "own.png", lambda file: draw(measured, file))
     assert (tmp_path / "own.png").stat().st_size > 5000
-    assert len(table(measured).splitlines()) == 10
+    assert len(measurement_table(measured).splitlines()) == 10
 
 
 def test_the_likelihood_reads_it_with_its_hartlap_factor(galaxies, tmp_path):

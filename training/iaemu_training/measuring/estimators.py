@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from iaemu import __version__
-from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, check_edges
+from iaemu.binning import BINNINGS, PAPER_EDGES, BinningError, check_edges
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
 from iaemu.plots import LABELS, R_LABEL
 from iaemu.statistics import STATISTICS, check_statistics
@@ -22,9 +22,6 @@ from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
 from iaemu_training.pairs.galaxies import as_vectors, wrap_rounded
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
-
-#: Edges of bins by name [Mpc/h].
-BINNINGS = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
 
 #: Least number of pairs in a bin, and of regions that they are spread over, for a meaningful error.
 MIN_PAIRS, MIN_REGIONS = 10, 5
@@ -184,15 +181,6 @@ def parse_bins(text: str) -> np.ndarray:
         raise BinningError(
             f"--bins {text}: give {', '.join(BINNINGS)}, or increasing edges in Mpc/h, such as 0.1,1,10 ({error})"
         ) from error
-
-
-def table(measurement: Measurement) -> str:
-    """Return values and errors as text, with a row for each bin."""
-    lines = [f"{'':6s} {'r_low':>8s} {'r_high':>8s} {'value':>11s} {'error':>10s}"]
-    for name, bins in measurement.bins.items():
-        rows = zip(bins.r_low, bins.r_high, bins.value, bins.error, strict=True)
-        lines += [f"{name:6s} {low:8.4f} {high:8.4f} {value:11.4g} {error:10.2g}" for low, high, value, error in rows]
-    return "\n".join(lines)
 
 
 def draw(measurement: Measurement, file: IO[bytes]) -> None:
