@@ -21,6 +21,7 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"iaemu-cobaya {version}"
+html_show_copyright = False
 html_static_path = []
 # Offline builds: the folder of a copy of MathJax, in place of its server.
 if "MATHJAX" in os.environ:
@@ -30,7 +31,7 @@ if "MATHJAX" in os.environ:
 myst_enable_extensions = ["amsmath", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 # Pages with code run when the site is built: a cell that fails is an error.
-nb_execution_mode = "cache"
+nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
