@@ -82,7 +82,7 @@ def print_direct(emulator: Emulator) -> None:
     for sample, theta in SAMPLES.items():
         theta = np.array(theta)
         mu = torch.as_tensor(theta[None, :2])
-        boxes = [count_directly(catalogue, theta[2:], FINE, TNG_EDGES, 1e-4) for catalogue in catalogues]
+        boxes = [count_directly(catalogue, theta[2:], FINE, TNG_EDGES) for catalogue in catalogues]
 
         def statistics(per_side, boxes=boxes, mu=mu):
             joined = [join(box, per_side) for box in boxes]

@@ -127,7 +127,11 @@ def main(argv=None) -> None:
     options = parser.parse_args(argv)
     tables = TabulatedModel.load(options.tables)
     no_one_halo = copy.copy(tables)
-    no_one_halo._one_halo, no_one_halo._binned = torch.zeros_like(tables._one_halo), {}
+    no_one_halo._binned = {}
+    for name in ("_central_satellite", "_satellite_pair"):
+        sums = copy.copy(getattr(tables, name))
+        sums.values = torch.zeros_like(sums.values)
+        setattr(no_one_halo, name, sums)
     reference = Reference(tables)
     drawn = tables.support.sample(options.n_random, np.random.default_rng(options.seed))[:, 2:]
     points = TNG | {f"random {number + 1}": tuple(point) for number, point in enumerate(drawn)}

@@ -4,12 +4,15 @@
     python benchmarks/samplers.py --posterior joint                  # all seven parameters
     python benchmarks/samplers.py --posterior paper-bins             # two, in the bins of the paper's network
     python benchmarks/samplers.py --posterior joint-paper-bins       # all seven, in these bins
-    pip install pyro-ppl nutpie                                      # other samplers; left out if not installed
+    pip install pyro-ppl nutpie nautilus-sampler                     # other samplers; left out if not installed
 
 The posteriors are those of files in yaml_examples, with the default emulator, the paper's network and the tables. All
 samplers use the same density of unbounded parameters, except Cobaya's mcmc, which uses Cobaya's model. Pyro's NUTS has
 the settings of the paper's script (arXiv:2504.05235, section 4.2: first step size 0.005, one chain), nutpie its
-defaults with one chain. Effective draws are the smallest of bulk and tail over parameters. torch has one thread.
+defaults with one chain. nautilus (arXiv:2306.16923) samples the unit cube of the same coordinates with its default
+2000 live points, and evaluates 512 points at once; its exploration is part of the time of drawing. Effective draws are
+the smallest of bulk and tail over parameters; for nautilus, the effective number of its weighted draws. torch has one
+thread.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from iaemu.binning import PAPER_EDGES
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
+from iaemu.sampling.polytope import Polytope
 from iaemu_cobaya import Bins, Measurement
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
 
@@ -67,7 +71,7 @@ class Run:
         )
 
     def sampler(self, **settings) -> Sampler:
-        return Sampler(self.density, len(self.density.names), self.density.bounds, Settings(**settings), 1)
+        return Sampler(self.density, len(self.density.names), self.density.transform, Settings(**settings), 1)
 
 
 def paper_bins(statistics) -> Measurement:
@@ -88,14 +92,23 @@ def paper_bins(statistics) -> Measurement:
 
 def ours(run: Run, options, method: str) -> dict:
     n_chains = options.n_chains if method == "hmc" else min(options.n_chains, 16)
-    settings = {"trajectory_length": options.trajectory_length} if options.trajectory_length else {}
+    chosen = {"trajectory_length": options.trajectory_length, "n_warmup": options.warmup}
+    settings = {name: value for name, value in chosen.items() if value is not None}
     sampler = run.sampler(method=method, n_chains=n_chains, **settings)
     begun = time.perf_counter()
     sampler.warm_up(run.start)
     warm = time.perf_counter()
-    before = sampler.density.n_gradients
-    draws = sampler.draw(options.draws).positions.numpy()
-    return report(draws, warm - begun, time.perf_counter() - warm, sampler.density.n_gradients - before)
+    gradients, values = sampler.density.n_gradients, sampler.density.n_values
+    draws = sampler.draw(options.draws)
+    seconds = time.perf_counter() - warm
+    return report(
+        draws.positions.numpy(),
+        warm - begun,
+        seconds,
+        sampler.density.n_gradients - gradients,
+        sampler.density.n_values - values,
+        int(draws.info.divergent.sum()),
+    )
 
 
 def unbounded(run: Run):
@@ -185,6 +198,39 @@ def nutpie_nuts(run: Run, options) -> dict:
     return report(draws, seconds * (1 - steps / total), seconds * steps / total, steps)
 
 
+def nautilus(run: Run, options) -> dict:
+    from nautilus import Sampler as Nautilus
+
+    transform = run.density.transform
+    quantile = torch.special.ndtri if isinstance(transform, Polytope) else torch.logit
+    n_dim = len(run.density.names)
+
+    def coordinates(unit):
+        return quantile(torch.as_tensor(unit).clamp(1e-12, 1.0 - 1e-12))
+
+    def log_density(unit):
+        """That of points of the unit cube."""
+        u = coordinates(unit)
+        log_slope = -0.5 * u.square() - 0.5 * np.log(2 * np.pi)
+        if quantile is torch.logit:
+            log_slope = torch.nn.functional.logsigmoid(u) + torch.nn.functional.logsigmoid(-u)
+        with torch.no_grad():
+            value = run.density(transform.forward(u)) + transform.log_jacobian(u) - log_slope.sum(dim=1)
+        return torch.nan_to_num(value, neginf=-1e10).numpy()
+
+    sampler = Nautilus(lambda unit: unit, log_density, n_dim, pass_dict=False, vectorized=True, n_batch=512, seed=1)
+    begun = time.perf_counter()
+    sampler.run(n_eff=options.nautilus_ess, verbose=False)
+    seconds = time.perf_counter() - begun
+    unit, log_weight, _ = sampler.posterior()
+    draws = transform.forward(coordinates(unit)).numpy()
+    weight = np.exp(log_weight - log_weight.max())
+    mean = np.average(draws, axis=0, weights=weight)
+    sd = np.sqrt(np.average((draws - mean) ** 2, axis=0, weights=weight))
+    row = rates(float(sampler.n_eff), 0.0, seconds, None, sampler.n_like)
+    return {"chains": 1, "draws": len(draws), **row, "mean": mean.tolist(), "sd": sd.tolist()}
+
+
 def cobaya_mcmc(run: Run, options) -> dict:
     import logging
 
@@ -216,19 +262,27 @@ def covmat(run: Run) -> dict:
     return {key: found[key] for key in ("covmat", "covmat_params") if key in found and not isinstance(found[key], str)}
 
 
-def report(draws, warm_up, seconds, n_gradients) -> dict:
+def report(draws, warm_up, seconds, n_gradients, n_values=None, divergences=None) -> dict:
     ess = float(min(diagnostics.ess(draws).min(), diagnostics.ess(draws, "tail").min()))
     return {
         "chains": draws.shape[0],
         "draws": draws.shape[1],
+        **rates(ess, warm_up, seconds, n_gradients, n_values),
+        "divergences": divergences,
+        "mean": draws.mean(axis=(0, 1)).tolist(),
+        "sd": draws.std(axis=(0, 1)).tolist(),
+    }
+
+
+def rates(ess, warm_up, seconds, n_gradients, n_values) -> dict:
+    return {
         "ess": ess,
         "warm_up_seconds": warm_up,
         "seconds": seconds,
         "ess_per_second": ess / seconds,
         "ess_per_second_in_all": ess / (seconds + warm_up),
         "ess_per_gradient": ess / n_gradients if n_gradients else None,
-        "mean": draws.mean(axis=(0, 1)).tolist(),
-        "sd": draws.std(axis=(0, 1)).tolist(),
+        "ess_per_value": ess / n_values if n_values else None,
     }
 
 
@@ -237,9 +291,10 @@ SAMPLERS = {
     "NUTS": lambda run, options: ours(run, options, "nuts"),
     "Pyro NUTS": pyro_nuts,
     "nutpie": nutpie_nuts,
+    "nautilus": nautilus,
     "Cobaya mcmc": cobaya_mcmc,
 }
-NEEDS = {"Pyro NUTS": "pyro", "nutpie": "nutpie"}
+NEEDS = {"Pyro NUTS": "pyro", "nutpie": "nutpie", "nautilus": "nautilus"}
 
 
 def main(arguments=None) -> None:
@@ -250,6 +305,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--n-chains", type=int, default=64)
     parser.add_argument("--draws", type=int, default=500, help="draws of each chain of our samplers")
     parser.add_argument("--trajectory-length", type=float, help="length of trajectories of HMC (default: its own)")
+    parser.add_argument("--warmup", type=int, help="transitions of the warm-up of our samplers (default: their own)")
+    parser.add_argument("--nautilus-ess", type=int, default=4000)
     parser.add_argument("--pyro-warmup", type=int, default=2000)
     parser.add_argument("--pyro-draws", type=int, default=4000)
     parser.add_argument("--nutpie-draws", type=int, default=4000)
@@ -259,9 +316,10 @@ def main(arguments=None) -> None:
     torch.set_num_threads(1)
     rows = []
     print(
-        "| model | sampler | chains x draws | ess | warm-up [s] | drawing [s] | ess/s | with warm-up | ess/gradient |"
+        "| model | sampler | chains x draws | ess | warm-up [s] | drawing [s] | ess/s | with warm-up | ess/gradient | "
+        "ess/value | divergences |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for model in options.models:
         try:
             run = Run(options.posterior, model)
@@ -277,7 +335,8 @@ def main(arguments=None) -> None:
                 *(model, sampler, f"{row['chains']} x {row['draws']}", f"{row['ess']:.0f}"),
                 *(f"{row[name]:.2f}" for name in ("warm_up_seconds", "seconds")),
                 *(f"{row[name]:.4g}" for name in ("ess_per_second", "ess_per_second_in_all")),
-                "" if row["ess_per_gradient"] is None else f"{row['ess_per_gradient']:.3f}",
+                *("" if row[name] is None else f"{row[name]:.3f}" for name in ("ess_per_gradient", "ess_per_value")),
+                "" if row.get("divergences") is None else str(row["divergences"]),
             )
             print(f"| {' | '.join(cells)} |", flush=True)
     if options.output:

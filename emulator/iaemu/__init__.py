@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         load,
     )
     from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
-    from iaemu.prediction import Prediction
+    from iaemu.prediction import FewPairsWarning, Prediction
     from iaemu.statistics import STATISTICS
 
 #: Public names by module. They are imported on first use, so that ``import iaemu`` does not import torch.
@@ -39,7 +39,7 @@ _HOMES = {
         "load",
     ),
     "parameters": ("PARAMETERS", "Support", "SupportError", "SupportWarning"),
-    "prediction": ("Prediction",),
+    "prediction": ("FewPairsWarning", "Prediction"),
     "statistics": ("STATISTICS",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -51,6 +51,7 @@ __all__ = [
     "BoxError",
     "Covariance",
     "Emulator",
+    "FewPairsWarning",
     "ForwardModel",
     "IAEmuNetEmulator",
     "MassDependentModel",

@@ -172,7 +172,7 @@ def check_golden(
         )
     for name, value in found.items():
         expected = real_array(stored[name], f"golden predictions of {name}", ArtifactError)
-        if expected.shape != np.shape(value) or not np.allclose(value, expected, rtol=rtol, atol=atol):
+        if expected.shape != np.shape(value) or not np.allclose(value, expected, rtol=rtol, atol=atol, equal_nan=True):
             raise ArtifactError(
                 f"{path}: the golden predictions of {name} are not reproduced: the file is damaged, or was made by a "
                 "version that computes something else."

@@ -1,9 +1,13 @@
-"""Radial bins: those of the paper and of TNG300, their union, and averages over nested bins."""
+"""Radial bins: those of the paper and of TNG300, the nodes of the models, and sums over any bins between them.
+
+Models know their pair sums in narrow bins, whose edges are called nodes. The sums up to a node are exact; between nodes
+they are interpolated, so that sums over bins with any edges follow (:class:`Rebinning`).
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -15,6 +19,9 @@ PAPER_EDGES = np.logspace(-1.0, 1.2, 21)
 
 #: Edges of the 12 published TNG300 bins that lie inside the paper's range [Mpc/h].
 TNG_EDGES = np.logspace(-1.0, 1.5, 15)[:13]
+
+#: Largest separation of the models, and largest width of the bins between their nodes [Mpc/h; dex].
+R_MAX, NODE_WIDTH = 10.0**1.4, 0.06
 
 #: Binnings that have a name.
 BINNINGS = {"paper": PAPER_EDGES, "tng300": TNG_EDGES}
@@ -178,6 +185,27 @@ def find_edges(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     return index
 
 
+def make_nodes(r_max: float = R_MAX) -> np.ndarray:
+    """Return nodes that contain the edges of the paper and of TNG300, not more than ``NODE_WIDTH`` apart.
+
+    Parameters
+    ----------
+    r_max : float
+        Largest separation [Mpc/h].
+
+    Returns
+    -------
+    array (n_nodes,) [Mpc/h]
+    """
+    wide = union_edges(PAPER_EDGES, np.logspace(-1.0, 1.5, 15))
+    wide = np.append(wide[wide < (1.0 - EDGE_TOLERANCE) * r_max], r_max)
+    parts = [
+        np.geomspace(low, high, int(np.ceil(np.log10(high / low) / NODE_WIDTH)) + 1)[:-1]
+        for low, high in pairwise(wide)
+    ]
+    return np.append(np.concatenate(parts), r_max)
+
+
 def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     """Return the matrix of zeros and ones that sums fine bins into coarse bins.
 
@@ -200,6 +228,84 @@ def nesting_matrix(fine: ArrayLike, coarse: ArrayLike) -> np.ndarray:
     for row, (start, stop) in enumerate(pairwise(index)):
         matrix[row, start:stop] = 1.0
     return matrix
+
+
+class Rebinning(NamedTuple):
+    """How sums over pairs in any bins follow from those between nodes.
+
+    The sum up to an edge is that up to the node below it, and a part of the bin that the edge divides: the cubic
+    polynomial in log r through the sums up to the four nodes around it. This is applied to sums whose slope in log r
+    changes slowly. So of the number of pairs only its excess over that of unclustered galaxies is interpolated, and the
+    latter, a volume, is exact.
+
+    Attributes
+    ----------
+    weights : array (n_bins, n_nodes - 1)
+        A sum in a bin is the sum over the bins between nodes with these weights; 0 and 1 if all edges are nodes.
+    volumes : array (n_bins,)
+        Volumes of the bins [(Mpc/h)^3].
+    missing : array (n_bins,)
+        Volumes of the bins, minus the sums of the volumes between nodes with the weights [(Mpc/h)^3].
+    """
+
+    weights: np.ndarray
+    volumes: np.ndarray
+    missing: np.ndarray
+
+    @classmethod
+    def between(cls, nodes: ArrayLike, r_edges: ArrayLike) -> Rebinning:
+        """Return the weights for bins.
+
+        Parameters
+        ----------
+        nodes : array (n_nodes,) [Mpc/h]
+        r_edges : array (n_bins + 1,) [Mpc/h]
+
+        Returns
+        -------
+        Rebinning
+
+        Raises
+        ------
+        BinningError
+            A bin is beyond the nodes, or thinner than they resolve; the message gives the limits.
+        """
+        nodes, edges = check_edges(nodes), check_edges(r_edges)
+        if edges[0] < nodes[0] * (1 - EDGE_TOLERANCE) or edges[-1] > nodes[-1] * (1 + EDGE_TOLERANCE):
+            raise BinningError(
+                f"The bins from {edges[0]:.6g} to {edges[-1]:.6g} Mpc/h are not within {nodes[0]:.4g} to "
+                f"{nodes[-1]:.5g} Mpc/h, the range of the model. Leave out the bins beyond it (r_min, r_max)."
+            )
+        nearest = np.abs(np.log(nodes[:, None] / edges)).argmin(axis=0)
+        close = np.abs(nodes[nearest] / edges - 1.0) <= EDGE_TOLERANCE
+        # A bin with both edges at nodes is a sum of whole bins. If only one is close, that may be by chance.
+        aligned = close[:-1] & close[1:] & (nearest[:-1] < nearest[1:])
+        widths, below, fine = np.diff(np.log10(nodes)), np.tri(len(nodes), len(nodes) - 1, -1), shell_volumes(nodes)
+        weights, volumes = np.empty((len(aligned), len(fine))), shell_volumes(edges)
+        for k, (low, high) in enumerate(pairwise(edges)):
+            if aligned[k]:
+                weights[k] = below[nearest[k + 1]] - below[nearest[k]]
+                volumes[k] = weights[k] @ fine
+                continue
+            touched = slice(*np.clip(np.searchsorted(nodes, [low, high]) + [-1, 0], 0, len(nodes)))
+            least, width = 0.9 * widths[touched].max(initial=0.0), np.log10(high / low)
+            if width < least:
+                raise BinningError(
+                    f"The bin from {low:.6g} to {high:.6g} Mpc/h is {width:.3g} dex wide, less than the model resolves "
+                    f"there ({least:.2g} dex). Use wider bins; narrower ones must have both edges among model.nodes."
+                )
+            weights[k] = (_interpolation(nodes, high) - _interpolation(nodes, low)) @ below
+        return cls(weights, volumes, np.where(aligned, 0.0, volumes - weights @ fine))
+
+
+def _interpolation(nodes: np.ndarray, edge: float) -> np.ndarray:
+    """Return the weights of the nodes in a cubic polynomial in log r through the four nodes around an edge."""
+    k = int(np.clip(np.searchsorted(nodes, edge) - 1, 0, len(nodes) - 2))
+    around = np.arange(min(4, len(nodes))) + np.clip(k - 1, 0, max(len(nodes) - 4, 0))
+    x, at = np.log(nodes[around]), np.log(edge)
+    weights = np.zeros(len(nodes))
+    weights[around] = [np.prod((at - np.delete(x, j)) / (x[j] - np.delete(x, j))) for j in range(len(x))]
+    return weights
 
 
 def rebin(values: Any, pairs: Any, nesting: Any) -> Any:

@@ -312,6 +312,23 @@ class Support:
             high = _at_most(high, self.logM0_max)
         return low, high
 
+    def inequalities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the region as linear inequalities, ``matrix @ theta <= limits``.
+
+        Returns
+        -------
+        matrix : array (m, n_parameters)
+        limits : array (m,)
+        """
+        bounds = _linear_bounds(self, torch.float64, torch.device("cpu"))
+        slope, low, high, cap_slope, cap, floor = (values.numpy() for values in bounds)
+        own = np.eye(len(self.parameters))
+        mass = own[self.parameters.index("logMmin")]
+        matrix = np.concatenate([own - np.outer(slope, mass), np.outer(slope, mass) - own])
+        matrix = np.concatenate([matrix, own - np.outer(cap_slope, mass), -own])
+        limits = np.concatenate([high, -low, cap, -floor])
+        return matrix[np.isfinite(limits)], limits[np.isfinite(limits)]
+
     def contains(self, theta: Theta) -> torch.Tensor:
         """Return whether each point lies in the supported region.
 

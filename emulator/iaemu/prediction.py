@@ -16,6 +16,10 @@ from iaemu.statistics import STATISTICS
 SIGMAS = ("sigma_aleatoric", "sigma_epistemic")
 
 
+class FewPairsWarning(UserWarning):
+    """Issued if bins are not predicted, because hardly any pairs of galaxies are expected in them."""
+
+
 @dataclass
 class Prediction:
     """Correlation functions at one or more parameter points.

@@ -19,6 +19,15 @@ Use torch operations in double precision. Row i of a result may depend on row i 
 would return False (zero likelihood), raise :class:`RejectedRows` with the rejected rows. The points are then evaluated
 again without these rows.
 
+Two more methods of a theory are optional:
+
+- ``inequalities()`` returns linear inequalities that hold wherever ``calculate`` does not return False, as a list of
+  ({parameter: coefficient}, limit): the sum of the parameters, each times its coefficient, is at most the limit. The
+  sampler then uses coordinates in which no trajectory leaves this region. Parameters of the theory that are linear
+  functions of sampled ones count as well.
+- ``prepare(params)`` may compute many points at once for which ``calculate`` will be called one after the other.
+  ``params`` are arrays (n,) by name.
+
 For example, a theory that predicts a straight line, and a likelihood that compares it with data:
 
 >>> import numpy as np

@@ -14,6 +14,7 @@ from cobaya.model import Model
 
 from iaemu_cobaya.gradients.check import check_points
 from iaemu_cobaya.gradients.cobaya_values import NumericalLogPosterior, Term
+from iaemu_cobaya.gradients.limits import transform_of
 from iaemu_cobaya.gradients.plan import Function, Plan, make_plan
 from iaemu_cobaya.gradients.reference import Reference
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
@@ -47,6 +48,9 @@ class LogPosterior(HasLogger):
         Sampled parameters, in the order of the columns of x.
     bounds : pair of arrays (d,)
         Lower and upper limits of the prior, infinite if there is none.
+    transform : Transform
+        Unbounded coordinates of the points within the bounds, or of a smaller region outside which the theories reject
+        all points.
     scales : array (d,)
     gradient : str
         ``autograd`` or ``finite_difference``.
@@ -85,6 +89,8 @@ class LogPosterior(HasLogger):
         self._kept: dict[Any, dict] = {}  # results of theories that are constant
         if self.gradient == "autograd":
             self.plan = make_plan(model, self.reference, np.random.default_rng() if rng is None else rng, self.log)
+        plan = self.plan if self.gradient == "autograd" else None
+        self.transform = transform_of(model, plan, self.bounds, self.log)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return the log-posterior densities of a batch of points.
@@ -107,6 +113,22 @@ class LogPosterior(HasLogger):
         inside = self._prior.inside(x)
         evaluate = self._evaluate if self.gradient == "autograd" else self._numerical
         return evaluate(x) if bool(inside.all()) else self._only(inside, x, evaluate)
+
+    def prepare(self, x: np.ndarray) -> None:
+        """Let theories compute many points at once, for which Cobaya will be asked one after the other.
+
+        Parameters
+        ----------
+        x : array (n, d)
+        """
+        if self.gradient != "autograd":
+            return
+        # Cobaya's own functions of the user: their rounding must not differ. It returns the same dictionary each time.
+        rows = [dict(self.model.parameterization.to_input(point)) for point in x]
+        for theory, params, varies, _ in self.plan.theories:
+            known = all(name in rows[0] for name in params) if rows else False
+            if varies and known and callable(getattr(theory, "prepare", None)):
+                theory.prepare({name: np.array([row[name] for row in rows], dtype=np.float64) for name in params})
 
     def terms(self, x: torch.Tensor) -> dict[Term, torch.Tensor | float]:
         """Return the terms whose sum is the log-posterior, with ``autograd``.

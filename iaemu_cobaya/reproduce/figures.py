@@ -21,6 +21,9 @@ from iaemu_cobaya.reproduce.routes import Route, occupation
 _COLORS = {1: "#5b3a8c", 2: "#d0589a", 3: "#c8362f"}
 _ROUTES = {"emulator, HMC": "#1f5fa8", "tables, HMC": "#2f8f5b", "Cobaya mcmc": "#d1622b", "pooled": "#7a5c4f"}
 _ROUTES_USED = ("emulator, HMC", "pooled")
+#: Fewest effective draws for a contour; with fewer, GetDist cannot estimate a density.
+_LEAST_DRAWS = 10
+
 _LATEX = [r"\mu_\mathrm{cen}", r"\mu_\mathrm{sat}"]
 #: Number of mocks for the band that shows the scatter of one measurement.
 _N_BAND = 20
@@ -51,12 +54,14 @@ def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
         handles = []
         for key, color in _ROUTES.items():
             for route in (route for route in found if key in route.label):
-                samples = MCSamples(
-                    samples=route.draws, weights=route.weight, names=names, labels=_LATEX, ranges=ranges
-                )
-                filled = key.startswith("emulator")
-                plotter.plot_2d([samples], names, filled=filled, colors=[color], ax=ax, lims=None)
-                handles.append(Line2D([], [], color=color, label=route.label))
+                label, weight = route.label, np.ones(len(route.draws)) if route.weight is None else route.weight
+                if weight.sum() ** 2 < _LEAST_DRAWS * (weight**2).sum():
+                    label += ": too few effective draws for a contour"
+                else:
+                    samples = MCSamples(samples=route.draws, weights=weight, names=names, labels=_LATEX, ranges=ranges)
+                    filled = key.startswith("emulator")
+                    plotter.plot_2d([samples], names, filled=filled, colors=[color], ax=ax, lims=None)
+                handles.append(Line2D([], [], color=color, label=label))
         published = [[values[name] for name in names] for values in TABLE_2[sample].values()]
         for label, ((x, x_up, x_down), (y, y_up, y_down)), marker in zip(TABLE_2[sample], published, "os", strict=True):
             bars = {"xerr": [[x_down], [x_up]], "yerr": [[y_down], [y_up]]}

@@ -91,6 +91,7 @@ class HMC(ChecksOptions, CovmatSampler):
     n_warmup: Annotated[int, Range(at_least=20, at_most=LARGEST)]
     target_accept: Annotated[float, Range(at_least=0.1, at_most=0.999)] | None
     trajectory_length: Annotated[float, Range(at_least=1e-3, at_most=1e3)] | None
+    n_proposals: Annotated[int, Range(at_least=0, at_most=10_000)] | None
     max_tree_depth: Annotated[int, Range(at_least=1, at_most=20)]
     Rminus1_stop: Annotated[float, Range(above=0, infinite=True)]
     ess_stop: Annotated[float, Range(above=0, infinite=True)]
@@ -135,11 +136,19 @@ class HMC(ChecksOptions, CovmatSampler):
         self.density = LogPosterior(self.model, self.gradient, self.random_state, scales)
         self.density.check(rng=self.random_state)
         generator = torch.Generator().manual_seed(int(self.random_state.integers(2**63)))
-        options = ("method", "n_chains", "n_warmup", "max_tree_depth", "target_accept", "trajectory_length")
+        options = (
+            "method",
+            "n_chains",
+            "n_warmup",
+            "max_tree_depth",
+            "target_accept",
+            "trajectory_length",
+            "n_proposals",
+        )
         given = {name: getattr(self, name) for name in options if getattr(self, name) is not None}
         try:
             settings = Settings(**given)
-            self.sampler = Sampler(self.density, len(self.density.names), self.density.bounds, settings, generator)
+            self.sampler = Sampler(self.density, len(self.density.names), self.density.transform, settings, generator)
         except ValueError as error:
             raise LoggedError(self.log, "%s", error) from error
         self._open_files()
@@ -281,6 +290,9 @@ class HMC(ChecksOptions, CovmatSampler):
         """Let Cobaya evaluate draws, and add them to the collections."""
         kept = slice(self.thin - 1, None, self.thin)
         positions, densities = draws.positions[:, kept].numpy(), draws.log_density[:, kept].numpy()
+        # What theories compute takes a fraction of the time at many points at once. The first draw of each chain is
+        # left to Cobaya alone, as a check of both.
+        self.density.prepare(positions[:, 1:].reshape(-1, positions.shape[-1]))
         # The draws of a chain stand together, so that GetDist sees their correlation.
         for chain, (xs, expecteds) in enumerate(zip(positions, densities, strict=True)):
             for x, expected in zip(xs, expecteds, strict=True):
@@ -452,7 +464,10 @@ class HMC(ChecksOptions, CovmatSampler):
         method = (info or {}).get("method", "hmc")
         nuts, hmc = r"the No-U-Turn sampler \cite{Hoffman:2011ukg}", r"Hamiltonian Monte Carlo \cite{Neal:2011mrf}"
         kernel = nuts if method == "nuts" else hmc
-        return rf"Many chains of {kernel} at once; the step size is set by dual averaging \cite{{Hoffman:2011ukg}}."
+        jumps = "" if method == "nuts" else r", with jumps to draws of a mixture \cite{Samsonov:2021wvu}"
+        return (
+            rf"Many chains of {kernel} at once{jumps}; the step size is set by dual averaging \cite{{Hoffman:2011ukg}}."
+        )
 
     @classmethod
     def get_defaults(

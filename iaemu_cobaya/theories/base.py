@@ -38,6 +38,9 @@ from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampl
 #: Derived parameters, as {name in Cobaya: attribute of the prediction}.
 DERIVED = {f"{name}_ia": name for name in COUNTS}
 
+#: Points that are prepared in one call of the model.
+_BATCH = 512
+
 
 class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
     """Base of the theories. Subclasses load the forward model.
@@ -80,6 +83,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         self._varying = set(self.names)
         self._checked = False
         self._warned_box_error = False
+        self._prepared: dict[tuple[float, ...], dict] = {}
 
     def _load_model(self) -> ForwardModel:
         if isinstance(self.artifact, ForwardModel):
@@ -197,12 +201,10 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         except ValueError as error:
             raise LoggedError(
                 self.log,
-                "%s was requested in bins that this model cannot give: %s The model covers %.5g to %.5g Mpc/h. Cut the "
-                "data (options r_min and r_max of the IA likelihoods), or use a model with these edges.",
+                "%s was requested in bins that this model cannot give: %s Cut the data with the options r_min and "
+                "r_max of the IA likelihoods.",
                 product,
                 error,
-                self.model.r_edges[0],
-                self.model.r_edges[-1],
             ) from error
         return key
 
@@ -258,6 +260,17 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 f" ({own})" if own else "",
             )
 
+    def close(self, *args: Any) -> None:
+        """Log how many points were rejected because a bin had hardly any pairs.
+
+        Parameters
+        ----------
+        *args
+            Arguments of Cobaya.
+        """
+        if self._evaluation.n_few_pairs:
+            self.log.info("%d points were rejected because of bins with few pairs.", self._evaluation.n_few_pairs)
+
     # ------------------------------------------------------------------ evaluation
 
     def calculate(self, state: dict, want_derived: bool = True, **params_values_dict: float) -> bool:
@@ -275,25 +288,43 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         bool
             False, for zero likelihood, at points outside the supported region with the option ``support: reject``.
         """
+        prepared = self._prepared.pop(tuple(params_values_dict[name] for name in self.names), None)
+        if prepared is not None:
+            state.update(prepared)
+            return True
         params = {
             name: torch.tensor([value], dtype=torch.float64) if name in self._varying else value
             for name, value in params_values_dict.items()
         }
-        derived = dict.fromkeys([*self.output_params, *self._required_params]) if want_derived else ()
+        derived = self._derived_names() if want_derived else []
         try:
             with torch.no_grad():
                 found = self._evaluate(params, derived)
         except RejectedRows:
             return False
-        state.update(
-            {
-                product: {key: value[0].double().numpy() for key, value in found[product].items()}
-                for product in (*self._products, *self._deviations)
-            }
-        )
-        if want_derived:
-            state["derived"] = {name: float(found[name]) for name in derived}
+        (row,) = self._rows(found, derived, 1)
+        if not want_derived:
+            del row["derived"]
+        state.update(row)
         return True
+
+    def _derived_names(self) -> list[str]:
+        return list(dict.fromkeys([*self.output_params, *self._required_params]))
+
+    def _rows(self, found: Mapping, derived: Collection[str], n: int) -> list[dict]:
+        """Split what :meth:`_evaluate` returns for n points into what Cobaya stores for each."""
+        products = {
+            product: {key: value.double().expand(n, *value.shape[1:]).numpy() for key, value in found[product].items()}
+            for product in (*self._products, *self._deviations)
+        }
+        numbers = {name: found[name].double().expand(n).tolist() for name in derived}
+        return [
+            {
+                **{product: {key: value[row] for key, value in one.items()} for product, one in products.items()},
+                "derived": {name: values[row] for name, values in numbers.items()},
+            }
+            for row in range(n)
+        ]
 
     def _evaluate(self, params: Mapping, derived: Collection[str]) -> dict[str, Any]:
         """Compute what was requested at a batch of points; see ``forward_torch`` for ``params`` and the result.
@@ -419,6 +450,39 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
 class DifferentiableTheory(ForwardModelTheory):
     """Base of the theories whose forward model has gradients."""
 
+    def initialize_with_provider(self, provider: Any) -> None:
+        """Check the run, see :class:`ForwardModelTheory`, and the requested bins at its reference point.
+
+        Parameters
+        ----------
+        provider : cobaya.theory.Provider
+
+        Raises
+        ------
+        LoggedError
+            No point of the run is supported by the model, or hardly any pairs are expected in a bin.
+        """
+        super().initialize_with_provider(provider)
+        self._check_bins_at_reference(provider.model)
+
+    def _check_bins_at_reference(self, model: Any) -> None:
+        """Raise LoggedError if a requested bin has hardly any pairs at the centre of the reference distribution."""
+        centre = [float(ref.mean() if hasattr(ref, "mean") else ref) for ref in model.prior.ref_pdf]
+        if not np.all(np.isfinite(centre)):
+            return
+        inputs = model.parameterization.to_input(
+            dict(zip(model.parameterization.sampled_params(), centre, strict=True))
+        )
+        if not set(self.names) <= set(inputs):
+            return  # another component computes them
+        theta = torch.tensor([[float(inputs[name]) for name in self.names]], dtype=torch.float64)
+        if not bool(self.model.support.contains(theta)):
+            return
+        for key in self._evaluation.requests:
+            message = self._evaluation.few_pairs(theta, key)
+            if message is not None:
+                raise LoggedError(self.log, "At the reference point of this run, %s", message)
+
     def forward_torch(self, params: Mapping, products: Mapping | None = None) -> dict[str, Any]:
         """Predict what was requested at a batch of points, with gradients; see :mod:`iaemu_cobaya.gradients`.
 
@@ -445,6 +509,47 @@ class DifferentiableTheory(ForwardModelTheory):
             Points are outside with ``support: raise``, or the prediction failed.
         """
         return self._evaluate(params, self._required_params)
+
+    def prepare(self, params: Mapping[str, np.ndarray]) -> None:
+        """Compute points at once that ``calculate`` will be asked for one after the other.
+
+        Parameters
+        ----------
+        params : mapping of name in the run to array (n,)
+            The model's parameters. Points that were prepared before are forgotten.
+        """
+        rows = np.stack([params[name] for name in self.names], axis=1)
+        self._prepared = {}
+        for part in np.array_split(rows, -(-len(rows) // _BATCH)):
+            columns = dict(zip(self.names, part.T, strict=True))
+            tensors = {
+                name: torch.as_tensor(column.copy()) if name in self._varying or np.ptp(column) > 0 else column[0]
+                for name, column in columns.items()
+            }
+            derived = self._derived_names()
+            try:
+                with torch.no_grad():
+                    found = self._rows(self._evaluate(tensors, derived), derived, len(part))
+            except (RejectedRows, LoggedError):
+                continue  # calculate will meet the point, and report it
+            self._prepared.update(zip(map(tuple, part.tolist()), found, strict=True))
+
+    def inequalities(self) -> list[tuple[dict[str, float], float]]:
+        """Return linear inequalities outside which points are rejected.
+
+        Returns
+        -------
+        list of ({name in the run: coefficient}, limit)
+            The sum of the parameters, each times its coefficient, is at most the limit. None, unless the option
+            ``support`` is ``reject``.
+        """
+        if self.support != "reject" or self.stop_at_error:
+            return []
+        matrix, limits = self.model.support.inequalities()
+        return [
+            (dict(zip(self.names, row, strict=True)), limit)
+            for row, limit in zip(matrix.tolist(), limits.tolist(), strict=True)
+        ]
 
 
 def _describe_key(key: EdgesKey) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
+from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
@@ -45,6 +46,8 @@ class Evaluation:
     ----------
     requests, deviation_requests : dict of EdgesKey to set of str
         Requested statistics for each binning.
+    n_few_pairs : int
+        Number of points that were rejected because a requested bin has hardly any pairs.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Evaluation:
         self._low, self._high = torch.tensor(limits, dtype=torch.float64).T
         self._fixed: dict[EdgesKey, tuple[Any, AtOccupation]] = {}
         self._warned = False
+        self.n_few_pairs = 0
 
     def predict(self, values: Sequence, key: EdgesKey, statistics: set[str], counts: bool) -> Mapping[str, Any]:
         """Predict statistics at a batch of points.
@@ -86,18 +90,22 @@ class Evaluation:
         Raises
         ------
         RejectedRows
-            Points are outside the supported region, with the policy ``reject``.
+            Points are outside the supported region, with the policy ``reject``, or have hardly any pairs in a bin.
         LoggedError
-            Points are outside with ``raise``, or the prediction failed.
+            Points are outside with ``raise``, the prediction failed, or a constant occupation has hardly any pairs in a
+            bin.
         """
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
-            return vars(self._guarded(self._model.predict, _columns(values), key, statistics))
-        found: dict[str, Any] = fixed(mu)
+            theta = _columns(values)
+            found = vars(self._guarded(self._model.predict, theta, key, statistics))
+            self._reject_few_pairs(found, theta, key, statistics)
+            return found
+        values_there: dict[str, Any] = {**fixed(mu)}
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
-                found[name] = None if count is None else mu.new_full((len(mu),), count)
-        return found
+                values_there[name] = None if count is None else mu.new_full((len(mu),), count)
+        return values_there
 
     def deviations(self, values: Sequence, key: EdgesKey, statistics: set[str]) -> Mapping[str, torch.Tensor]:
         """Return the deviations of the predictions, see :meth:`iaemu.models.base.ForwardModel.deviations`.
@@ -143,8 +151,48 @@ class Evaluation:
                 return self._model.at_occupation(occupation, *arguments, **options)
 
             held = (occupation, statistics), self._guarded(at_occupation, theta, key, statistics)
+            values_there = held[1](torch.zeros(1, len(self._strengths), dtype=torch.float64))
+            if any(bool(torch.isnan(value).any()) for value in values_there.values()):
+                message = self.few_pairs(theta, key)
+                if message is not None:
+                    raise LoggedError(self._log, "The occupation of this run cannot be fitted: %s", message)
             self._fixed[key] = held
         return held[1], mu
+
+    def few_pairs(self, theta: torch.Tensor, key: EdgesKey) -> str | None:
+        """Return which requested bin has hardly any pairs at points, for messages; None if all bins have enough.
+
+        Parameters
+        ----------
+        theta : tensor (n, n_parameters)
+        key : EdgesKey
+
+        Returns
+        -------
+        str or None
+        """
+        if "box_volumes" not in self._model.metadata:
+            return None  # the model does not know how many pairs to expect
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            edges = None if key is None else np.array(key)
+            self._model.predict(theta.detach(), edges, self.requests.get(key, STATISTICS), support="warn")
+        return next((str(entry.message) for entry in caught if issubclass(entry.category, FewPairsWarning)), None)
+
+    def _reject_few_pairs(self, found: Mapping, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> None:
+        """Raise RejectedRows for points at which a requested bin has hardly any pairs."""
+        rows = torch.zeros(len(theta), dtype=torch.bool)
+        for name in statistics:
+            rows |= torch.isnan(found[name].detach()).any(dim=1)
+        if not bool(rows.any()):
+            return
+        message = self.few_pairs(theta[rows], key)
+        if message is None:
+            return  # NaN for another reason; the likelihood reports it
+        if not self.n_few_pairs:
+            self._log.warning("%s Such points get zero likelihood. (This warning is not repeated.)", message)
+        self.n_few_pairs += int(rows.sum())
+        raise RejectedRows(rows)
 
     def _guarded(self, call: Callable, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> Any:
         """Return ``call(theta, edges, statistics)``, with the policy applied to points outside the supported region."""
@@ -152,7 +200,8 @@ class Evaluation:
         names = tuple(name for name in STATISTICS if name in statistics)
         try:
             try:
-                return call(theta, edges, statistics=names)
+                self._model.support.enforce(theta)
+                return call(theta, edges, statistics=names, support="reject")
             except SupportError as error:
                 if self._policy == "raise" or (self._policy == "reject" and self._stop_at_error()):
                     raise LoggedError(self._log, "%s", error) from error

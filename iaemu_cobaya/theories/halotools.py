@@ -103,4 +103,5 @@ class HalotoolsIA(ForwardModelTheory):
         if self.model.n_points:
             self._report()
         self.model.close()
+        super().close()
         super().close(*args)

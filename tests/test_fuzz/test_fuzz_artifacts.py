@@ -10,22 +10,20 @@ from safetensors.numpy import save
 
 import iaemu
 from iaemu.artifact import ArtifactError, _digest, read_artifact, shipped_artifact
-from iaemu.halomodel.modes import Block, Occupations
 from iaemu.models.box_error import BoxError
 from iaemu.models.tables import TabulatedModel, pack_symmetric
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.parameters import Support
 
-N_MODES = {"central": 5, "satellite": 4, "satellite_rank": 3}
-N_SPECIES = 60
+N_MODES, N_MASSES, N_BINS = (5, 4), 12, 8
 
 
 def small_emulator(path):
     """Of three small networks, with numbers of a trained one where these have a scale."""
     generator = torch.Generator().manual_seed(3)
     shipped = iaemu.load()
-    n_bins = (20, 12)
+    nodes = shipped.nodes
 
     def filled(module):
         for name, value in module.state_dict().items():
@@ -33,50 +31,43 @@ def small_emulator(path):
                 value.copy_(torch.randn(value.shape, generator=generator, dtype=value.dtype) * 0.3)
         return module
 
-    networks = [filled(FactorisedNet(shipped.support, n_bins, width=8, depth=2)) for _ in range(3)]
+    networks = [filled(FactorisedNet(shipped.support, len(nodes) - 1, width=8, depth=2)) for _ in range(3)]
     for network in networks:
         network.output_mean.copy_(shipped.network.output_mean)
         network.output_std.copy_(0.1 * shipped.network.output_std)
-    scatter = filled(AleatoricNet(n_bins, width=6, depth=1, n_members=2))
+    scatter = filled(AleatoricNet(shipped.aleatoric.network.n_bins, width=6, depth=1, n_members=2))
     kept = ("support", "box_volumes", "box_sizes", "catalogue_sha256", "catalogues", "epistemic_scale")
     metadata = {name: shipped.metadata[name] for name in kept} | {"history": [{"epoch": 0}]}
-    aleatoric = Aleatoric(scatter, shipped.aleatoric.correlations, shipped.aleatoric.volume)
-    iaemu.Emulator(networks[0], shipped.binnings, metadata, networks[1:], aleatoric).save(path)
+    aleatoric = Aleatoric(scatter, shipped.aleatoric.r_edges, shipped.aleatoric.correlations, shipped.aleatoric.volume)
+    iaemu.Emulator(networks[0], nodes, metadata, networks[1:], aleatoric).save(path)
 
 
 def small_tables(path):
-    """The shipped tables with few modes and few species of pairs: no physics, but all of the arithmetic."""
+    """The shipped tables with few modes and few masses: no physics, but all of the arithmetic."""
     tensors, metadata = read_artifact("tables-pm160", "tables")
     whole = TabulatedModel.load()
-    n_c, n_s = (whole._occupations.blocks[name].n_amplitudes for name in ("central", "satellite"))
-    blocks, columns, start = {}, [], 0
-    for name, block in whole._occupations.blocks.items():
-        if block.matrix is None:
-            few = np.asarray(block.species) < N_SPECIES
-            fields = (
-                np.asarray(getattr(block, field))[few] for field in ("log_mass", "rank", "species", "coefficient")
-            )
-            blocks[name] = Block(block.kind, *fields)
-            continue
-        n = N_MODES[name]
-        columns += range(start, start + n)
-        start += block.n_amplitudes
-        fields = (getattr(block, field) for field in ("log_mass", "rank", "species", "coefficient"))
-        blocks[name] = Block(block.kind, *fields, block.matrix[:, :n])
-    assert start == whole._two_halo.shape[-1] and n_c and n_s
-    two_halo = whole._two_halo[:, ::4][..., columns, :][..., columns].numpy()
-    n_bins = np.minimum(tensors["one_halo.n_bins"][:N_SPECIES], 8)
-    one_halo = np.random.default_rng(2).uniform(1, 2, (int(n_bins.sum()), 2, 6))
-    tensors = {
-        "r_edges": tensors["r_edges"][:9],
-        "node_log_mass": tensors["node_log_mass"],
-        "node_count": tensors["node_count"],
+    n_c = tensors["central_modes"].shape[1]
+    modes = [*range(N_MODES[0]), *range(n_c, n_c + N_MODES[1])]
+    two_halo = whole._two_halo[:, :N_BINS][..., modes, :][..., modes].numpy()
+    partners = [0, 1, sum(tensors["ranks.n_partners"][:1]), sum(tensors["ranks.n_partners"]) - 1]
+    columns = [0, 1, 2, tensors["ranks.values"].shape[1] - 1]
+    few = {}
+    for part in ("one_halo", "ranks"):
+        n_rows = tensors[f"{part}.n_rows"][-N_MASSES:]
+        few |= {f"{part}.log_mass": tensors[f"{part}.log_mass"][-N_MASSES:], f"{part}.n_rows": n_rows}
+    n_bins = np.minimum(tensors["one_halo.n_bins"][-few["one_halo.n_rows"].sum() :], N_BINS)
+    tensors |= few | {
+        "r_edges": tensors["r_edges"][: N_BINS + 1],
+        "central_modes": tensors["central_modes"][:, : N_MODES[0]].copy(),
+        "satellite_modes": tensors["satellite_modes"][:, : N_MODES[1]].copy(),
         "two_halo_DD": pack_symmetric(two_halo[0]),
         "two_halo_S_omega": two_halo[1].copy(),
         "two_halo_S_eta": pack_symmetric(two_halo[2]),
-        "one_halo.values": one_halo.astype(np.float32),
+        "one_halo.values": np.random.default_rng(2).uniform(1, 2, (int(n_bins.sum()), 6)).astype(np.float32),
         "one_halo.n_bins": n_bins,
-        **Occupations(blocks).to_arrays(),
+        "ranks.values": tensors["ranks.values"][-few["ranks.n_rows"].sum() :, columns].copy(),
+        "ranks.response": tensors["ranks.response"][:3][:, :, partners, :N_BINS].copy(),
+        "ranks.n_partners": np.array([2, 1, 1], dtype=np.int32),
     }
     TabulatedModel(tensors, metadata, path).save(path)
 
@@ -97,7 +88,7 @@ def results(model):
         return [value.numpy() for value in model.deviations(theta).values()]
     theta = model.support.sample(20, np.random.default_rng(5))
     found = []
-    for edges in [each for binning in model.binnings for each in (binning, binning[::2])]:
+    for edges in (model.nodes, model.nodes[::2], [0.11, 0.17, 0.24]):
         if isinstance(model, iaemu.IAEmuNetEmulator) and len(edges) < 21:
             continue
         options = {"n_passes": 3} if isinstance(model, iaemu.IAEmuNetEmulator) else {}

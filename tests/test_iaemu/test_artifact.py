@@ -167,7 +167,7 @@ def test_loading_leaves_torchs_generator_as_it_was(name):
         ("box-error-pm160", "box-error", "satellite_pair.coefficient"),
         ("tables-pm160", "tables", "two_halo_S_eta"),
         ("tables-pm160", "tables", "one_halo.values"),
-        ("factorised-pm160", "emulator", "aleatoric.correlation.1.eta"),
+        ("factorised-pm160", "emulator", "aleatoric.correlation.eta"),
         ("factorised-pm160", "emulator", "network.output_mean"),
     ],
 )

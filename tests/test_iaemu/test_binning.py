@@ -1,4 +1,4 @@
-"""Bins: the paper's, TNG300's, their union; nesting; pair-weighted rebinning."""
+"""Bins: the paper's, TNG300's, their union; nesting; pair-weighted rebinning; any bins between nodes."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,11 @@ from iaemu.binning import (
     PAPER_EDGES,
     TNG_EDGES,
     BinningError,
+    Rebinning,
     bin_centers,
     check_edges,
     find_edges,
+    make_nodes,
     nesting_matrix,
     pairs_inside_cube,
     rebin,
@@ -76,6 +78,59 @@ def test_edges_equal_within_rounding_are_refused():
 
 def test_find_edges_tolerates_rounding():
     assert find_edges(PAPER_EDGES, PAPER_EDGES * (1 + 1e-9)).tolist() == list(range(21))
+
+
+def test_nodes_contain_the_published_bins_and_are_close():
+    nodes = make_nodes()
+    assert nodes[0] == pytest.approx(0.1) and nodes[-1] == pytest.approx(10**1.4)
+    assert np.diff(np.log10(nodes)).max() < 0.06
+    for edges in (PAPER_EDGES, TNG_EDGES, nodes):
+        found = Rebinning.between(nodes, edges * (1 + 5e-4))  # rounded, as in a file
+        assert set(np.unique(found.weights)) <= {0.0, 1.0} and np.all(found.missing == 0)
+        np.testing.assert_array_equal(found.weights, nesting_matrix(nodes, edges))
+        np.testing.assert_allclose(found.volumes, shell_volumes(edges), rtol=1e-9)
+
+
+def pair_counts(edges, slope, scale=5.0):
+    """Integrals over shells of 1 + (r / scale)^slope, and of its second term."""
+    clustered = 4.0 * np.pi / (3.0 + slope) * np.diff(edges ** (3.0 + slope)) / scale**slope
+    return shell_volumes(edges) + clustered, clustered
+
+
+@pytest.mark.parametrize("slope", [-1.2, -1.8, -2.4, -3.2])
+def test_sums_in_any_bins_are_those_of_power_laws(slope):
+    nodes, rng = make_nodes(), np.random.default_rng(1)
+    pairs, clustered = pair_counts(nodes, slope)
+    for _ in range(20):
+        edges = 0.1 * 10 ** (np.cumsum(rng.uniform(0.055, 0.4, 20)))
+        edges = edges[edges < nodes[-1]]
+        found = Rebinning.between(nodes, edges)
+        expected, expected_clustered = pair_counts(edges, slope)
+        np.testing.assert_allclose(found.volumes, shell_volumes(edges), rtol=1e-12)
+        np.testing.assert_allclose(found.weights @ clustered, expected_clustered, rtol=5e-4)
+        # Unclustered pairs are exact, so that xi is as good where it is small.
+        xi = (found.weights @ pairs + found.missing) / found.volumes - 1.0
+        np.testing.assert_allclose(xi, expected / shell_volumes(edges) - 1.0, rtol=5e-4)
+
+
+def test_neighbouring_bins_add_up_to_their_union():
+    nodes = make_nodes()
+    two, one = Rebinning.between(nodes, [0.2, 0.5, 1.1]), Rebinning.between(nodes, [0.2, 1.1])
+    for part in ("weights", "volumes", "missing"):
+        np.testing.assert_allclose(getattr(two, part).sum(axis=0), getattr(one, part)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "edges, message",
+    [
+        ([0.05, 1.0], r"from 0\.05 to 1 Mpc/h are not within 0\.1 to 25\.1\d* Mpc/h"),
+        ([1.0, 30.0], r"Leave out the bins beyond it \(r_min, r_max\)"),
+        ([1.0, 1.05, 3.0], r"bin from 1 to 1\.05 Mpc/h is 0\.0212 dex wide, less than the model resolves"),
+    ],
+)
+def test_bins_that_cannot_be_predicted(edges, message):
+    with pytest.raises(BinningError, match=message):
+        Rebinning.between(make_nodes(), edges)
 
 
 def test_probability_to_stay_in_a_cube_is_that_of_random_pairs():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iaemu.binning import PAPER_EDGES, TNG_EDGES, bin_centers, check_edges, find_edges, union_edges
+from iaemu.binning import PAPER_EDGES, TNG_EDGES, bin_centers, check_edges, union_edges
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support
@@ -19,7 +19,7 @@ class AnalyticModel(ForwardModel):
 
     def __init__(self, gives_counts=True, n_deviations=0):
         self.support = Support(logMmin=(11.5, 13.5))
-        self.binnings = [union_edges(PAPER_EDGES, TNG_EDGES)]
+        self.nodes = union_edges(PAPER_EDGES, TNG_EDGES)
         self.gives_counts = gives_counts
         self._n_epistemic = n_deviations
         self.calls = []
@@ -36,7 +36,7 @@ class AnalyticModel(ForwardModel):
 
     def _bins(self, r_edges):
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
-        find_edges(self.r_edges, edges)
+        self.check_bins(edges)
         return edges
 
     def _predict(self, theta, edges, names):

@@ -6,8 +6,9 @@ Emulators, tables and mocks map the same parameters to xi, omega and eta, and ha
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -15,14 +16,18 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.artifact import check_golden, load_artifact, shipped_artifact
-from iaemu.binning import BinningError, check_edges, find_edges, shell_volumes
+from iaemu.binning import Rebinning, check_edges, shell_volumes
 from iaemu.display import describe_bins, shorten
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import Prediction, in_parts
+from iaemu.prediction import FewPairsWarning, Prediction, in_parts
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS, check_statistics
+
+#: Fewest unordered pairs that are expected in all halo catalogues together, for a bin to be predicted. With fewer, a
+#: ratio of expectations says little about what is measured, and truncations could make it unphysical.
+MIN_PAIRS = 3.0
 
 #: Allowed volumes of a measurement [(Mpc/h)^3]; the largest exceeds that of the observable Universe.
 _VOLUME = Range(at_least=1, at_most=1e15)
@@ -42,9 +47,9 @@ class ForwardModel(Deviations, ABC):
         Names of the correlation functions that it predicts.
     support : Support
         The supported region of the parameters.
-    binnings : sequence of arrays (n_bins + 1,)
-        Edges of the bins that it predicts directly [Mpc/h]. All bins whose edges are among those of one binning can
-        be predicted.
+    nodes : array (n_nodes,)
+        Separations [Mpc/h] up to which the numbers of pairs are known exactly. Predictions in any bins between the
+        first and the last follow, see :class:`iaemu.binning.Rebinning`.
     metadata : dict
         Halo catalogues, their hashes, cosmology, and how the model was made; empty if nothing is known.
     factorises : bool
@@ -54,7 +59,7 @@ class ForwardModel(Deviations, ABC):
     parameters: tuple[str, ...] = PARAMETERS
     statistics: tuple[str, ...] = STATISTICS
     support: Support
-    binnings: Sequence[np.ndarray]
+    nodes: np.ndarray
     metadata: dict[str, Any]
     factorises: bool = False
 
@@ -108,7 +113,7 @@ class ForwardModel(Deviations, ABC):
         catalogues = ", ".join(map(str, self.metadata.get("catalogues") or ["unknown halo catalogues"]))
         lines = [
             f"{type(self).__name__}: {', '.join(self.statistics)} for {shorten(catalogues)}",
-            f"{' or '.join(describe_bins(edges) for edges in self.binnings)}; "
+            f"bins from {self.nodes[0]:.4g} to {self.nodes[-1]:.4g} Mpc/h, by default {describe_bins(self.r_edges)}; "
             f"logMmin {self.support.logMmin[0]:.5g} to {self.support.logMmin[1]:.5g}",
         ]
         details = self._details()
@@ -120,8 +125,8 @@ class ForwardModel(Deviations, ABC):
 
     @property
     def r_edges(self) -> np.ndarray:
-        """Edges of the default bins, the first of ``binnings``, (n_bins + 1,) [Mpc/h]."""
-        return self.binnings[0]
+        """Edges of the default bins, (n_bins + 1,) [Mpc/h]."""
+        return self.nodes
 
     @property
     def box_volumes(self) -> np.ndarray:
@@ -146,16 +151,9 @@ class ForwardModel(Deviations, ABC):
         Raises
         ------
         iaemu.binning.BinningError
-            The edges are malformed, or are not all among those of one of ``binnings``.
+            The edges are malformed, or a bin is beyond the nodes or thinner than they resolve.
         """
-        edges, errors = check_edges(r_edges), []
-        for available in self.binnings:
-            try:
-                find_edges(available, edges)
-                return
-            except BinningError as error:
-                errors.append(error)
-        raise BinningError(" In another binning of the model: ".join(map(str, errors)))
+        Rebinning.between(self.nodes, r_edges)
 
     # ------------------------------------------------------------------ predictions
 
@@ -176,11 +174,12 @@ class ForwardModel(Deviations, ABC):
             Parameters. Emulators compute numbers and arrays in float64 and tensors in their own precision; tables
             always compute in float64.
         r_edges : array (n_bins + 1,), optional
-            Edges of the bins [Mpc/h], all among those of one of ``binnings``; by default those of the first.
+            Edges of any bins between the first and the last of ``nodes`` [Mpc/h]; by default ``self.r_edges``.
         statistics : subset of ("xi", "omega", "eta")
             If it is empty, only ``n_gal`` and ``f_sat`` are predicted.
         support : "raise", "reject" or "warn"
             What to do at points outside the supported region: raise an exception, return NaN, or warn and extrapolate.
+            With "reject" there is no warning of bins with few pairs either.
         uncertainties : bool
             Whether to predict errors too, as far as the model has them: ``sigma_epistemic``, the standard error of the
             prediction, and ``sigma_aleatoric``, the standard deviation of one measurement about the prediction.
@@ -191,8 +190,9 @@ class ForwardModel(Deviations, ABC):
         Returns
         -------
         Prediction
-            Statistics (..., n_bins), and ``n_gal`` [(h/Mpc)^3] and ``f_sat`` (...) if the model predicts them. Values
-            are NaN where no pair is expected.
+            Statistics (..., n_bins), and ``n_gal`` [(h/Mpc)^3] and ``f_sat`` (...) if the model predicts them. In bins
+            with fewer than 3 expected pairs in all halo catalogues together they are NaN, with a
+            :class:`FewPairsWarning`.
 
         Raises
         ------
@@ -220,7 +220,8 @@ class ForwardModel(Deviations, ABC):
             ``logMmin, sigma_logM, logM0, logM1, alpha``, a sequence in this order.
         r_edges, statistics
             See :meth:`predict`.
-        support : "raise" or "warn"
+        support : "raise", "reject" or "warn"
+            With "reject" the occupation is not checked, and there is no warning of bins with few pairs.
 
         Returns
         -------
@@ -236,7 +237,7 @@ class ForwardModel(Deviations, ABC):
         self.support.enforce(theta, support)
         # Tensors made under inference mode could not be used in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
-            return self._at_occupation(theta, r_edges, names)
+            return self._at_occupation(theta, r_edges, names, support != "reject")
 
     def expected_pairs(self, prediction: Prediction) -> Any:
         """Return the expected number of ordered pairs in all boxes of the halo catalogues together.
@@ -284,8 +285,41 @@ class ForwardModel(Deviations, ABC):
         keep = inside if support == "reject" else None
         values = in_parts(points, evaluate, keep, at_once or self._at_once, self._in_double)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        pairs = values.pop("pairs", None)
+        if pairs is not None:
+            values = self._without_few_pairs(values, pairs, edges, points, support != "reject")
         prediction = Prediction.of(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
+
+    def _without_few_pairs(
+        self, values: dict, pairs: torch.Tensor, edges: np.ndarray, points: torch.Tensor, warn: bool
+    ) -> dict:
+        """Return statistics (..., n_bins) with NaN, and a warning, where few ordered pairs are expected."""
+        few = pairs.detach() < 2.0 * MIN_PAIRS
+        if not bool(few.any()):
+            return values
+        if warn:
+            self._warn_of_few_pairs(few, edges, points)
+        counts = ("n_gal", "f_sat")
+        return {name: value if name in counts else torch.where(few, torch.nan, value) for name, value in values.items()}
+
+    def _warn_of_few_pairs(self, few: torch.Tensor, edges: np.ndarray, points: torch.Tensor) -> None:
+        bins = few.reshape(-1, few.shape[-1])
+        row = int(torch.nonzero(bins.any(dim=1))[0])
+        column = int(torch.nonzero(bins[row])[0])
+        point = ", ".join(
+            f"{name} = {float(value):.4g}"
+            for name, value in zip(self.parameters, points.reshape(-1, points.shape[-1])[row], strict=True)
+            if name in OCCUPATION_PARAMETERS
+        )
+        warnings.warn(
+            f"{int(bins.any(dim=0).sum())} of {few.shape[-1]} bins are NaN at {int(bins.any(dim=1).sum())} of "
+            f"{len(bins)} points, because fewer than {MIN_PAIRS:g} pairs are expected in the halo catalogues: the "
+            f"first is the bin from {edges[column]:.4g} to {edges[column + 1]:.4g} Mpc/h at {point}. Use wider bins "
+            "there, or leave them out.",
+            FewPairsWarning,
+            stacklevel=5,
+        )
 
     # ------------------------------------------------------------------ hooks
 
@@ -325,7 +359,10 @@ class ForwardModel(Deviations, ABC):
 
     @abstractmethod
     def _predict(self, theta: torch.Tensor, bins: Any, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Predict statistics (n, n_bins), and n_gal and f_sat (n,) if possible, at points (n, n_parameters)."""
+        """Predict statistics (n, n_bins), and n_gal and f_sat (n,) if possible, at points (n, n_parameters).
+
+        With ``pairs``, the expected number of ordered pairs in all halo catalogues together, bins with few are masked.
+        """
 
     def _sigmas(
         self, theta: torch.Tensor, values: dict, bins: Any, names: tuple[str, ...], volume: float | None
@@ -333,11 +370,17 @@ class ForwardModel(Deviations, ABC):
         """Return standard deviations (n, n_bins) of ``values``, by names such as ``sigma_aleatoric.xi``."""
         return {}
 
-    def _at_occupation(self, theta: torch.Tensor, r_edges: ArrayLike | None, names: tuple[str, ...]) -> AtOccupation:
+    def _at_occupation(
+        self, theta: torch.Tensor, r_edges: ArrayLike | None, names: tuple[str, ...], warn: bool
+    ) -> AtOccupation:
         """Return the model at the occupation of one point (1, n_parameters)."""
         found = self._ingredients_at(theta, self._bins(r_edges), names)
         if found is None:
             return EvaluatedOccupation(self, theta, r_edges, names)
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        pairs = found.pop("pairs", None)
+        if pairs is not None:
+            found = self._without_few_pairs(found, pairs, edges, theta, warn)
         ingredients = {name: value[0].clone() for name, value in found.items()}
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
 
@@ -348,7 +391,6 @@ class ForwardModel(Deviations, ABC):
                 found = self._ingredient_deviations(theta, r_edges, names)
                 return {name: value[0].clone() for name, value in found.items()}
 
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
         return FixedOccupation(edges, ingredients, self._limits(), **counts, deviations=deviations)
 
     def _limits(self) -> dict[str, tuple[float, float]]:

@@ -39,7 +39,7 @@ from iaemu.artifact import (
     shipped_artifact,
     write_artifact,
 )
-from iaemu.binning import check_edges, nesting_matrix, pairs_inside_cube, shell_volumes
+from iaemu.binning import Rebinning, check_edges, pairs_inside_cube, shell_volumes
 from iaemu.display import describe_bins, shorten
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
@@ -86,7 +86,7 @@ class BoxError:
     Attributes
     ----------
     r_edges : array (n_bins + 1,)
-        Finest edges [Mpc/h]; bins whose edges are all among them can be chosen.
+        Nodes [Mpc/h], see :class:`iaemu.binning.Rebinning`.
     n_regions : int
         Number of jackknife regions.
     metadata : dict
@@ -227,7 +227,7 @@ class BoxError:
         theta : tensor (n, 5), float64
             ``logMmin, sigma_logM, logM0, logM1, alpha``.
         r_edges : array (n_bins + 1,), optional
-            Edges of the bins [Mpc/h], all among ``self.r_edges``, which are the default.
+            Edges of the bins [Mpc/h]; by default ``self.r_edges``.
         statistics : subset of ("xi", "omega", "eta")
 
         Returns
@@ -238,8 +238,8 @@ class BoxError:
         Raises
         ------
         ValueError
-            A parameter or statistic is wrong. It is an :class:`iaemu.binning.BinningError` if an edge is not among
-            ``self.r_edges``.
+            A parameter or statistic is wrong. It is an :class:`iaemu.binning.BinningError` if a bin is beyond the nodes
+            or thinner than they resolve.
         """
         statistics, theta = check_statistics(statistics), as_theta(theta, OCCUPATION_PARAMETERS)
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
@@ -274,8 +274,8 @@ class BoxError:
         if key not in self._binned:
             # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False), torch.no_grad():
-                nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
-                self._binned[key] = {term: self._tables[f"sums.{term}"] @ nesting.T for term in TERMS}
+                weights = torch.as_tensor(Rebinning.between(self.r_edges, edges).weights)
+                self._binned[key] = {term: self._tables[f"sums.{term}"] @ weights.T for term in TERMS}
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]

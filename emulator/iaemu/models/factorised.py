@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.artifact import ArtifactError, check_shapes
+from iaemu.binning import PAPER_EDGES
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from iaemu.models.deviations import scaled
-from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, state_shapes, with_prefix
+from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support
-from iaemu.prediction import Prediction
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 
+#: Number of selections of outputs whose weights are kept in memory.
+_MAX_HEADS = 64
+
 #: Outputs of the network that each statistic needs.
-_NEEDS = {"xi": ("log_1p_xi",), **ORIENTATION_INGREDIENTS}
+_NEEDS: dict[str, tuple[str, ...]] = {"xi": (), **ORIENTATION_INGREDIENTS}
 
 
 class Emulator(NetworkModel):
@@ -34,7 +38,7 @@ class Emulator(NetworkModel):
     ----------
     network : FactorisedNet
         The network whose outputs are the prediction.
-    binnings : sequence of arrays (n_bins + 1,)
+    nodes : array (n_nodes,)
         Edges of the bins that it predicts directly [Mpc/h].
     metadata : dict
         Must contain ``support`` and ``box_volumes``.
@@ -47,11 +51,13 @@ class Emulator(NetworkModel):
     Raises
     ------
     ArtifactError
-        The network has other numbers of bins than the binnings.
+        The network has another number of bins.
     """
 
     kind = "emulator"
     factorises = True
+    #: Few enough that the outputs fit into the cache of a core.
+    _at_once = 1024
 
     # Emulator.load also loads files of other networks.
     load = NetworkModel.load  # type: ignore[assignment]
@@ -59,17 +65,23 @@ class Emulator(NetworkModel):
     def __init__(
         self,
         network: FactorisedNet,
-        binnings: Sequence[ArrayLike],
+        nodes: ArrayLike,
         metadata: dict,
         members: Sequence[FactorisedNet] = (),
         aleatoric: Aleatoric | None = None,
     ):
-        super().__init__(network, binnings, metadata)
-        if tuple(len(edges) - 1 for edges in self.binnings) != network.n_bins:
-            raise ArtifactError(f"The network has {network.n_bins} bins, but the binnings are {self.binnings}.")
+        super().__init__(network, nodes, metadata)
+        if len(self.nodes) - 1 != network.n_bins:
+            raise ArtifactError(f"The network has {network.n_bins} bins, but {len(self.nodes)} nodes.")
         self.network = network
+        self._heads: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self.members = [member.eval().requires_grad_(False) for member in members]
         self.aleatoric = aleatoric
+
+    @property
+    def r_edges(self) -> np.ndarray:
+        """Edges of the default bins: the paper's, or those between nodes if these do not contain the paper's."""
+        return PAPER_EDGES if np.isin(np.round(PAPER_EDGES, 9), np.round(self.nodes, 9)).all() else self.nodes
 
     @property
     def aleatoric(self) -> Aleatoric | None:
@@ -109,15 +121,14 @@ class Emulator(NetworkModel):
     @classmethod
     def _check_layout(cls, metadata, shapes, path) -> None:
         network = on_meta(lambda: FactorisedNet(Support.from_dict(metadata["support"]), **metadata["network"]))
-        wanted: dict[str, tuple[int, ...]] = {}
-        for index, n_bins in enumerate(network.n_bins):
-            wanted[f"binning.{index}"] = (n_bins + 1,)
+        wanted: dict[str, tuple[int, ...]] = {"nodes": (network.n_bins + 1,)}
         for prefix in cls._prefixes(metadata):
             wanted |= {f"{prefix}{name}": tuple(value.shape) for name, value in network.state_dict().items()}
         if "aleatoric" in metadata:
-            wanted |= state_shapes(lambda: AleatoricNet(**metadata["aleatoric"]["network"]), "aleatoric.network.")
-            for index, n_bins in enumerate(network.n_bins):
-                wanted |= {f"aleatoric.correlation.{index}.{name}": (n_bins, n_bins) for name in STATISTICS}
+            config = metadata["aleatoric"]["network"]
+            wanted |= state_shapes(lambda: AleatoricNet(**config), "aleatoric.network.")
+            wanted |= {f"aleatoric.correlation.{name}": (config["n_bins"],) * 2 for name in STATISTICS}
+            wanted["aleatoric.r_edges"] = (config["n_bins"] + 1,)
         check_shapes(shapes, wanted, path)
 
     @staticmethod
@@ -140,14 +151,11 @@ class Emulator(NetworkModel):
             config, volume = metadata["aleatoric"]["network"], metadata["aleatoric"]["volume"]
             parts = {name: value.numpy() for name, value in with_prefix(tensors, "aleatoric.").items()}
             aleatoric = Aleatoric.from_arrays(parts, config, volume)
-        binnings = [tensors[f"binning.{index}"] for index in range(len(networks[0].n_bins))]
-        return cls(networks[0], binnings, metadata, networks[1:], aleatoric)
+        return cls(networks[0], tensors["nodes"], metadata, networks[1:], aleatoric)
 
     def _golden_bins(self):
-        # Correlations between bins matter where bins are joined: here all of them in one bin.
-        joined = {f"binning.{index}.joined.": edges[[0, -1]] for index, edges in enumerate(self.binnings)}
-        others = {f"binning.{index}.": edges for index, edges in enumerate(self.binnings) if index}
-        return super()._golden_bins() | others | joined
+        # All nodes matter here, and where bins are joined also correlations between bins.
+        return super()._golden_bins() | {"nodes.": self.nodes, "joined.": self.nodes[[0, -1]]}
 
     # ------------------------------------------------------------------ predictions
 
@@ -155,29 +163,44 @@ class Emulator(NetworkModel):
         return self._evaluate(self._network(theta), theta, bins, names)
 
     def _evaluate(self, network, theta, bins: NativeBins, names) -> dict[str, torch.Tensor]:
-        ingredients = self._ingredients(network, theta, bins, names)
-        oriented = orientation_statistics(theta[:, : len(ALIGNMENT_PARAMETERS)], ingredients, names)
-        return oriented | {name: ingredients[name] for name in ("xi", "n_gal", "f_sat") if name in ingredients}
+        pairs, columns, values = self._between_nodes(network, theta, bins, names)
+        # Statistics are formed between nodes, since they are fewer than their ingredients.
+        oriented = orientation_statistics(theta[:, : len(ALIGNMENT_PARAMETERS)], columns, names)
+        return self._in_bins(pairs, oriented, values, bins, names)
 
     def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
         return self._ingredients(self._network(theta), theta, bins, names)
 
     def _ingredients(self, network, theta, bins: NativeBins, names) -> dict[str, torch.Tensor]:
         """Return xi, n_gal, f_sat and the ingredients of omega and eta, which do not depend on the strengths."""
-        needs = [name for statistic in names for name in _NEEDS[statistic]]
-        if needs and bins.nesting is not None and "log_1p_xi" not in needs:
-            needs = ["log_1p_xi", *needs]
-        n_bins = network.n_bins[bins.binning]
-        rows = torch.cat([*([network.rows(bins.binning, needs)] if needs else []), network.scalar_rows()])
-        outputs = network(theta[:, len(ALIGNMENT_PARAMETERS) :], rows)
-        values = dict(zip(needs, outputs[:, : n_bins * len(needs)].split(n_bins, dim=1), strict=True)) if needs else {}
-        if "log_1p_xi" in values:
-            pairs, values = coarser(torch.exp(values.pop("log_1p_xi")), values, bins)
-            if "xi" in names:
-                values["xi"] = pairs - 1.0
-        values["n_gal"] = 10.0 ** outputs[:, -2]
-        values["f_sat"] = outputs[:, -1]
-        return values
+        return self._in_bins(*self._between_nodes(network, theta, bins, names), bins, names)
+
+    def _between_nodes(self, network, theta, bins: NativeBins, names) -> tuple[torch.Tensor | None, dict, dict]:
+        """Return 1 + xi and the ingredients of omega and eta between nodes, and n_gal and f_sat."""
+        needs = tuple(dict.fromkeys(name for statistic in names for name in ("log_1p_xi", *_NEEDS[statistic])))
+        key = (id(network), needs, bins.used.start, bins.used.stop)
+        if key not in self._heads:
+            rows = torch.cat([*([network.rows(needs, bins.used)] if needs else []), network.scalar_rows()])
+            # Tensors made under inference mode could not be used in a later gradient.
+            with torch.inference_mode(False):
+                self._heads[key] = network.head(rows)
+            while len(self._heads) > _MAX_HEADS:
+                self._heads.pop(next(iter(self._heads)))
+        outputs = network(theta[:, len(ALIGNMENT_PARAMETERS) :], self._heads[key])
+        values = {"n_gal": 10.0 ** outputs[:, -2], "f_sat": outputs[:, -1]}
+        if not needs:
+            return None, {}, values
+        columns = dict(zip(needs, outputs[:, :-2].split(len(bins.native), dim=1), strict=True))
+        return torch.exp(columns.pop("log_1p_xi")), columns, values
+
+    def _in_bins(self, pairs, columns, values: dict, bins: NativeBins, names) -> dict[str, torch.Tensor]:
+        """Return means over pairs, xi and the expected numbers of pairs in the bins, with n_gal and f_sat."""
+        if pairs is None:
+            return values
+        pairs, columns = rebinned(pairs, columns, bins)
+        density = values["n_gal"].square() * float(self.box_volumes.sum())
+        values = columns | values | {"pairs": pairs * bins.volumes.to(pairs) * density.unsqueeze(1)}
+        return values | ({"xi": pairs - 1.0} if "xi" in names else {})
 
     # ------------------------------------------------------------------ uncertainties
 
@@ -199,26 +222,26 @@ class Emulator(NetworkModel):
         }
 
     def _aleatoric_sigma(self, theta, bins: NativeBins, names, volume) -> dict[str, torch.Tensor]:
-        """Return the scatter of one measurement; in joined bins by error propagation with the bin-bin correlation."""
+        """Return the scatter of one measurement; in other bins than those of the fit by error propagation."""
         if self.aleatoric is None:
             return {}
-        native = self._predict(theta, NativeBins(bins.binning), ("xi",))
-        pairs = self.expected_pairs(Prediction.of(self.binnings[bins.binning], native))
-        inputs = AleatoricNet.inputs(self._network(theta), theta)
-        network = self._copy(self.aleatoric.network, "aleatoric", theta)
+        network = self._network(theta)
+        known, everything = self._bins(self.aleatoric.r_edges), self._bins(self.nodes)
+        between, values = (self._ingredients(network, theta, part, ("xi",)) for part in (everything, known))
+        # Which share of the pairs of each bin of the fit is in each of the bins that are asked for.
+        within = torch.as_tensor(_intersections(bins.edges, known.edges, self.nodes)).to(between["pairs"])
+        together = torch.einsum("kjb,nb->nkj", within, between["pairs"])
+        whole = torch.as_tensor(_intersections(known.edges[[0, -1]], known.edges, self.nodes)).to(together)
+        shares = together / torch.einsum("kjb,nb->nkj", whole, between["pairs"])
+        inputs = AleatoricNet.inputs(network, theta)
+        variances = self._copy(self.aleatoric.network, "aleatoric", theta)
         scale = 1.0 if volume is None else self.aleatoric.volume / volume
-        sigmas = {}
-        for name in names:
-            variance = scale * self.aleatoric.variance(network, inputs, bins.binning, name, native["xi"], pairs)
-            if bins.nesting is not None and bins.volumes is not None:
-                matrix, volumes = bins.nesting.to(variance), bins.volumes.to(variance)
-                # Joined bins are means weighted by volume for xi, and by pairs for omega and eta.
-                weight = matrix * (volumes if name == "xi" else pairs.unsqueeze(-2))
-                weight = weight / weight.sum(dim=-1, keepdim=True) * variance.sqrt().unsqueeze(-2)
-                correlation = torch.as_tensor(self.aleatoric.correlations[bins.binning][name]).to(variance)
-                variance = ((weight @ correlation) * weight).sum(dim=-1)
-            sigmas[f"sigma_aleatoric.{name}"] = variance.sqrt()
-        return sigmas
+        return {
+            f"sigma_aleatoric.{name}": torch.sqrt(
+                scale * self.aleatoric.variance(variances, inputs, name, values["xi"], values["pairs"], shares)
+            )
+            for name in names
+        }
 
     @property
     def _n_epistemic(self) -> int:
@@ -234,3 +257,11 @@ class Emulator(NetworkModel):
             for statistic in names
             for name in ORIENTATION_INGREDIENTS.get(statistic, (statistic,))
         }
+
+
+def _intersections(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+    """Return which fraction of the volume of each bin of the third edges is in bins of the first and of the second."""
+    edges = first[:, None, None], second[None, :, None], third[None, None, :]
+    low = np.maximum(np.maximum(edges[0][:-1], edges[1][:, :-1]), edges[2][..., :-1])
+    high = np.minimum(np.minimum(edges[0][1:], edges[1][:, 1:]), edges[2][..., 1:])
+    return np.clip(high**3 - low**3, 0.0, None) / np.diff(third**3)

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.artifact import check_shapes
-from iaemu.binning import PAPER_EDGES, BinningError, rebin
+from iaemu.binning import PAPER_EDGES, BinningError
 from iaemu.models.deviations import combine, scaled
-from iaemu.models.network import NativeBins, NetworkModel, coarser, on_meta, state_shapes, with_prefix
+from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
 from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Standardiser, check_xi_estimate
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_tensor
@@ -29,7 +29,8 @@ class IAEmuNetEmulator(NetworkModel):
     """The network of the paper (IAEmu, arXiv:2504.05235), trained on noisy mocks.
 
     It is loaded with ``iaemu.load("iaemunet-pm160")`` and made by ``iaemu train fit --config iaemunet``. It predicts in
-    the precision of the parameters; on a CPU, single precision is twice as fast as double.
+    the precision of the parameters; on a CPU, single precision is twice as fast as double. Its nodes are the edges of
+    the paper's bins; in other bins its predictions are interpolated, which is less exact than for other models.
 
     ``predict`` switches dropout off. The paper's prediction is the mean of 50 passes with dropout,
     ``passes(theta)["omega"].mean(0)``; without dropout the network approximates it at a fiftieth of the cost.
@@ -52,7 +53,7 @@ class IAEmuNetEmulator(NetworkModel):
 
     def __init__(self, network: IAEmuNet, standardiser: Standardiser, metadata: dict, r_edges: ArrayLike = PAPER_EDGES):
         trained = nn.ModuleDict({"network": network, "standardiser": standardiser})
-        super().__init__(trained, [r_edges], dict(metadata))
+        super().__init__(trained, r_edges, dict(metadata))
         self.network = network
         self._masks: tuple | None = None
         self.xi_estimate = metadata.get("xi_estimate", "median")
@@ -89,7 +90,7 @@ class IAEmuNetEmulator(NetworkModel):
         scalers = dict.fromkeys(("input_mean", "input_std"), (len(PARAMETERS),))
         scalers |= dict.fromkeys(("target_mean", "target_std"), (len(STATISTICS),))
         wanted |= {f"scaler.{name}": shape for name, shape in scalers.items()}
-        check_shapes(shapes, {**wanted, "binning.0": (IAEmuNet.n_bins[0] + 1,)}, path)
+        check_shapes(shapes, {**wanted, "nodes": (IAEmuNet.n_bins + 1,)}, path)
 
     @classmethod
     def _restore(cls, tensors, metadata, path) -> IAEmuNetEmulator:
@@ -97,7 +98,7 @@ class IAEmuNetEmulator(NetworkModel):
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         state = {name: value.reshape(shapes[name]) for name, value in with_prefix(tensors, "network.").items()}
         network.load_state_dict(state, assign=True)
-        return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["binning.0"])
+        return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["nodes"])
 
     # ------------------------------------------------------------------ predictions
 
@@ -117,11 +118,11 @@ class IAEmuNetEmulator(NetworkModel):
         Parameters
         ----------
         theta, r_edges, statistics, support
-            See :meth:`iaemu.ForwardModel.predict`. The bins of the network are the paper's 20.
+            See :meth:`iaemu.ForwardModel.predict`.
         uncertainties : bool
             Whether to predict errors too: ``sigma_aleatoric`` is the scatter of one mock as the network learned it,
             ``sigma_epistemic`` the standard deviation over Monte Carlo passes with dropout. They are known only in the
-            bins of the network: the error of joined bins depends on their correlation, which it does not predict.
+            paper's bins: the error in others depends on their correlation, which the network does not predict.
         volume : float, optional
             See :meth:`iaemu.ForwardModel.predict`.
         n_passes : int
@@ -138,7 +139,7 @@ class IAEmuNetEmulator(NetworkModel):
         ------
         ValueError
             An argument is not allowed, see :meth:`iaemu.ForwardModel.predict`. It is an
-            :class:`iaemu.binning.BinningError` also if ``uncertainties`` is True and ``r_edges`` join bins.
+            :class:`iaemu.binning.BinningError` also if ``uncertainties`` is True and bins are not the paper's.
         """
         if not uncertainties:
             return self._predict_batch(theta, r_edges, statistics, support, None, volume)
@@ -193,9 +194,10 @@ class IAEmuNetEmulator(NetworkModel):
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
         outputs, _ = self._outputs(theta)
         columns = dict(zip(STATISTICS, outputs.unbind(dim=1), strict=True))
-        pairs, others = coarser(1.0 + columns["xi"], {name: columns[name] for name in names if name != "xi"}, bins)
-        if bins.nesting is None:
-            return {name: columns[name] for name in names}
+        if bins.weights is None:
+            return {name: columns[name][:, bins.used] for name in names}
+        columns = {name: value[:, bins.used] for name, value in columns.items()}
+        pairs, others = rebinned(1.0 + columns["xi"], {name: columns[name] for name in names if name != "xi"}, bins)
         return {name: pairs - 1.0 if name == "xi" else others[name] for name in names}
 
     def _outputs(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,11 +211,11 @@ class IAEmuNetEmulator(NetworkModel):
     def _sigmas(
         self, theta, values, bins: NativeBins, names, volume, n_passes: int = _N_PASSES, seed: int = 0
     ) -> dict[str, torch.Tensor]:
-        if bins.nesting is not None and bool((bins.nesting.sum(dim=1) > 1).any()):
+        if bins.weights is not None and bool((bins.weights.amax(dim=1) < bins.weights.abs().sum(dim=1)).any()):
             raise BinningError(
-                "This emulator predicts uncertainties only in its own bins: those of joined bins depend on the "
-                "correlation of bins, which it does not predict. Leave out r_edges, or take consecutive edges of the "
-                "model's r_edges, or set uncertainties=False."
+                "This emulator predicts uncertainties only in its own bins: those of others depend on the correlation "
+                "of bins, which it does not predict. Leave out r_edges, or take consecutive edges of the model's "
+                "r_edges, or set uncertainties=False."
             )
         outputs, sigma = self._outputs(theta)
         if volume is not None:  # the network learned the scatter of mocks in all boxes together
@@ -221,8 +223,9 @@ class IAEmuNetEmulator(NetworkModel):
         spread = self._passes(theta, n_passes, seed).std(dim=0)
         trained = self._network(theta)
         sigmas = {"aleatoric": sigma, "epistemic": trained["standardiser"].physical_epistemic(spread, outputs)}
-        if bins.nesting is not None:  # here it selects bins, and joins none
-            sigmas = {kind: value @ bins.nesting.to(value).T for kind, value in sigmas.items()}
+        sigmas = {kind: value[..., bins.used] for kind, value in sigmas.items()}
+        if bins.weights is not None:  # here they select bins, and join none
+            sigmas = {kind: value @ bins.weights.to(value).T for kind, value in sigmas.items()}
         return {
             f"sigma_{kind}.{name}": value[:, STATISTICS.index(name)] for kind, value in sigmas.items() for name in names
         }
@@ -234,14 +237,15 @@ class IAEmuNetEmulator(NetworkModel):
     def _deviations(self, theta, r_edges, names) -> dict[str, torch.Tensor]:
         """Return deviations of the Monte Carlo passes, scaled as ``sigma_epistemic``, and those of the box error.
 
-        In joined bins the deviations of the passes are propagated to first order.
+        In other bins than the paper's the deviations of the passes are propagated to first order.
         """
         bins, trained, parts = self._bins(r_edges), self._network(theta), []
         for part in theta.split(1):  # all passes of a point are evaluated together
             outputs = self._outputs(part)[0].unsqueeze(1)
             spread = scaled(self._passes(part, _N_PASSES, 0).transpose(0, 1))
             spread = trained["standardiser"].physical_epistemic(spread, outputs)
-            parts.append(spread if bins.nesting is None else _coarser_deviations(outputs, spread, bins))
+            spread, outputs = spread[..., bins.used], outputs[..., bins.used]
+            parts.append(spread if bins.weights is None else _rebinned_deviations(outputs, spread, bins))
         found = torch.cat(parts)
         values = {name: found[:, :, STATISTICS.index(name)] for name in names}
         if self.box_error is not None:
@@ -272,13 +276,15 @@ class IAEmuNetEmulator(NetworkModel):
         Range(at_least=0, below=2**63).check("seed", seed, int)
 
 
-def _coarser_deviations(values, deviations, bins: NativeBins) -> torch.Tensor:
-    """Return deviations (..., 3, n_bins) of xi, omega and eta in joined bins, see ``iaemu.models.network.coarser``."""
-    assert bins.nesting is not None and bins.volumes is not None
-    nesting, volumes = bins.nesting.to(values), bins.volumes.to(values)
-    pairs = 1.0 + values[..., :1, :]
-    shift = deviations[..., :1, :]
-    oriented, weight = values[..., 1:, :], pairs * volumes
-    mean = rebin(oriented, weight, nesting) @ nesting
-    change = deviations[..., 1:, :] + (oriented - mean) * shift / pairs
-    return torch.cat([rebin(shift, volumes, nesting), rebin(change, weight, nesting)], dim=-2)
+def _rebinned_deviations(values, deviations, bins: NativeBins) -> torch.Tensor:
+    """Return deviations (..., 3, n_bins) of xi, omega and eta, see ``iaemu.models.network.rebinned``."""
+    assert bins.weights is not None
+    native, weights, volumes, missing = (
+        part.to(values) for part in (bins.native, bins.weights.T, bins.volumes, bins.missing)
+    )
+    number, oriented = (1.0 + values[..., :1, :]) * native, values[..., 1:, :]
+    shift = deviations[..., :1, :] * native
+    total, change = number @ weights + missing, shift @ weights
+    mean = ((oriented * number) @ weights) / total
+    part = (deviations[..., 1:, :] * number + oriented * shift) @ weights - mean * change
+    return torch.cat([change / volumes, part / total], dim=-2)

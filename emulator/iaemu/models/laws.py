@@ -156,7 +156,7 @@ class MassDependentModel(ForwardModel):
         self.pivot = float(pivot)
         self.support = MassDependentSupport.of(tables.support)
         self.parameters = self.support.parameters
-        self.binnings, self.metadata = tables.binnings, tables.metadata
+        self.nodes, self.metadata = tables.nodes, tables.metadata
 
     @classmethod
     def load(cls, path: Any = None, pivot: float = PIVOT) -> MassDependentModel:
@@ -192,12 +192,13 @@ class MassDependentModel(ForwardModel):
         )
         # The sums already contain the factors q of centrals. They get a strength of 1, for which q is 1.
         rest = torch.stack([torch.ones_like(mu_sat), mu_sat], dim=1)
-        return correlations(sums, rest, names) | self.tables.counts(sums)
+        return correlations(sums, rest, names) | self.tables.counts(sums) | ({"pairs": sums.DD} if names else {})
 
-    def _at_occupation(self, theta, r_edges, names) -> MassDependentFixedOccupation:
+    def _at_occupation(self, theta, r_edges, names, warn) -> MassDependentFixedOccupation:
         """Return the model at one occupation; its strengths are mu_cen, mu_sat and mu_cen_slope."""
         response = self.tables.central_response(theta[0, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)], r_edges)
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        edges, pairs = self.r_edges if r_edges is None else check_edges(r_edges), response.sums.DD
+        response.sums.DD = self._without_few_pairs({"DD": pairs}, pairs, edges, theta, warn)["DD"]
         counts = {name: float(value) for name, value in self.tables.counts(response.sums).items()}
         return MassDependentFixedOccupation(edges, response, names, self.pivot, self._limits(), **counts)
 
@@ -249,7 +250,8 @@ class MassDependentFixedOccupation(AtOccupation):
         self.n_gal, self.f_sat = n_gal, f_sat
         self._pivot = pivot
         # Leave out masses below the step of <Ncen>, which have no centrals to rounding.
-        used = response.modes.abs().amax(dim=1) > 1e-16 * response.modes.abs().max()
+        sizes = [part.abs().amax(dim=1) for part in (response.modes, response.A_c, response.E_cs)]
+        used = torch.stack([size > 1e-16 * size.max() for size in sizes]).any(dim=0)
         self._log_mass = response.log_mass[used]
         self._xi = DD / sums.RR[0] - 1.0
         self._A_c, self._E_cs = response.A_c[used] / DD, response.E_cs[used] / DD

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from iaemu.artifact import write_artifact
-from iaemu.binning import BinningError, check_edges, nesting_matrix, rebin, shell_volumes
+from iaemu.binning import Rebinning, check_edges, shell_volumes
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import Support
 from iaemu.prediction import SIGMAS
@@ -21,21 +21,28 @@ from iaemu.statistics import STATISTICS
 
 
 class NativeBins(NamedTuple):
-    """The binning in which an emulator is evaluated, and how its bins are joined.
+    """How predictions in some bins follow from those between nodes.
 
     Attributes
     ----------
-    binning : int
-        Index of the binning.
-    nesting : tensor (n_coarse, n_fine), or None
-        See :func:`iaemu.binning.nesting_matrix`; None if the bins are not joined.
-    volumes : tensor (n_fine,), or None
-        Volumes of the native bins [(Mpc/h)^3].
+    edges : array (n_bins + 1,)
+        Edges of the bins [Mpc/h].
+    used : slice
+        Which bins between nodes contribute.
+    weights : tensor (n_bins, n_used), or None
+        See :class:`iaemu.binning.Rebinning`; None if the bins are those between nodes.
+    native : tensor (n_used,)
+        Volumes of the bins between nodes [(Mpc/h)^3].
+    volumes, missing : tensors (n_bins,)
+        See :class:`iaemu.binning.Rebinning`.
     """
 
-    binning: int
-    nesting: torch.Tensor | None = None
-    volumes: torch.Tensor | None = None
+    edges: np.ndarray
+    used: slice
+    weights: torch.Tensor | None
+    native: torch.Tensor
+    volumes: torch.Tensor
+    missing: torch.Tensor
 
 
 class NetworkModel(ForwardModel):
@@ -45,7 +52,7 @@ class NetworkModel(ForwardModel):
     ----------
     trained : nn.Module
         All modules that are evaluated.
-    binnings : sequence of arrays (n_bins + 1,)
+    nodes : array (n_nodes,)
         Edges of the bins that it predicts directly [Mpc/h].
     metadata : dict
         Must contain ``support``.
@@ -56,8 +63,8 @@ class NetworkModel(ForwardModel):
     #: Options of ``predict`` for the golden predictions.
     _golden_options: dict[str, Any] = {}
 
-    def __init__(self, trained: nn.Module, binnings: Sequence[ArrayLike], metadata: dict):
-        self.binnings = [check_edges(edges) for edges in binnings]
+    def __init__(self, trained: nn.Module, nodes: ArrayLike, metadata: dict):
+        self.nodes = check_edges(nodes)
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
         self._trained: Any = trained.eval().requires_grad_(False)
@@ -74,7 +81,7 @@ class NetworkModel(ForwardModel):
         path : path-like
         """
         tensors, network = self._contents()
-        tensors |= {f"binning.{index}": edges for index, edges in enumerate(self.binnings)}
+        tensors |= {"nodes": self.nodes}
         metadata = {**self.metadata, "network": network, "golden": self._new_golden()}
         write_artifact(path, self.kind, tensors, metadata)
 
@@ -85,7 +92,9 @@ class NetworkModel(ForwardModel):
     def _golden(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         golden: dict[str, np.ndarray] = {}
         for place, edges in self._golden_bins().items():
-            values = self.predict(theta, edges, uncertainties=self.has_uncertainties, **self._golden_options)
+            # With "reject" there is no warning of bins with few pairs; the points are supported.
+            options = {"support": "reject", "uncertainties": self.has_uncertainties, **self._golden_options}
+            values = self.predict(theta, edges, **options)
             golden |= {f"{place}{name}": getattr(values, name) for name in STATISTICS}
             for field in SIGMAS:
                 golden |= {f"{place}{field}.{name}": value for name, value in (getattr(values, field) or {}).items()}
@@ -100,30 +109,25 @@ class NetworkModel(ForwardModel):
     # ------------------------------------------------------------------ bins, precision, device
 
     def _bins(self, r_edges: ArrayLike | None) -> NativeBins:
-        if r_edges is None:
-            return NativeBins(0)
-        edges = check_edges(r_edges)
+        edges = self.r_edges if r_edges is None else check_edges(r_edges)
         key = edges.tobytes()
         if key not in self._plans:
-            self._plans[key] = self._plan(edges)
-        return self._plans[key]
-
-    def _plan(self, edges: np.ndarray) -> NativeBins:
-        for index, native in enumerate(self.binnings):
-            try:
-                nesting = nesting_matrix(native, edges)
-            except BinningError:
-                continue
-            if len(edges) == len(native):
-                return NativeBins(index)
+            found = Rebinning.between(self.nodes, edges)
+            columns = np.flatnonzero(np.any(found.weights != 0, axis=0))
+            used = slice(int(columns[0]), int(columns[-1]) + 1)
+            weights = found.weights[:, used]
+            same = weights.shape[0] == weights.shape[1] and np.array_equal(weights, np.eye(len(weights)))
             # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False):
-                return NativeBins(index, torch.as_tensor(nesting), torch.as_tensor(shell_volumes(native)))
-        available = "; ".join(np.array2string(native, precision=4, max_line_width=10**6) for native in self.binnings)
-        raise BinningError(
-            f"The edges {np.array2string(edges, precision=4, max_line_width=10**6)} Mpc/h are not among those of one "
-            f"binning of this emulator. Choose all edges from one of {available}."
-        )
+                self._plans[key] = NativeBins(
+                    edges,
+                    used,
+                    None if same else torch.as_tensor(weights),
+                    torch.as_tensor(shell_volumes(self.nodes)[used]),
+                    torch.as_tensor(found.volumes),
+                    torch.as_tensor(found.missing),
+                )
+        return self._plans[key]
 
     def _copy(self, module: nn.Module, name: str, theta: torch.Tensor) -> Any:
         """Return a copy of a module in the precision and on the device of ``theta``, and keep it for later calls."""
@@ -173,29 +177,33 @@ def on_meta(make: Callable[[], nn.Module]) -> Any:
         return make()
 
 
-def coarser(
+def rebinned(
     pairs: torch.Tensor, columns: dict[str, torch.Tensor], bins: NativeBins
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Join native bins: 1 + xi is averaged over volume, the others over pairs, volume * (1 + xi).
+    """Return predictions in bins: 1 + xi is averaged over volume, the others over pairs, volume * (1 + xi).
 
     Parameters
     ----------
-    pairs : tensor (..., n_fine)
-        1 + xi.
-    columns : dict of str to tensor (..., n_fine)
+    pairs : tensor (..., n_used)
+        1 + xi between the nodes that are used.
+    columns : dict of str to tensor (..., n_used)
         Means over pairs, such as omega.
     bins : NativeBins
 
     Returns
     -------
-    pairs : tensor (..., n_coarse)
-    columns : dict of str to tensor (..., n_coarse)
+    pairs : tensor (..., n_bins)
+    columns : dict of str to tensor (..., n_bins)
     """
-    if bins.nesting is None or bins.volumes is None:
+    if bins.weights is None:
         return pairs, columns
-    nesting, volumes = bins.nesting.to(pairs), bins.volumes.to(pairs)
-    columns = {name: rebin(value, pairs * volumes, nesting) for name, value in columns.items()}
-    return rebin(pairs, volumes, nesting), columns
+    native, weights, volumes, missing = (
+        part.to(pairs) for part in (bins.native, bins.weights.T, bins.volumes, bins.missing)
+    )
+    number = pairs * native
+    total = number @ weights + missing
+    inverse = 1.0 / total
+    return total / volumes, {name: ((value * number) @ weights) * inverse for name, value in columns.items()}
 
 
 def with_prefix(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, torch.Tensor]:

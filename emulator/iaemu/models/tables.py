@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from iaemu.artifact import ArtifactError, check_shapes, require, write_artifact
-from iaemu.binning import check_edges, nesting_matrix, shell_volumes
+from iaemu.binning import Rebinning, check_edges, shell_volumes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
-from iaemu.halomodel.modes import ExpectedCounts, Occupations
+from iaemu.halomodel.modes import ExpectedCounts
+from iaemu.halomodel.occupation import mean_ncen, mean_nsat
+from iaemu.halomodel.rank_sums import RankSums
 from iaemu.models.base import ForwardModel
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
 from iaemu.statistics import STATISTICS
@@ -32,30 +34,14 @@ from iaemu.statistics import STATISTICS
 #: Number of binnings whose summed tables are kept in memory.
 _MAX_BINNINGS = 8
 
-#: Columns of the one-halo table: pairs of central and satellite, and pairs of satellites.
-ONE_HALO_COLUMNS = (
-    "cs_DD",
-    "cs_S_omega_central",
-    "cs_S_eta",
-    "ss_DD",
-    "ss_S_omega",
-    "ss_S_eta",
-)
+#: Columns of the one-halo table: DD, S_omega (axis of the central, or of either satellite) and S_eta of pairs of
+#: central and satellite, and of pairs of satellites.
+ONE_HALO_COLUMNS = ("cs_DD", "cs_S_omega", "cs_S_eta", "ss_DD", "ss_S_omega", "ss_S_eta")
+_N_SUMS = 3
 
-
-_CENTRAL_COLUMNS, _PAIR_COLUMNS = slice(0, 3), slice(3, 6)
-
-#: Blocks of occupations and their kinds: two-halo modes (of centrals, of satellites, of their dependence on rank),
-#: one-halo pairs, and the slopes of the occupations of these pairs in log mass within the mass bins.
-_BLOCKS = {
-    "central": "central",
-    "satellite": "satellite",
-    "satellite_rank": "satellite",
-    "central_satellite": "central_satellite",
-    "satellite_pair": "satellite_pair",
-    "central_satellite_slope": "central_satellite",
-    "satellite_pair_slope": "satellite_pair",
-}
+#: What the ranks of satellites add to sums over pairs in different hosts: DD, S_omega with the axis of the satellite or
+#: of its partner, and S_eta.
+RANK_PARTS = ("DD", "own_axis", "partner_axis", "S_eta")
 
 
 @dataclass
@@ -90,40 +76,48 @@ class PairSums:
 class TabulatedModel(ForwardModel):
     """The tables: the expected xi, omega and eta of halotools-IA mocks on given halo catalogues.
 
-    They are loaded with ``iaemu.load("tables-pm160")``, made by ``iaemu train tabulate``, and computed in float64.
+    They are loaded with ``iaemu.load("tables-pm160")``, made by ``iaemu train tabulate``, and computed in float64. They
+    predict by default in the bins between nodes.
 
-    Attributes
+    The attributes are those of :class:`iaemu.ForwardModel`.
+
+    Parameters
     ----------
-    binnings : list of one array
-        The finest edges [Mpc/h]; bins whose edges are all among them can be predicted.
+    tensors : dict of str to array
+        The contents of a file.
+    metadata : dict
+    path : path-like
+        Named in messages.
 
-    The other attributes are those of :class:`iaemu.ForwardModel`.
+    Raises
+    ------
+    ArtifactError
+        Arrays are missing, or do not fit together.
     """
 
     kind = "tables"
     shipped = "tables-pm160.safetensors"
-    _at_once = 16
+    _at_once = 32
     _n_golden = 3
     _golden_tolerance = (1e-8, 1e-6)
     _in_double = True
     factorises = True
 
     def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path: Any = "tables"):
-        tables = ("two_halo_DD", "two_halo_S_omega", "two_halo_S_eta", "one_halo.values", "one_halo.n_bins")
-        require(tensors, ("r_edges", "node_log_mass", "node_count", *tables), path)
+        require(tensors, self._layout(1), path)
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
-        self.binnings = [check_edges(tensors["r_edges"])]
+        self.nodes = check_edges(tensors["r_edges"])
         metadata["box_volumes"]  # a missing entry raises KeyError here, not at the first prediction
         self._tensors = tensors
         self._counts = ExpectedCounts(tensors["node_log_mass"], tensors["node_count"])
-        self._occupations = Occupations.from_arrays(_BLOCKS, tensors)
 
         def double(name):
             return torch.as_tensor(tensors[name].astype(np.float64))
 
-        blocks = self._occupations.blocks
-        n_modes = sum(blocks[name].n_amplitudes for name in ("central", "satellite", "satellite_rank"))
+        # <Ncen> and <Nsat> at the mass nodes, times these, are the amplitudes of the modes.
+        self._to_central, self._to_satellite = double("central_modes"), double("satellite_modes")
+        n_modes = self._to_central.shape[1] + self._to_satellite.shape[1]
         self._two_halo = torch.stack(  # (3, n_bins, n_modes, n_modes)
             [
                 _unpack_symmetric(double("two_halo_DD"), n_modes),
@@ -131,18 +125,21 @@ class TabulatedModel(ForwardModel):
                 _unpack_symmetric(double("two_halo_S_eta"), n_modes),
             ]
         )
-        for name, kind in _BLOCKS.items():
-            if kind in ("central_satellite", "satellite_pair"):
-                n_species, n_rows = blocks[name].n_amplitudes, len(tensors["one_halo.n_bins"])
-                if n_species != n_rows:
-                    raise ArtifactError(f"{path}: {name} has {n_species} species, but the one-halo table {n_rows}.")
-        # (mean or slope, n_species, n_bins, columns)
-        self._one_halo = torch.as_tensor(unpack_one_halo(tensors, len(self.r_edges) - 1))
-        expected = (3, len(self.r_edges) - 1, n_modes, n_modes)
-        one_halo = (2, blocks["central_satellite"].n_amplitudes, expected[1], len(ONE_HALO_COLUMNS))
-        for name, table, shape in (("two-halo", self._two_halo, expected), ("one-halo", self._one_halo, one_halo)):
-            if tuple(table.shape) != shape:
-                raise ArtifactError(f"{path}: the {name} table has shape {tuple(table.shape)}; expected {shape}.")
+        n_bins = len(self.nodes) - 1
+        one_halo = unpack_one_halo(tensors, n_bins)
+        near = tensors["one_halo.log_mass"], tensors["one_halo.n_rows"]
+        central, pairs = (one_halo[..., part].reshape(len(one_halo), -1) for part in (slice(0, 3), slice(3, 6)))
+        self._central_satellite, self._satellite_pair = RankSums(*near, central, 1), RankSums(*near, pairs, 2)
+        # (n_combinations, 4, n_partners, n_bins): sums of combinations of ranks with partners
+        self._response = double("ranks.response")
+        self._ranks = RankSums(tensors["ranks.log_mass"], tensors["ranks.n_rows"], tensors["ranks.values"], 1)
+        self._n_partners = tuple(int(n) for n in tensors["ranks.n_partners"])
+        columns = self._response.shape[0] + self._n_partners[2]
+        if self._ranks.values.shape[1] != columns or self._response.shape[2] != sum(self._n_partners):
+            raise ArtifactError(
+                f"{path}: the sums over ranks have {self._ranks.values.shape[1]} columns; expected {columns}, for "
+                f"{self._n_partners} partners."
+            )
         self._binned: dict = {}
 
     # ------------------------------------------------------------------ files
@@ -151,23 +148,43 @@ class TabulatedModel(ForwardModel):
     def _restore(cls, tensors, metadata, path) -> TabulatedModel:
         return cls(tensors, metadata, path)
 
-    @classmethod
-    def _check_layout(cls, metadata, shapes, path) -> None:
-        blocks, optional = Occupations.layout(_BLOCKS)
-        wanted = {
+    @staticmethod
+    def _layout(n_boxes: int) -> dict[str, tuple[int | str, ...]]:
+        return {
             "r_edges": ("edges",),
             "node_log_mass": ("nodes",),
-            "node_count": (len(metadata["box_volumes"]), "nodes"),
+            "node_count": (n_boxes, "nodes"),
+            "central_modes": ("nodes", "modes of centrals"),
+            "satellite_modes": ("nodes", "modes of satellites"),
             "two_halo_DD": ("bins", "pairs of modes"),
             "two_halo_S_omega": ("bins", "modes", "modes"),
             "two_halo_S_eta": ("bins", "pairs of modes"),
-            "one_halo.values": ("filled bins", 2, len(ONE_HALO_COLUMNS)),
-            "one_halo.n_bins": ("pairs in one host",),
+            "one_halo.log_mass": ("mass nodes",),
+            "one_halo.n_rows": ("mass nodes",),
+            "one_halo.n_bins": ("rows",),
+            "one_halo.values": ("filled bins", len(ONE_HALO_COLUMNS)),
+            "ranks.log_mass": ("rank nodes",),
+            "ranks.n_rows": ("rank nodes",),
+            "ranks.values": ("rows of ranks", "columns of ranks"),
+            "ranks.response": ("combinations", len(RANK_PARTS), "partners", "bins"),
+            "ranks.n_partners": (3,),
         }
-        check_shapes(shapes, {**wanted, **blocks}, path, optional)
+
+    @classmethod
+    def _check_layout(cls, metadata, shapes, path) -> None:
+        check_shapes(shapes, cls._layout(len(metadata["box_volumes"])), path)
 
     def _golden(self, theta) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in vars(self.sums(theta)).items()}
+        golden = {name: value.numpy() for name, value in vars(self.sums(theta)).items()}
+        # A point has a part in few of the splines. These sums, with different weights, have a part in all.
+        for name, table in (
+            ("central_satellite", self._central_satellite),
+            ("satellite_pair", self._satellite_pair),
+            ("ranks", self._ranks),
+        ):
+            weights = torch.cos(torch.arange(1.0, len(table.values) + 1.0, dtype=torch.float64))
+            golden[name] = (weights @ table.values).numpy()
+        return golden
 
     def save(self, path: Any) -> None:
         """Write the tables to a file, with golden predictions that are checked when they are loaded.
@@ -189,7 +206,7 @@ class TabulatedModel(ForwardModel):
             All parameters in the order of ``PARAMETERS``, or only those of the occupation: the sums do not depend on
             the strengths.
         r_edges : array (n_bins + 1,), optional
-            Edges of the bins [Mpc/h], all among ``self.r_edges``, which are the default.
+            Edges of the bins [Mpc/h]; by default ``self.nodes``.
         central_weight : callable, optional
             Maps host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
             ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. Used by :class:`iaemu.MassDependentModel`.
@@ -201,57 +218,126 @@ class TabulatedModel(ForwardModel):
         Raises
         ------
         ValueError
-            A parameter is wrong. It is an :class:`iaemu.binning.BinningError` if an edge is not among ``self.r_edges``.
+            A parameter is wrong. It is an :class:`iaemu.binning.BinningError` if a bin is beyond the nodes, or thinner
+            than they resolve.
         """
         names = set(theta) if isinstance(theta, Mapping) else np.shape(theta)[-1:]
         without = names in (set(OCCUPATION_PARAMETERS), (len(OCCUPATION_PARAMETERS),))
         theta = as_theta(theta, OCCUPATION_PARAMETERS if without else PARAMETERS).double()
-        occupation_theta = theta[..., -len(OCCUPATION_PARAMETERS) :].reshape(-1, len(OCCUPATION_PARAMETERS))
-        two_halo, one_halo, volumes = self._for_bins(r_edges)
-
-        weight = None if central_weight is None else central_weight(self._occupations.log_mass)
-        amplitudes = self._occupations.amplitudes(occupation_theta, weight)
+        occupation = theta[..., -len(OCCUPATION_PARAMETERS) :].reshape(-1, len(OCCUPATION_PARAMETERS))
+        tables = self._for_bins(r_edges)
+        far, near = self._mean_occupations(occupation), self._mean_occupations(occupation, self._central_satellite)
         # The weight applies to orientations of centrals. In DD, and as the other member of a pair, it is <Ncen> alone.
-        oriented = "" if weight is None else "weighted_"
-        central, oriented_central = amplitudes["central"], amplitudes[f"{oriented}central"]
-        satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)
-        n_c = central.shape[1]
-        modes = torch.cat([central, satellite], dim=1)
-        # (stat, bin, row, column) contracted over columns, then over the rows of centrals and of satellites separately.
-        half = torch.einsum("sbij,nj->snbi", two_halo[:2], modes)
-        DD = torch.einsum("nbi,ni->nb", half[0], modes)
-        omega_c = torch.einsum("nbi,ni->nb", half[1, ..., :n_c], oriented_central)
-        omega_s = torch.einsum("nbi,ni->nb", half[1, ..., n_c:], satellite)
-        half_c = torch.einsum("bij,nj->nbi", two_halo[2, :, :n_c, :n_c], oriented_central)
-        half_s = torch.einsum("bij,nj->nbi", two_halo[2, :, :, n_c:], satellite)
-        eta_cc = torch.einsum("nbi,ni->nb", half_c, oriented_central)
-        eta_cs = torch.einsum("nbi,ni->nb", half_s[..., :n_c], oriented_central)
-        eta_ss = torch.einsum("nbi,ni->nb", half_s[..., n_c:], satellite)
+        weigh = central_weight or torch.ones_like
+        central, satellite = far[0] @ self._to_central, far[1] @ self._to_satellite
+        oriented = (far[0] * weigh(self._counts.log_mass)) @ self._to_central
+        sums = self._number_modes(tables, central, oriented, satellite)
+        for name, value in self._rank_responses(tables, occupation, central, oriented, satellite).items():
+            sums[name] = sums[name] + value
 
-        def one_halo_pairs(kind, columns):
-            return torch.einsum("nk,kbc->cnb", amplitudes[kind], one_halo[0][..., columns]) + torch.einsum(
-                "nk,kbc->cnb", amplitudes[f"{kind}_slope"], one_halo[1][..., columns]
-            )
-
-        cs = one_halo_pairs("central_satellite", _CENTRAL_COLUMNS)
-        oriented_cs = one_halo_pairs("weighted_central_satellite", _CENTRAL_COLUMNS) if oriented else cs
-        ss = one_halo_pairs("satellite_pair", _PAIR_COLUMNS)
-        n_cen, n_sat, variance = self._counts(occupation_theta)
+        n_cen, n_sat, variance = self._counts(occupation)
         n_boxes = n_cen + n_sat
         # halotools normalises by the N^2 of each mock, whose expectation includes the variance of N.
-        mean_density = ((n_boxes**2 + variance) / torch.as_tensor(self.box_volumes)).sum(dim=1)
+        density = ((n_boxes**2 + variance) / torch.as_tensor(self.box_volumes)).sum(dim=1)[:, None]
+        rows, weights = self._central_satellite.weights(near[1])
+        cs = self._one_halo(self._central_satellite, rows, weights * near[0][..., None], tables.central_satellite)
+        oriented_cs = cs
+        if central_weight is not None:
+            weights = weights * (near[0] * weigh(self._central_satellite.log_mass))[..., None]
+            oriented_cs = self._one_halo(self._central_satellite, rows, weights, tables.central_satellite)
+        rows, weights = self._satellite_pair.weights(near[1])
+        ss = self._one_halo(self._satellite_pair, rows, weights, tables.satellite_pair)
         return PairSums(
-            DD=DD + cs[0] + ss[0],
-            RR=mean_density[:, None] * volumes,
-            A_c=omega_c + oriented_cs[1],
+            DD=sums["DD"] + cs[0] + ss[0] + density * tables.missing,
+            RR=density * tables.volumes,
+            A_c=sums["A_c"] + oriented_cs[1],
             # The axis of a satellite points to its central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
-            A_s=omega_s + cs[0] / 3.0 + ss[1],
-            E_cc=eta_cc,
-            E_cs=eta_cs + 0.5 * oriented_cs[2],
-            E_ss=eta_ss + ss[2],
+            A_s=sums["A_s"] + cs[0] / 3.0 + ss[1],
+            E_cc=sums["E_cc"],
+            E_cs=sums["E_cs"] + 0.5 * oriented_cs[2],
+            E_ss=sums["E_ss"] + ss[2],
             n_galaxies=n_boxes.mean(dim=1),
             f_sat=n_sat.sum(dim=1) / n_boxes.sum(dim=1),
         )
+
+    def _mean_occupations(
+        self, occupation: torch.Tensor, sums: RankSums | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return <Ncen> and <Nsat> at mass nodes: those of sums over ranks, or else those of the modes."""
+        log_mass = self._counts.log_mass if sums is None else sums.log_mass
+        logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in occupation.unbind(dim=-1))
+        return mean_ncen(log_mass, logMmin, sigma_logM), mean_nsat(log_mass, logM0, logM1, alpha)
+
+    @staticmethod
+    def _one_halo(sums: RankSums, rows, weights, values) -> torch.Tensor:
+        """Return the three sums of pairs in one host, (3, n, n_bins)."""
+        return sums.total(rows, weights, values).reshape(len(rows), -1, _N_SUMS).movedim(-1, 0)
+
+    @staticmethod
+    def _number_modes(tables: _Binned, central, oriented, satellite) -> dict[str, torch.Tensor]:
+        """Return the sums over pairs in different hosts for the mean dependence on the ranks."""
+        n_c, n_bins = central.shape[1], len(tables.volumes)
+        modes = torch.cat([central, satellite], dim=1)
+        which = torch.cat([oriented, satellite], dim=1)
+
+        def half(table, other):  # contract the second member: (n, n_bins, n_modes)
+            return (other @ table.T).reshape(len(other), n_bins, -1)
+
+        omega = half(tables.omega, modes) * which[:, None]
+        eta_c = half(tables.eta_central, oriented) * oriented[:, None]
+        eta_s = half(tables.eta_satellite, satellite) * which[:, None]
+        return {
+            "DD": (half(tables.pairs, modes) * modes[:, None]).sum(dim=-1),
+            "A_c": omega[..., :n_c].sum(dim=-1),
+            "A_s": omega[..., n_c:].sum(dim=-1),
+            "E_cc": eta_c.sum(dim=-1),
+            "E_cs": eta_s[..., :n_c].sum(dim=-1),
+            "E_ss": eta_s[..., n_c:].sum(dim=-1),
+        }
+
+    def partner_amplitudes(self, occupation: torch.Tensor) -> torch.Tensor:
+        """Return the amplitudes of the modes of galaxies with which the ranks of satellites form pairs.
+
+        Parameters
+        ----------
+        occupation : tensor (n, 5), float64
+
+        Returns
+        -------
+        tensor (n, n_partners)
+            Modes of <Ncen>, of <Nsat>, and of the ranks.
+        """
+        ncen, nsat = self._mean_occupations(occupation)
+        _, ranks = self._rank_amplitudes(occupation)
+        n_c, n_s, _ = self._n_partners
+        return torch.cat([ncen @ self._to_central[:, :n_c], nsat @ self._to_satellite[:, :n_s], ranks], dim=1)
+
+    def _rank_amplitudes(self, occupation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the combinations of ranks, (n, n_combinations), and their amplitudes as partners."""
+        _, nsat = self._mean_occupations(occupation, self._ranks)
+        found = self._ranks.total(*self._ranks.weights(nsat))
+        return found[:, : len(self._response)], found[:, len(self._response) :]
+
+    def _rank_responses(self, tables: _Binned, occupation, central, oriented, satellite) -> dict[str, torch.Tensor]:
+        """Return what the ranks add to the sums over pairs in different hosts."""
+        n_c, n_s, _ = self._n_partners
+        combinations, ranks = self._rank_amplitudes(occupation)
+        response = (combinations @ tables.response.flatten(start_dim=1)).reshape(
+            len(combinations), *tables.response.shape[1:]
+        )
+        DD, own_axis, partner_axis, eta = response.unbind(dim=1)
+        weighted, satellite, ranks = (part[..., None] for part in (oriented[:, :n_c], satellite[:, :n_s], ranks))
+        satellites = torch.cat([satellite, ranks], dim=1)
+        partners = torch.cat([central[:, :n_c, None], satellites], dim=1)
+        # Other pairs are in the response in one order only, but pairs of two ranks in both.
+        once = torch.cat([torch.full((n_c + n_s,), 2.0), torch.ones(self._n_partners[2])]).double()[:, None]
+        return {
+            "DD": (once * partners * DD).sum(dim=1),
+            "A_c": (weighted * partner_axis[:, :n_c]).sum(dim=1),
+            "A_s": (partners * own_axis).sum(dim=1) + (satellite * partner_axis[:, n_c : n_c + n_s]).sum(dim=1),
+            "E_cs": (weighted * eta[:, :n_c]).sum(dim=1),
+            "E_ss": (once[n_c:] * satellites * eta[:, n_c:]).sum(dim=1),
+        }
 
     def central_response(self, theta: torch.Tensor, r_edges: ArrayLike | None = None) -> CentralResponse:
         """Return the pair sums at one occupation as functions of a weight of the orientations of centrals.
@@ -269,28 +355,30 @@ class TabulatedModel(ForwardModel):
         """
         # Tensors made under inference mode could not be used in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
-            two_halo, one_halo, _ = self._for_bins(r_edges)
-            amplitudes = self._occupations.amplitudes(theta[None])
-            satellite = torch.cat([amplitudes["satellite"], amplitudes["satellite_rank"]], dim=1)[0]
-            n_c = amplitudes["central"].shape[1]
-            entries = self._occupations.central_entries(theta)
-
-            mass, species, value = entries["central"]
-            log_mass = self._occupations.log_mass
-            modes = torch.zeros(len(log_mass), n_c, dtype=torch.float64)
-            to_modes = self._occupations.matrix("central")
-            assert to_modes is not None
-            modes.index_add_(0, mass, value[:, None] * to_modes[species])
-            everything = torch.cat([amplitudes["central"][0], satellite])
-            A_c = modes @ torch.einsum("bij,j->ib", two_halo[1, :, :n_c], everything)
-            E_cs = modes @ torch.einsum("bij,j->ib", two_halo[2, :, :n_c, n_c:], satellite)
-            for name, table in (("central_satellite", one_halo[0]), ("central_satellite_slope", one_halo[1])):
-                mass, species, value = entries[name]
-                columns = value[:, None, None] * table[species][..., _CENTRAL_COLUMNS]
-                A_c.index_add_(0, mass, columns[..., 1])
-                E_cs.index_add_(0, mass, 0.5 * columns[..., 2])
-            E_cc = two_halo[2, :, :n_c, :n_c].clone()
-            return CentralResponse(log_mass, A_c, E_cs, modes, E_cc, self.sums(theta[None], r_edges))
+            tables, theta = self._for_bins(r_edges), theta[None]
+            far, near = self._mean_occupations(theta), self._mean_occupations(theta, self._central_satellite)
+            modes = far[0][0, :, None] * self._to_central
+            satellite = (far[1] @ self._to_satellite)[0]
+            n_c = modes.shape[1]
+            everything = torch.cat([modes.sum(dim=0), satellite])
+            n_bins, n_modes = len(tables.volumes), len(everything)
+            by_mode = (tables.omega @ everything).reshape(n_bins, n_modes), (tables.eta_satellite @ satellite)
+            to_A_c, to_E_cs = (part.reshape(n_bins, n_modes)[:, :n_c].T for part in by_mode)
+            unit = torch.eye(n_c, dtype=torch.float64)
+            ranks = self._rank_responses(
+                tables, theta.expand(n_c, -1), unit * 0.0, unit, satellite[None].expand(n_c, -1)
+            )
+            rows, weights = self._central_satellite.weights(near[1])
+            columns = self._central_satellite.by_node(rows, weights * near[0][..., None], tables.central_satellite)
+            columns = columns.reshape(len(columns), -1, _N_SUMS)
+            return CentralResponse(
+                torch.cat([self._counts.log_mass, self._central_satellite.log_mass]),
+                torch.cat([modes @ (to_A_c + ranks["A_c"]), columns[..., 1]]),
+                torch.cat([modes @ (to_E_cs + ranks["E_cs"]), 0.5 * columns[..., 2]]),
+                torch.cat([modes, torch.zeros(len(columns), n_c, dtype=torch.float64)]),
+                tables.eta_central.reshape(n_bins, n_c, n_c).clone(),
+                self.sums(theta, r_edges),
+            )
 
     def expected_centrals(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the expected numbers of centrals by host mass.
@@ -308,14 +396,14 @@ class TabulatedModel(ForwardModel):
         return self._counts.log_mass, self._counts.centrals(theta)
 
     def rebin(self, sums: PairSums, r_edges: ArrayLike) -> PairSums:
-        """Return pair sums in coarser bins.
+        """Return pair sums in other bins.
 
         Parameters
         ----------
         sums : PairSums
-            Sums in the bins ``self.r_edges``.
+            Sums in the bins between ``self.nodes``.
         r_edges : array (n_bins + 1,)
-            Edges of the coarser bins [Mpc/h], all among ``self.r_edges``.
+            [Mpc/h]
 
         Returns
         -------
@@ -324,15 +412,20 @@ class TabulatedModel(ForwardModel):
         Raises
         ------
         iaemu.binning.BinningError
-            An edge is not among ``self.r_edges``.
+            A bin is beyond the nodes, or thinner than they resolve.
         """
-        nesting = torch.as_tensor(nesting_matrix(self.r_edges, r_edges))
-        binned = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
-        return replace(sums, **{name: getattr(sums, name) @ nesting.T for name in binned})
+        rebinning = Rebinning.between(self.nodes, r_edges)
+        weights, missing, volumes = (
+            torch.as_tensor(part) for part in (rebinning.weights, rebinning.missing, rebinning.volumes)
+        )
+        density = sums.RR[:, :1] / shell_volumes(self.nodes)[0]
+        binned = {name: getattr(sums, name) @ weights.T for name in ("DD", "A_c", "A_s", "E_cc", "E_cs", "E_ss")}
+        binned["DD"] = binned["DD"] + density * missing
+        return replace(sums, RR=density * volumes, **binned)
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:
         sums = self.sums(theta, bins)
-        return correlations(sums, theta, names) | self.counts(sums)
+        return correlations(sums, theta, names) | self.counts(sums) | ({"pairs": sums.DD} if names else {})
 
     def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
         sums = self.sums(theta, bins)
@@ -340,7 +433,7 @@ class TabulatedModel(ForwardModel):
         for statistic, parts in ORIENTATION_INGREDIENTS.items():
             if statistic in names:
                 ingredients |= {name: getattr(sums, name) / sums.DD for name in parts}
-        return ingredients | self.counts(sums)
+        return ingredients | self.counts(sums) | ({"pairs": sums.DD} if names else {})
 
     def counts(self, sums: PairSums) -> dict[str, torch.Tensor]:
         """Return number density and satellite fraction of the galaxies, from their pair sums.
@@ -355,22 +448,58 @@ class TabulatedModel(ForwardModel):
         """
         return {"n_gal": sums.n_galaxies / float(self.box_volumes.mean()), "f_sat": sums.f_sat}
 
-    def _for_bins(self, r_edges):
+    def _for_bins(self, r_edges: ArrayLike | None) -> _Binned:
         """Return the tables summed to these bins, and keep them for later calls."""
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        edges = self.nodes if r_edges is None else check_edges(r_edges)
         key = edges.tobytes()
         if key not in self._binned:
             # Tensors made under inference mode could not be used in a later gradient.
             with torch.inference_mode(False), torch.no_grad():
-                nesting = torch.as_tensor(nesting_matrix(self.r_edges, edges))
-                self._binned[key] = (
-                    torch.einsum("kb,sbij->skij", nesting, self._two_halo),
-                    torch.einsum("kb,mnbc->mnkc", nesting, self._one_halo),
-                    torch.as_tensor(shell_volumes(edges)),
+                rebinning = Rebinning.between(self.nodes, edges)
+                weights = torch.as_tensor(rebinning.weights)
+
+                def one_halo(values):
+                    values = values.reshape(len(values), -1, _N_SUMS)
+                    return torch.einsum("kb,rbc->rkc", weights, values).reshape(len(values), -1)
+
+                two_halo = torch.einsum("kb,sbij->skij", weights, self._two_halo)
+                n_c = self._to_central.shape[1]
+                self._binned[key] = _Binned(
+                    _rows(two_halo[0]),
+                    _rows(two_halo[1]),
+                    _rows(two_halo[2, ..., :n_c, :n_c]),
+                    _rows(two_halo[2, ..., n_c:]),
+                    self._response @ weights.T,
+                    one_halo(self._central_satellite.values),
+                    one_halo(self._satellite_pair.values),
+                    torch.as_tensor(rebinning.volumes),
+                    torch.as_tensor(rebinning.missing),
                 )
             while len(self._binned) > _MAX_BINNINGS:
                 self._binned.pop(next(iter(self._binned)))
         return self._binned[key]
+
+
+def _rows(table: torch.Tensor) -> torch.Tensor:
+    """Return a table (n_bins, n, m) as one matrix (n_bins n, m)."""
+    return table.reshape(-1, table.shape[-1]).contiguous()
+
+
+class _Binned(NamedTuple):
+    """The tables summed to bins; ``volumes`` and ``missing`` as in :class:`iaemu.binning.Rebinning`.
+
+    Two-halo tables are (n_bins x first mode, second mode): of all modes, of centrals, and of all with satellites.
+    """
+
+    pairs: torch.Tensor
+    omega: torch.Tensor
+    eta_central: torch.Tensor
+    eta_satellite: torch.Tensor
+    response: torch.Tensor
+    central_satellite: torch.Tensor
+    satellite_pair: torch.Tensor
+    volumes: torch.Tensor
+    missing: torch.Tensor
 
 
 @dataclass
@@ -420,23 +549,21 @@ def correlations(
     return values | {name: value / sums.DD for name, value in oriented.items()}
 
 
-def pack_one_halo(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Return arrays for a file with the one-halo sums up to the largest separation of each species.
+def pack_one_halo(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return arrays for a file with the one-halo sums up to the largest separation of each row.
 
     Parameters
     ----------
-    sums : array (2, n_species, n_bins, n_columns)
-        Sums and their slopes.
+    values : array (n_rows, n_bins, n_columns)
 
     Returns
     -------
     dict of str to array
     """
-    filled = np.any(sums != 0, axis=(0, 3))
+    filled = np.any(values != 0, axis=2)
     n_bins = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
     used = np.arange(filled.shape[1]) < n_bins[:, None]
-    values = np.moveaxis(sums, 0, -2)[used]  # (n_used, 2, n_columns)
-    return {"one_halo.values": values.astype(np.float32), "one_halo.n_bins": n_bins.astype(np.int16)}
+    return {"one_halo.values": values[used].astype(np.float32), "one_halo.n_bins": n_bins.astype(np.int16)}
 
 
 def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
@@ -449,7 +576,7 @@ def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
 
     Returns
     -------
-    array (2, n_species, n_bins, n_columns), float64
+    array (n_rows, n_bins, n_columns), float64
 
     Raises
     ------
@@ -461,7 +588,7 @@ def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
         raise ArtifactError(f"The one-halo table has {len(values)} rows; expected {n_used.sum()}.")
     sums = np.zeros((len(n_used), n_bins, *values.shape[1:]))
     sums[np.arange(n_bins) < n_used[:, None]] = values
-    return np.moveaxis(sums, -2, 0).copy()
+    return sums
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:

@@ -8,13 +8,14 @@ mocks. The variance is that for the volume of the halo catalogues, and is invers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
+from iaemu.binning import check_edges
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.networks.factorised import FactorisedNet, check_sizes
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS
@@ -25,15 +26,15 @@ _N_INPUTS = len(OCCUPATION_PARAMETERS) + len(ALIGNMENT_PARAMETERS)
 
 
 class AleatoricNet(nn.Module):
-    """A network that predicts log(variance x pairs) of xi / (1 + xi), omega and eta in each bin of each binning.
+    """A network that predicts log(variance x pairs) of xi / (1 + xi), omega and eta in each bin.
 
-    Its inputs are those of ``FactorisedNet``, and q(mu_cen) and q(mu_sat). Its outputs are (..., 3 n_bins), one binning
-    after the other, and in each one statistic after the other.
+    Its inputs are those of ``FactorisedNet``, and q(mu_cen) and q(mu_sat). Its outputs are (..., 3 n_bins), one
+    statistic after the other.
 
     Parameters
     ----------
-    n_bins : sequence of int
-        Number of bins of each binning.
+    n_bins : int
+        Number of bins.
     width, depth : int
         Number of units in a hidden layer, and of hidden layers.
     n_members : int
@@ -42,12 +43,13 @@ class AleatoricNet(nn.Module):
 
     output_mean: torch.Tensor
 
-    def __init__(self, n_bins: Sequence[int], width: int = 64, depth: int = 2, n_members: int = 4):
+    def __init__(self, n_bins: int, width: int = 64, depth: int = 2, n_members: int = 4):
         super().__init__()
-        check_sizes(n_bins, width=width, depth=depth, n_members=n_members)
-        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "n_members": int(n_members)}
-        self.n_bins = tuple(int(n) for n in n_bins)
-        self.n_outputs = len(STATISTICS) * sum(self.n_bins)
+        sizes_given = {"n_bins": n_bins, "width": width, "depth": depth, "n_members": n_members}
+        check_sizes(**sizes_given)
+        self.config = {name: int(value) for name, value in sizes_given.items()}
+        self.n_bins = int(n_bins)
+        self.n_outputs = len(STATISTICS) * self.n_bins
         sizes = [_N_INPUTS] + [width] * depth
         self.members = nn.ModuleList()
         for _ in range(n_members):
@@ -78,22 +80,19 @@ class AleatoricNet(nn.Module):
         inputs = inputs.to(next(self.parameters()).dtype)
         return torch.stack([member(inputs) for member in self.members]).mean(dim=0) + self.output_mean
 
-    def columns(self, binning: int, statistic: str) -> slice:
-        """Return which outputs belong to one statistic in one binning.
+    def columns(self, statistic: str) -> slice:
+        """Return which outputs belong to one statistic.
 
         Parameters
         ----------
-        binning : int
-            Index of the binning.
         statistic : str
 
         Returns
         -------
         slice
         """
-        n = self.n_bins[binning]
-        start = len(STATISTICS) * sum(self.n_bins[:binning]) + n * STATISTICS.index(statistic)
-        return slice(start, start + n)
+        start = self.n_bins * STATISTICS.index(statistic)
+        return slice(start, start + self.n_bins)
 
 
 class Aleatoric:
@@ -102,55 +101,78 @@ class Aleatoric:
     Parameters
     ----------
     network : AleatoricNet
-    correlations : list (one per binning) of dict of statistic to array (n_bins, n_bins)
+    r_edges : array (n_bins + 1,)
+        Edges of the bins in which it is known [Mpc/h].
+    correlations : dict of statistic to array (n_bins, n_bins)
         Correlation matrix of the scatter, averaged over the mocks that it was fitted to.
     volume : float
         Volume for which the scatter holds [(Mpc/h)^3].
+
+    Raises
+    ------
+    ValueError
+        The volume is not a positive number, or the network has another number of bins.
     """
 
-    def __init__(self, network: AleatoricNet, correlations: list[dict[str, np.ndarray]], volume: float):
+    def __init__(self, network: AleatoricNet, r_edges: ArrayLike, correlations: dict[str, np.ndarray], volume: float):
         self.network = network.eval().requires_grad_(False)
-        self.correlations = correlations
+        self.r_edges, self.correlations = check_edges(r_edges), correlations
+        if len(self.r_edges) - 1 != network.n_bins:
+            raise ValueError(f"The network has {network.n_bins} bins; r_edges have {len(self.r_edges) - 1}.")
         Range(above=0).check("volume", volume)
         self.volume = float(volume)
 
-    @staticmethod
     def variance(
-        network: AleatoricNet, inputs: torch.Tensor, binning: int, statistic: str, xi: torch.Tensor, pairs: torch.Tensor
+        self,
+        network: AleatoricNet,
+        inputs: torch.Tensor,
+        statistic: str,
+        xi: torch.Tensor,
+        pairs: torch.Tensor,
+        shares: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the variance of a measurement of one statistic in the volume, in the bins of one binning.
+        """Return the variance of a measurement of one statistic in the volume.
+
+        A part of a bin has the same variance times pairs, except for what its pairs have in common with each other,
+        which is estimated by the correlation of neighbouring bins and does not depend on the size of the part.
 
         Parameters
         ----------
         network : AleatoricNet
-            In the precision and on the device of the inputs.
+            The network in the precision and on the device of the inputs.
         inputs : tensor (n, 7)
             From :meth:`AleatoricNet.inputs`.
-        binning : int
-            Index of the binning.
         statistic : str
         xi, pairs : tensors (n, n_bins)
-            Predicted xi, and expected number of ordered pairs in the volume.
+            Predicted xi and expected number of ordered pairs in the volume, in the bins ``r_edges``.
+        shares : tensor (n, m, n_bins)
+            Share of the pairs of each bin that is in each of m other bins.
 
         Returns
         -------
-        tensor (n, n_bins)
+        tensor (n, m)
         """
-        factor = torch.exp(network(inputs)[:, network.columns(binning, statistic)])
-        amplitude = (1.0 + xi) ** 2 if statistic == "xi" else 1.0
-        return factor * amplitude / pairs
+        factor = torch.exp(network(inputs)[:, network.columns(statistic)])
+        amplitude = 1.0 + xi if statistic == "xi" else 1.0
+        sigma = amplitude * torch.sqrt(factor / pairs)
+        # A bin is a mean over those that it contains, weighted by pairs; for xi, 1 + xi is one over volume.
+        part = shares * (pairs / amplitude if statistic == "xi" else pairs).unsqueeze(1)
+        weight = part / part.sum(dim=-1, keepdim=True) * sigma.unsqueeze(1)
+        correlation = torch.as_tensor(self.correlations[statistic]).to(sigma)
+        common = _common(correlation)
+        within = weight**2 * (1.0 - common) * (1.0 / shares.clamp(min=1e-9) - 1.0)
+        return (weight @ correlation * weight).sum(dim=-1) + within.sum(dim=-1)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return weights and correlations as arrays for a file.
+        """Return weights, edges and correlations as arrays for a file.
 
         Returns
         -------
         dict of str to array
         """
         arrays = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
-        for binning, matrices in enumerate(self.correlations):
-            arrays |= {f"correlation.{binning}.{name}": np.asarray(matrix) for name, matrix in matrices.items()}
-        return arrays
+        arrays |= {f"correlation.{name}": np.asarray(matrix) for name, matrix in self.correlations.items()}
+        return arrays | {"r_edges": self.r_edges}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray], config: dict, volume: float) -> Aleatoric:
@@ -179,8 +201,14 @@ class Aleatoric:
         prefix = "network."
         state = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
         network.load_state_dict({name: torch.as_tensor(value) for name, value in state.items()}, assign=True)
-        correlations = [
-            {name: arrays[f"correlation.{binning}.{name}"] for name in STATISTICS}
-            for binning in range(len(network.n_bins))
-        ]
-        return cls(network, correlations, volume)
+        correlations = {name: arrays[f"correlation.{name}"] for name in STATISTICS}
+        return cls(network, arrays["r_edges"], correlations, volume)
+
+
+def _common(correlation: torch.Tensor) -> torch.Tensor:
+    """Return the correlation of the two halves of each bin, taken as the mean correlation with its neighbours."""
+    beside = torch.diagonal(correlation, 1)
+    if not len(beside):
+        return torch.zeros_like(torch.diagonal(correlation))
+    first, last = beside[:1], beside[-1:]
+    return 0.5 * (torch.cat([first, beside]) + torch.cat([beside, last])).clamp(0.0, 1.0)

@@ -29,30 +29,26 @@ ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
 
 #: Allowed sizes of a network.
 SIZES = {
+    "n_bins": Range(at_least=1, at_most=10_000),
     "width": Range(at_least=1, at_most=65536),
     "depth": Range(at_least=1, at_most=100),
     "n_members": Range(at_least=1, at_most=1000),
 }
 
 
-def check_sizes(n_bins: Sequence[int], **sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
     """Check the sizes of a network before it is allocated.
 
     Parameters
     ----------
-    n_bins : sequence of int
-        Number of bins of each binning.
     **sizes
-        Other sizes, named as in ``SIZES``.
+        Sizes, named as in ``SIZES``.
 
     Raises
     ------
     ValueError
         A size is not a whole number in its range; the message names it.
     """
-    Range(at_least=1, at_most=100).check("The number of binnings", len(n_bins), int)
-    for number in n_bins:
-        Range(at_least=1, at_most=10_000).check("The number of bins", number, int)
     for name, size in sizes.items():
         SIZES[name].check(name, size, int)
 
@@ -61,15 +57,15 @@ class FactorisedNet(nn.Module):
     """A multilayer perceptron with smooth activations that maps occupation parameters to the ingredients.
 
     Inputs are ``logMmin``, and the offsets of the other four parameters from the line of Zheng et al. 2007, scaled to
-    [-1, 1] over the supported region. Outputs, (..., 6 n_bins + 2), are the six ingredients in each bin of each
-    binning, one binning after the other, then the two scalars. Their means and standard deviations over the training
-    set are kept as buffers.
+    [-1, 1] over the supported region. Outputs, (..., 6 n_bins + 2), are the six ingredients in each bin, one ingredient
+    after the other, then the two scalars. Their means and standard deviations over the training set are kept as
+    buffers.
 
     Parameters
     ----------
     support : Support
-    n_bins : sequence of int
-        Number of bins of each binning that it predicts.
+    n_bins : int
+        Number of bins that it predicts.
     width, depth : int
         Number of units in a hidden layer, and of hidden layers.
     activation : str
@@ -87,16 +83,14 @@ class FactorisedNet(nn.Module):
     output_mean: torch.Tensor
     output_std: torch.Tensor
 
-    def __init__(
-        self, support: Support, n_bins: Sequence[int], width: int = 256, depth: int = 3, activation: str = "silu"
-    ):
+    def __init__(self, support: Support, n_bins: int, width: int = 256, depth: int = 3, activation: str = "silu"):
         super().__init__()
-        check_sizes(n_bins, width=width, depth=depth)
+        check_sizes(n_bins=n_bins, width=width, depth=depth)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        self.config = {"n_bins": list(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
-        self.n_bins = tuple(int(n) for n in n_bins)
-        n_outputs = len(INGREDIENTS) * sum(self.n_bins) + len(SCALARS)
+        self.config = {"n_bins": int(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
+        self.n_bins = int(n_bins)
+        n_outputs = len(INGREDIENTS) * self.n_bins + len(SCALARS)
         sizes = [len(OCCUPATION_PARAMETERS)] + [width] * depth
         layers = []
         for n_in, n_out in pairwise(sizes):
@@ -129,30 +123,45 @@ class FactorisedNet(nn.Module):
         line = self.line_slope * theta[..., :1] + self.line_intercept
         return (theta - line) / self.half_width
 
-    def forward(self, theta: torch.Tensor, rows: slice | torch.Tensor | None = None) -> torch.Tensor:
-        """Return the outputs (..., n_outputs) in physical units, or only some ``rows`` of them."""
-        rows = slice(None) if rows is None else rows
+    def forward(self, theta: torch.Tensor, head: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Return the outputs (..., n_outputs) in physical units, or those of a :meth:`head`."""
         hidden = self.hidden(self.inputs(theta).to(self.output.weight.dtype))
-        standardised = nn.functional.linear(hidden, self.output.weight[rows], self.output.bias[rows])
-        return standardised * self.output_std[rows] + self.output_mean[rows]
+        return nn.functional.linear(hidden, *(self.head() if head is None else head))
 
-    def rows(self, binning: int, ingredients: Sequence[str]) -> torch.Tensor:
-        """Return the indices of the outputs of a binning, one ingredient after the other.
+    def head(self, rows: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return weight and bias of the last layer for outputs in physical units.
 
         Parameters
         ----------
-        binning : int
-            Index of the binning.
-        ingredients : sequence of str
-            Names in ``INGREDIENTS``.
+        rows : tensor of int (n,), optional
+            Which outputs, from :meth:`rows` and :meth:`scalar_rows`; by default all.
 
         Returns
         -------
-        tensor of int (n_ingredients * n_bins,)
+        weight : tensor (n, width)
+        bias : tensor (n,)
         """
-        start = len(INGREDIENTS) * sum(self.n_bins[:binning])
-        n = self.n_bins[binning]
-        return torch.cat([torch.arange(n) + start + n * INGREDIENTS.index(name) for name in ingredients])
+        chosen = torch.arange(len(self.output_std)) if rows is None else rows
+        std, weight = self.output_std[chosen], self.output.weight[chosen]
+        weight = (weight * std[:, None]).to(weight.dtype)
+        return weight, (self.output.bias[chosen] * std + self.output_mean[chosen]).to(weight.dtype)
+
+    def rows(self, ingredients: Sequence[str], bins: slice = slice(None)) -> torch.Tensor:
+        """Return the indices of the outputs, one ingredient after the other.
+
+        Parameters
+        ----------
+        ingredients : sequence of str
+            Names in ``INGREDIENTS``.
+        bins : slice
+            Which bins; by default all.
+
+        Returns
+        -------
+        tensor of int (n_ingredients * number of bins,)
+        """
+        n = self.n_bins
+        return torch.cat([torch.arange(n)[bins] + n * INGREDIENTS.index(name) for name in ingredients])
 
     def scalar_rows(self) -> torch.Tensor:
         """Return the indices of the two scalar outputs.
@@ -161,7 +170,7 @@ class FactorisedNet(nn.Module):
         -------
         tensor of int (2,)
         """
-        start = len(INGREDIENTS) * sum(self.n_bins)
+        start = len(INGREDIENTS) * self.n_bins
         return torch.arange(start, start + len(SCALARS))
 
     def to_arrays(self) -> dict[str, np.ndarray]:

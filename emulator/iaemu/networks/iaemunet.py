@@ -98,7 +98,7 @@ class IAEmuNet(nn.Module):
         variance of the training set, but differ between bins.
     """
 
-    n_bins = (N_BINS,)
+    n_bins = N_BINS
 
     def __init__(self, dropout: float = 0.2, variance_bias: float = 0.0):
         super().__init__()

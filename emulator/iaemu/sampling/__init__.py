@@ -18,6 +18,7 @@ from iaemu.sampling.hmc import HMCInfo, State
 from iaemu.sampling.laplace import Laplace
 from iaemu.sampling.metric import Metric
 from iaemu.sampling.nuts import NUTSInfo
+from iaemu.sampling.polytope import region
 from iaemu.sampling.run import SamplingResult, sample
 from iaemu.sampling.sampler import Draws, Sampler
 from iaemu.sampling.settings import Settings
@@ -35,5 +36,6 @@ __all__ = [
     "Settings",
     "State",
     "Transform",
+    "region",
     "sample",
 ]

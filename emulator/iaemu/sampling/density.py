@@ -34,6 +34,8 @@ class Density:
         Number of points whose gradient has been computed.
     n_calls : int
         Number of calls of ``function``.
+    n_values : int
+        Number of points whose value alone has been computed.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], transform: Transform, chunk: int = 256):
@@ -44,6 +46,29 @@ class Density:
         self.chunk = chunk
         self.n_gradients = 0
         self.n_calls = 0
+        self.n_values = 0
+
+    def values(self, physical: torch.Tensor) -> torch.Tensor:
+        """Return the log-density of physical points, without gradient; -inf outside the bounds and where not finite.
+
+        Parameters
+        ----------
+        physical : tensor (n, d)
+
+        Returns
+        -------
+        tensor (n,)
+            Without the Jacobian of the transform.
+        """
+        result = physical.new_full((len(physical),), -torch.inf)
+        rows = torch.nonzero(self.transform.contains(physical))[:, 0]
+        with torch.inference_mode(False), torch.no_grad():
+            for part in rows.split(self.chunk):
+                self.n_values += len(part)
+                self.n_calls += 1
+                value = self.function(physical[part]).to(result.dtype)
+                result[part] = torch.where(torch.isfinite(value), value, -torch.inf)
+        return result
 
     def __call__(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the log-density (n,) and its gradient (n, d) at unbounded points (n, d).
@@ -65,7 +90,10 @@ class Density:
                 value, gradient = (torch.cat(columns) for columns in zip(*parts, strict=True))
             if not (slope is None or log_jacobian is None or curvature is None):
                 value = value + log_jacobian
-                gradient = torch.addcmul(curvature, gradient, slope)
+                if slope.ndim > gradient.ndim:
+                    gradient = curvature + (gradient[:, None] @ slope)[:, 0]
+                else:
+                    gradient = torch.addcmul(curvature, gradient, slope)
             finite = torch.isfinite(gradient.sum(dim=1) + value)
             return torch.where(finite, value, -torch.inf), torch.where(finite[:, None], gradient, 0.0)
 

@@ -56,6 +56,8 @@ class HMCInfo(NamedTuple):
         Number of gradients of each chain.
     step_size : tensor (n_chains,)
         Step size of the trajectory.
+    jumped : tensor of bool (n_chains,)
+        Whether the chain jumped to another point before the trajectory, see :mod:`iaemu.sampling.jumps`.
     """
 
     acceptance: torch.Tensor
@@ -65,6 +67,7 @@ class HMCInfo(NamedTuple):
     energy_error: torch.Tensor
     n_leapfrog: torch.Tensor
     step_size: torch.Tensor
+    jumped: torch.Tensor
 
 
 def init(position: torch.Tensor, density: LogDensity) -> State:
@@ -162,5 +165,6 @@ def step(
         energy_error=error,
         n_leapfrog=torch.full(accepted.shape, n_gradients, device=position.device),
         step_size=torch.full_like(energy, size),
+        jumped=torch.zeros_like(accepted),
     )
     return new, info

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import ArrayLike
 
-from iaemu.sampling import hmc, nuts
+from iaemu.sampling import hmc, jumps, nuts
 from iaemu.sampling.adaptation import (
     BEFORE_WINDOWS,
     DualAveraging,
@@ -29,6 +29,7 @@ from iaemu.sampling.errors import SamplingError
 from iaemu.sampling.integrators import LogDensity
 from iaemu.sampling.laplace import Laplace, approximate, in_support, scatter
 from iaemu.sampling.metric import Metric
+from iaemu.sampling.mixture import Mixture
 from iaemu.sampling.settings import Settings
 from iaemu.sampling.transforms import Bound, Transform, real_numbers
 
@@ -72,9 +73,9 @@ class Sampler:
         rejected.
     dimension : int
         Number of parameters d.
-    bounds : (low, high), optional
-        Lower and upper bounds, each a number or d numbers; None or infinite if there is none. The density is never
-        evaluated outside.
+    bounds : (low, high) or Transform, optional
+        Lower and upper bounds, each a number or d numbers; None or infinite if there is none. Or a transform to
+        unbounded coordinates, such as that of :func:`iaemu.sampling.region`. The density is never evaluated outside.
     settings : Settings, optional
     seed : int or torch.Generator
         Seed of the sampler's generator, or a generator. The global generator of torch is not used.
@@ -91,6 +92,8 @@ class Sampler:
     step_size : float
     integrator : str
         The current integrator. With the setting "auto" it is chosen at the last update of the metric.
+    mixture : Mixture or None
+        Approximation of the density, by means of which chains jump; None if they do not.
     n_steps : int
         Number of transitions so far, including the warm-up.
     """
@@ -105,7 +108,7 @@ class Sampler:
         self,
         log_density: Callable[[torch.Tensor], torch.Tensor],
         dimension: int,
-        bounds: tuple[Bound, Bound] | None = None,
+        bounds: tuple[Bound, Bound] | Transform | None = None,
         settings: Settings | None = None,
         seed: int | torch.Generator = 0,
         device: str | torch.device | None = None,
@@ -118,12 +121,18 @@ class Sampler:
             self.generator.manual_seed(int(seed))
         self.device = torch.device(device or self.generator.device)
         self.dimension = dimension
-        low, high = (None, None) if bounds is None else bounds
-        self.transform = Transform.from_bounds(low, high, dimension, device=self.device)
+        if not isinstance(bounds, Transform):
+            low, high = (None, None) if bounds is None else bounds
+            bounds = Transform.from_bounds(low, high, dimension, device=self.device)
+        if bounds.dimension != dimension:
+            raise ValueError(f"The transform is of {bounds.dimension} parameters, but the density has {dimension}.")
+        self.transform = bounds
         self.density = Density(log_density, self.transform, self.settings.chunk)
         self.n_chains = int(self.settings.n_chains or _N_CHAINS.get(self.device.type, _N_CHAINS_GPU))
         self.maxima: list[Laplace] = []
         self.n_steps = 0
+        self.mixture: Mixture | None = None
+        self._window: list[torch.Tensor] = []  # positions of the chains in the last window
         self._has_begun = False
         # A covariance from fewer draws than a few times the dimension is worse than none.
         self._ends = window_ends(self.settings.n_warmup, max(10, math.ceil(5 * dimension / self.n_chains)))
@@ -175,7 +184,7 @@ class Sampler:
         starts = in_support(self.density, self.transform.inverse(starts), self.generator)
         self.maxima = approximate(self.density, starts, callback)
         points = scatter(self.density, self.maxima, self.n_chains, self.generator, self.settings.dispersion)
-        self.n_steps = 0
+        self.n_steps, self.mixture, self._window = 0, None, []
         self._move(points, self.maxima[0].metric)
         self.integrator = self._first_integrator
         self._adapt_afresh(1.0)
@@ -263,6 +272,9 @@ class Sampler:
             **{f"metric.{name}": value for name, value in self.metric._asdict().items()},
             **{f"moments.{name}": value for name, value in vars(self._moments).items()},
             **{f"averaging.{name}": value for name, value in vars(self._averaging).items()},
+            **({} if self.mixture is None else {f"mixture.{k}": v for k, v in self.mixture._asdict().items()}),
+            **({"window": torch.stack(self._window)} if self._window else {}),
+            "transform": self.transform.numbers(),
             "generator": self.generator.get_state(),
             "n_steps": self.n_steps,
             "n_gradients": self.density.n_gradients,
@@ -281,7 +293,7 @@ class Sampler:
         Raises
         ------
         ValueError
-            The state has another method, dimension or number of chains, or is incomplete.
+            The state has another method, dimension, number of chains or region, or is incomplete.
         """
         shape = (self.n_chains, self.dimension)
 
@@ -297,6 +309,9 @@ class Sampler:
                 )
             averaging, metric = _read(DualAveraging, "averaging."), _read(Metric, "metric.")
             moments, chains = _read(Moments, "moments."), _read(hmc.State, "")
+            mixture = _read(Mixture, "mixture.") if "mixture.means" in state else None
+            if not torch.equal(state["transform"].to(self.device), self.transform.numbers()):
+                raise ValueError("The state is that of a density with other bounds.")
             integrator, generator = state["integrator"], state["generator"]
             counts = [state[name] for name in ("n_steps", "n_gradients", "n_calls")]
         except KeyError as error:
@@ -304,6 +319,7 @@ class Sampler:
         self.generator.set_state(generator.cpu())
         self.integrator, self.metric, self._averaging, self._moments = integrator, metric, averaging, moments
         self.n_steps, self.density.n_gradients, self.density.n_calls = counts
+        self.mixture, self._window = mixture, [*state.get("window", torch.empty(0)).to(self.device)]
         self._whitened = metric.whitened(self.density)
         self._state, self._has_begun = chains, True
 
@@ -315,8 +331,16 @@ class Sampler:
             depth = min(settings.max_tree_depth, 4) if early else settings.max_tree_depth
             self._state, info = nuts.step(*here, depth)
         else:
+            moved = None
+            if self.mixture is not None:
+                n_proposals = settings.n_proposals or jumps.PROPOSALS
+                start, moved = jumps.jump(
+                    self._state, self.density, self.metric, self.mixture, n_proposals, self.generator
+                )
+                here = start, *here[1:]
             how = settings.trajectory_length, settings.jitter, self.integrator, _MAX_STEPS[early]
             self._state, info = hmc.step(*here, *how)
+            info = info if moved is None else info._replace(jumped=moved)
         self.n_steps += 1
         return info
 
@@ -328,14 +352,35 @@ class Sampler:
         self._averaging = self._averaging.update(acceptance, self._target, self._largest_step)
         if self._ends and first < self.n_steps <= self._ends[-1]:
             self._moments = self._moments.update(self._state.position)
+            last = self.n_steps > (self._ends[-2] if len(self._ends) > 1 else first)
+            if last and not self._nuts and self.settings.n_proposals != 0:
+                self._window.append(self._state.position)
             if self.n_steps in self._ends:
                 step_size = math.exp(self._averaging.log_step_average)
-                self._move(self.metric.colour(self._state.position), self._moments.metric(self.metric))
-                if self.settings.integrator == "auto" and not self._nuts and self.n_steps == self._ends[-1]:
-                    length = self.settings.trajectory_length
-                    self.integrator, step_size = fastest_integrator(self._state, self._whitened, self.generator, length)
+                before = self.metric
+                self._move(before.colour(self._state.position), self._moments.metric(before))
+                if self.n_steps == self._ends[-1] and not self._nuts:
+                    if self.settings.integrator == "auto":
+                        how = self._state, self._whitened, self.generator, self.settings.trajectory_length
+                        self.integrator, step_size = fastest_integrator(*how)
+                    self._approximate(before)
                 self._adapt_afresh(step_size)
         return info
+
+    def _approximate(self, before: Metric) -> None:
+        """Fit the approximation by means of which chains jump to the draws of the last window, if jumps pay."""
+        given = self.settings.n_proposals
+        # The rotation is chosen if trajectories lead to nearly independent points.
+        if given != 0 and (given or self.integrator != "rotation"):
+            # A generator of its own: chains that do not jump are the same as without this trial.
+            generator = torch.Generator(device=self.device)
+            generator.set_state(self.generator.get_state())
+            generator.manual_seed(int(torch.randint(2**62, (), generator=generator, device=self.device)))
+            draws = self.transform.forward(before.colour(torch.cat(self._window)))
+            mixture = Mixture.fit(draws, generator)
+            if given or jumps.pays(mixture, self.density, generator):
+                self.mixture = mixture
+        self._window = []
 
     def _adapt_afresh(self, step_size: float) -> None:
         """Start a new adaptation of the step size, and the moments of a new window."""

@@ -43,6 +43,10 @@ class Settings:
         Spread of the starting points about the maximum, in standard deviations of the Gaussian approximation there.
     chunk : int
         Largest number of points in one call of the log-density.
+    n_proposals : int, optional
+        Number of points among which a chain of HMC may jump before each trajectory, see :mod:`iaemu.sampling.jumps`;
+        0 for no jumps. By default 16, if the warm-up finds that trajectories are not nearly independent already, and
+        that jumps succeed.
 
     Raises
     ------
@@ -60,6 +64,7 @@ class Settings:
     max_tree_depth: int = 10
     dispersion: float = 2.0
     chunk: int = 256
+    n_proposals: int | None = None
 
     def __post_init__(self):
         self._choice("method", _METHODS)
@@ -72,6 +77,7 @@ class Settings:
         self._number("max_tree_depth", 1, 20, whole=True)
         self._number("dispersion", 1e-3, 100.0)
         self._number("chunk", 1, _MOST, whole=True)
+        self._number("n_proposals", 0, 10_000, whole=True, optional=True)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

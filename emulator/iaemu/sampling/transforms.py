@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 #: Points on a bound, where u would be infinite, are moved inside by this fraction of the width (or of max(1, |bound|)).
-_EDGE = 1e-9
+EDGE = 1e-9
 
 
 #: One bound for all parameters, or one for each; None if there is none.
@@ -128,6 +128,28 @@ class Transform:
             )
         return cls(*bounds)
 
+    def numbers(self) -> torch.Tensor:
+        """Return all numbers that define the transform, to compare it with another one.
+
+        Returns
+        -------
+        tensor (m,)
+        """
+        return torch.cat([self.low, self.high])
+
+    def contains(self, physical: torch.Tensor) -> torch.Tensor:
+        """Return whether physical points are within the bounds.
+
+        Parameters
+        ----------
+        physical : tensor (n, d)
+
+        Returns
+        -------
+        tensor of bool (n,)
+        """
+        return ((physical >= self.low) & (physical <= self.high)).all(dim=1)
+
     def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Return the physical points of unbounded coordinates, which are within the bounds also after rounding.
 
@@ -217,12 +239,12 @@ class Transform:
             )
         if self._only_free:
             return physical.clone()
-        fraction = ((physical - self._start_two) / self._width).clamp(_EDGE, 1.0 - _EDGE)
-        rest = ((self._end_two - physical) / self._width).clamp(_EDGE, 1.0 - _EDGE)
+        fraction = ((physical - self._start_two) / self._width).clamp(EDGE, 1.0 - EDGE)
+        rest = ((self._end_two - physical) / self._width).clamp(EDGE, 1.0 - EDGE)
         above = (physical - self._start) / torch.clamp(self._start.abs(), min=1.0)
         below = (self._end - physical) / torch.clamp(self._end.abs(), min=1.0)
-        from_low = torch.log(above.clamp(min=_EDGE)) + self._start.abs().clamp(min=1.0).log()
-        from_high = -torch.log(below.clamp(min=_EDGE)) - self._end.abs().clamp(min=1.0).log()
+        from_low = torch.log(above.clamp(min=EDGE)) + self._start.abs().clamp(min=1.0).log()
+        from_high = -torch.log(below.clamp(min=EDGE)) - self._end.abs().clamp(min=1.0).log()
         result = torch.where(self._two, torch.log(fraction) - torch.log(rest), physical)
         return torch.where(self._high, from_high, torch.where(self._low, from_low, result))
 

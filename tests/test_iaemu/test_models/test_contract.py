@@ -32,14 +32,17 @@ def model(models, request):
 def test_it_says_what_it_is(model):
     assert isinstance(model, ForwardModel) and model.statistics == STATISTICS
     assert model.parameters == model.support.parameters
-    np.testing.assert_array_equal(model.r_edges, model.binnings[0])
+    assert np.isin(model.r_edges, model.nodes).all()
     assert model.metadata["catalogues"] == ["pm160a", "pm160b"] and model.box_volumes.shape == (2,)
 
 
 def test_bins_are_checked_before_they_are_needed(model):
     model.check_bins(EDGES)
-    with pytest.raises(BinningError, match=r"edge 0\.7 "):
-        model.check_bins([0.7, 1.0])
+    model.check_bins([0.11, 0.23, 0.7, 3.0, 12.0])
+    with pytest.raises(BinningError, match=r"from 0\.01 to 1 Mpc/h are not within 0\.1 to"):
+        model.check_bins([0.01, 1.0])
+    with pytest.raises(BinningError, match=r"0\.0122 dex wide, less than the model resolves there"):
+        model.check_bins([0.7, 0.72])
 
 
 def test_one_occupation_gives_the_same_as_all_parameters(model):

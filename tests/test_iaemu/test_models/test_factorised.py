@@ -1,5 +1,6 @@
 """The shipped emulator and tables: exact identities, agreement, dtypes, bins, refusals."""
 
+import json
 import shutil
 
 import numpy as np
@@ -13,7 +14,14 @@ from iaemu.models.factorised import Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import SupportError, SupportWarning
 
+pytestmark = pytest.mark.filterwarnings("ignore::iaemu.FewPairsWarning")
+
 SAMPLE1 = dict(mu_cen=0.8, mu_sat=0.3, logMmin=12.54, sigma_logM=0.26, logM0=12.68, logM1=13.48, alpha=1.0)
+
+
+def relative_rms(values, truth):
+    """The rms over bins of the difference, relative to that of the truth, without bins that have few pairs."""
+    return np.sqrt(np.nansum((values - truth) ** 2, axis=1) / np.nansum(truth**2, axis=1))
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +36,9 @@ def tables():
 
 @pytest.fixture(scope="module")
 def theta(emulator):
-    return emulator.support.sample(200, np.random.default_rng(42))
+    """Points at which many pairs are expected in the paper's bins."""
+    points = emulator.support.sample(300, np.random.default_rng(42))
+    return points[np.isfinite(emulator.predict(points, support="reject").xi).all(axis=1)][:200]
 
 
 def test_both_are_forward_models(emulator, tables):
@@ -41,8 +51,7 @@ def test_the_emulator_follows_the_tables_on_held_out_points(emulator, tables, th
     exact, guess = tables.predict(theta, edges), emulator.predict(theta, edges)
     for name, limit in (("xi", 0.01), ("omega", 0.006), ("eta", 0.012)):
         truth = getattr(exact, name)
-        error = np.sqrt(np.mean((getattr(guess, name) - truth) ** 2, axis=1) / np.mean(truth**2, axis=1))
-        assert np.median(error) < limit, name
+        assert np.nanmedian(relative_rms(getattr(guess, name), truth)) < limit, name
     apart = np.abs(guess.n_gal / exact.n_gal - 1)
     assert np.percentile(apart, 95) < 0.015 and apart.max() < 0.05
     np.testing.assert_allclose(guess.f_sat, exact.f_sat, atol=0.015)
@@ -76,15 +85,27 @@ def test_coarser_bins_agree_with_the_tables(emulator, tables):
     np.testing.assert_allclose(guess.xi, average - 1, rtol=1e-10)
 
 
-def test_bins_that_do_not_nest_are_refused(emulator):
-    with pytest.raises(BinningError, match="are not among those of one binning of this emulator"):
-        emulator.predict(SAMPLE1, [0.1, 0.2, 0.3])
+def test_any_bins_agree_with_the_tables(emulator, tables, theta):
+    edges = [0.11, 0.2, 0.33, 0.8, 1.7, 4.1, 9.0, 24.0]
+    exact, guess = tables.predict(theta, edges), emulator.predict(theta, edges)
+    for name, limit in (("xi", 0.01), ("omega", 0.006), ("eta", 0.012)):
+        error = relative_rms(getattr(guess, name), getattr(exact, name))
+        assert np.nanmedian(error) < limit, name
+    assert np.nanmedian(np.abs(guess.xi[:, -1] / exact.xi[:, -1] - 1)) < 0.02
+
+
+def test_bins_beyond_the_range_or_too_narrow_are_refused(emulator):
+    with pytest.raises(BinningError, match=r"from 0\.1 to 30 Mpc/h are not within 0\.1 to 25\.1"):
+        emulator.predict(SAMPLE1, [0.1, 0.2, 30.0])
+    with pytest.raises(BinningError, match="less than the model resolves there"):
+        emulator.predict(SAMPLE1, [0.3, 0.31])
 
 
 def test_gradients_equal_central_differences(emulator):
     rng = np.random.default_rng(3)
     weights = torch.tensor(rng.normal(size=20))
-    theta = torch.tensor(emulator.support.sample(200, rng) * 0.98 + 0.02 * _middle(emulator)).requires_grad_()
+    theta = torch.tensor(emulator.support.sample(200, rng) * 0.98 + 0.02 * _middle(emulator))
+    theta = theta[torch.isfinite(emulator.predict(theta).xi).all(dim=1)].requires_grad_()
 
     def summary(points):
         value = emulator.predict(points, support="warn")
@@ -184,7 +205,7 @@ def test_a_truncated_or_foreign_artifact_is_refused(tmp_path):
 
 def test_sizes_of_what_is_shipped():
     for path in shipped_artifact(Emulator.shipped).parent.glob("*.safetensors"):
-        assert path.stat().st_size <= 15_000_000, path.name
+        assert path.stat().st_size <= 20_000_000, path.name
 
 
 def test_metadata_say_what_it_was_made_from(emulator, tables):
@@ -202,7 +223,7 @@ def test_shipped_artifacts_are_those_that_the_documented_commands_make(emulator,
     from iaemu_training.fitting.config import read_config
     from iaemu_training.tables.tabulate import TabulationSettings
 
-    assert tables.metadata["settings"] == asdict(TabulationSettings())
+    assert tables.metadata["settings"] == json.loads(json.dumps(asdict(TabulationSettings())))
     # An artifact may be older than a setting that has been added since.
     made_with, configured = emulator.metadata["fit"], asdict(read_config("factorised").settings)
     assert made_with == {name: configured[name] for name in made_with}

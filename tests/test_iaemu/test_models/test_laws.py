@@ -32,8 +32,8 @@ def test_keeps_the_contract_of_forward_models(model):
     assert model.parameters == (*PARAMETERS, "mu_cen_slope")
     theta = model.support.sample(6, np.random.default_rng(1))
     flat, shaped = model.predict(theta), model.predict(theta.reshape(2, 3, 8))
-    assert flat.omega.shape == (6, 32) and shaped.n_gal.shape == (2, 3)
-    np.testing.assert_allclose(shaped.eta.reshape(6, 32), flat.eta, rtol=1e-10, atol=1e-15)
+    assert flat.omega.shape == (6, 55) and shaped.n_gal.shape == (2, 3)
+    np.testing.assert_allclose(shaped.eta.reshape(6, 55), flat.eta, rtol=1e-10, atol=1e-15)
     assert isinstance(model.predict(torch.tensor(theta), statistics="omega").omega, torch.Tensor)
 
 

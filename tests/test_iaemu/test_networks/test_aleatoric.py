@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.binning import TNG_EDGES
 from iaemu.models.factorised import Emulator
 from iaemu.prediction import STATISTICS
 
@@ -62,18 +62,34 @@ def test_epistemic_part_vanishes_where_the_prediction_is_exact(emulator):
 
 
 def test_joining_bins_follows_the_correlation(emulator):
-    edges = PAPER_EDGES[[0, 1, 4, 8]]
+    known = emulator.aleatoric.r_edges
+    edges = known[[0, 1, 4, 8]]
     joined = emulator.predict(POINT, edges, uncertainties=True)
-    fine = emulator.predict(POINT, uncertainties=True)
+    fine = emulator.predict(POINT, known, uncertainties=True)
     pairs = emulator.expected_pairs(fine)
     for first, last, b in ((0, 1, 0), (1, 4, 1), (4, 8, 2)):
         weight = pairs[first:last] / pairs[first:last].sum()
         sigma = fine.sigma_aleatoric["omega"][first:last]
-        correlation = np.asarray(emulator.aleatoric.correlations[0]["omega"])[first:last, first:last]
+        correlation = np.asarray(emulator.aleatoric.correlations["omega"])[first:last, first:last]
         expected = np.sqrt((weight * sigma) @ correlation @ (weight * sigma))
         assert joined.sigma_aleatoric["omega"][b] == pytest.approx(expected, rel=1e-10)
     # Nearly independent bins: the sigma of a sum is below any of its parts.
     assert joined.sigma_aleatoric["omega"][2] < fine.sigma_aleatoric["omega"][4:8].min()
+
+
+def test_parts_of_a_bin_have_the_scatter_of_their_pairs(emulator):
+    """Shape noise at small r: the variance times pairs hardly depends on the bins; more so for xi at large r."""
+    edges = np.geomspace(0.1, 24.0, 41)
+    halves, wholes = (emulator.predict(POINT, each, uncertainties=True) for each in (edges, edges[::2]))
+    product = [value.sigma_aleatoric["omega"] ** 2 * emulator.expected_pairs(value) for value in (halves, wholes)]
+    np.testing.assert_allclose(0.5 * (product[0][:10:2] + product[0][1:10:2]), product[1][:5], rtol=0.15)
+    for name in ("omega", "eta"):
+        narrow, wide = halves.sigma_aleatoric[name], wholes.sigma_aleatoric[name]
+        assert np.all(np.isfinite(narrow)) and np.all(np.minimum(narrow[::2], narrow[1::2]) > 0.7 * wide)
+    xi = [value.sigma_aleatoric["xi"] / (1 + value.xi) for value in (halves, wholes)]
+    assert np.all(np.minimum(xi[0][::2], xi[0][1::2]) > 0.7 * xi[1])
+    # Independent halves would have a standard deviation larger by 1.4; correlated ones have less.
+    assert np.median(0.5 * (xi[0][30::2] + xi[0][31::2]) / xi[1][15:]) < 1.3
 
 
 def test_batches_tensors_and_gradients(emulator):
@@ -104,7 +120,7 @@ def test_rejected_points_have_no_uncertainty(emulator):
 
 
 def test_an_emulator_without_says_so(emulator):
-    bare = Emulator(emulator.network, emulator.binnings, dict(emulator.metadata))
+    bare = Emulator(emulator.network, emulator.nodes, dict(emulator.metadata))
     with pytest.raises(ValueError, match="has no uncertainties"):
         bare.predict(POINT, uncertainties=True)
 

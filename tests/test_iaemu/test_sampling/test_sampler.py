@@ -139,7 +139,7 @@ def test_modes_that_chains_do_not_cross_are_flagged():
     def two(x):
         return torch.logaddexp(-0.5 * ((x - 5.0) ** 2).sum(dim=1), -0.5 * ((x + 5.0) ** 2).sum(dim=1))
 
-    result = sample(two, [[4.0, 4.5], [-4.0, -4.5]], n_draws=50, n_warmup=40, progress=False)
+    result = sample(two, [[4.0, 4.5], [-4.0, -4.5]], n_draws=50, n_warmup=40, n_proposals=0, progress=False)
     assert len(result.sampler.maxima) == 2
     assert result.rhat.min() > 1.2
     assert any("R-hat" in line for line in result.warnings())

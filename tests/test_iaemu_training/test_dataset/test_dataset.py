@@ -44,9 +44,12 @@ def dataset(tables, tmp_path_factory):
 class TestContent:
     def test_labels_are_the_tables_predictions(self, dataset, pm40_tables):
         rows = np.array([0, 255, 256, 599])
-        expected = pm40_tables.predict(dataset.theta[rows], PAPER_EDGES)
+        expected = pm40_tables.predict(dataset.theta[rows], PAPER_EDGES, support="reject")
         for name in ("xi", "omega", "eta"):
-            np.testing.assert_allclose(dataset.read(f"labels/{name}")[rows], getattr(expected, name), rtol=1e-10)
+            known = np.isfinite(getattr(expected, name))  # the model gives no prediction where few pairs are expected
+            assert known.mean() > 0.5
+            found = dataset.read(f"labels/{name}")[rows]
+            np.testing.assert_allclose(found[known], getattr(expected, name)[known], rtol=1e-8)
         # The file counts the galaxies of a box of 40 Mpc/h.
         np.testing.assert_allclose(dataset.read("labels/n_gal")[rows], expected.n_gal * 40.0**3, rtol=1e-12)
 

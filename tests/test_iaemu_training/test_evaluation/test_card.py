@@ -12,7 +12,7 @@ def test_card_of_the_shipped_emulator(capsys):
     card = capsys.readouterr().out
     content = shipped_artifact("factorised-pm160.safetensors").read_bytes()
     assert hashlib.sha256(content).hexdigest() in card
-    held_out = Emulator.load().metadata["held_out"]["20 bins to 15.849 Mpc/h"]["omega"]
+    held_out = Emulator.load().metadata["held_out"]["inside"]["omega"]
     assert f"| omega | {held_out['median']:.2%} |" in card
     assert "| logMmin | 11.5 to 14 |" in card
     assert "8.192e+06 (Mpc/h)^3" in card

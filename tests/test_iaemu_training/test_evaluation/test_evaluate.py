@@ -405,7 +405,7 @@ def test_an_emulator_without_uncertainties_is_reported_without_them():
     from iaemu.models.factorised import Emulator
 
     shipped = Emulator.load()
-    bare = Emulator(shipped.network, shipped.binnings, dict(shipped.metadata))
+    bare = Emulator(shipped.network, shipped.nodes, dict(shipped.metadata))
     theta = shipped.support.sample(3, np.random.default_rng(1))
     for emulator, known in ((bare, False), (shipped, True)):
         found = emulator.predict(theta, PAPER_EDGES, uncertainties=emulator.has_uncertainties)

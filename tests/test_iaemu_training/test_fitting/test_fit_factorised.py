@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
 from iaemu_training.commands.iaemu_train import main
 from iaemu_training.dataset.labels import make_labels
@@ -67,7 +66,7 @@ def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, member, tmp_
     with pytest.raises(ValueError, match="other settings"):
         fit_members(pm40_tables, replace(TINY, seed=9), checkpoint=checkpoint, progress=False)
     theta = occupation_points(pm40_tables.support, TINY.n_train, 77)
-    other = make_labels(pm40_tables, theta, (PAPER_EDGES, TNG_EDGES), progress=False)
+    other = make_labels(pm40_tables, theta, progress=False)
     with pytest.raises(ValueError, match="other labels"):
         fit_members(pm40_tables, TINY, labels=other, checkpoint=checkpoint, progress=False)
 
@@ -75,7 +74,7 @@ def test_a_killed_training_goes_on_to_the_same_network(pm40_tables, member, tmp_
 def test_members_of_an_ensemble_differ_in_their_seeds_only_and_go_on_one_by_one(pm40_tables, tmp_path):
     settings = replace(SMALL, epochs=3, n_train=256, members=2)
     theta = occupation_points(pm40_tables.support, settings.n_train, settings.seed)
-    labels = make_labels(pm40_tables, theta, (PAPER_EDGES, TNG_EDGES), progress=False)
+    labels = make_labels(pm40_tables, theta, progress=False)
     options = dict(labels=labels, checkpoint=tmp_path / "c", progress=False)
     first, second = fit_members(pm40_tables, settings, **options)
     assert torch.equal(first.network.output_mean, second.network.output_mean)
@@ -100,7 +99,7 @@ def test_members_of_an_ensemble_differ_in_their_seeds_only_and_go_on_one_by_one(
 def test_epistemic_sigma_is_calibrated_on_labels_of_its_own(pm40_tables):
     emulator = fit_factorised(pm40_tables, replace(SMALL, epochs=5, members=3), progress=False)
     theta = pm40_tables.support.sample(400, np.random.default_rng(99))
-    truth, guess = pm40_tables.predict(theta, PAPER_EDGES), emulator.predict(theta, uncertainties=True)
+    truth, guess = pm40_tables.predict(theta, emulator.r_edges), emulator.predict(theta, uncertainties=True)
     for name, sigma in guess.sigma_epistemic.items():
         inside = np.abs(getattr(guess, name) - getattr(truth, name)) < sigma
         assert np.mean(inside[np.isfinite(getattr(truth, name))]) == pytest.approx(0.68, abs=0.06)

@@ -11,7 +11,7 @@ from iaemu_training.fitting.optimisers import MuonAdam
 
 def network(depth=3):
     torch.manual_seed(1)
-    return FactorisedNet(Support(logMmin=(11.5, 13.0)), [2], width=8, depth=depth)
+    return FactorisedNet(Support(logMmin=(11.5, 13.0)), 2, width=8, depth=depth)
 
 
 def steps(model, optimiser, schedule, n):

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("h5py")
 
-from iaemu.binning import PAPER_EDGES
+from iaemu.binning import PAPER_EDGES, nesting_matrix
 from iaemu.models.factorised import Emulator
+from iaemu.networks.aleatoric import AleatoricNet
 from iaemu.prediction import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter, measure_scatter, training_arrays
@@ -59,14 +61,26 @@ def test_fit_beats_a_constant_factor_and_is_reproducible(emulator, mocks, fitted
 
 def test_correlations_are_correlations(fitted):
     aleatoric, _ = fitted
-    for matrices in aleatoric.correlations:
-        for matrix in matrices.values():
-            np.testing.assert_allclose(np.diag(matrix), 1.0)
-            np.testing.assert_allclose(matrix, matrix.T)
-            assert np.linalg.eigvalsh(matrix).min() > 0
+    for matrix in aleatoric.correlations.values():
+        np.testing.assert_allclose(np.diag(matrix), 1.0)
+        np.testing.assert_allclose(matrix, matrix.T, atol=1e-12)
+        assert np.linalg.eigvalsh(matrix).min() > 0
     # Number density moves all of xi together; shape noise does not.
-    xi, omega = (aleatoric.correlations[0][name] for name in ("xi", "omega"))
-    assert np.mean(xi[15:, 15:]) > np.mean(omega[15:, 15:])
+    xi, omega = (aleatoric.correlations[name] for name in ("xi", "omega"))
+    assert np.mean(xi[24:, 24:]) > np.mean(omega[24:, 24:])
+
+
+def test_it_continues_beyond_the_mocks(emulator, mocks, fitted):
+    """In the last bins, log(variance x pairs) follows the trend of those before, and all of the range is covered."""
+    aleatoric, _ = fitted
+    n = len(mocks.fine_edges) - 1
+    np.testing.assert_array_equal(aleatoric.r_edges[: n + 1], mocks.fine_edges)
+    assert aleatoric.r_edges[-1] == pytest.approx(emulator.nodes[-1])
+    inputs = AleatoricNet.inputs(emulator.network, torch.as_tensor(mocks.theta[:50]))
+    factors = aleatoric.network(inputs)[:, aleatoric.network.columns("omega")].numpy()
+    x = np.log(aleatoric.r_edges[1:] * aleatoric.r_edges[:-1]) / 2
+    slope = np.polyfit(x[n - 12 : n], factors[:, n - 12 : n].T, 1)[0]
+    np.testing.assert_allclose(factors[:, n:] - factors[:, n - 1 : n], slope[:, None] * (x[n:] - x[n - 1]), rtol=1e-6)
 
 
 def test_shipped_scatter_is_that_of_held_out_mocks(emulator, mocks):
@@ -77,7 +91,7 @@ def test_shipped_scatter_is_that_of_held_out_mocks(emulator, mocks):
     scatter = measure_scatter(mocks, held, PAPER_EDGES)
     sigma = emulator.predict(mocks.theta[mocks.mocked[held]], uncertainties=True).sigma_aleatoric
     for name in STATISTICS:
-        full = scatter.dof[name] == 9
+        full = (scatter.dof[name] == 9) & np.isfinite(sigma[name])
         ratio = sigma[name][full] ** 2 / scatter.variance[name][full]
         dex = 0.5 * (np.median(np.log10(ratio)) + np.log10(chi2.median(9) / 9))
         assert abs(dex) < 0.03
@@ -97,7 +111,11 @@ class TestTrainingArrays:
         assert z.mean() == pytest.approx(0.0, abs=0.01)
         assert z.std() == pytest.approx(1.0, abs=0.01)
         drawn = np.corrcoef(z.reshape(-1, 20).T)
-        np.testing.assert_allclose(drawn, np.asarray(emulator.aleatoric.correlations[0]["omega"]), atol=0.03)
+        matrix, nesting = emulator.aleatoric.correlations["omega"], nesting_matrix(mocks.fine_edges, PAPER_EDGES)
+        share = nesting * np.sqrt(np.diff(mocks.fine_edges))
+        joined = share @ matrix[:32, :32] @ share.T
+        joined /= np.sqrt(np.outer(np.diag(joined), np.diag(joined)))
+        np.testing.assert_allclose(drawn, joined, atol=0.03)
 
     def test_mocks_are_taken_where_all_points_have_them(self, mocks):
         class Subset:
@@ -117,6 +135,6 @@ class TestTrainingArrays:
         np.testing.assert_array_equal(y[0, :, 2], mocks.realisations(first).eta)
 
     def test_without_scatter_it_says_so(self, mocks, emulator):
-        bare = Emulator(emulator.network, emulator.binnings, dict(emulator.metadata))
+        bare = Emulator(emulator.network, emulator.nodes, dict(emulator.metadata))
         with pytest.raises(DatasetError, match="has no aleatoric errors"):
             training_arrays(mocks, lambda: bare, 10, 1)

@@ -65,7 +65,7 @@ def brute_force(catalogue, theta, r_edges, use):
 
 
 def test_sums_without_a_region_are_those_counted_without_its_galaxies(pm40):
-    found = count_directly(pm40, THETA, 2, EDGES, 1e-7)
+    found = count_directly(pm40, THETA, 2, EDGES)
     regions = region_of_hosts(pm40, 2)
     for left_out in (0, 5):
         expected = brute_force(pm40, THETA, EDGES, regions != left_out)
@@ -78,13 +78,13 @@ def test_sums_without_a_region_are_those_counted_without_its_galaxies(pm40):
 
 def test_regions_share_out_the_pairs_of_the_tables(pm40, pm40_tables):
     edges = pm40_tables.r_edges
-    found = count_directly(pm40, THETA, 2, edges, 1e-7)
+    found = count_directly(pm40, THETA, 2, edges)
     sums = pm40_tables.sums(THETA[None])
     for name in NAMES:
         whole = getattr(sums, name)[0].numpy()
-        np.testing.assert_allclose(
-            found[name].sum(axis=0), whole, rtol=0.01, atol=0.01 * np.abs(whole).max(), err_msg=name
-        )
+        # Relative to DD, since at large r some sums nearly vanish.
+        limit = 0.01 * np.abs(whole) + 0.01 * np.abs(whole).max() + 1e-4 * sums.DD[0].numpy()
+        assert np.all(np.abs(found[name].sum(axis=0) - whole) < limit), name
 
 
 def test_standard_errors_follow_direct_counts_at_held_out_points(box_error):
@@ -95,7 +95,7 @@ def test_standard_errors_follow_direct_counts_at_held_out_points(box_error):
 
 def test_coarser_bins_are_those_of_summed_pairs(pm40, box_error):
     edges = box_error.r_edges[[0, 7, 15, 24, 30]]
-    boxes = [count_directly(pm40, THETA, 2, edges, 1e-5)]
+    boxes = [count_directly(pm40, THETA, 2, edges)]
     direct = direct_deviations(boxes, edges, [pm40.Lbox], 2)
     found = box_error.deviations(torch.as_tensor(THETA)[None], edges)
     for name, value in direct.items():

@@ -39,7 +39,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             "artifact": path.name,
             "sha256": sha256_of_file(path),
             "parameters": PARAMETERS,
-            "binnings": emulator.binnings,
+            "nodes": emulator.nodes,
             "support": vars(emulator.support),
             "metadata": emulator.metadata,
         }

@@ -1,8 +1,8 @@
 """Train an emulator. A YAML file describes its network, data, optimiser, epochs, seed and device.
 
---config takes such a file, or the name of a shipped one: factorised (the default emulator, about a quarter of an hour
-on 2 cores) or iaemunet (the paper's network and recipe, for a GPU). --show prints it in full. If it is interrupted, run
-the same command again: it resumes from the checkpoint beside the output.
+--config takes such a file, or the name of a shipped one: factorised (the default emulator, about 40 minutes of one
+core) or iaemunet (the paper's network and recipe, for a GPU). --show prints it in full. If it is interrupted, run the
+same command again: it resumes from the checkpoint beside the output.
 """
 
 from __future__ import annotations

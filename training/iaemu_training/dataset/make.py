@@ -22,7 +22,7 @@ import torch
 from numpy.typing import DTypeLike
 
 from iaemu.artifact import shipped_artifact
-from iaemu.binning import PAPER_EDGES, nesting_matrix
+from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
 from iaemu.files import remove_leftovers, sha256_of_file
 from iaemu.models.tables import TabulatedModel, correlations
 from iaemu.parameters import PARAMETERS, Support
@@ -38,6 +38,9 @@ from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.cluster import one_thread, workers
 from iaemu_training.work.hdf5 import write_hdf5
 from iaemu_training.work.parts import PartStore, Task
+
+#: Edges of the pair sums [Mpc/h]: the bins of the paper and of TNG300 are sums of whole bins.
+FINE_EDGES = union_edges(PAPER_EDGES, TNG_EDGES)
 
 _LABELS_PER_PART = 256
 
@@ -131,11 +134,13 @@ class DatasetSettings:
 
 
 def label_part(tables: Source, theta: np.ndarray) -> dict[str, np.ndarray]:
-    """Compute expected pair sums in the tables' bins and xi, omega, eta in the paper's bins, at points (n, 7)."""
+    """Compute expected pair sums in ``FINE_EDGES`` and xi, omega, eta in the paper's bins, at points (n, 7)."""
     model = _load_tables(tables)
     rows = [
-        vars(fine) | {"n_gal": fine.n_galaxies} | correlations(model.rebin(fine, PAPER_EDGES), batch)
-        for batch, fine in iterate_sums(model, theta)
+        vars(model.rebin(sums, FINE_EDGES))
+        | {"n_gal": sums.n_galaxies}
+        | correlations(model.rebin(sums, PAPER_EDGES), batch)
+        for batch, sums in iterate_sums(model, theta)
     ]
     return {name: torch.cat([row[name] for row in rows]).numpy() for name in rows[0]}
 
@@ -330,12 +335,12 @@ def _mock_tasks(boxes, model, theta, settings) -> dict[str, Task]:
     mocked = settings.mocked()
     if not len(mocked):
         return {}
-    sums = [part for _, part in iterate_sums(model, theta[mocked])]
+    sums = [model.rebin(part, FINE_EDGES) for _, part in iterate_sums(model, theta[mocked])]
     pairs = np.concatenate([part.DD.sum(dim=1).numpy() for part in sums]) / 2.0
     galaxies = np.concatenate([part.n_galaxies.numpy() for part in sums]) * len(boxes)
     # Approximate seconds on one core: a fixed cost, one for each galaxy, and one for each pair.
     cost = settings.n_realisations * (0.1 * len(boxes) + 4e-6 * galaxies + 1e-8 * pairs)
-    seed, n, edges = settings.seed, settings.n_realisations, model.r_edges
+    seed, n, edges = settings.seed, settings.n_realisations, FINE_EDGES
     return {
         _mock_name(mocked[i]): Task(mock_part, (boxes, theta[mocked[i]], seed, int(mocked[i]), n, edges), cost[i])
         for i in np.argsort(-cost, kind="stable")
@@ -369,9 +374,9 @@ def _assemble(h5, store: PartStore, model, settings, theta, matter, identity, pr
     create("theta", theta, "parameters")
     create("split", settings.split_codes(), f"by parameter point: {dict(enumerate(SPLITS))}")
     create("r_edges", PAPER_EDGES, "edges of xi, omega and eta [Mpc/h]")
-    create("fine_edges", model.r_edges, "edges of the pair sums [Mpc/h]; r_edges nest in them")
+    create("fine_edges", FINE_EDGES, "edges of the pair sums [Mpc/h]; r_edges nest in them")
     create("xi_matter", xi_matter, f"matter correlation function in the bins of r_edges: {matter.source}")
-    nesting = nesting_matrix(model.r_edges, PAPER_EDGES)
+    nesting = nesting_matrix(FINE_EDGES, PAPER_EDGES)
     n_parts = -(-len(theta) // _LABELS_PER_PART) + settings.n_mocked
     with tqdm(total=n_parts, desc="writing", unit="part", delay=BAR_AFTER, disable=not progress) as bar:
         _assemble_labels(h5, create, store, settings, len(theta), nesting, xi_matter, bar)

@@ -29,10 +29,42 @@ def sobol_points(support: Support, n: int, seed: int) -> np.ndarray:
 
 
 def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
-    """Return quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the supported region."""
+    """Return quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the supported region.
+
+    A quarter of them has each parameter with probability one half at an end of its range, so that a network is trained
+    at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut off.
+    """
+    cube = _sobol(len(OCCUPATION_PARAMETERS), n, seed)
+    stretch = np.where(np.arange(n) % 4 == 3, 2.0, np.where(np.arange(n) % 2 == 0, 1.1, 1.0))
     unit = np.full((n, len(PARAMETERS)), 0.5)
-    unit[:, len(ALIGNMENT_PARAMETERS) :] = _sobol(len(OCCUPATION_PARAMETERS), n, seed)
+    unit[:, len(ALIGNMENT_PARAMETERS) :] = np.clip(0.5 + (cube - 0.5) * stretch[:, None], 0.0, 1.0)
     return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
+
+
+def boundary_points(support: Support, n_per_face: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points on the faces of the supported region of the occupation, and its corners.
+
+    Parameters
+    ----------
+    support : Support
+    n_per_face : int
+        Number of random points on each of the 10 faces, of the five occupation parameters.
+    seed : int
+
+    Returns
+    -------
+    faces : array (10 n_per_face, 7)
+    corners : array (32, 7)
+        With random alignment strengths, as the faces.
+    """
+    rng, n_free = np.random.default_rng(seed), len(ALIGNMENT_PARAMETERS)
+    faces = rng.uniform(size=(2, len(OCCUPATION_PARAMETERS), n_per_face, len(PARAMETERS)))
+    for end in (0, 1):
+        for column in range(len(OCCUPATION_PARAMETERS)):
+            faces[end, column, :, n_free + column] = end
+    corners = rng.uniform(size=(2 ** len(OCCUPATION_PARAMETERS), len(PARAMETERS)))
+    corners[:, n_free:] = np.array(list(np.ndindex(*[2] * len(OCCUPATION_PARAMETERS))))
+    return support.from_unit_cube(faces.reshape(-1, len(PARAMETERS))), support.from_unit_cube(corners)
 
 
 #: Parameter sets by name, ``(support, n, seed) -> (n, 7)``.

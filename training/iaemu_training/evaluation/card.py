@@ -40,9 +40,8 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
         "",
         "xi(r), omega(r) and eta(r) of galaxies that halotools-IA places in a halo catalogue, in real space. The "
         "parameters are, in this order, " + ", ".join(f"`{parameter}`" for parameter in PARAMETERS) + ". It predicts "
-        "in these bins of r [Mpc/h]:",
-        "",
-        *[f"- {len(edges) - 1} bins from {edges[0]:.4g} to {edges[-1]:.4g}" for edges in emulator.binnings],
+        f"in any bins between {emulator.nodes[0]:.4g} and {emulator.nodes[-1]:.4g} Mpc/h, interpolated between "
+        f"{len(emulator.nodes)} nodes.",
         *["", "## Supported region", "", *_support(emulator.support), ""],
     ]
     boxes = ", ".join(map(str, metadata.get("catalogues") or ["not stated"]))
@@ -113,15 +112,17 @@ def _held_out(held_out: Mapping | None) -> list[str]:
     if not held_out:
         return ["See its report, made by `iaemu train evaluate`."]
     lines = [
-        f"The predictions were compared with the tables, which have no noise, at {held_out['n_points']} random points "
-        "of the supported region. The error at a point is the rms over bins of prediction minus tables, divided by the "
-        "rms of the statistic.",
+        "The predictions were compared with the tables, which have no noise, at random points of the supported region, "
+        "on its faces and at its corners. The error at a point is the rms over bins of prediction minus tables, "
+        "divided by the rms of the statistic.",
         "",
-        "| bins | statistic | median over points | 95 % of points are below |",
-        "|---|---|---|---|",
+        "| where | points | statistic | median over points | 95 % of points are below |",
+        "|---|---|---|---|---|",
     ]
-    for binning, entry in held_out.items():
-        if isinstance(entry, Mapping):
-            for name, values in entry.items():
-                lines.append(f"| {binning} | {name} | {values['median']:.2%} | {values['p95']:.2%} |")
+    for place, entry in held_out.items():
+        for name, values in entry.items():
+            if name != "n_points":
+                lines.append(
+                    f"| {place} | {entry['n_points']} | {name} | {values['median']:.2%} | {values['p95']:.2%} |"
+                )
     return lines

@@ -70,7 +70,7 @@ class TrainingSettings:
         Seed of points, initial weights, order of batches and dropout.
     """
 
-    epochs: _Number = 300
+    epochs: _Number = 150
     batch_size: _Number = 512
     optimiser: str = "adam"
     learning_rate: _Rate = 2e-3
@@ -119,7 +119,7 @@ class FitSettings(TrainingSettings):
         Learning rate of muon, for the matrices between hidden layers.
     """
 
-    n_train: Annotated[int, Range(at_least=2, at_most=10**8)] = 65536
+    n_train: Annotated[int, Range(at_least=2, at_most=10**8)] = 131072
     n_validation: Annotated[int, Range(at_least=1, at_most=10**8)] = 4096
     width: Annotated[int, Range(at_least=1, at_most=4096)] = 256
     depth: Annotated[int, Range(at_least=1, at_most=64)] = 3
@@ -127,7 +127,7 @@ class FitSettings(TrainingSettings):
     members: Annotated[int, Range(at_least=1, at_most=64)] = 4
     xi_weight: Annotated[float, Range(above=0, at_most=1e6)] = 25.0
     threads: Annotated[int, Range(at_least=1, at_most=1024)] | None = 1
-    epochs: _Number = 300
+    epochs: _Number = 150
     optimiser: str = "muon"
     learning_rate: _Rate = 4e-3
     muon_learning_rate: _Rate = 0.02

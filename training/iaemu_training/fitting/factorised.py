@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,19 +10,22 @@ import numpy as np
 import torch
 
 from iaemu import __version__
-from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.networks.factorised import FactorisedNet
+from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import Dataset
 from iaemu_training.dataset.labels import Labels, make_labels
-from iaemu_training.dataset.points import occupation_points
+from iaemu_training.dataset.points import boundary_points, occupation_points
 from iaemu_training.evaluation.metrics import relative_rms
 from iaemu_training.fitting.config import FitSettings, checkpoint_paths
 from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
 from iaemu_training.fitting.optimisers import MuonAdam
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
+
+#: Least fraction of the training points at which a bin has enough pairs for a label.
+_LEAST_KNOWN = 0.5
 
 #: Weight of the number density and of the satellite fraction in the loss, since they are two of two hundred outputs.
 _SCALAR_WEIGHT = 20.0
@@ -47,7 +50,6 @@ class Member:
 def fit_factorised(
     model: TabulatedModel,
     settings: FitSettings | None = None,
-    binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
     labels: Labels | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -63,8 +65,6 @@ def fit_factorised(
         Tables that give the labels and the supported region.
     settings : FitSettings, optional
         Sizes of the networks and settings of their training.
-    binnings : sequence of (n_bins + 1,) arrays
-        Edges of the sets of bins in which the networks predict [Mpc/h]; by default the paper's and TNG300's.
     labels : Labels, optional
         Training labels, if they were computed before.
     checkpoint : str or path-like, optional
@@ -93,7 +93,7 @@ def fit_factorised(
     settings = settings or FitSettings()
     if mocks is not None:
         _check_boxes(model, mocks)
-    members = fit_members(model, settings, binnings, labels, checkpoint, progress, accelerator, devices)
+    members = fit_members(model, settings, labels, checkpoint, progress, accelerator, devices)
     metadata = {
         key: model.metadata.get(key)
         for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support")
@@ -105,7 +105,7 @@ def fit_factorised(
         history=thinned(members[0].history),
         made_by=f"iaemu-train fit {__version__}",
     )
-    emulator = Emulator(members[0].network, binnings, metadata, [member.network for member in members[1:]])
+    emulator = Emulator(members[0].network, model.nodes, metadata, [member.network for member in members[1:]])
     if len(members) > 1:
         rng = np.random.default_rng(settings.seed + 3000)
         metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)  # some seconds
@@ -152,8 +152,10 @@ def epistemic_scale(
     """
     theta = model.support.sample(n, rng)
     emulator.metadata.pop("epistemic_scale", None)
-    truth = model.predict(theta, emulator.r_edges)
-    guess = emulator.predict(theta, uncertainties=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewPairsWarning)
+        truth = model.predict(theta, emulator.r_edges)
+        guess = emulator.predict(theta, uncertainties=True)
     assert guess.sigma_epistemic is not None
     scale = {}
     for name in STATISTICS:
@@ -165,7 +167,6 @@ def epistemic_scale(
 def fit_members(
     model: TabulatedModel,
     settings: FitSettings,
-    binnings: Sequence[np.ndarray] = (PAPER_EDGES, TNG_EDGES),
     labels: Labels | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -176,33 +177,29 @@ def fit_members(
 
     Parameters
     ----------
-    model, settings, binnings, labels, checkpoint, progress, accelerator, devices
+    model, settings, labels, checkpoint, progress, accelerator, devices
         See :func:`fit_factorised`.
 
     Returns
     -------
     list of Member
     """
-    if labels is not None and not all(map(np.array_equal, labels.binnings, binnings)):
-        raise ValueError("The labels were made for other bins than binnings; make them again, or leave them out.")
+    if labels is not None and not np.array_equal(labels.nodes, model.nodes):
+        raise ValueError("The labels were made for other bins than the tables'; make them again, or leave them out.")
     if labels is None:
-        labels = make_labels(
-            model, occupation_points(model.support, settings.n_train, settings.seed), binnings, progress
-        )
+        labels = make_labels(model, occupation_points(model.support, settings.n_train, settings.seed), progress)
     theta = occupation_points(model.support, settings.n_validation, settings.seed + 1000)
-    validation = make_labels(model, theta, binnings, progress)
-    keep = np.isfinite(labels.values).all(axis=1)
-    if keep.mean() < 0.99:
+    validation = make_labels(model, theta, progress)
+    known = np.isfinite(labels.values).mean(axis=0)
+    if known.min() < _LEAST_KNOWN:
         raise ValueError(
-            f"{(~keep).sum()} of {len(keep)} points have bins without pairs; make tables with a smaller range of "
+            f"{1 - known.min():.0%} of the points have hardly any pairs in a bin; make tables with a smaller range of "
             "logMmin."
         )
     identity = {"labels": digest(labels.theta, labels.values)}
     members = []
     for number, path in enumerate(checkpoint_paths(checkpoint, settings.members)):
-        training = FactorisedTraining(
-            model, settings, binnings, labels, validation, stream(settings.seed, "member", number)
-        )
+        training = FactorisedTraining(model, settings, labels, validation, stream(settings.seed, "member", number))
         description = "fit" if settings.members == 1 else f"fit {number + 1}/{settings.members}"
         train(training, {**identity, "member": number}, path, progress, description, accelerator, devices)
         members.append(Member(training.network, training.history))
@@ -218,8 +215,6 @@ class FactorisedTraining(NetworkTraining):
         Tables that give the supported region.
     settings : FitSettings
         Settings of the training.
-    binnings : sequence of (n_bins + 1,) arrays
-        Edges of the sets of bins [Mpc/h].
     labels, validation : Labels
         Labels for training and for validation.
     seed : int
@@ -229,22 +224,20 @@ class FactorisedTraining(NetworkTraining):
     network: FactorisedNet
     settings: FitSettings
 
-    def __init__(self, model, settings: FitSettings, binnings, labels: Labels, validation: Labels, seed: int):
-        n_bins = [len(edges) - 1 for edges in binnings]
+    def __init__(self, model, settings: FitSettings, labels: Labels, validation: Labels, seed: int):
+        n_bins = len(labels.nodes) - 1
         with seeded(stream(seed, "weights")):
             network = FactorisedNet(model.support, n_bins, settings.width, settings.depth, settings.activation)
-        values = torch.as_tensor(labels.values[np.isfinite(labels.values).all(axis=1)])
-        network.output_mean.copy_(values.mean(dim=0))
-        network.output_std.copy_(values.std(dim=0).clamp(min=1e-8))
+        values = torch.as_tensor(labels.values)
+        network.output_mean.copy_(torch.nanmean(values, dim=0))
+        network.output_std.copy_(torch.nanmean((values - network.output_mean) ** 2, dim=0).sqrt().clamp(min=1e-8))
         weight = torch.ones(values.shape[1])
-        for number in range(len(binnings)):
-            weight[network.rows(number, ["log_1p_xi"])] = settings.xi_weight
+        weight[network.rows(["log_1p_xi"])] = settings.xi_weight
         weight[network.scalar_rows()] = _SCALAR_WEIGHT
         data = {"weight": weight / weight.mean()}
         for name, part in (("train", labels), ("validation", validation)):
-            finite = np.isfinite(part.values).all(axis=1)
-            targets = (torch.as_tensor(part.values[finite]) - network.output_mean) / network.output_std
-            data[f"{name}_inputs"] = network.inputs(torch.as_tensor(part.theta[finite])).float()
+            targets = (torch.as_tensor(part.values) - network.output_mean) / network.output_std
+            data[f"{name}_inputs"] = network.inputs(torch.as_tensor(part.theta)).float()
             data[f"{name}_targets"] = targets.float()
         super().__init__(network, settings, seed, data, len(data["train_inputs"]))
 
@@ -266,7 +259,8 @@ class FactorisedTraining(NetworkTraining):
     def _loss(self, inputs, targets):
         # Inputs and targets were standardised before, in double precision.
         outputs = self.network.output(self.network.hidden(inputs))
-        return torch.mean(self.data["weight"] * (outputs - targets) ** 2)
+        # Labels are NaN in bins with hardly any pairs.
+        return torch.mean(self.data["weight"] * torch.nan_to_num(outputs - targets, nan=0.0) ** 2)
 
 
 def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000) -> dict:
@@ -283,16 +277,18 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Ge
     Returns
     -------
     dict
-        "n_points"; and by bins ("20 bins to 15.849 Mpc/h", ...) and statistic, the "median" and the 95th percentile
-        "p95" over points.
+        For points "inside" the region, on its "faces" and at its "corners": "n_points"; and by statistic the "median"
+        and the 95th percentile "p95" over points, in the paper's bins.
     """
-    theta = model.support.sample(n, rng)
-    errors: dict = {"n_points": n}
-    for edges in emulator.binnings:
-        truth, guess = model.predict(theta, edges), emulator.predict(theta, edges)
-        entry = {}
+    faces, corners = boundary_points(model.support, max(n // 20, 1), int(rng.integers(2**31)))
+    places = {"inside": model.support.sample(n, rng), "faces": faces, "corners": corners}
+    errors: dict = {place: {"n_points": len(theta)} for place, theta in places.items()}
+    for place, theta in places.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FewPairsWarning)
+            truth, guess = model.predict(theta, emulator.r_edges), emulator.predict(theta)
         for name in STATISTICS:
             rms = relative_rms(getattr(guess, name), getattr(truth, name))
-            entry[name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
-        errors[f"{len(edges) - 1} bins to {edges[-1]:.3f} Mpc/h"] = entry
+            rms = rms[np.isfinite(rms)]
+            errors[place][name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
     return errors

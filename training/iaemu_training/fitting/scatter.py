@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
@@ -9,14 +10,21 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from iaemu.binning import PAPER_EDGES
+from iaemu.binning import EDGE_TOLERANCE, PAPER_EDGES, Rebinning
 from iaemu.models.factorised import Emulator
 from iaemu.models.network import NetworkModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
+from iaemu.prediction import FewPairsWarning
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
+
+#: Number of bins whose trend continues the scatter beyond the mocks: a factor of three in r.
+_N_TREND = 12
+
+#: Width of the bins beyond the mocks [dex].
+_NEW_WIDTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,7 @@ def fit_scatter(
     Parameters
     ----------
     emulator : Emulator
-        Emulator that gives xi and the number of pairs, and whose sets of bins are fitted.
+        Emulator that gives xi and the number of pairs.
     dataset : Dataset
         Data set with mocks.
     settings : ScatterSettings, optional
@@ -145,8 +153,9 @@ def fit_scatter(
     rows = {name: np.flatnonzero(split == SPLITS.index(name)) for name in ("train", "validation")}
     if not len(rows["train"]):
         raise DatasetError(f"{dataset.path} has no training points with mocks; make it with a larger --n-mocked.")
+    r_edges = dataset.fine_edges
     scatters = {
-        name: [measure_scatter(dataset, chosen, edges, settings.min_realisations) for edges in emulator.binnings]
+        name: measure_scatter(dataset, chosen, r_edges, settings.min_realisations)
         for name, chosen in rows.items()
         if len(chosen)
     }
@@ -155,9 +164,7 @@ def fit_scatter(
     inputs, target, dof = parts["train"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = AleatoricNet(
-            [len(edges) - 1 for edges in emulator.binnings], settings.width, settings.depth, settings.n_members
-        ).double()
+        network = AleatoricNet(len(r_edges) - 1, settings.width, settings.depth, settings.n_members).double()
     mean = (dof * target).sum(dim=0) / dof.sum(dim=0).clamp(min=1)
     network.output_mean.copy_(torch.log(mean.clamp(min=1e-12)))
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -175,26 +182,62 @@ def fit_scatter(
         for key, (x, y, w) in parts.items():
             report[f"loss_{key}"] = float(_loss(network(x), y, w))
             report[f"loss_{key}_constant"] = float(_loss(network.output_mean.expand_as(y), y, w))
-    correlations = [_correlations(scatter) for scatter in scatters["train"]]
+    correlations = _correlations(scatters["train"])
     volume = float(np.sum(dataset.attributes["box_volumes"]))
-    return Aleatoric(network, correlations, volume), report
+    return _extended(Aleatoric(network, r_edges, correlations, volume), float(emulator.nodes[-1])), report
 
 
-def _targets(emulator: Emulator, dataset: Dataset, rows: np.ndarray, scatters: list[Scatter]) -> tuple:
+def _extended(aleatoric: Aleatoric, r_max: float) -> Aleatoric:
+    """Return the scatter in further bins up to ``r_max``, beyond those of the mocks.
+
+    log(variance x pairs) is extrapolated linearly in log r, as in the last bins. Correlations are those of the last bin
+    at the same distance.
+    """
+    edges, n = aleatoric.r_edges, aleatoric.network.n_bins
+    if r_max <= edges[-1] * (1.0 + EDGE_TOLERANCE):
+        return aleatoric
+    n_new = max(1, round(np.log10(r_max / edges[-1]) / _NEW_WIDTH))
+    edges = np.concatenate([edges, np.geomspace(edges[-1], r_max, n_new + 1)[1:]])
+    x = np.log(edges[1:] * edges[:-1]) / 2.0
+    last = np.arange(max(n - _N_TREND, 0), n)
+    design = np.stack([np.ones(len(last)), x[last]], axis=1)
+    mix = np.eye(n + n_new, n)
+    # The line through the last bins, shifted to go through the last value.
+    trend = np.stack([np.zeros(n_new), x[n:] - x[n - 1]], axis=1) @ np.linalg.pinv(design)
+    mix[n:, n - 1] = 1.0
+    mix[n:, last] += trend
+    network = AleatoricNet(**{**aleatoric.network.config, "n_bins": n + n_new}).double()
+    state = aleatoric.network.state_dict()
+    full = torch.as_tensor(np.kron(np.eye(len(STATISTICS)), mix))
+    outputs = [name for name, value in state.items() if value.shape[:1] == (len(STATISTICS) * n,)]
+    network.load_state_dict(state | {name: full @ state[name] for name in outputs})
+    correlations = {}
+    for name, matrix in aleatoric.correlations.items():
+        wide = np.eye(n + n_new)
+        wide[:n, :n] = matrix
+        for k in range(n, n + n_new):
+            distance = np.abs(np.log(edges[k] / edges[:k]))
+            known = np.log(edges[n - 1] / edges[:n])[::-1]
+            wide[k, :k] = wide[:k, k] = np.interp(distance, known[1:], matrix[n - 1, :-1][::-1])
+        correlations[name] = _positive(wide)
+    return Aleatoric(network, edges, correlations, aleatoric.volume)
+
+
+def _targets(emulator: Emulator, dataset: Dataset, rows: np.ndarray, scatter: Scatter) -> tuple:
     """Return the inputs of the network (n, 7), its targets (n, n_outputs), and degrees of freedom.
 
     A target is the variance times the number of pairs.
     """
     theta = torch.as_tensor(dataset.theta[dataset.mocked[rows]])
     targets, dofs = [], []
-    for edges, scatter in zip(emulator.binnings, scatters, strict=True):
-        prediction = emulator.predict(theta, edges)
-        pairs = emulator.expected_pairs(prediction)
-        xi = torch.as_tensor(prediction.xi)
-        for name in STATISTICS:
-            amplitude = (1.0 + xi) ** 2 if name == "xi" else 1.0
-            targets.append(torch.as_tensor(scatter.variance[name]) * pairs / amplitude)
-            dofs.append(torch.as_tensor(scatter.dof[name], dtype=torch.float64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewPairsWarning)
+        prediction = emulator.predict(theta, dataset.fine_edges)
+    pairs, xi = emulator.expected_pairs(prediction), torch.as_tensor(prediction.xi)
+    for name in STATISTICS:
+        amplitude = (1.0 + xi) ** 2 if name == "xi" else 1.0
+        targets.append(torch.as_tensor(scatter.variance[name]) * pairs / amplitude)
+        dofs.append(torch.as_tensor(scatter.dof[name], dtype=torch.float64))
     # Bins in which all mocks are equal carry no information.
     target, dof = torch.cat(targets, dim=1), torch.cat(dofs, dim=1)
     dof = torch.where(torch.isfinite(target) & (target > 0), dof, 0.0)
@@ -216,12 +259,16 @@ def _correlations(scatter: Scatter) -> dict[str, np.ndarray]:
         z = np.where(ok, z, 0.0)
         matrix = (z.T @ z) / np.maximum(ok.T.astype(float) @ ok, 1.0)
         scale = 1.0 / np.sqrt(np.diag(matrix).clip(min=1e-12))
-        matrix = matrix * scale[:, None] * scale
-        values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
-        matrix = (vectors * values.clip(min=1e-3)) @ vectors.T
-        scale = 1.0 / np.sqrt(np.diag(matrix))
-        matrices[name] = matrix * scale[:, None] * scale
+        matrices[name] = _positive(matrix * scale[:, None] * scale)
     return matrices
+
+
+def _positive(matrix: np.ndarray) -> np.ndarray:
+    """Return the nearest correlation matrix without eigenvalues below 1e-3, up to the scale of rows and columns."""
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    matrix = (vectors * values.clip(min=1e-3)) @ vectors.T
+    scale = 1.0 / np.sqrt(np.diag(matrix))
+    return matrix * scale[:, None] * scale
 
 
 def training_arrays(
@@ -280,8 +327,12 @@ def _draws(dataset: Dataset, rows: np.ndarray, emulator: NetworkModel, n: int, r
     sigma = emulator.predict(dataset.theta[rows], uncertainties=True).sigma_aleatoric
     assert sigma is not None
     y = np.empty((len(rows), n, len(STATISTICS), len(PAPER_EDGES) - 1))
+    # In joined bins the correlation is that for pairs proportional to the width of a bin, nearly as they are.
+    fitted = emulator.aleatoric.r_edges
+    share = Rebinning.between(fitted, PAPER_EDGES).weights * np.sqrt(np.diff(fitted))
     for column, name in enumerate(STATISTICS):
-        factor = np.linalg.cholesky(np.asarray(emulator.aleatoric.correlations[0][name]))
+        covariance = share @ emulator.aleatoric.correlations[name] @ share.T
+        factor = np.linalg.cholesky(covariance) / np.sqrt(np.diag(covariance))[:, None]
         noise = rng.standard_normal((len(rows), n, len(factor))) @ factor.T
         y[:, :, column] = dataset.read(f"labels/{name}")[rows][:, None] + noise * sigma[name][:, None]
     return y

@@ -94,7 +94,6 @@ class MockEnsemble(ForwardModel):
         self.catalogues = tuple(str(catalogue) for catalogue in catalogues)
         self.n_realisations, self.seed, self.seeds, self.processes = n_realisations, seed, seeds, processes
         self.support = Support() if support is None else support
-        self.binnings = [PAPER_EDGES]
         self.n_mocks = self.n_points = 0
         self._edges: np.ndarray | None = None  # the union of all bins asked for
         self._last: tuple[bytes, MockRealisations] | None = None
@@ -102,6 +101,7 @@ class MockEnsemble(ForwardModel):
         boxes = [_load_box(catalogue) for catalogue in self.catalogues]
         self.metadata = {"catalogues": list(self.catalogues), "box_volumes": [box.Lbox**3 for box in boxes]}
         self.r_max = 0.5 * min(box.Lbox for box in boxes)
+        self.nodes = np.array([0.0, self.r_max])  # pairs are counted in any bins
         self._exit = ExitStack()
         self._workers: Workers | None = None
 
@@ -110,6 +110,11 @@ class MockEnsemble(ForwardModel):
             f"<MockEnsemble: {self.n_realisations} halotools-IA mocks in {', '.join(self.catalogues)} at each point, "
             f"{self.seeds} seeds>"
         )
+
+    @property
+    def r_edges(self) -> np.ndarray:
+        """The paper's bins [Mpc/h]."""
+        return PAPER_EDGES
 
     @property
     def n_deviations(self) -> int:

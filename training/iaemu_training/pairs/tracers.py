@@ -123,8 +123,8 @@ def one_halo_sums(
     ``host_first[h] : host_first[h + 1]``. To ``out[species_of[m] + k, b, :]`` are added: for pairs of the satellite of
     rank bin k with the central, DD, S_omega with the central's axis, and S_eta; for pairs of satellites whose larger
     rank bin is k, DD, S_omega and S_eta. (For pairs with the central, S_omega with the satellite's axis is DD / 3,
-    since that axis is along the separation.) Each host has the weight ``host_weight``. Pairs of a borrowed satellite
-    with the central or with another borrowed one are left out: see :func:`donor_pair_sums`.
+    since that axis is along the separation.) Each host has the weight ``host_weight``. Borrowed satellites
+    (``virtual``) come after the sub-halos of their host; their pairs with the central and with each other are left out.
     """
     arguments = (bin_first, host_first, offset, sat_axis, central_axis, multiplicity, rank_bin)
     in_threads(_one_halo_sums, len(bin_first) - 1, *arguments, virtual, host_weight, edges2, species_of, out)
@@ -170,7 +170,7 @@ def _one_halo_sums(
                     row[2] += 2.0 * weight * (cosine * cosine - third_i)
                 for j in range(host_first[h], i):
                     if virtual[i] and virtual[j]:
-                        continue
+                        break
                     dx, dy, dz = offset[j, 0] - xi, offset[j, 1] - yi, offset[j, 2] - zi
                     r2 = dx * dx + dy * dy + dz * dz
                     if r2 > r2_max or r2 <= r2_min:
@@ -186,41 +186,6 @@ def _one_halo_sums(
                     row[3] += 2.0 * weight
                     row[4] += weight * ((along_i * along_i + along_j * along_j) / r2 - third_i - third_j)
                     row[5] += 2.0 * weight * (cosine * cosine - 3.0 * third_i * third_j)
-
-
-def donor_pair_sums(offset: np.ndarray, axis: np.ndarray, edges2: np.ndarray) -> np.ndarray:
-    """Return DD, S_omega and S_eta over all ordered pairs of donors placed around one host, (n_blocks, n_bins, 3).
-
-    Borrowed satellites are drawn independently from the donors. So this, summed over the first axis and divided by the
-    number of donors squared, is the mean contribution of two borrowed satellites of one host.
-    """
-    out = np.zeros((min(len(offset), 64), len(edges2) - 1, 3))
-    in_threads(_donor_pair_sums, len(out), offset, axis, edges2, out)
-    return out
-
-
-@kernel
-def _donor_pair_sums(start, stop, offset, axis, edges2, out):
-    n, n_blocks = len(offset), len(out)
-    third = 1.0 / 3.0
-    n_bins = len(edges2) - 1
-    for block in range(start, stop):
-        for i in range(block, n, n_blocks):
-            for j in range(n):
-                dx = offset[j, 0] - offset[i, 0]
-                dy = offset[j, 1] - offset[i, 1]
-                dz = offset[j, 2] - offset[i, 2]
-                r2 = dx * dx + dy * dy + dz * dz
-                if r2 <= edges2[0] or r2 > edges2[n_bins]:
-                    continue
-                b = np.searchsorted(edges2, r2) - 1
-                along = axis[i, 0] * dx + axis[i, 1] * dy + axis[i, 2] * dz
-                cosine = axis[i, 0] * axis[j, 0] + axis[i, 1] * axis[j, 1] + axis[i, 2] * axis[j, 2]
-                norm_i = axis[i, 0] ** 2 + axis[i, 1] ** 2 + axis[i, 2] ** 2
-                norm_j = axis[j, 0] ** 2 + axis[j, 1] ** 2 + axis[j, 2] ** 2
-                out[block, b, 0] += 1.0
-                out[block, b, 1] += along * along / r2 - third * norm_i
-                out[block, b, 2] += cosine * cosine - third * norm_i * norm_j
 
 
 def radial(offset: np.ndarray) -> np.ndarray:

@@ -35,9 +35,8 @@ class RegionCounter:
         Number of regions along each side of the box.
     r_edges : (n_bins + 1,)
         Edges of the bins [Mpc/h].
-    hosts, satellites : index arrays, ascending
-        Hosts whose centrals are counted, and sub-halos that are counted; by default all. There are no borrowed
-        satellites.
+    satellites : index array, ascending, optional
+        Sub-halos that are counted; by default all. There are no borrowed satellites.
     """
 
     def __init__(
@@ -45,27 +44,26 @@ class RegionCounter:
         catalogue: HaloCatalogue,
         per_side: int,
         r_edges: np.ndarray,
-        hosts: np.ndarray | None = None,
         satellites: np.ndarray | None = None,
     ):
-        self.hosts = np.arange(len(catalogue.mass)) if hosts is None else np.asarray(hosts)
         self.satellites = np.arange(len(catalogue.offset)) if satellites is None else np.asarray(satellites)
         self._catalogue = catalogue
         self._satellite_host = catalogue.subhalo_host[self.satellites]
         self._satellite_axis = radial(catalogue.offset[self.satellites])
         self._region = region_of_hosts(catalogue, per_side)
-        host = np.concatenate([self.hosts, self._satellite_host])
+        n_hosts = len(catalogue.mass)
+        host = np.concatenate([np.arange(n_hosts), self._satellite_host])
         position = np.concatenate(
             [
-                catalogue.position[self.hosts],
+                catalogue.position,
                 np.mod(catalogue.position[self._satellite_host] + catalogue.offset[self.satellites], catalogue.Lbox),
             ]
         )
         n_cells = choose_cells(len(position), catalogue.Lbox, float(r_edges[-1]), CELLS_PER_RADIUS)
         self._grid = CellGrid.build(position, catalogue.Lbox, n_cells)
         order = self._grid.order
-        axis = np.concatenate([catalogue.axis[self.hosts], self._satellite_axis])
-        kind = np.repeat([0, 1], [len(self.hosts), len(self.satellites)])
+        axis = np.concatenate([catalogue.axis, self._satellite_axis])
+        kind = np.repeat([0, 1], [n_hosts, len(self.satellites)])
         self._points = tuple(np.ascontiguousarray(values[order]) for values in (position, axis, host, kind))
         self._region_of_points = self._region[host[order]]
         self._edges2, self._guess = bin_lookup(r_edges)
@@ -78,7 +76,7 @@ class RegionCounter:
         region : int
             Index of the region.
         host_weights, satellite_weights : (n_hosts, n), (n_satellites, n)
-            Weights of ``hosts`` and ``satellites``; columns are different sets of weights.
+            Weights of the hosts and of ``satellites``; columns are different sets of weights.
 
         Returns
         -------
@@ -137,7 +135,7 @@ class RegionCounter:
         """Return the sums of the weights of the centrals and of the satellites of the region, (2, n)."""
         return np.stack(
             [
-                host_weights[self._region[self.hosts] == region].sum(axis=0),
+                host_weights[self._region == region].sum(axis=0),
                 satellite_weights[self._region[self._satellite_host] == region].sum(axis=0),
             ]
         )

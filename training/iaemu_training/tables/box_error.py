@@ -18,7 +18,6 @@ from scipy.stats import qmc
 from iaemu import __version__
 from iaemu.binning import pairs_inside_cube
 from iaemu.halomodel.modes import Occupations
-from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_probability
 from iaemu.models.box_error import TERMS, BoxError, jackknife
 from iaemu.models.deviations import combine
 from iaemu.models.tables import TabulatedModel
@@ -27,7 +26,9 @@ from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu.statistics import STATISTICS
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-from iaemu_training.pairs.tracers_by_region import RegionCounter
+from iaemu_training.pairs.tracers_by_region import RegionCounter, region_of_hosts
+from iaemu_training.pairs.weighted import QUANTITIES
+from iaemu_training.tables.exact import Weights, one_halo, two_halo
 from iaemu_training.tables.species import Resolution, Species, central_modes, fit_modes, sample_occupations
 from iaemu_training.work.cluster import workers
 from iaemu_training.work.parts import PartStore, Task
@@ -58,8 +59,6 @@ class BoxErrorSettings:
         Number of quasi-random points of the supported region to which modes and combinations are fitted.
     n_held_out : int
         Number of random points at which the result is checked against direct counts.
-    min_weight : float
-        Least probability of being occupied for a tracer to be used in the direct counts.
     seed : int
         Seed of the points.
     """
@@ -72,7 +71,6 @@ class BoxErrorSettings:
     n_products: Annotated[int, Range(at_least=1, at_most=1000)] = 16
     mode_samples: Annotated[int, Range(at_least=2, at_most=2**17)] = 1024
     n_held_out: Annotated[int, Range(at_least=0, at_most=10_000)] = 8
-    min_weight: Annotated[float, Range(at_least=0, at_most=0.1)] = 1e-4
     seed: Seed = 1
 
     def __post_init__(self):
@@ -114,29 +112,6 @@ class _Weights:
         index, row = self._rows(catalogue, box)
         weights = {kind: basis[row] for kind, basis in self._bases.items() if kind != "central"}
         return {"index": index, "central": self._bases["central"][self._species.mass_bin[box]], **weights}
-
-
-def exact_weights(catalogue: HaloCatalogue, theta: ArrayLike, min_weight: float) -> dict[str, np.ndarray]:
-    """Return the probabilities of hosts and sub-halos to be occupied, where they exceed ``min_weight``.
-
-    ``theta`` are the five occupation parameters. The keys are those of the weights of modes, and ``hosts``, the index
-    of the hosts.
-    """
-    logMmin, sigma_logM, logM0, logM1, alpha = torch.as_tensor(np.asarray(theta, dtype=np.float64))
-    log_mass = torch.as_tensor(catalogue.log_mass)
-    ncen = mean_ncen(log_mass, logMmin, sigma_logM).numpy()
-    nsat = mean_nsat(log_mass, logM0, logM1, alpha)
-    host = catalogue.subhalo_host
-    tail = rank_probability(nsat[torch.as_tensor(host)], torch.as_tensor(catalogue.subhalo_rank.astype(float))).numpy()
-    hosts, index = np.flatnonzero(ncen > min_weight), np.flatnonzero(tail > min_weight)
-    return {
-        "hosts": hosts,
-        "index": index,
-        "central": ncen[hosts, None],
-        "satellite": tail[index, None],
-        "central_satellite": (ncen[host] * tail)[index, None],
-        "satellite_pair": tail[index, None],
-    }
 
 
 def count_region(counter: RegionCounter, weights: dict[str, np.ndarray], region: int) -> dict[str, np.ndarray]:
@@ -300,9 +275,9 @@ def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, s
 
 
 def count_directly(
-    catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray, min_weight: float = 0.0
+    catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Count the expected pairs of each region at one occupation, without modes.
+    """Count the expected pairs of each region at one occupation, without modes and without borrowed satellites.
 
     Parameters
     ----------
@@ -314,26 +289,18 @@ def count_directly(
         Number of regions along each side of the box.
     r_edges : (n_bins + 1,)
         Edges of the bins [Mpc/h].
-    min_weight : float
-        Tracers that are less likely to be occupied are left out.
 
     Returns
     -------
     dict of str to array
         "DD", "A_c", "A_s", "E_cc", "E_cs" and "E_ss" (n_regions, n_bins), and the number of galaxies "N" (n_regions,).
     """
-    weights = exact_weights(catalogue, theta, min_weight)
-    counter = RegionCounter(catalogue, per_side, r_edges, weights["hosts"], weights["index"])
-    shape = (per_side**3, len(r_edges) - 1)
-    sums: dict[str, np.ndarray] = {name: np.zeros(shape) for names in TERMS.values() for name in names}
-    sums["N"] = np.zeros(per_side**3)
-    for region in range(per_side**3):
-        found = count_region(counter, weights, region)
-        for term, quantities in TERMS.items():
-            for name, values in zip(quantities, found[term].reshape(len(quantities), -1), strict=True):
-                sums[name][region] += values
-        sums["N"][region] = found["numbers"].sum()
-    return sums
+    weights, regions = Weights.of(catalogue, theta, borrow=False), region_of_hosts(catalogue, per_side)
+    where = (regions, per_side**3)
+    sums = one_halo(weights, r_edges, *where) + two_halo(weights, r_edges, None, None, *where)
+    numbers = np.bincount(regions, weights.central, per_side**3)
+    numbers += np.bincount(regions[catalogue.subhalo_host], weights.satellite, per_side**3)
+    return {**dict(zip(QUANTITIES, np.moveaxis(sums, 1, 0), strict=True)), "N": numbers}
 
 
 def direct_deviations(
@@ -348,9 +315,8 @@ def direct_deviations(
 def _held_out(box_error, catalogues, points, settings, store, found, progress) -> dict:
     """Return percentiles, over points and bins, of the ratio of standard errors to those of direct counts."""
     edges = box_error.r_edges
-    options = (settings.per_side, edges, settings.min_weight)
     tasks = {
-        f"direct-{point}-{box}": Task(count_directly, (catalogue, theta[2:], *options))
+        f"direct-{point}-{box}": Task(count_directly, (catalogue, theta[2:], settings.per_side, edges))
         for point, theta in enumerate(points)
         for box, catalogue in enumerate(catalogues)
     }

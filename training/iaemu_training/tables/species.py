@@ -180,17 +180,25 @@ def rank_bin_edges(largest_mean: float, resolution: Resolution) -> np.ndarray:
     return np.asarray(edges)
 
 
-def sample_occupations(species: Species, kind: str, support: Support, n: int, seed: int) -> np.ndarray:
-    """Return occupations (n, n_species) at quasi-random points of the supported region.
+def sample_points(support: Support, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return quasi-random points of the supported region, (n, 7), and the points of the unit cube behind them.
 
-    Half of the samples have ``sigma_logM`` uniform in the logarithm, because steep steps are hardest to represent. A
-    quarter are multiplied by a mass-dependent alignment strength, so that the modes hold for such models too.
+    Half of the points have ``sigma_logM`` uniform in the logarithm, because steep steps are hardest to represent.
     """
     unit = qmc.Sobol(len(PARAMETERS), seed=seed).random(n)
     theta = support.from_unit_cube(unit)
     column = PARAMETERS.index("sigma_logM")
     low, high = support.bounds("sigma_logM", theta[:, PARAMETERS.index("logMmin")])
     theta[::2, column] = (low * (high / low) ** unit[:, column])[::2]
+    return theta, unit
+
+
+def sample_occupations(species: Species, kind: str, support: Support, n: int, seed: int) -> np.ndarray:
+    """Return occupations (n, n_species) at the points of :func:`sample_points`.
+
+    A quarter of them are multiplied by a mass-dependent alignment strength, so that the modes hold for such models too.
+    """
+    theta, unit = sample_points(support, n, seed)
     occupations = Occupations({kind: species.occupation(kind)})
     parts = torch.as_tensor(theta[:, 2:]).split(64)
     samples = np.concatenate([occupations.amplitudes(part)[kind].numpy() for part in parts])
@@ -222,36 +230,6 @@ def central_modes(species: Species, support: Support, n_modes: int, n_samples: i
     samples = sample_occupations(species, "central", support, n_samples, seed)
     basis, matrix = exact_modes(samples, species.count("central"), species.log_mass("central"), n_modes)
     return ModeBasis(basis, species.occupation("central", matrix=matrix))
-
-
-def satellite_modes(
-    species: Species, support: Support, n_total: int, n_rank: int, n_samples: int, seed: int
-) -> tuple[ModeBasis, ModeBasis]:
-    """Find the modes of <Nsat>, spread evenly over the ranks, and of the difference that the rank dependence makes.
-
-    Two-halo pairs depend on the number of satellites of a host much more than on their ranks. So the number is kept to
-    high accuracy, and few modes are enough for the ranks.
-    """
-    samples = sample_occupations(species, "satellite", support, n_samples, seed)
-    count, ranks = species.count("satellite"), species.total_ranks()
-    totals = np.add.reduceat(samples * (count / species.bin_count[species.satellite_bin]), species.first_satellite, 1)
-    mean = totals / ranks
-    basis, matrix = exact_modes(mean, species.bin_count * ranks, species.log_mass("central"), n_total)
-    # <Nsat> is the sum of P(N >= l) over all l: for each mass bin, one species of all its ranks.
-    total = ModeBasis(
-        basis[species.satellite_bin],
-        Block(
-            "satellite",
-            species.node_log_mass,
-            np.ones(len(species.node_bin)),
-            species.node_bin,
-            species.node_share / ranks[species.node_bin],
-            matrix,
-        ),
-    )
-    norm = np.linalg.norm(samples * np.sqrt(count), axis=1)
-    basis, chosen, matrix = fit_modes(samples - mean[:, species.satellite_bin], count, n_rank, norm)
-    return total, ModeBasis(basis, species.occupation("satellite", chosen, matrix, relative=True))
 
 
 def exact_modes(

@@ -9,7 +9,11 @@ import numpy as np
 
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.pairs.tracers import radial
+from iaemu_training.pairs.weighted import N_BLOCKS, QUANTITIES, with_donors
 from iaemu_training.tables.species import Species
+
+#: Number of donors with which each donor of a coarse mass bin is paired, for pairs of borrowed satellites.
+_PAIRS_PER_DONOR = 1000
 
 
 @dataclass
@@ -48,21 +52,25 @@ class Tracers:
 
 @dataclass
 class Donors:
-    """Sub-halos sorted by the coarse mass bin of their hosts, within which satellites are borrowed.
+    """Sub-halos sorted by the coarse mass bin of their hosts, within which satellites are borrowed, and by distance.
 
     Attributes
     ----------
     bin_of_host : (n_hosts,) int
         Coarse bin of each host.
     order : (n_subhalos,) int
-        Sub-halos sorted by coarse bin: ``order[first[g] : first[g + 1]]`` are those of bin g.
+        Sub-halos sorted by coarse bin: ``order[first[g] : first[g + 1]]`` are those of bin g, the nearest to their host
+        first.
     first : (n_bins + 1,) int
         Start of each bin in ``order``.
+    offset : (n_subhalos, 3)
+        Positions of all sub-halos relative to their hosts [Mpc/h].
     """
 
     bin_of_host: np.ndarray
     order: np.ndarray
     first: np.ndarray
+    offset: np.ndarray
 
     @classmethod
     def of(cls, catalogue: HaloCatalogue) -> Donors:
@@ -70,12 +78,48 @@ class Donors:
         edges = catalogue.borrowing_edges
         bin_of_host = np.clip(np.digitize(catalogue.log_mass, edges) - 1, 0, len(edges) - 2)
         bin_of_subhalo = bin_of_host[catalogue.subhalo_host]
-        order = np.argsort(bin_of_subhalo, kind="stable")
-        return cls(bin_of_host, order, np.searchsorted(bin_of_subhalo[order], np.arange(len(edges))))
+        order = np.lexsort([np.sum(catalogue.offset**2, axis=1), bin_of_subhalo])
+        first = np.searchsorted(bin_of_subhalo[order], np.arange(len(edges)))
+        return cls(bin_of_host, order, first, catalogue.offset)
 
     def number(self, coarse: np.ndarray) -> np.ndarray:
         """Return the number of donors in coarse bins."""
         return self.first[coarse + 1] - self.first[coarse]
+
+    def draw(self, coarse: np.ndarray, n_draws: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draw ``n_draws`` (n,) donors from coarse bins (n,); return sub-halos, those of one row after the other.
+
+        The draws of one row are stratified: since donors are in order of distance, they cover all distances evenly.
+        """
+        row = np.repeat(np.arange(len(coarse)), n_draws)
+        first = np.cumsum(n_draws) - n_draws
+        fraction = (np.arange(len(row)) - first[row] + rng.uniform(size=len(row))) / n_draws[row]
+        return self.order[self.first[coarse][row] + (fraction * self.number(coarse)[row]).astype(np.int64)]
+
+    def places(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the offsets [Mpc/h] and the axes of all donors of a coarse bin."""
+        offset = self.offset[self.order[self.first[group] : self.first[group + 1]]]
+        return offset, radial(offset)
+
+    def mean_pair(self, group: int, edges2: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return DD, S_omega and S_eta of two borrowed satellites of one host, averaged over donors, (n_bins, 3)."""
+        donors = np.concatenate(self.places(group), axis=1)
+        n = len(donors)
+        draws = np.full(n, min(n, _PAIRS_PER_DONOR))
+        out = np.zeros((N_BLOCKS, 1, len(QUANTITIES), len(edges2) - 1))
+        ends = np.array([0, n])
+        with_donors(
+            donors,
+            np.full(n, 1.0 / n),
+            draws,
+            np.zeros(n, dtype=np.int64),
+            rng.uniform(size=n),
+            donors,
+            ends,
+            edges2,
+            out,
+        )
+        return out.sum(axis=(0, 1))[[0, 2, 5]].T
 
 
 def build_tracers(
@@ -107,7 +151,9 @@ def build_tracers(
         who = np.repeat(hosts, draws)
         draw = np.arange(len(who)) - np.repeat(np.cumsum(draws) - draws, draws)
         coarse = donors.bin_of_host[who]
-        pick = (_hash_uniform(seed, who, k, draw) * donors.number(coarse)).astype(np.int64)
+        # Stratified: donors are in order of distance, and the draws of a host and rank bin cover all distances evenly.
+        fraction = (draw + _hash_uniform(seed, who, k, draw)) / np.repeat(draws, draws)
+        pick = (fraction * donors.number(coarse)).astype(np.int64)
         parts.append(
             dict(
                 host=who,
