@@ -88,7 +88,7 @@ def results(model):
         return [value.numpy() for value in model.deviations(theta).values()]
     theta = model.support.sample(20, np.random.default_rng(5))
     found = []
-    for edges in (model.nodes, model.nodes[::2], [0.11, 0.17, 0.24]):
+    for edges in (model.nodes, model.nodes[::2], [0.11, 0.15, 0.21]):
         if isinstance(model, iaemu.IAEmuNetEmulator) and len(edges) < 21:
             continue
         options = {"n_passes": 3} if isinstance(model, iaemu.IAEmuNetEmulator) else {}

@@ -142,7 +142,7 @@ class RankSums:
         """
         values = self.values if values is None else values
         flat, n = weights.flatten(start_dim=1), len(weights)
-        if n <= _FEW:
+        if 0 < n <= _FEW:
             index = rows.flatten(start_dim=1)
             return torch.stack([flat[k] @ values[index[k]] for k in range(n)])
         matrix = torch.zeros(n, len(values), dtype=flat.dtype)

@@ -157,6 +157,13 @@ class Emulator(NetworkModel):
         # All nodes matter here, and where bins are joined also correlations between bins.
         return super()._golden_bins() | {"nodes.": self.nodes, "joined.": self.nodes[[0, -1]]}
 
+    def _golden(self, theta):
+        golden = super()._golden(theta)
+        # Predictions see the correlations only of bins that are joined. These sums see all, with different weights.
+        for name, matrix in ({} if self.aleatoric is None else self.aleatoric.correlations).items():
+            golden[f"correlation.{name}"] = np.cos(np.arange(1.0, len(matrix) + 1.0)) @ np.asarray(matrix)
+        return golden
+
     # ------------------------------------------------------------------ predictions
 
     def _predict(self, theta, bins, names) -> dict[str, torch.Tensor]:

@@ -271,7 +271,7 @@ class TabulatedModel(ForwardModel):
     @staticmethod
     def _one_halo(sums: RankSums, rows, weights, values) -> torch.Tensor:
         """Return the three sums of pairs in one host, (3, n, n_bins)."""
-        return sums.total(rows, weights, values).reshape(len(rows), -1, _N_SUMS).movedim(-1, 0)
+        return sums.total(rows, weights, values).reshape(len(rows), values.shape[1] // _N_SUMS, _N_SUMS).movedim(-1, 0)
 
     @staticmethod
     def _number_modes(tables: _Binned, central, oriented, satellite) -> dict[str, torch.Tensor]:
@@ -281,7 +281,7 @@ class TabulatedModel(ForwardModel):
         which = torch.cat([oriented, satellite], dim=1)
 
         def half(table, other):  # contract the second member: (n, n_bins, n_modes)
-            return (other @ table.T).reshape(len(other), n_bins, -1)
+            return (other @ table.T).reshape(len(other), n_bins, len(table) // n_bins)
 
         omega = half(tables.omega, modes) * which[:, None]
         eta_c = half(tables.eta_central, oriented) * oriented[:, None]
