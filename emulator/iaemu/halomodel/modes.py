@@ -99,16 +99,13 @@ class Occupations:
                 None if block.matrix is None else torch.as_tensor(np.asarray(block.matrix, dtype=np.float64)),
             )
 
-    def amplitudes(self, theta: torch.Tensor, central_weight: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def amplitudes(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the amplitudes of each block.
 
         Parameters
         ----------
         theta : tensor (n, 5), float64
             The ``OCCUPATION_PARAMETERS``.
-        central_weight : tensor (n, n_masses), optional
-            At the masses ``log_mass``. The blocks of centrals come once more, as ``weighted_...``: with <Ncen> times
-            the weight in place of <Ncen>.
 
         Returns
         -------
@@ -116,11 +113,8 @@ class Occupations:
         """
         logMmin, sigma_logM, logM0, logM1, alpha = (column[:, None] for column in theta.unbind(dim=-1))
         kinds = {block.kind for block in self.blocks.values()}
-        centrals: dict[str, torch.Tensor] = {}
         if kinds & {"central", "central_satellite"}:
-            centrals[""] = mean_ncen(self.log_mass, logMmin, sigma_logM)
-            if central_weight is not None:
-                centrals["weighted_"] = centrals[""] * central_weight
+            ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
         if kinds != {"central"}:
             nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
             single, pair = rank_tail_sums(nsat[:, self._point_mass], self._point_rank)
@@ -132,9 +126,8 @@ class Occupations:
             elif kind == "satellite_pair":
                 result[name] = self._total(name, pair[:, point])
             else:
-                for prefix, centrals_at in centrals.items():
-                    value = centrals_at[:, mass]
-                    result[prefix + name] = self._total(name, value if kind == "central" else single[:, point] * value)
+                value = ncen[:, mass]
+                result[name] = self._total(name, value if kind == "central" else single[:, point] * value)
         return result
 
     def _total(self, name: str, value: torch.Tensor) -> torch.Tensor:
@@ -143,48 +136,6 @@ class Occupations:
         total = torch.zeros(len(value), int(species.max()) + 1, dtype=value.dtype)
         total = total.index_add(1, species, value * coefficient)
         return total if matrix is None else total @ matrix
-
-    def central_entries(self, theta: torch.Tensor) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Return the values at the entries of the blocks that contain centrals, at one occupation.
-
-        The occupation of a species is the sum of the values of its entries. Each value is proportional to <Ncen> at its
-        mass, so it can be multiplied by a weight that depends on mass.
-
-        Parameters
-        ----------
-        theta : tensor (5,)
-            In the order of ``OCCUPATION_PARAMETERS``.
-
-        Returns
-        -------
-        dict of str to (mass, species, value)
-            Tensors (n_entries,) for each block; ``mass`` is an index of ``log_mass``.
-        """
-        logMmin, sigma_logM, logM0, logM1, alpha = theta.unbind()
-        ncen = mean_ncen(self.log_mass, logMmin, sigma_logM)
-        nsat = mean_nsat(self.log_mass, logM0, logM1, alpha)
-        single, _ = rank_tail_sums(nsat[self._point_mass], self._point_rank)
-        entries = {}
-        for name, (mass, point, species, coefficient, _) in self._terms.items():
-            kind = self.blocks[name].kind
-            if kind in ("central", "central_satellite"):
-                value = ncen[mass] * coefficient
-                entries[name] = mass, species, value if kind == "central" else value * single[point]
-        return entries
-
-    def matrix(self, name: str) -> torch.Tensor | None:
-        """Return the linear map of a block from occupations to amplitudes.
-
-        Parameters
-        ----------
-        name : str
-            Name of the block.
-
-        Returns
-        -------
-        tensor (n_species, n_modes), or None
-        """
-        return self._terms[name][4]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return arrays for a file; arrays that successive blocks share are stored once.

@@ -84,10 +84,6 @@ class Species:
         self.bin_count = np.bincount(node_bin, weights=pooled)
         self.node_share = pooled / self.bin_count[node_bin]
         self.mass_bin = [node_bin[index] for index in node]
-        distance = self.node_log_mass - np.bincount(node_bin, weights=self.node_log_mass * self.node_share)[node_bin]
-        variance = np.bincount(node_bin, weights=self.node_share * distance**2)[node_bin]
-        slope = self.node_share * distance
-        self._node_slope = np.divide(slope, variance, out=np.zeros_like(slope), where=variance > 1e-12)
 
         largest = np.maximum(largest_mean_nsat(start + (bins + 1) * resolution.dlog_mass, support), 1e-3)
         edges = rank_bin_edges(float(largest.max()), resolution)
@@ -106,30 +102,15 @@ class Species:
         """Return the number of tracers of each species (for "satellite_pair": of pairs of ranks)."""
         if kind == "central":
             return self.bin_count
-        return self.bin_count[self.satellite_bin] * self._ranks(kind)
+        return self.bin_count[self.satellite_bin] * self.ranks(kind)
 
     def log_mass(self, kind: str) -> np.ndarray:
         """Return the mean log10 host mass of each species [log10 Msun/h]."""
         mean = np.bincount(self.node_bin, weights=self.node_log_mass * self.node_share)
         return mean if kind == "central" else mean[self.satellite_bin]
 
-    def total_ranks(self) -> np.ndarray:
-        """Return the number of ranks in all satellite species of each mass bin, (n_mass_bins,)."""
-        return np.bincount(self.satellite_bin, weights=self._ranks("satellite"))
-
-    def occupation(
-        self,
-        kind: str,
-        chosen: np.ndarray | None = None,
-        matrix: np.ndarray | None = None,
-        relative: bool = False,
-        slope: bool = False,
-    ) -> Block:
-        """Return the occupations of all species, or of those in ``chosen``; ``matrix`` converts them to amplitudes.
-
-        With ``relative`` the mean over all ranks of the mass bin, <Nsat> / ranks, is subtracted from "satellite". With
-        ``slope`` the result is the slope of the occupation in log mass within each bin, from a line through the nodes.
-        """
+    def occupation(self, kind: str, chosen: np.ndarray | None = None, matrix: np.ndarray | None = None) -> Block:
+        """Return the occupations of all species, or of those in ``chosen``; ``matrix`` converts them to amplitudes."""
         n = self.n_mass_bins if kind == "central" else self.n_satellite
         chosen = np.arange(n) if chosen is None else np.asarray(chosen)
         bins = chosen if kind == "central" else self.satellite_bin[chosen]
@@ -137,24 +118,22 @@ class Species:
         n_nodes = np.searchsorted(self.node_bin, bins, side="right") - first
         index = np.repeat(np.arange(len(chosen)), n_nodes)
         node = np.repeat(first, n_nodes) + np.arange(len(index)) - np.repeat(np.cumsum(n_nodes) - n_nodes, n_nodes)
-        share = (self._node_slope if slope else self.node_share)[node]
+        share = self.node_share[node]
         if kind == "central":
             return Block(kind, self.node_log_mass[node], np.ones(len(node)), index, share, matrix)
         species = chosen[index]
-        ranks = self._ranks(kind)[species]
+        ranks = self.ranks(kind)[species]
         share = np.divide(share, ranks, out=np.zeros_like(share), where=ranks > 0)
-        parts = []
-        if relative:
-            parts = [(node, np.ones(len(node)), index, -self.node_share[node] / self.total_ranks()[bins[index]])]
         last = (species + 1 == self.n_satellite) | (self.satellite_bin[(species + 1) % self.n_satellite] != bins[index])
-        parts += [
+        parts = [
             (node, self.rank_first[species], index, share),
             (node[~last], self.rank_last[species[~last]] + 1, index[~last], -share[~last]),
         ]
         node, rank, index, share = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Block(kind, self.node_log_mass[node], rank, index, share, matrix)
 
-    def _ranks(self, kind: str) -> np.ndarray:
+    def ranks(self, kind: str) -> np.ndarray:
+        """Return the number of ranks in each satellite species (for "satellite_pair": of pairs of ranks)."""
         width = self.rank_last - self.rank_first + 1.0
         return 0.5 * (self.rank_first + self.rank_last - 2.0) * width if kind == "satellite_pair" else width
 

@@ -80,7 +80,7 @@ class TwoHaloModes:
             n_modes[0],
         )
         occupation = sample_occupations(species, "satellite", *samples)
-        width = species.rank_last - species.rank_first + 1.0
+        width = species.ranks("satellite")
         total = np.add.reduceat(occupation * width, species.first_satellite, axis=1)
         by_bin = total[:, species.satellite_bin]
         share = np.divide(occupation, by_bin, out=np.zeros_like(occupation), where=by_bin > 0).sum(axis=0)
@@ -240,7 +240,7 @@ class TwoHaloSums:
         RankSums
         """
         species = self.species
-        width = species.rank_last - species.rank_first + 1.0
+        width = species.ranks("satellite")
         below, fraction = nodes.place(species.log_mass("central"))
         mean = np.add.reduceat(functional * self.modes.share[:, None], species.first_satellite)
         n_rows, values = [], []
