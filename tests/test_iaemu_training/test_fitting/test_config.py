@@ -78,7 +78,7 @@ def test_what_is_left_out_has_its_default(write):
         ("network: factorised\noptimiser: sgd", "optimiser must be one of adam, adamw, muon, got 'sgd'"),
         ("network: factorised\nbatch_size: 512\nn_train: 32", "batch_size = 512 exceeds n_train = 32"),
         ("network: iaemunet\nbeta_xi: 1.5", "beta_xi must be a number, at least 0 and at most 1; got 1.5"),
-        ("network: iaemunet\nrealisations: some", "realisations must be one of all, one"),
+        ("network: iaemunet\nrealisations: some", "realisations must be one of all, together"),
         ("network: iaemunet\naccelerator: tpu", "accelerator must be one of auto, cpu, gpu"),
         ("network: iaemunet\nseed: -1", "seed must be a whole number, at least 0 and at most 4294967295; got -1"),
         ("network: [", r"is not valid YAML, line 1: expected the node content"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from iaemu.models.factorised import Emulator
 from iaemu.models.iaemunet import IAEmuNetEmulator
@@ -89,16 +90,35 @@ def test_a_killed_training_goes_on_to_the_same_network(data, emulator, tmp_path,
         fit_iaemunet(*other, SUPPORT, SETTINGS, checkpoint=tmp_path / "c", progress=False)
 
 
-def test_an_epoch_shows_every_realisation_or_one_of_each_point(data):
+def test_an_epoch_shows_every_realisation_alone_or_with_the_others_of_its_point(data):
     every = IAEmuNetTraining(*data, SETTINGS)
     rows = every.epoch_rows(torch.Generator().manual_seed(1))
     assert sorted(rows.tolist()) == list(range(64 * 3)) and every.n_batches == 12
-    one = IAEmuNetTraining(*data, replace(SETTINGS, realisations="one"))
-    rows = one.epoch_rows(torch.Generator().manual_seed(1))
-    assert sorted((rows // 3).tolist()) == list(range(64)) and one.n_batches == 4
-    assert set((rows % 3).tolist()) == {0, 1, 2}
-    again = one.epoch_rows(torch.Generator().manual_seed(2))
-    assert not torch.equal(again.sort().values, rows.sort().values)
+    together = IAEmuNetTraining(*data, replace(SETTINGS, realisations="together"))
+    rows = together.epoch_rows(torch.Generator().manual_seed(1))
+    assert sorted(rows.tolist()) == list(range(64)) and together.n_batches == 4
+
+
+def test_the_loss_of_realisations_together_is_that_of_all_of_them(data):
+    alone = IAEmuNetTraining(*data, SETTINGS)
+    together = IAEmuNetTraining(*data, replace(SETTINGS, realisations="together"))
+    for training in (alone, together):
+        training.network.eval()  # no dropout, which differs between rows
+        training.trainer = Trainer()
+    points = torch.tensor([3, 0, 40])
+    rows = (3 * points[:, None] + torch.arange(3)).flatten()
+    torch.testing.assert_close(together.batch_loss(points), alone.batch_loss(rows))
+
+
+def test_mixed_precision_trains_32_bit_weights_to_nearly_the_same_loss(data):
+    fits = [
+        fit_iaemunet(*data, SUPPORT, replace(SETTINGS, realisations="together", precision=precision), progress=False)
+        for precision in ("32-true", "bf16-mixed")
+    ]
+    losses = [[entry["validation"] for entry in fit.metadata["history"]] for fit in fits]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    assert losses[1] != losses[0]
+    assert {value.dtype for value in fits[1].network.state_dict().values()} == {torch.float32, torch.int64}
 
 
 def test_rows_pair_a_point_with_its_own_realisations(data):

@@ -22,6 +22,7 @@ from iaemu.ranges import Range, Seed, check_fields, numbers_of, short
 
 OPTIMISERS = ("adam", "adamw", "muon")
 SCHEDULES = ("cosine", "step")
+PRECISIONS = ("32-true", "bf16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu")
 
 _Number = Annotated[int, Range(at_least=1, at_most=10**8)]
@@ -64,6 +65,10 @@ class TrainingSettings:
         all epochs and keep the last weights.
     checkpoint_every : int
         Epochs between checkpoints.
+    precision : str
+        Precision of the passes through the network, as in PyTorch Lightning: 32-true, or bf16-mixed, which is two to
+        three times faster on GPUs and on CPUs with bfloat16 for networks as large as IAEmuNet. Weights and losses have
+        32 bits in both.
     threads : int or None
         Number of threads of torch on the CPU; null for torch's own choice. Small networks are fastest with 1.
     seed : int
@@ -82,6 +87,7 @@ class TrainingSettings:
     validate_every: _Number = 1
     patience: _Number | None = None
     checkpoint_every: _Number = 10
+    precision: str = "32-true"
     threads: Annotated[int, Range(at_least=1, at_most=1024)] | None = None
     seed: Seed = 1
 
@@ -89,6 +95,7 @@ class TrainingSettings:
         check_fields(self, ConfigError)
         _check_choice("optimiser", self.optimiser, OPTIMISERS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class FitSettings(TrainingSettings):
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
-    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, precision, threads, seed : see TrainingSettings
     n_train : int
         Number of training points, quasi-random in the supported region.
     n_validation : int
@@ -146,11 +153,12 @@ class IAEmuNetSettings(TrainingSettings):
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
-    step_factor, gradient_clip, validate_every, patience, checkpoint_every, threads, seed : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every, precision, threads, seed : see TrainingSettings
     n_realisations : int
         Number of noisy draws at each point, if the data set does not have mocks at all points.
     realisations : str
-        all: each epoch shows all mocks of each point. one: each epoch shows one of them, drawn at random.
+        all: each epoch shows all mocks of each point one by one, and batch_size counts mocks. together: the loss of a
+        point is the mean over its mocks, from one pass of the network, and batch_size counts points.
     dropout : float
         Probability of dropout.
     variance_bias : float
@@ -191,7 +199,7 @@ class IAEmuNetSettings(TrainingSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        _check_choice("realisations", self.realisations, ("all", "one"))
+        _check_choice("realisations", self.realisations, ("all", "together"))
         _check_choice("optimiser", self.optimiser, ("adam", "adamw"))
 
 

@@ -119,23 +119,26 @@ class IAEmuNetTraining(NetworkTraining):
             data[f"{name}_inputs"] = standardiser.inputs(torch.as_tensor(points)).float()
             data[f"{name}_targets"] = standardiser.targets(torch.as_tensor(values)).float()
         self.n_points, self.n_realisations = y.shape[:2]
-        one = settings.realisations == "one"
-        super().__init__(network, settings, seed, data, self.n_points * (1 if one else self.n_realisations))
+        self.together = settings.realisations == "together"
+        super().__init__(network, settings, seed, data, self.n_points * (1 if self.together else self.n_realisations))
         # Not a submodule, since it has nothing to train.
         self.__dict__["standardiser"] = standardiser
         self.schedule = BetaSchedule(settings.warmup_epochs, (settings.beta_xi, settings.beta_omega, settings.beta_eta))
 
     def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        # A row is the number of a pair (point, realisation); the realisations of a point are consecutive.
-        n, k = self.n_points, self.n_realisations
-        if self.settings.realisations == "all":
-            return torch.randperm(n * k, generator=generator)
-        return torch.randperm(n, generator=generator) * k + torch.randint(k, (n,), generator=generator)
+        # A row is the number of a point, or of a pair (point, realisation); the realisations of a point are consecutive.
+        return torch.randperm(self.n_points * (1 if self.together else self.n_realisations), generator=generator)
 
     def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
-        point, realisation = rows // self.n_realisations, rows % self.n_realisations
-        mean, variance = self.network(self.data["train_inputs"][point])
-        return beta_nll(mean, variance, self.data["train_targets"][point, realisation], self.schedule(self.epoch))
+        inputs, targets = self.data["train_inputs"], self.data["train_targets"]
+        if self.together:
+            targets = targets[rows]
+        else:
+            rows, realisation = rows // self.n_realisations, rows % self.n_realisations
+            targets = targets[rows, realisation].unsqueeze(1)
+        # Of mixed precision only the network's passes have 16 bits.
+        mean, variance = (output.float().unsqueeze(1).expand_as(targets) for output in self.network(inputs[rows]))
+        return beta_nll(mean, variance, targets, self.schedule(self.epoch))
 
     def validation_loss(self) -> torch.Tensor:
         inputs, targets = self.data["validation_inputs"], self.data["validation_targets"]
