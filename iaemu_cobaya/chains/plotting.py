@@ -159,7 +159,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
     -------
     figure : Figure
     text : str
-        chi^2 of the best fit and number of bins, for each likelihood.
+        chi^2 of the best fit, number of bins, and p-value, for each likelihood.
 
     Raises
     ------
@@ -191,18 +191,26 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         if len(predictions) > 1:
             band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
         chi2, n_bins = like.chi2(best[name]), len(like.data_vector)
-        # The column chi2 of the chain also contains the error of the prediction, and a log-determinant.
+        # The column chi2 of the chain is -2 log L: with the error of the prediction, and of a t-distribution.
         which = " from the covariance of the data alone" if like.emulator_error else ""
-        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}"
+        p_value = like.p_value(best[name])
+        chance = "" if np.isnan(p_value) else f", p = {p_value:.2g}"
+        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}{chance}"
         like.plot(best[name], band, panels, label=text, color=COLORS[0])
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
         lines.append(
-            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
+            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters{chance}"
+            f"{_of_hotelling(like) if chance else ''}"
         )
     if too_slow:
         lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)
+
+
+def _of_hotelling(like: IACorrelations) -> str:
+    regions = like.n_regions[like.statistics[0]]
+    return "" if regions is None else f" of Hotelling's T^2 with {regions} regions"
 
 
 def _rebuild_model(chain: Chain) -> Model:

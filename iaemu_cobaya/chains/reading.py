@@ -278,8 +278,8 @@ def posterior_table(chain: Chain) -> str:
         lines.append(f"  R-1 of the means: {_gelman_rubin(chain)}")
     likelihoods = (chain.info.get("likelihood") or {}).values()
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
-    which = " (with the error of the prediction, and its log-determinant)" if with_determinant else ""
-    lines.append(f"  chi2{which} at the best fit: {best['chi2']:.2f}")
+    which = ", with the error of the prediction and its log-determinant" if with_determinant else ""
+    lines.append(f"  chi2 (-2 log-likelihood{which}) at the best fit: {best['chi2']:.2f}")
     if chain.converged is False:
         lines.append(
             "  NOT CONVERGED by the criteria of the sampler: still running, or stopped (cobaya-run -r resumes it)"

@@ -82,7 +82,7 @@ def make_plan(model: Model, reference: Reference, rng: np.random.Generator, log:
     """
     order = cobaya_internals.evaluation_order(model)
     params = {one.component: one.params for one in order}
-    fed = {component: _sampled_among(model, names) for component, names in params.items()}
+    fed = {component: sampled_among(model, names) for component, names in params.items()}
     likelihoods = [one.component for one in order if one.is_likelihood]
     varying = [like for like in likelihoods if fed[like]]
     needed = set().union(*(one.required for one in order if one.component in varying))
@@ -123,7 +123,7 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
         plan.functions[name] = as_torch(function, arguments, f"the parameter {name}")
         values[name] = plan.functions[name].call(**{p: values[p] for p in arguments})
     for name, prior in model.prior.external.items():
-        if _sampled_among(model, prior.params):
+        if sampled_among(model, prior.params):
             plan.external_priors[name] = as_torch(prior.logp, prior.params, f"the external prior {name}")
         else:
             plan.external_priors[name] = float(prior.logp(**{p: values[p] for p in prior.params}))
@@ -135,8 +135,18 @@ def _plan_functions(plan: Plan, model, used, external, reference, rng, log) -> d
     return calls
 
 
-def _sampled_among(model: Model, names: Collection[str]) -> list[str]:
-    """Return the sampled parameters among ``names``, and those on which ``names`` depend."""
+def sampled_among(model: Model, names: Collection[str]) -> list[str]:
+    """Return the sampled parameters among ``names``, and those on which ``names`` depend.
+
+    Parameters
+    ----------
+    model : Model
+    names : collection of str
+
+    Returns
+    -------
+    list of str
+    """
     dependencies = model.parameterization.input_dependencies
     feeding = {*names}.union(*(dependencies.get(name, ()) for name in names))
     return [name for name in model.parameterization.sampled_params() if name in feeding]

@@ -1,8 +1,10 @@
 """Cobaya likelihoods of measured alignment correlation functions.
 
-``logp = -chi^2 / 2``, without the constant normalisation of the Gaussian, so that Cobaya's column ``chi2`` is chi^2.
-With the option ``emulator_error`` the covariance is C_data + C_emu(theta), and ``logp`` contains the change of its
-log-determinant: -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2. The likelihoods also work without Cobaya::
+``logp`` is 0 where the prediction equals the data: constant normalisations are left out. For a known covariance it is
+``-chi^2 / 2``, so that Cobaya's column ``chi2`` is chi^2. For a covariance from few regions it is that of a
+t-distribution, see :mod:`iaemu_cobaya.likelihoods.distribution`. With the option ``emulator_error`` the covariance is
+C_data + C_emu(theta), and ``logp`` contains the change of its log-determinant: -(chi^2 + log det (C_data + C_emu) - log
+det C_data) / 2. The likelihoods also work without Cobaya::
 
     like = TNG300Sample1()
     like.log_likelihood(theory_vector)
@@ -13,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -24,7 +26,9 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
 from iaemu.plots import plot_statistic
+from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
+from iaemu_cobaya.gradients.plan import sampled_among
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 from iaemu_cobaya.likelihoods.data_vector import DataVector, Options
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
-    """Gaussian likelihood of measured correlation functions: xi, omega and eta, or some of them.
+    """Likelihood of measured correlation functions: xi, omega and eta, or some of them.
 
     The data vector contains the used bins of each of ``statistics``, in this order, with increasing r. The bin edges
     must be among those of the model that predicts.
@@ -56,6 +60,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         With Hartlap factors: chi^2 = d^T inverse_covariance d.
     hartlap_factors : dict of statistic to float
         1 for statistics without a Hartlap factor.
+    n_regions : dict of statistic to int or None
+        Number of regions from which the covariance was estimated, if it was.
     """
 
     data: str | os.PathLike | Measurement | None
@@ -64,7 +70,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     r_max: float | dict | None
     covariance: str | dict
     correlation_from: str | os.PathLike | None
-    hartlap: bool
+    distribution: str
+    n_parameters: Annotated[int, Range(at_least=0)] | None
     emulator_error: bool
     tag: str | None
     param_map: dict
@@ -79,7 +86,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         self.tag = check_tag(self.tag, self.log)
         self._products = {name: product_name(name, self.tag) for name in self.statistics}
         self._deviations = {name: product_name(name, self.tag, deviations=True) for name in self.statistics}
-        options = Options(self.r_min, self.r_max, self.covariance, self.correlation_from, self.hartlap)
+        options = Options(self.r_min, self.r_max, self.covariance, self.correlation_from, self.distribution)
         try:
             self.measurement = self._read_measurement()
             self._data = DataVector(self.measurement, self.statistics, options)
@@ -87,7 +94,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             raise LoggedError(self.log, "%s", error) from error
         self.used, self.bins, self.slices = self._data.used, self._data.bins, self._data.slices
         self.data_vector, self.covariance_matrix = self._data.values, self._data.covariance
-        self.hartlap_factors = self._data.hartlap_factors
+        self.hartlap_factors = {name: self._data.block_of(name).hartlap_factor for name in self.statistics}
+        self.n_regions = {name: self._data.block_of(name).n_regions for name in self.statistics}
         self.inverse_covariance = self._data.whitening.T @ self._data.whitening
         self._edges, self._index = {}, {}
         for statistic, bins in self.bins.items():
@@ -97,6 +105,27 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
         self._warned_not_finite = False
         self.log.info("%s", self.describe())
+        if self.n_parameters is not None:
+            self._data.n_parameters = self.n_parameters
+        noisy = self._data.noisy()
+        if noisy is not None:
+            self.mpi_warning("%s", noisy)
+
+    def initialize_with_provider(self, provider: Any) -> None:
+        """Count the sampled parameters on which the prediction depends, for the t-distribution.
+
+        Parameters
+        ----------
+        provider : cobaya.theory.Provider
+        """
+        super().initialize_with_provider(provider)
+        if self.n_parameters is not None:
+            return
+        names: set[str] = set()
+        for product in self.get_requirements():
+            theory = provider.requirement_providers[product]
+            names = names | set(theory.input_params)
+        self._data.n_parameters = len(sampled_among(provider.model, names))
 
     def _check_statistics(self) -> list[str]:
         statistics = [self.statistics] if isinstance(self.statistics, str) else list(self.statistics or [])
@@ -196,7 +225,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         )
 
     def log_likelihood(self, theory_vector: ArrayLike, deviations: ArrayLike | None = None) -> float:
-        """Return the log-likelihood of a prediction, -chi^2 / 2, optionally with the error of the prediction.
+        """Return the log-likelihood of a prediction, optionally with the error of the prediction.
 
         Parameters
         ----------
@@ -204,7 +233,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             In the order of ``data_vector``.
         deviations : array (K, n), optional
             See :meth:`deviations`. They add C_emu to the covariance, and the change of its log-determinant to -2 logp.
-            Hartlap factors apply to the covariance of the data only.
+            What corrects for the noise of an estimated covariance applies to that of the data only.
 
         Returns
         -------
@@ -298,7 +327,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             self.log.warning(text, message)
 
     def chi2(self, theory_vector: ArrayLike) -> float:
-        """Return chi^2 of a prediction, with Hartlap factors, from the covariance of the data alone.
+        """Return chi^2 of a prediction from the covariance of the data alone, with a Hartlap factor if that is chosen.
 
         Parameters
         ----------
@@ -312,6 +341,22 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         whitened = self._data.whitening @ self.residuals(theory_vector)
         chi2 = float(whitened @ whitened)
         return chi2 if np.isfinite(chi2) else float("nan")
+
+    def p_value(self, theory_vector: ArrayLike) -> float:
+        """Return the probability of a larger chi^2 at the best fit, from the covariance of the data alone.
+
+        Parameters
+        ----------
+        theory_vector : array (n,)
+            The best fit.
+
+        Returns
+        -------
+        float
+            Of chi^2 for a known covariance, of Hotelling's T^2 for one from regions. NaN for several covariances of
+            which one is from regions, or without degrees of freedom.
+        """
+        return self._data.p_value(self.chi2(theory_vector))
 
     def residuals(self, theory_vector: ArrayLike, normalised: bool = False) -> np.ndarray:
         """Return data minus prediction.

@@ -12,11 +12,23 @@ import torch
 
 from iaemu.binning import EDGE_TOLERANCE
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
+from iaemu.parameters import ALIGNMENT_PARAMETERS
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
+from iaemu_cobaya.likelihoods.distribution import (
+    DISTRIBUTIONS,
+    Block,
+    hotelling_p_value,
+    least_eigenvalues_of_noise,
+    log_likelihoods,
+)
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
+
+#: The least eigenvalue of a correlation matrix cannot be told from noise if this share of matrices of independent bins
+#: has a smaller one. It matters if the noise alone gives a direction less than half of its variance.
+_NOISE_QUANTILE, _NOISE_MATTERS = 0.05, 0.5
 
 
 @dataclass
@@ -25,7 +37,7 @@ class Options:
 
     Attributes
     ----------
-    r_min, r_max, covariance, correlation_from, hartlap
+    r_min, r_max, covariance, correlation_from, distribution
         The first three can be mappings of statistic to value.
     """
 
@@ -33,7 +45,7 @@ class Options:
     r_max: float | Mapping | None = None
     covariance: str | Mapping = "auto"
     correlation_from: Any = None
-    hartlap: bool = True
+    distribution: str = "t"
 
     def of(self, name: str, statistic: str) -> Any:
         """Return the value of an option for one statistic.
@@ -86,10 +98,10 @@ class DataVector:
         Without Hartlap factors.
     whitening : array (n, n)
         W with W^T W = inverse covariance, Hartlap factors included: chi^2 = |W (data - prediction)|^2.
-    hartlap_factors : dict of statistic to float
-        1 for statistics without a Hartlap factor.
-    n_regions : dict of statistic to int or None
-        Number of jackknife regions from which the covariance was estimated, if it was.
+    blocks : list of Block
+        Independent blocks of the covariance, with the distribution of each.
+    n_parameters : int
+        Number of fitted parameters; it can be set.
 
     Raises
     ------
@@ -109,12 +121,64 @@ class DataVector:
         self.values = np.concatenate([bins.value for bins in self.bins.values()])
         self.covariance = np.zeros((len(self.values), len(self.values)))
         self.whitening = np.zeros_like(self.covariance)
-        self.hartlap_factors: dict[str, float] = {}
-        self.n_regions: dict[str, int | None] = {}
-        for names, matrix, n_regions in self._blocks():
-            self._add_block(names, matrix, n_regions)
+        if options.distribution not in DISTRIBUTIONS:
+            raise MeasurementError(
+                f"distribution: must be one of {', '.join(DISTRIBUTIONS)}; got '{options.distribution}'."
+            )
+        self.blocks = [self._add_block(*block) for block in self._find_blocks()]
         self._values_torch = torch.as_tensor(self.values)
         self._whitening_torch = torch.as_tensor(self.whitening.T.copy())
+        self.n_parameters = len(ALIGNMENT_PARAMETERS)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of fitted parameters, on which the t-distribution depends; it can be set."""
+        return self._n_parameters
+
+    @n_parameters.setter
+    def n_parameters(self, number: int) -> None:
+        self._n_parameters = number
+        self._terms, widening = [], torch.ones(len(self.values), dtype=torch.float64)
+        for block in self.blocks:
+            bins, power = torch.as_tensor(block.bins), block.power(number)
+            if power is not None and block.n_regions is not None:
+                self._terms.append((bins, power, block.n_regions))
+            widening[bins] = block.widening(number)
+        # C_emu is known. A t-distribution widens what is added to S, so divide by this, for C_emu to count once.
+        self._deviation_whitening = self._whitening_torch / widening.sqrt()
+
+    def block_of(self, statistic: str) -> Block:
+        """Return the block that contains a statistic.
+
+        Parameters
+        ----------
+        statistic : str
+
+        Returns
+        -------
+        Block
+        """
+        return next(block for block in self.blocks if statistic in block.names)
+
+    def p_value(self, chi2: float) -> float:
+        """Return the probability that a correct model has a larger chi^2 at the best fit.
+
+        Parameters
+        ----------
+        chi2 : float
+            From ``whitening``.
+
+        Returns
+        -------
+        float
+            See :func:`iaemu_cobaya.likelihoods.distribution.hotelling_p_value`. NaN for several blocks of which one was
+            estimated from regions: their sum has no simple distribution.
+        """
+        regions = {block.n_regions for block in self.blocks}
+        if regions != {None} and len(self.blocks) > 1:
+            return math.nan
+        factor = self.blocks[0].hartlap_factor
+        return hotelling_p_value(chi2 / factor, len(self.values), self.n_parameters, regions.pop())
 
     def log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | None = None) -> torch.Tensor:
         """Return the log-likelihoods of predictions, with gradients, without the constant normalisation.
@@ -123,25 +187,17 @@ class DataVector:
         ----------
         vectors : tensor (m, n)
         deviations : tensor (m, K, n), optional
-            Deviations d_k of each prediction, whose C_emu = sum_k d_k d_k^T is added to the covariance. Hartlap factors
-            apply to the covariance of the data only.
+            Deviations d_k of each prediction, whose C_emu = sum_k d_k d_k^T is added to the covariance. What corrects
+            for the noise of an estimated covariance applies to that of the data only.
 
         Returns
         -------
         tensor (m,)
-            -chi^2 / 2, or -(chi^2 + log det (C_data + C_emu) - log det C_data) / 2; NaN where this is not defined.
+            See :func:`iaemu_cobaya.likelihoods.distribution.log_likelihoods`; NaN where it is not defined.
         """
-        whitened = (self._values_torch - vectors) @ self._whitening_torch
-        if deviations is None:
-            return -0.5 * whitened.square().sum(dim=1)
-        # After whitening, C_data is the unit matrix, and C_data + C_emu = 1 + the sum of products of the deviations.
-        rows = deviations @ self._whitening_torch
-        total = torch.eye(whitened.shape[1], dtype=rows.dtype) + rows.mT @ rows
-        cholesky, failed = torch.linalg.cholesky_ex(total)
-        solved = torch.linalg.solve_triangular(cholesky, whitened[:, :, None], upper=False)[:, :, 0]
-        log_det = 2.0 * cholesky.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-        logp = -0.5 * (solved.square().sum(dim=1) + log_det)
-        return torch.where(failed == 0, logp, torch.nan)
+        residuals = (self._values_torch - vectors) @ self._whitening_torch
+        rows = None if deviations is None else deviations @ self._deviation_whitening
+        return log_likelihoods(residuals, rows, self._terms)
 
     def describe(self) -> str:
         """Describe the data that are used, with one line for each statistic.
@@ -154,13 +210,13 @@ class DataVector:
         for statistic, bins in self.bins.items():
             rows = self.covariance[self.slices[statistic]]
             errors = "independent errors" if np.count_nonzero(rows) == len(rows) else "covariance"
-            if self.n_regions[statistic] is not None:
-                errors += f" from {self.n_regions[statistic]} regions"
-            factor = self.hartlap_factors[statistic]
-            hartlap = "" if factor == 1.0 else f", Hartlap factor {factor:.4g}"
+            block = self.block_of(statistic)
+            if block.n_regions is not None:
+                errors += f" from {block.n_regions} regions"
+            distribution = f", {block.describe()}" if block.describe() else ""
             lines.append(
                 f"  {statistic}: {len(bins)} of {len(self.used[statistic])} bins, {bins.r_low[0]:.4g} to "
-                f"{bins.r_high[-1]:.4g} Mpc/h, {errors}{hartlap}"
+                f"{bins.r_high[-1]:.4g} Mpc/h, {errors}{distribution}"
             )
         return "\n".join(lines)
 
@@ -185,6 +241,33 @@ class DataVector:
                 )
         return "chi^2 is not finite: the prediction is too large."
 
+    def noisy(self) -> str | None:
+        """Describe covariances whose least eigenvalue cannot be told from the noise of so few regions.
+
+        Such directions get too much weight in a fit, and chi^2 comes from them.
+
+        Returns
+        -------
+        str or None
+            None if there is none.
+        """
+        for block in self.blocks:
+            if block.n_regions is None or len(block.bins) < 2 or block.n_regions <= len(block.bins):
+                continue
+            matrix = self.covariance[np.ix_(block.bins, block.bins)]
+            error = np.sqrt(np.diag(matrix))
+            least = np.linalg.eigvalsh(matrix / np.outer(error, error))[0]
+            noise = least_eigenvalues_of_noise(len(block.bins), block.n_regions)
+            median = np.median(noise)
+            if least > np.quantile(noise, _NOISE_QUANTILE) and median < _NOISE_MATTERS:
+                return (
+                    f"The least eigenvalue of the correlation matrix of {', '.join(block.names)} is {least:.3f}. That "
+                    f"is what noise gives: {len(block.bins)} independent bins from {block.n_regions} regions have "
+                    f"{median:.3f} (median). The fit follows such directions more than the data allow. Use a "
+                    "covariance from more regions, fewer or wider bins, or 'covariance: diagonal', and compare."
+                )
+        return None
+
     # ------------------------------------------------------------------ bins and covariance
 
     def _used(self, statistic: str) -> np.ndarray:
@@ -205,22 +288,19 @@ class DataVector:
             )
         return used
 
-    def _add_block(self, names: Sequence[str], matrix: np.ndarray, n_regions: int | None) -> None:
+    def _add_block(self, names: Sequence[str], matrix: np.ndarray, n_regions: int | None) -> Block:
         check_covariance(matrix, f"{self.measurement.name}, used bins of {', '.join(names)}")
-        factor = 1.0
-        if self._options.hartlap and n_regions is not None:
-            factor = _hartlap_factor(names, len(matrix), n_regions)
-        where = np.concatenate([np.arange(len(self.values))[self.slices[name]] for name in names])
-        block = np.ix_(where, where)
-        self.covariance[block] = matrix
+        bins = np.concatenate([np.arange(len(self.values))[self.slices[name]] for name in names])
+        block = Block(names, bins, n_regions, self._options.distribution)
+        where = np.ix_(bins, bins)
+        self.covariance[where] = matrix
         # Factorise correlations, not covariances: the variances of xi differ by many orders of magnitude.
         error = np.sqrt(np.diag(matrix))
         cholesky = np.linalg.cholesky(matrix / np.outer(error, error))
-        self.whitening[block] = np.sqrt(factor) * np.linalg.solve(cholesky, np.diag(1.0 / error))
-        self.hartlap_factors.update(dict.fromkeys(names, factor))
-        self.n_regions.update(dict.fromkeys(names, n_regions))
+        self.whitening[where] = np.sqrt(block.hartlap_factor) * np.linalg.solve(cholesky, np.diag(1.0 / error))
+        return block
 
-    def _blocks(self) -> Iterator[tuple[list[str], np.ndarray, int | None]]:
+    def _find_blocks(self) -> Iterator[tuple[list[str], np.ndarray, int | None]]:
         """Yield independent blocks of the covariance: statistics, matrix of their used bins, n_regions or None."""
         joint: dict[int, tuple[Covariance, list[str]]] = {}
         for statistic in self.statistics:
@@ -267,19 +347,6 @@ class DataVector:
         matrix = covariance.matrix[np.ix_(rows, rows)]
         error = np.sqrt(np.diag(matrix))
         return matrix / np.outer(error, error), covariance.n_regions
-
-
-def _hartlap_factor(statistics: Sequence[str], n_bins: int, n_regions: int) -> float:
-    """Return the factor for the inverse of an estimated covariance: Hartlap et al. 2007, A&A 464, 399, equation 17."""
-    factor = (n_regions - n_bins - 2) / (n_regions - 1)
-    if factor <= 0:
-        raise MeasurementError(
-            f"The covariance of {', '.join(statistics)} comes from {n_regions} regions, too few for {n_bins} bins: the "
-            f"Hartlap factor (n_regions - n_bins - 2) / (n_regions - 1) is {factor:.3g}. Use at most {n_regions - 3} "
-            "bins (options r_min, r_max, statistics), or 'covariance: diagonal', or 'hartlap: False' if you accept a "
-            "biased inverse."
-        )
-    return factor
 
 
 def _starts(covariance: Covariance, measurement: Measurement) -> dict[str, int]:

@@ -334,16 +334,15 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         values = [params[name] for name in self.names]
         found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
         prediction: Mapping[str, Any] = {}
-        for key, statistics in self._evaluation.requests.items():
-            prediction = self._evaluation.predict(values, key, statistics, bool(derived))
-            for statistic in statistics:
+        requests, deviation_requests = self._evaluation.requests, self._evaluation.deviation_requests
+        for key in dict.fromkeys([*requests, *deviation_requests]):
+            prediction, deviations = self._evaluation.predict(values, key, bool(derived))
+            for statistic in requests.get(key, ()):
                 found[product_name(statistic, self.tag)][key] = prediction[statistic]
-        for key, statistics in self._evaluation.deviation_requests.items():
-            deviations = self._evaluation.deviations(values, key, statistics)
-            for statistic in statistics:
+            for statistic in deviation_requests.get(key, ()):
                 found[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
         if derived and not prediction:
-            prediction = self._evaluation.predict(values, None, set(), True)
+            prediction, _ = self._evaluation.predict(values, None, True)
         for name in derived:
             found[name] = prediction[self._derived[name]]
             if found[name] is None:

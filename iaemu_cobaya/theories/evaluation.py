@@ -71,21 +71,22 @@ class Evaluation:
         self._warned = False
         self.n_few_pairs = 0
 
-    def predict(self, values: Sequence, key: EdgesKey, statistics: set[str], counts: bool) -> Mapping[str, Any]:
-        """Predict statistics at a batch of points.
+    def predict(self, values: Sequence, key: EdgesKey, counts: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Predict what is requested in one binning, at a batch of points.
 
         Parameters
         ----------
         values : sequence of tensors (n,) or numbers
         key : EdgesKey
-        statistics : set of str
         counts : bool
             Whether to predict n_gal and f_sat as well.
 
         Returns
         -------
-        mapping of str to tensor (n, n_bins)
+        predictions : mapping of str to tensor (n, n_bins)
             ``n_gal`` and ``f_sat`` are (n,), or None.
+        deviations : mapping of str to tensor (n, K, n_bins)
+            See :meth:`iaemu.models.base.ForwardModel.deviations`; empty if they are not requested.
 
         Raises
         ------
@@ -95,39 +96,20 @@ class Evaluation:
             Points are outside with ``raise``, the prediction failed, or a constant occupation has hardly any pairs in a
             bin.
         """
+        statistics, with_error = self.requests.get(key, set()), self.deviation_requests.get(key, set())
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
-            theta = _columns(values)
-            found = vars(self._guarded(self._model.predict, theta, key, statistics))
+            theta, deviations = _columns(values), {}
+            found = vars(self._guarded(self._model.predict, theta, key, statistics)) if statistics or counts else {}
             self._reject_few_pairs(found, theta, key, statistics)
-            return found
-        values_there: dict[str, Any] = {**fixed(mu)}
+            if with_error:
+                deviations = self._guarded(self._model.deviations, theta, key, with_error)
+            return found, deviations
+        values_there, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
                 values_there[name] = None if count is None else mu.new_full((len(mu),), count)
-        return values_there
-
-    def deviations(self, values: Sequence, key: EdgesKey, statistics: set[str]) -> Mapping[str, torch.Tensor]:
-        """Return the deviations of the predictions, see :meth:`iaemu.models.base.ForwardModel.deviations`.
-
-        Parameters
-        ----------
-        values, key, statistics
-            See :meth:`predict`.
-
-        Returns
-        -------
-        mapping of str to tensor (n, K, n_bins)
-
-        Raises
-        ------
-        RejectedRows, LoggedError
-            See :meth:`predict`.
-        """
-        fixed, mu = self._at_occupation(values, key)
-        if fixed is None:
-            return self._guarded(self._model.deviations, _columns(values), key, statistics)
-        return fixed.deviations(mu)
+        return values_there, deviations
 
     def _at_occupation(self, values: Sequence, key: EdgesKey) -> tuple[AtOccupation | None, Any]:
         """Return the model at a constant occupation, and the alignment strengths (n, n_strengths).

@@ -95,6 +95,21 @@ class AtOccupation(ABC):
             )
         return self._deviations_at(self._checked(mu))
 
+    def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return predictions and their deviations, at less cost than one after the other.
+
+        Parameters
+        ----------
+        mu : tensor (n, n_strengths)
+            As for a prediction.
+
+        Returns
+        -------
+        values, deviations : dicts of statistic to tensor
+            As from a call, and as from :meth:`deviations`.
+        """
+        return self(mu), self.deviations(mu)
+
     @abstractmethod
     def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         """Predict statistics at strengths (n, n_strengths) within their ranges."""
@@ -156,24 +171,29 @@ class FixedOccupation(AtOccupation):
         held = {"xi": self._xi, "omega": self._omega, "eta": self._eta}
         self.statistics = tuple(name for name, value in held.items() if value is not None)
 
-    def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _at(self, mu: torch.Tensor, powers: tuple | None = None) -> dict[str, torch.Tensor]:
         values = {}
         if self._xi is not None:
             values["xi"] = self._xi.to(mu).expand(len(mu), -1)
-        return values | self._oriented(mu, self._omega, self._eta)
+        return values | self._oriented(self._powers(mu) if powers is None else powers, self._omega, self._eta)
+
+    def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """See :class:`AtOccupation`."""
+        powers = self._powers(self._checked(mu))
+        return self._at(mu, powers), self._deviations_at(mu, powers)
 
     @property
     def n_deviations(self) -> int:
         return 0 if self._held_deviations is None else len(next(iter(self._held_deviations.values())))
 
-    def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _deviations_at(self, mu: torch.Tensor, powers: tuple | None = None) -> dict[str, torch.Tensor]:
         held = self._held_deviations
         values = {}
         if "xi" in held:
             values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
         n_bins = len(self.r_edges) - 1
         # The bins of all deviations are treated as one long row of bins.
-        flat = self._oriented(mu, *self._deviation_rows)
+        flat = self._oriented(self._powers(mu) if powers is None else powers, *self._deviation_rows)
         return values | {name: value.reshape(len(mu), self.n_deviations, n_bins) for name, value in flat.items()}
 
     @cached_property
@@ -185,18 +205,24 @@ class FixedOccupation(AtOccupation):
         flat = {name: value.flatten() for name, value in self._held_deviations.items()}
         return _omega_rows(flat), _eta_rows(flat)
 
-    @staticmethod
-    def _oriented(mu, omega, eta) -> dict[str, torch.Tensor]:
-        if omega is None and eta is None:
-            return {}
+    def _powers(self, mu: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the factors in which omega (n, 2) and eta (n, 3) are linear; None if they are not needed."""
+        if self._omega is None and self._eta is None:
+            return None, None
         q = mean_p2(mu)
-        values = {}
-        if omega is not None:
-            values["omega"] = q @ omega.to(mu)
-        if eta is not None:
-            q_cen, q_sat = q.unbind(dim=1)
-            values["eta"] = torch.stack([q_cen**2, q_cen * q_sat, q_sat**2], dim=1) @ eta.to(mu)
-        return values
+        if self._eta is None:
+            return q, None
+        q_cen, q_sat = q.unbind(dim=1)
+        return q, torch.stack([q_cen**2, q_cen * q_sat, q_sat**2], dim=1)
+
+    @staticmethod
+    def _oriented(powers, omega, eta) -> dict[str, torch.Tensor]:
+        rows = {"omega": omega, "eta": eta}
+        return {
+            name: factors @ row.to(factors)
+            for (name, row), factors in zip(rows.items(), powers, strict=True)
+            if row is not None
+        }
 
 
 class EvaluatedOccupation(AtOccupation):

@@ -9,8 +9,11 @@ from iaemu_cobaya import Bins, Covariance, IACorrelations, Measurement, TNG300Sa
 
 SAMPLES = (TNG300Sample1, TNG300Sample2, TNG300Sample3)
 
-# chi^2 of no alignment at all in the 12 bins of omega up to 13.9 Mpc/h, from the published figures
-NULL_CHI2 = {TNG300Sample1: 1010.8235631683, TNG300Sample2: 543.0419721497, TNG300Sample3: 147.5298058535}
+# chi^2 of no alignment at all in the bins of omega that are used by default, from the published figures
+NULL_CHI2 = {TNG300Sample1: 1010.8235631683, TNG300Sample2: 543.0419721497, TNG300Sample3: 156.44461641930445}
+N_BINS = {TNG300Sample1: 12, TNG300Sample2: 12, TNG300Sample3: 17}
+#: Sample 3 in 14 bins, 12 of them to 13.9 Mpc/h, with a covariance from 27 regions.
+FEW_REGIONS = {"data": "tng300/sample3", "r_max": 13.9}
 
 
 def toy(correlation=0.3, n_regions=27, n=6, statistics=("omega",)):
@@ -28,14 +31,14 @@ def toy(correlation=0.3, n_regions=27, n=6, statistics=("omega",)):
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_chi2_of_no_alignment_is_pinned(sample):
     like = sample()
-    assert len(like.data_vector) == 12
-    assert like.chi2(np.zeros(12)) == pytest.approx(NULL_CHI2[sample], rel=1e-9)
+    assert len(like.data_vector) == N_BINS[sample]
+    assert like.chi2(np.zeros(N_BINS[sample])) == pytest.approx(NULL_CHI2[sample], rel=1e-9)
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_log_likelihood_is_minus_half_chi2_and_zero_at_the_data(sample):
-    like = sample({"statistics": ["xi", "omega", "eta"]})
-    assert len(like.data_vector) == 36
+    like = sample({"statistics": ["xi", "omega", "eta"], "distribution": "hartlap"})
+    assert len(like.data_vector) == 24 + N_BINS[sample]
     assert like.log_likelihood(like.data_vector) == 0.0
     vector = 0.9 * like.data_vector
     value = like.log_likelihood(vector)
@@ -45,7 +48,7 @@ def test_log_likelihood_is_minus_half_chi2_and_zero_at_the_data(sample):
 
 
 def test_hartlap_factor_of_sample_3_is_a_half():
-    with_factor, without = TNG300Sample3(), TNG300Sample3({"hartlap": False})
+    with_factor, without = (TNG300Sample3({**FEW_REGIONS, "distribution": name}) for name in ("hartlap", "gaussian"))
     assert with_factor.hartlap_factors == {"omega": 0.5}
     assert without.hartlap_factors == {"omega": 1.0}
     zero = np.zeros(12)
@@ -55,10 +58,11 @@ def test_hartlap_factor_of_sample_3_is_a_half():
 
 
 def test_hartlap_factor_follows_the_number_of_used_bins():
-    assert TNG300Sample3({"r_min": 0.5}).hartlap_factors["omega"] == pytest.approx((27 - 8 - 2) / 26)
+    like = TNG300Sample3({**FEW_REGIONS, "r_min": 0.5, "distribution": "hartlap"})
+    assert like.hartlap_factors["omega"] == pytest.approx((27 - 8 - 2) / 26)
 
 
-@pytest.mark.parametrize("options", [{}, {"covariance": "diagonal"}, {"hartlap": True}])
+@pytest.mark.parametrize("options", [{}, {"covariance": "diagonal"}, {"distribution": "hartlap"}])
 def test_published_errors_alone_get_no_hartlap_factor(options):
     like = TNG300Sample1(options)
     assert like.hartlap_factors == {"omega": 1.0}
@@ -67,7 +71,8 @@ def test_published_errors_alone_get_no_hartlap_factor(options):
 
 
 def test_correlation_of_sample_3_can_be_used_for_sample_1():
-    like, source = TNG300Sample1({"covariance": "correlation"}), TNG300Sample3()
+    like = TNG300Sample1({"covariance": "correlation", "distribution": "hartlap"})
+    source = TNG300Sample3(FEW_REGIONS)
     assert np.sqrt(np.diag(like.covariance_matrix)) == pytest.approx(like.bins["omega"].error)
 
     def correlation(matrix):
@@ -78,9 +83,11 @@ def test_correlation_of_sample_3_can_be_used_for_sample_1():
 
 
 def test_too_few_regions_for_the_bins_says_what_to_do():
-    with pytest.raises(LoggedError, match=r"8 regions, too few for 6 bins.*at most 5 bins.*hartlap: False"):
+    with pytest.raises(LoggedError, match=r"8 regions, too few for 6 bins.*'distribution: t'.*at most 3 bins"):
         IACorrelations({"data": toy(n_regions=8)})
-    assert IACorrelations({"data": toy(n_regions=8), "hartlap": False}).hartlap_factors == {"omega": 1.0}
+    with pytest.raises(LoggedError, match=r"8 regions, too few for 6 bins.*at most 5 bins.*'distribution: gaussian'"):
+        IACorrelations({"data": toy(n_regions=8), "distribution": "hartlap"})
+    assert IACorrelations({"data": toy(n_regions=8), "distribution": "gaussian"}).n_regions == {"omega": 8}
 
 
 def test_cuts_keep_whole_bins_and_can_differ_between_statistics():
@@ -94,14 +101,14 @@ def test_cuts_keep_whole_bins_and_can_differ_between_statistics():
 
 def test_requested_edges_are_those_of_the_used_bins():
     requirements = TNG300Sample1({"statistics": ["omega", "eta"], "r_min": {"eta": 0.3}}).get_requirements()
-    assert set(requirements) == {"ia_omega", "ia_eta"}
+    assert set(requirements) == {"ia_omega", "ia_eta", "ia_omega_deviations", "ia_eta_deviations"}
     assert requirements["ia_omega"]["r_edges"] == pytest.approx(np.logspace(-1, 1.5, 15)[:13])
     assert len(requirements["ia_eta"]["r_edges"]) == 10
 
 
 def test_cross_covariance_between_statistics_is_used():
     data = toy(statistics=("omega", "xi"), n_regions=40)
-    joint = IACorrelations({"data": data, "statistics": ["xi", "omega"]})
+    joint = IACorrelations({"data": data, "statistics": ["xi", "omega"], "distribution": "hartlap"})
     assert joint.covariance_matrix[0, 6] == pytest.approx(0.3 * joint.bins["xi"].error[0] * data.bins["omega"].error[0])
     assert joint.hartlap_factors == pytest.approx({"xi": 26 / 39, "omega": 26 / 39})
     alone = IACorrelations({"data": data, "statistics": ["omega"]})
@@ -119,14 +126,16 @@ def test_chi2_does_not_depend_on_the_order_of_statistics():
 
 def test_description_says_what_is_used():
     assert "omega: 12 of 14 bins, 0.1 to 13.89 Mpc/h, independent errors" in TNG300Sample1().describe()
-    assert "covariance from 27 regions, Hartlap factor 0.5" in TNG300Sample3().describe()
+    assert "covariance from 125 regions, t-distribution" in TNG300Sample3().describe()
+    few = TNG300Sample3({**FEW_REGIONS, "distribution": "hartlap"})
+    assert "covariance from 27 regions, Hartlap factor 0.5" in few.describe()
     assert "6 of 6 bins, 0.1 to 10 Mpc/h, covariance" in IACorrelations({"data": toy(n_regions=None)}).describe()
 
 
 def test_normalised_residuals_are_in_units_of_the_errors():
     like = TNG300Sample3()
     vector = like.data_vector - 2.0 * like.bins["omega"].error
-    assert like.residuals(vector, normalised=True) == pytest.approx(np.full(12, 2.0))
+    assert like.residuals(vector, normalised=True) == pytest.approx(np.full(17, 2.0))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -141,7 +150,7 @@ def test_prediction_that_is_not_finite_has_zero_likelihood_or_stops(bad):
 def test_users_data_need_only_a_path(tmp_path):
     path = toy().write(tmp_path / "mine.txt")
     like = IACorrelations({"data": str(path)})
-    assert like.hartlap_factors["omega"] == pytest.approx((27 - 6 - 2) / 26)
+    assert like.n_regions == {"omega": 27}
     assert like.chi2(0.9 * like.data_vector) > 0
 
 
@@ -177,8 +186,12 @@ def test_types_of_options_are_checked():
         TNG300Sample1({"r_min": {"omega": float("nan")}})
     with pytest.raises(LoggedError, match=r"stop_at_error.*boolean.*got 'yes'"):
         TNG300Sample1({"stop_at_error": "yes"})
-    with pytest.raises(LoggedError, match="hartlap must not be null"):
-        TNG300Sample1({"hartlap": None})
+    with pytest.raises(LoggedError, match="distribution must not be null"):
+        TNG300Sample1({"distribution": None})
+    with pytest.raises(LoggedError, match=r"distribution: must be one of t, sellentin-heavens, .*; got 'normal'"):
+        TNG300Sample1({"distribution": "normal"})
+    with pytest.raises(LoggedError, match="n_parameters must be a whole number, at least 0; got -1"):
+        TNG300Sample1({"n_parameters": -1})
     with pytest.raises(LoggedError, match="File name too long"):
         TNG300Sample1({"data": "x" * 300})
 
@@ -201,9 +214,9 @@ def test_plot_draws_data_and_prediction():
         like.plot(vector, axes=axes[:1])
 
 
-@pytest.mark.parametrize("options", [{}, {"hartlap": False}])
-def test_the_error_of_the_prediction_adds_to_the_covariance_and_to_its_determinant(options):
-    like = TNG300Sample3(options)
+@pytest.mark.parametrize("distribution", ["hartlap", "gaussian"])
+def test_the_error_of_the_prediction_adds_to_the_covariance_and_to_its_determinant(distribution):
+    like = TNG300Sample3({**FEW_REGIONS, "distribution": distribution})
     generator = np.random.default_rng(3)
     vector = 0.9 * like.data_vector
     deviations = 0.5 * like.bins["omega"].error * generator.normal(size=(5, 12))
@@ -246,7 +259,7 @@ def test_a_batch_has_the_likelihoods_of_its_rows():
     like = TNG300Sample3()
     generator = np.random.default_rng(4)
     vectors = like.data_vector * generator.uniform(0.5, 1.5, size=(4, 1))
-    deviations = 0.3 * like.bins["omega"].error * generator.normal(size=(4, 3, 12))
+    deviations = 0.3 * like.bins["omega"].error * generator.normal(size=(4, 3, 17))
     for others in (None, deviations):
         rows = [like.log_likelihood(vectors[i], None if others is None else others[i]) for i in range(4)]
         assert like.log_likelihoods(vectors, others) == pytest.approx(rows, rel=1e-12)

@@ -7,7 +7,7 @@ from iaemu import measurement
 from iaemu_cobaya import Measurement
 from iaemu_cobaya.likelihoods.data_files import packaged_names, resolve
 
-EDGES = np.logspace(-1, 1.5, 15)
+EDGES = {14: np.logspace(-1, 1.5, 15), 19: np.logspace(-1, 1.4, 20)}
 
 # statistic, value and error of the first and of the last bin, as published
 PUBLISHED = {
@@ -19,11 +19,14 @@ PUBLISHED = {
     "tng300/sample3": {
         "omega": (0.012106390398007483, 0.001487687792913839, 0.00048105461663916493, 0.00023204205386184173),
     },
+    "tng300/sample3_19bins": {
+        "omega": (0.013665541574007527, 0.0023492741180958857, 0.0006297134963922062, 0.0002678755784544332),
+    },
 }
 
 
 def test_packaged_measurements_are_those_of_tng300():
-    assert packaged_names() == ["tng300/sample1", "tng300/sample2", "tng300/sample3"]
+    assert packaged_names() == [*(f"tng300/sample{number}" for number in (1, 2, 3)), "tng300/sample3_19bins"]
 
 
 @pytest.mark.parametrize("name", packaged_names())
@@ -31,8 +34,9 @@ def test_packaged_measurements_hold_all_published_bins_and_their_source(name):
     data = Measurement.read(name)
     assert set(data.statistics) == {"xi", "omega", "eta"}
     for bins in data.bins.values():
-        assert np.allclose(bins.r_low, EDGES[:-1], rtol=1e-10)
-        assert np.allclose(bins.r_high, EDGES[1:], rtol=1e-10)
+        edges = EDGES[len(bins)]
+        assert np.allclose(bins.r_low, edges[:-1], rtol=1e-10)
+        assert np.allclose(bins.r_high, edges[1:], rtol=1e-10)
     assert "b90f4999" in data.metadata["source"]
     assert data.metadata["redshift"] == 0
 
@@ -46,11 +50,12 @@ def test_first_and_last_bins_are_as_published(name):
         assert bins.error[[0, -1]] == pytest.approx([first_error, last_error], rel=1e-10)
 
 
-def test_sample_3_has_the_covariance_of_omega_from_27_regions():
-    data = Measurement.read("tng300/sample3")
+@pytest.mark.parametrize(("name", "n_bins", "n_regions"), [("sample3", 14, 27), ("sample3_19bins", 19, 125)])
+def test_sample_3_has_the_covariance_of_omega_from_regions(name, n_bins, n_regions):
+    data = Measurement.read(f"tng300/{name}")
     covariance = data.covariance_of("omega")
-    assert covariance.matrix.shape == (14, 14)
-    assert covariance.n_regions == 27
+    assert covariance.matrix.shape == (n_bins, n_bins)
+    assert covariance.n_regions == n_regions
     assert np.sqrt(np.diag(covariance.matrix)) == pytest.approx(data.bins["omega"].error, rel=1e-9)
     assert data.covariance_of("xi") is None
 
