@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ PROGRESS = {
     "Rminus1_cl": 15,
     "ess_bulk": 15,
     "ess_tail": 15,
+    "ess_mean": 15,
     "divergences": 15,
 }
 
@@ -136,21 +137,24 @@ class ChainFiles:
         draws = np.fromfile(path, dtype="<f8").astype(np.float64).reshape(shape)
         return np.ascontiguousarray(draws.transpose(1, 0, 2))
 
-    def _write_progress(self, lines: list[str]) -> None:
+    def _write_progress(self, rows: Iterable[Mapping[str, float]]) -> None:
         if mpi.is_main_process():
             header = " ".join(name.rjust(width) for name, width in PROGRESS.items())
-            write_text(self._run.progress_filename(), f"#{header}\n" + "".join(lines))
+            write_text(self._run.progress_filename(), f"#{header}\n" + "".join(map(_progress_line, rows)))
 
     def _read_progress(self) -> None:
         """Read the table of progress up to the checkpoint, and remove later lines of the file."""
         path = Path(self._run.progress_filename())
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[1:] if path.is_file() else []
-        lines = [line for line in lines if len(line.split()) == len(PROGRESS)]
-        lines = [line for line in lines if float(line.split()[0]) <= self._run.n_draws()]
-        self._write_progress(lines)
+        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""] if path.is_file() else [""]
+        columns = header.lstrip("#").split()
         for line in lines:
-            cells = map(float, line.split())
-            self.progress.loc[len(self.progress)] = dict(zip(PROGRESS, cells, strict=True))
+            cells = line.split()
+            if not cells or len(cells) != len(columns) or float(cells[0]) > self._run.n_draws():
+                continue
+            row = dict(zip(columns, map(float, cells), strict=True))
+            # Files of earlier versions have fewer columns.
+            self.progress.loc[len(self.progress)] = {name: row.get(name, math.nan) for name in PROGRESS}
+        self._write_progress(row for _, row in self.progress.iterrows())
 
     def write(self, draws: np.ndarray, covariance: np.ndarray) -> None:
         """Write the draws and the last row of progress, and then the checkpoint with the number of valid draws.
@@ -174,11 +178,8 @@ class ChainFiles:
         if not mpi.is_main_process():
             return
         run.dump_covmat(covariance)
-        row = self.progress.iloc[-1]
         with open(run.progress_filename(), "a", encoding="utf-8") as file:
-            whole = ("N", "divergences")
-            cells = (f"{row[name]:{'.0f' if name in whole else '.6g'}}" for name in PROGRESS)
-            file.write(" " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n")
+            file.write(_progress_line(self.progress.iloc[-1]))
         checkpoint = {
             "converged": run.converged,
             "mpi_size": mpi.size(),
@@ -187,6 +188,12 @@ class ChainFiles:
             "states": states,
         }
         write_text(run.checkpoint_filename(), yaml_dump({"sampler": {run.get_name(): checkpoint}}))
+
+
+def _progress_line(row: Mapping[str, float]) -> str:
+    whole = ("N", "divergences")
+    cells = (f"{row[name]:{'.0f' if name in whole else '.6g'}}" for name in PROGRESS)
+    return " " + " ".join(map(str.rjust, cells, PROGRESS.values())) + "\n"
 
 
 def to_text(state: Mapping) -> dict:

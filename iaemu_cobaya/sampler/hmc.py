@@ -332,15 +332,15 @@ class HMC(ChecksOptions, CovmatSampler):
             "acceptance_rate": float(np.mean(acceptances)),
             "Rminus1": Rminus1,
             "Rminus1_cl": _scatter_of_limits(history, self.n_files * mpi.size()),
-            "ess_bulk": ess["bulk"],
-            "ess_tail": ess["tail"],
+            **{f"ess_{method}": value for method, value in ess.items()},
             "divergences": sum(divergences),
         }
         self.converged = self._is_enough(Rminus1, ess)
         bar.clear()
         self.mpi_info(
-            "%d draws: R-1 = %.4f; effective draws: %.0f in the bulk, %.0f in the tails; acceptance %.2f.",
-            *(self.n_draws(), Rminus1, ess["bulk"], ess["tail"], float(np.mean(acceptances))),
+            "%d draws: R-1 = %.4f; effective draws: %.0f in the bulk, %.0f in the tails, %.0f of the mean; "
+            "acceptance %.2f.",
+            *(self.n_draws(), Rminus1, ess["bulk"], ess["tail"], ess["mean"], float(np.mean(acceptances))),
         )
         smallest = min(ess.values())
         text = f"R-1 {Rminus1:.4f}, ess {smallest:.0f}/{self.ess_stop:g}"
@@ -501,13 +501,13 @@ class HMC(ChecksOptions, CovmatSampler):
 
 
 def _convergence(history: np.ndarray) -> tuple[float, dict]:
-    """Return R-1 and the effective draws in bulk and tails, of the worst parameter; NaN if there are too few draws.
+    """Return R-1 and the effective draws by method, of the worst parameter; NaN if there are too few draws.
 
     ``history`` is (n_chains, n_draws, d).
     """
     if history.shape[1] < MIN_DRAWS:
-        return math.nan, {"bulk": math.nan, "tail": math.nan}
-    ess = {kind: float(np.min(diagnostics.ess(history, kind))) for kind in ("bulk", "tail")}
+        return math.nan, dict.fromkeys(diagnostics.ESS_METHODS, math.nan)
+    ess = {method: float(np.min(diagnostics.ess(history, method))) for method in diagnostics.ESS_METHODS}
     return float(np.max(diagnostics.rhat(history))) - 1.0, ess
 
 

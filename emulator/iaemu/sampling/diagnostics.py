@@ -1,4 +1,4 @@
-"""Convergence diagnostics: rank-normalised split R-hat, bulk and tail effective sample size, E-BFMI, and a table.
+"""Convergence diagnostics: rank-normalised split R-hat, effective sample sizes, E-BFMI, and a table.
 
 R-hat and sample sizes are those of Vehtari et al. 2021 (arXiv:1903.08008), computed by arviz-stats; E-BFMI is that of
 Betancourt 2016 (arXiv:1604.00695).
@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 
 from iaemu.display import html_table
 
+#: Effective sample sizes that a run reports, and must reach.
+ESS_METHODS = ("bulk", "tail", "mean")
 #: The tail's effective sample size is the smaller one of these two quantiles.
 _TAIL = (0.05, 0.95)
 #: E-BFMI below which chains hardly reach the tails of the density.
@@ -42,19 +44,37 @@ def rhat(draws: ArrayLike) -> np.ndarray:
 
 
 def ess(draws: ArrayLike, method: str = "bulk") -> np.ndarray:
-    """Return the effective sample size.
+    """Return the effective sample size, by the estimator of Vehtari et al. 2021 (arXiv:1903.08008), as in Stan.
+
+    It comes from the autocorrelations within and between split chains. "bulk" is that of the ranks of the draws, mapped
+    to a normal: it exists for every density and says how well chains mix, but of a density with heavy tails it is not
+    that of the mean. "mean" is that of the draws themselves, without ranks: ``sd / sqrt(ess)`` is the Monte Carlo error
+    of the mean. Near a normal density the two agree.
+
+    "mean" needs a finite variance; without one, as for a Cauchy density, the number means nothing. With an infinite
+    fourth moment, as for a t with 3 degrees of freedom, it is noisy: large until a chain goes far out into a tail,
+    small afterwards. The error of the mean still has the right size (``benchmarks/heavy_tails.py``), since the estimate
+    sees the excursion that displaces the mean; but one run does not tell what another will have, and nothing tells of
+    tails that no chain has reached. It is not that of the standard deviation, whose error needs a finite fourth moment.
 
     Parameters
     ----------
     draws : array or tensor (n_chains, n_draws, d)
     method : "bulk", "tail" or "mean"
+        "tail": the smaller one of those of the quantiles 0.05 and 0.95.
 
     Returns
     -------
     array (d,)
     """
     options = dict(prob=_TAIL) if method == "tail" else {}
-    return np.asarray(_array_stats().ess(_array(draws), chain_axis=0, draw_axis=1, method=method, **options))
+    values = _array(draws)
+    if method == "mean":
+        # arviz takes draws for constant if they differ by less than 1e-15, whatever their unit.
+        centred = values - values.mean(axis=(0, 1))
+        scale = np.abs(centred).max(axis=(0, 1))
+        values = centred / np.where(scale > 0, scale, 1.0)
+    return np.asarray(_array_stats().ess(values, chain_axis=0, draw_axis=1, method=method, **options))
 
 
 def bfmi(energy: ArrayLike) -> np.ndarray:
@@ -88,8 +108,8 @@ class Summary(NamedTuple):
         Mean, standard deviation, and the quantiles 0.16, 0.5 and 0.84.
     mcse : array (d,)
         Monte Carlo standard error of the mean.
-    ess_bulk, ess_tail, rhat : arrays (d,)
-        Effective sample sizes and R-hat.
+    ess_bulk, ess_tail, ess_mean, rhat : arrays (d,)
+        Effective sample sizes of the bulk, the tails and the mean (see :func:`ess`), and R-hat.
     """
 
     names: tuple[str, ...]
@@ -101,6 +121,7 @@ class Summary(NamedTuple):
     mcse: np.ndarray
     ess_bulk: np.ndarray
     ess_tail: np.ndarray
+    ess_mean: np.ndarray
     rhat: np.ndarray
 
     def __repr__(self) -> str:
@@ -126,16 +147,17 @@ class Summary(NamedTuple):
             "mcse": self.mcse,
             "ess_bulk": [f"{size:.0f}" for size in self.ess_bulk],
             "ess_tail": [f"{size:.0f}" for size in self.ess_tail],
+            "ess_mean": [f"{size:.0f}" for size in self.ess_mean],
             "rhat": [f"{value:.4f}" for value in self.rhat],
         }
 
     def __str__(self) -> str:
         width = max(9, *(len(name) for name in self.names))
-        columns = ("mean", "sd", "16%", "50%", "84%", "mcse", "ess_bulk", "ess_tail", "rhat")
+        columns = ("mean", "sd", "16%", "50%", "84%", "mcse", "ess_bulk", "ess_tail", "ess_mean", "rhat")
         lines = [" " * width + "".join(f"{column:>11}" for column in columns)]
-        for name, *values, bulk, tail, r in zip(*self, strict=True):
+        for name, *values, bulk, tail, mean, r in zip(*self, strict=True):
             numbers = "".join(f"{value:11.4g}" for value in values)
-            lines.append(f"{name:<{width}}{numbers}{bulk:11.0f}{tail:11.0f}{r:11.4f}")
+            lines.append(f"{name:<{width}}{numbers}{bulk:11.0f}{tail:11.0f}{mean:11.0f}{r:11.4f}")
         return "\n".join(lines)
 
 
@@ -164,9 +186,9 @@ def summarise(draws: ArrayLike, names: Sequence[str] | None = None) -> Summary:
         raise ValueError(f"There are {len(names)} names for {flat.shape[1]} parameters.")
     sd = flat.std(axis=0, ddof=1)
     low, median, high = np.quantile(flat, (0.16, 0.5, 0.84), axis=0)
-    mcse = sd / np.sqrt(ess(draws, "mean"))
-    sizes = ess(draws), ess(draws, "tail"), rhat(draws)
-    return Summary(names, flat.mean(axis=0), sd, low, median, high, mcse, *sizes)
+    bulk, tail, mean = (ess(draws, method) for method in ESS_METHODS)
+    mcse = sd / np.sqrt(mean)
+    return Summary(names, flat.mean(axis=0), sd, low, median, high, mcse, bulk, tail, mean, rhat(draws))
 
 
 def _array(values) -> np.ndarray:

@@ -46,8 +46,8 @@ class SamplingResult:
         Mean acceptance probability.
     n_divergences : int
         Number of divergent transitions of all chains.
-    rhat, ess_bulk, ess_tail : arrays (d,)
-        R-hat, and effective sample sizes of the bulk and the tails.
+    rhat, ess_bulk, ess_tail, ess_mean : arrays (d,)
+        R-hat, and effective sample sizes of the bulk, the tails and the mean.
     bfmi : array (n_chains,)
         E-BFMI of each chain.
     n_gradients : int
@@ -69,6 +69,7 @@ class SamplingResult:
     rhat: np.ndarray
     ess_bulk: np.ndarray
     ess_tail: np.ndarray
+    ess_mean: np.ndarray
     bfmi: np.ndarray
     n_gradients: int
     seconds: float
@@ -85,13 +86,15 @@ class SamplingResult:
 
     def __repr__(self) -> str:
         n_chains, n_draws, _ = self.draws.shape
-        smallest = min(self.ess_bulk.min(), self.ess_tail.min())
         n_warnings = len(self.warnings())
         return (
             f"SamplingResult({n_chains} chains of {n_draws} draws of {shorten(', '.join(self.names))}; R-hat at most "
-            f"{self.rhat.max():.4f}, at least {smallest:.0f} effective draws"
+            f"{self.rhat.max():.4f}, at least {self._smallest_ess():.0f} effective draws"
             f"{f'; {n_warnings} warning(s), see print(result)' if n_warnings else ''})"
         )
+
+    def _smallest_ess(self) -> float:
+        return float(min(self.ess_bulk.min(), self.ess_tail.min(), self.ess_mean.min()))
 
     def _repr_html_(self) -> str:
         return html_table(self.summary().columns(), notes=self._remarks())
@@ -101,7 +104,7 @@ class SamplingResult:
 
     def _remarks(self) -> list[str]:
         """Lines below the table."""
-        smallest = min(self.ess_bulk.min(), self.ess_tail.min())
+        smallest = self._smallest_ess()
         n_chains, n_draws, _ = self.draws.shape
         line = (
             f"{n_chains} chains of {n_draws} draws; acceptance {self.acceptance:.2f}, step size {self.step_size:.3g}, "
@@ -178,7 +181,7 @@ def sample(
         Names of the parameters in tables.
     target_rhat, target_ess : float, optional
         Stop at the first check at which the largest R-hat is below ``target_rhat``, and the smallest effective sample
-        size, of bulk and tails, above ``target_ess``. If only one is given, the other is 1.01 or 400.
+        size, of bulk, tails and mean, above ``target_ess``. If only one is given, the other is 1.01 or 400.
     **settings
         Further fields of :class:`~iaemu.sampling.Settings`.
 
@@ -225,8 +228,7 @@ def sample(
         acceptance=float(draws.info.acceptance.mean()),
         n_divergences=int(draws.info.divergent.sum()),
         rhat=diagnostics.rhat(draws.positions),
-        ess_bulk=diagnostics.ess(draws.positions),
-        ess_tail=diagnostics.ess(draws.positions, "tail"),
+        **{f"ess_{method}": diagnostics.ess(draws.positions, method) for method in diagnostics.ESS_METHODS},
         bfmi=diagnostics.bfmi(draws.info.energy),
         n_gradients=sampler.density.n_gradients,
         seconds=seconds,
@@ -250,7 +252,7 @@ def _draw(sampler: Sampler, n_draws: int, target: tuple[float, float] | None, ba
             continue
         so_far = torch.cat([part.positions for part in parts], dim=1)
         worst = float(diagnostics.rhat(so_far).max())
-        smallest = float(min(diagnostics.ess(so_far).min(), diagnostics.ess(so_far, "tail").min()))
+        smallest = min(float(diagnostics.ess(so_far, method).min()) for method in diagnostics.ESS_METHODS)
         bar.set_postfix(rhat=f"{worst:.3f}", ess=f"{smallest:.0f}", divergences=divergences)
         if target is not None and worst < target[0] and smallest > target[1]:
             bar.total = bar.n  # the run is complete, and no time remains

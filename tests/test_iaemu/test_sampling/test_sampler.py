@@ -251,7 +251,18 @@ def test_stops_at_the_target():
     log_density, mean, _ = correlated_normal(2)
     result = sample(log_density, mean, n_draws=5000, n_warmup=60, target_ess=3000, target_rhat=1.02, progress=False)
     assert result.draws.shape[1] < 500
-    assert min(result.ess_bulk.min(), result.ess_tail.min()) > 3000 and result.rhat.max() < 1.02
+    assert min(result.ess_bulk.min(), result.ess_tail.min(), result.ess_mean.min()) > 3000 and result.rhat.max() < 1.02
+
+
+def test_the_target_holds_for_the_mean_as_well(monkeypatch):
+    log_density, mean, _ = correlated_normal(2)
+    options = dict(n_draws=100, n_warmup=60, target_ess=1000, target_rhat=1.1, progress=False)
+    assert sample(log_density, mean, **options).draws.shape[1] == 50
+    known = diagnostics.ess
+    monkeypatch.setattr(
+        diagnostics, "ess", lambda draws, method="bulk": known(draws, method) / (1 + 99 * (method == "mean"))
+    )
+    assert sample(log_density, mean, **options).draws.shape[1] == 100
 
 
 def test_progress_shows_convergence(capsys):
@@ -268,7 +279,10 @@ def test_summary():
     np.testing.assert_allclose(summary.median, mean, atol=0.1 * float(covariance.diagonal().sqrt().max()))
     assert np.all(summary.low < summary.median) and np.all(summary.median < summary.high)
     lines = str(result).splitlines()
-    assert lines[0].split() == ["mean", "sd", "16%", "50%", "84%", "mcse", "ess_bulk", "ess_tail", "rhat"]
+    columns = ["mean", "sd", "16%", "50%", "84%", "mcse", "ess_bulk", "ess_tail", "ess_mean", "rhat"]
+    assert lines[0].split() == columns
+    np.testing.assert_allclose(summary.mcse, summary.sd / np.sqrt(summary.ess_mean))
+    np.testing.assert_array_equal(summary.ess_mean, result.ess_mean)
     assert [line.split()[0] for line in lines[1:3]] == ["alpha", "beta"]
     assert result.warnings() == [] or "R-hat" in result.warnings()[0]
 

@@ -16,6 +16,7 @@ from cobaya.run import run
 from cobaya.yaml import yaml_dump_file, yaml_load_file
 from getdist import loadMCSamples
 
+from iaemu.sampling import diagnostics
 from iaemu_cobaya import HMC
 from iaemu_cobaya.chains import load_chain
 
@@ -98,8 +99,19 @@ class TestFiles:
         last = lines[-1].split()
         _, sampler = finished
         assert float(last[0]) == 8 * sampler.n_kept
-        assert float(last[2]) < 0.05 and min(float(last[4]), float(last[5])) > 300
+        columns = lines[0].lstrip("#").split()
+        assert columns[4:] == ["ess_bulk", "ess_tail", "ess_mean", "divergences"]
+        assert float(last[2]) < 0.05 and min(map(float, last[4:7])) > 300
+        smallest = diagnostics.ess(sampler._history, "mean").min()
+        assert float(last[6]) == pytest.approx(smallest, rel=1e-5)
         assert len(lines) == 1 + len(sampler.products()["progress"])
+
+    def test_checks_of_convergence_say_how_many_draws_are_effective(self, caplog):
+        caplog.set_level("INFO")
+        _, sampler = run(info_of(sampler={"max_samples": 320}))
+        row = sampler.products()["progress"].iloc[-1]
+        shown = "effective draws: %.0f in the bulk, %.0f in the tails, %.0f of the mean;"
+        assert shown % tuple(row[["ess_bulk", "ess_tail", "ess_mean"]]) in caplog.text
 
     def test_cobayas_own_progress_plot_reads_it(self, finished):
         from cobaya.samplers.mcmc import plot_progress
@@ -146,6 +158,19 @@ def test_a_single_draw_is_no_reason_to_warn_of_anything_else(recwarn):
     _, sampler = run(info_of(sampler={"max_samples": 8}))
     assert len(sampler.samples()) == 8 and not sampler.converged
     assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
+def test_the_mean_must_have_its_effective_draws_too(monkeypatch):
+    options = {"ess_stop": 300, "Rminus1_stop": 0.05, "max_samples": 1600}
+    assert run(info_of(sampler=options))[1].converged
+    known = diagnostics.ess
+    monkeypatch.setattr(
+        diagnostics, "ess", lambda x, method="bulk": known(x, method) / (100 if method == "mean" else 1)
+    )
+    _, sampler = run(info_of(sampler=options))
+    last = sampler.products()["progress"].iloc[-1]
+    assert min(last["ess_bulk"], last["ess_tail"]) > 300 and last["Rminus1"] < 0.05
+    assert not sampler.converged and sampler.n_draws() == 1600
 
 
 def test_without_output_nothing_is_written():
@@ -372,6 +397,25 @@ class TestResume:
         run(self.yaml("a", max_samples=4 * 80), resume=True)
         header, *lines = Path("chains/a.progress").read_text().splitlines()
         assert header.startswith("#") and lines[-1].split()[0] == str(4 * 80)
+
+    def test_a_run_of_a_version_without_the_ess_of_the_mean(self):
+        run(self.yaml("whole"))
+        run(self.yaml("a", max_samples=4 * 40))
+        path = Path("chains/a.progress")
+        rows = [line.split() for line in path.read_text().lstrip("#").splitlines()]
+        at = rows[0].index("ess_mean")
+        old = ["".join(cell.rjust(16) for cell in row[:at] + row[at + 1 :]) for row in rows]
+        path.write_text("\n".join(["#" + old[0], *old[1:]]) + "\n")
+        _, sampler = run(self.yaml("a"), resume=True)
+        new, whole = (Path(f"chains/{root}.progress").read_text().splitlines() for root in ("a", "whole"))
+        assert self.files("a")[:3] == self.files("whole")[:3] and len(new) == len(whole)
+        n_old = len(rows) - 1
+        for line, expected in zip(new[1 : 1 + n_old], whole[1 : 1 + n_old], strict=True):
+            cells, others = line.split(), expected.split()
+            assert cells[at] == "nan" and len(line) == len(expected)
+            assert cells[:at] + cells[at + 1 :] == others[:at] + others[at + 1 :]
+        assert n_old and new[0] == whole[0] and new[1 + n_old :] == whole[1 + n_old :]
+        assert sampler.progress_table["ess_mean"].isna().sum() == n_old
 
     def test_other_chains_are_refused(self):
         run(self.yaml("a", max_samples=80))
