@@ -99,13 +99,14 @@ class Evaluation:
         statistics, with_error = self.requests.get(key, set()), self.deviation_requests.get(key, set())
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
-            theta, deviations = _columns(values), {}
-            found = vars(self._guarded(self._model.predict, theta, key, statistics)) if statistics or counts else {}
+            theta = _columns(values)
+            found: Mapping[str, Any] = (
+                vars(self._guarded(self._model.predict, theta, key, statistics)) if statistics or counts else {}
+            )
             self._reject_few_pairs(found, theta, key, statistics)
-            if with_error:
-                deviations = self._guarded(self._model.deviations, theta, key, with_error)
-            return found, deviations
-        values_there, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
+            return found, self._guarded(self._model.deviations, theta, key, with_error) if with_error else {}
+        predictions, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
+        values_there: dict[str, Any] = {**predictions}
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
                 values_there[name] = None if count is None else mu.new_full((len(mu),), count)

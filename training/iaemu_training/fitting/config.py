@@ -105,7 +105,8 @@ class FitSettings(TrainingSettings):
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
-    step_factor, gradient_clip, validate_every, patience, checkpoint_every, precision, threads, seed : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every : see TrainingSettings
+    precision, threads, seed : see TrainingSettings
     n_train : int
         Number of training points, quasi-random in the supported region.
     n_validation : int
@@ -153,7 +154,8 @@ class IAEmuNetSettings(TrainingSettings):
     Parameters
     ----------
     epochs, batch_size, optimiser, learning_rate, weight_decay, schedule, step_epochs : see TrainingSettings
-    step_factor, gradient_clip, validate_every, patience, checkpoint_every, precision, threads, seed : see TrainingSettings
+    step_factor, gradient_clip, validate_every, patience, checkpoint_every : see TrainingSettings
+    precision, threads, seed : see TrainingSettings
     n_realisations : int
         Number of noisy draws at each point, if the data set does not have mocks at all points.
     realisations : str

@@ -381,7 +381,7 @@ def train(
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=devices,
-                precision=settings.precision,
+                precision=settings.precision,  # type: ignore[arg-type]  # checked by the settings
                 strategy="ddp_spawn" if devices > 1 else "auto",
                 plugins=[LightningEnvironment()],  # also under SLURM, this process starts the others
                 max_epochs=settings.epochs - training.epoch,

@@ -126,7 +126,7 @@ class IAEmuNetTraining(NetworkTraining):
         self.schedule = BetaSchedule(settings.warmup_epochs, (settings.beta_xi, settings.beta_omega, settings.beta_eta))
 
     def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        # A row is the number of a point, or of a pair (point, realisation); the realisations of a point are consecutive.
+        # A row is a point, or a pair (point, realisation), numbered so that realisations of a point are consecutive.
         return torch.randperm(self.n_points * (1 if self.together else self.n_realisations), generator=generator)
 
     def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
