@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from cobaya.log import LoggedError
 from scipy import stats
+from tng_posteriors import Posterior, on_grid
 from tqdm import tqdm
 
 from iaemu.halomodel.alignment import mean_p2
@@ -52,51 +53,24 @@ OCCUPATION = dict(zip(OCCUPATION_PARAMETERS, (12.54, 0.26, 12.68, 13.48, 1.0), s
 NAMES = ("mu_cen", "mu_sat")
 BOXES = ("pm160a", "pm160b")
 THEORIES = ("network", "tables")
-#: Number of points along each axis of the grid of a posterior.
-N_GRID = 121
 
 
-def posterior(measurement: Measurement, theory: str, truth, choices: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Integrate the posterior of mu_cen and mu_sat at the true occupation on a grid: means, sds, cdfs of the truth.
+def posterior(measurement: Measurement, theory: str, truth, choices: dict) -> Posterior:
+    """Integrate the posterior of mu_cen and mu_sat at the true occupation on a grid.
 
-    HMC and ``mcmc`` sample this posterior, as other benchmarks and the tests show; a grid is faster.
+    HMC and ``mcmc`` sample this posterior, as tng_posteriors.py and the tests show; a grid is faster.
     """
     logging.disable(logging.WARNING)  # otherwise each data set prints the messages of a run
     try:
         like = IACorrelations({"data": measurement, "statistics": list(measurement.bins), **choices})
     finally:
         logging.disable(logging.NOTSET)
-    low, high = np.full(2, -1.0), np.full(2, 1.0)
-    for _ in range(2):  # first over the prior, then where the posterior is
-        axes = np.linspace(low, high, N_GRID)
-        points = torch.tensor(np.stack(np.meshgrid(*axes.T, indexing="ij"), axis=-1).reshape(-1, 2))
-        logp = np.concatenate([log_likelihoods(like, theory, part) for part in points.split(8192)])
-        weight = np.exp(logp - logp.max()).reshape(N_GRID, N_GRID)
-        marginals = np.stack([weight.sum(axis=1), weight.sum(axis=0)], axis=1) / weight.sum()
-        means = (marginals * axes).sum(axis=0)
-        sds = np.sqrt((marginals * (axes - means) ** 2).sum(axis=0))
-        low, high = np.clip(means - 7 * sds - 0.02, -1, 1), np.clip(means + 7 * sds + 0.02, -1, 1)
-    below = np.array([np.interp(truth[i], axes[:, i], np.cumsum(marginals[:, i])) for i in range(2)])
-    return means, sds, below
-
-
-def log_likelihoods(like: IACorrelations, theory: str, points: torch.Tensor) -> np.ndarray:
-    """Return the log-likelihoods at points (n, 2)."""
-    vectors, deviations = [], []
-    for statistic, bins in like.bins.items():
-        edges, index = bins.edges()
-        fixed = at_occupation(theory, tuple(edges.tolist()), statistic)
-        values, errors = fixed.with_deviations(points)
-        vectors.append(values[statistic][:, index])
-        deviations.append(errors[statistic][:, :, index])
-    with_error = torch.cat(deviations, dim=2).numpy() if like.emulator_error else None
-    return like.log_likelihoods(torch.cat(vectors, dim=1).numpy(), with_error)
+    return on_grid(like, emulator() if theory == "network" else tables(), OCCUPATION, truth)
 
 
 @cache
-def at_occupation(theory: str, edges: tuple[float, ...], statistic: str):
-    model = Emulator.load() if theory == "network" else tables()
-    return model.at_occupation(OCCUPATION, edges, statistics=(statistic,))
+def emulator() -> Emulator:
+    return Emulator.load()
 
 
 def expected_pull_sd(n_regions: int, n_bins: int, n_parameters: int = 2, n: int = 20000, seed: int = 0) -> float:
@@ -217,10 +191,11 @@ def recover(measurements, options, choices: dict):
     for index, measurement in enumerate(tqdm(measurements, desc="posteriors")):
         box = BOXES[index % len(BOXES)]
         try:
-            mean, sd, below = posterior(measurement, options.emulator, truth, choices)
+            found = posterior(measurement, options.emulator, truth, choices)
         except LoggedError as error:
             raise SystemExit(f"data set {index}: {error}") from error
-        rows.append((box, mean, sd, 2 * np.abs(below - 0.5), linear_pulls(measurement, options)))
+        share = 2 * np.abs(found.below - 0.5)
+        rows.append((box, found.mean, found.sd, share, linear_pulls(measurement, options)))
     return rows
 
 

@@ -23,7 +23,7 @@ line::
 
 The rows are the bins of the file's ``statistics``, one statistic after the other, in order of increasing r. A file with
 several statistics contains their cross-covariance. ``n_regions`` is the number of (jackknife) regions from which the
-matrix was estimated; if it is given, the likelihood applies the Hartlap factor. Other entries of the header are kept as
+matrix was estimated; if it is given, the likelihood accounts for its noise. Other entries of the header are kept as
 ``metadata``.
 
 Files from :meth:`Measurement.write` have two more lines, so that a truncated or damaged file is noticed::

@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--n-regions",
         type=number(int, at_least=2),
         metavar="N",
-        help="jackknife regions that the covariance was estimated from; turns on the Hartlap factor",
+        help="jackknife regions that the covariance was estimated from; the likelihood then accounts for its noise",
     )
     add(
         "--scale",
@@ -98,4 +98,4 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     show(arguments, measurement_table(measurement), measurement_document(measurement, output=arguments.output))
     note(arguments, f"Columns read as {' '.join(columns)}; written: {arguments.output}")
     if arguments.covariance is not None and arguments.n_regions is None:
-        note(arguments, "Without --n-regions the likelihood applies no Hartlap factor to this covariance.")
+        note(arguments, "Without --n-regions the likelihood takes this covariance as exact.")

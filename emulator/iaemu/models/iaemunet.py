@@ -15,7 +15,7 @@ from iaemu.binning import PAPER_EDGES, BinningError
 from iaemu.models.deviations import combine, scaled
 from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
 from iaemu.networks.iaemunet import IAEmuNet
-from iaemu.networks.standardise import Standardiser, check_xi_estimate
+from iaemu.networks.standardise import Calibration, Standardiser, check_xi_estimate
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, as_theta, has_tensor
 from iaemu.prediction import Prediction, in_parts
 from iaemu.ranges import Range
@@ -23,6 +23,9 @@ from iaemu.statistics import STATISTICS, check_statistics
 
 #: Number of Monte Carlo passes whose spread is the epistemic error, as in the paper.
 _N_PASSES = 50
+
+#: Tensors of a calibration.
+_CALIBRATION = ("offset", "slope", "factor")
 
 
 class IAEmuNetEmulator(NetworkModel):
@@ -43,6 +46,10 @@ class IAEmuNetEmulator(NetworkModel):
         variance. If a scatter of 0.3 in log xi is predicted 0.38 dex too high, as the paper finds, the mean is 24 % too
         high, while the median is 4 % too low.
 
+    calibration : Calibration or None
+        Corrections of the predicted errors, found after the training; None for the errors as the network learned them.
+        It can be set.
+
     The other attributes are those of :class:`iaemu.ForwardModel`.
     """
 
@@ -51,9 +58,17 @@ class IAEmuNetEmulator(NetworkModel):
     # This is enough to check masks and scaling.
     _golden_options = {"n_passes": 4}
 
-    def __init__(self, network: IAEmuNet, standardiser: Standardiser, metadata: dict, r_edges: ArrayLike = PAPER_EDGES):
+    def __init__(
+        self,
+        network: IAEmuNet,
+        standardiser: Standardiser,
+        metadata: dict,
+        r_edges: ArrayLike = PAPER_EDGES,
+        calibration: Calibration | None = None,
+    ):
         trained = nn.ModuleDict({"network": network, "standardiser": standardiser})
         super().__init__(trained, r_edges, dict(metadata))
+        self.calibration = calibration
         self.network = network
         self._masks: tuple | None = None
         self.xi_estimate = metadata.get("xi_estimate", "median")
@@ -68,8 +83,22 @@ class IAEmuNetEmulator(NetworkModel):
         check_xi_estimate(name)
         self.metadata["xi_estimate"] = name
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Corrections of the predicted errors, or None; it can be set."""
+        return self._trained["calibration"] if "calibration" in self._trained else None
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self._copies = {}
+        if calibration is not None:
+            self._trained["calibration"] = calibration
+        elif "calibration" in self._trained:
+            del self._trained["calibration"]
+
     def _details(self) -> list[str]:
-        return [f"the paper's network; {self.xi_estimate} of xi"]
+        errors = "calibrated errors" if self.calibration is not None else "errors as learned"
+        return [f"the paper's network; {self.xi_estimate} of xi; {errors}"]
 
     @property
     def has_uncertainties(self) -> bool:
@@ -80,6 +109,8 @@ class IAEmuNetEmulator(NetworkModel):
     def _contents(self):
         tensors = {f"network.{name}": value.cpu().numpy() for name, value in self.network.state_dict().items()}
         tensors |= {f"scaler.{name}": value for name, value in self._trained["standardiser"].to_arrays().items()}
+        if self.calibration is not None:
+            tensors |= {f"calibration.{name}": value for name, value in self.calibration.to_arrays().items()}
         return tensors, self.network.config
 
     @classmethod
@@ -90,6 +121,8 @@ class IAEmuNetEmulator(NetworkModel):
         scalers = dict.fromkeys(("input_mean", "input_std"), (len(PARAMETERS),))
         scalers |= dict.fromkeys(("target_mean", "target_std"), (len(STATISTICS),))
         wanted |= {f"scaler.{name}": shape for name, shape in scalers.items()}
+        if any(name.startswith("calibration.") for name in shapes):
+            wanted |= {f"calibration.{name}": (len(STATISTICS), IAEmuNet.n_bins) for name in _CALIBRATION}
         check_shapes(shapes, {**wanted, "nodes": (IAEmuNet.n_bins + 1,)}, path)
 
     @classmethod
@@ -98,7 +131,9 @@ class IAEmuNetEmulator(NetworkModel):
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         state = {name: value.reshape(shapes[name]) for name, value in with_prefix(tensors, "network.").items()}
         network.load_state_dict(state, assign=True)
-        return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["nodes"])
+        found = with_prefix(tensors, "calibration.")
+        calibration = Calibration(**found) if found else None
+        return cls(network, Standardiser(**with_prefix(tensors, "scaler.")), metadata, tensors["nodes"], calibration)
 
     # ------------------------------------------------------------------ predictions
 
@@ -203,8 +238,10 @@ class IAEmuNetEmulator(NetworkModel):
     def _outputs(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return statistics and their aleatoric errors, (n, 3, 20), without dropout."""
         trained = self._network(theta)
-        outputs = trained["network"](trained["standardiser"].inputs(theta))
-        return trained["standardiser"].physical(*outputs, self.xi_estimate)
+        mean, variance = trained["network"](trained["standardiser"].inputs(theta))
+        if "calibration" in trained:
+            variance = trained["calibration"].variance(variance)
+        return trained["standardiser"].physical(mean, variance, self.xi_estimate)
 
     # ------------------------------------------------------------------ uncertainties
 
@@ -220,8 +257,8 @@ class IAEmuNetEmulator(NetworkModel):
         outputs, sigma = self._outputs(theta)
         if volume is not None:  # the network learned the scatter of mocks in all boxes together
             sigma = sigma * (float(self.box_volumes.sum()) / volume) ** 0.5
-        spread = self._passes(theta, n_passes, seed).std(dim=0)
         trained = self._network(theta)
+        spread = self._calibrated(self._passes(theta, n_passes, seed).std(dim=0))
         sigmas = {"aleatoric": sigma, "epistemic": trained["standardiser"].physical_epistemic(spread, outputs)}
         sigmas = {kind: value[..., bins.used] for kind, value in sigmas.items()}
         if bins.weights is not None:  # here they select bins, and join none
@@ -242,7 +279,7 @@ class IAEmuNetEmulator(NetworkModel):
         bins, trained, parts = self._bins(r_edges), self._network(theta), []
         for part in theta.split(1):  # all passes of a point are evaluated together
             outputs = self._outputs(part)[0].unsqueeze(1)
-            spread = scaled(self._passes(part, _N_PASSES, 0).transpose(0, 1))
+            spread = self._calibrated(scaled(self._passes(part, _N_PASSES, 0).transpose(0, 1)))
             spread = trained["standardiser"].physical_epistemic(spread, outputs)
             spread, outputs = spread[..., bins.used], outputs[..., bins.used]
             parts.append(spread if bins.weights is None else _rebinned_deviations(outputs, spread, bins))
@@ -253,6 +290,11 @@ class IAEmuNetEmulator(NetworkModel):
             boxes = combine(theta[:, : len(ALIGNMENT_PARAMETERS)], boxes, names)
             values = {name: torch.cat([value, boxes[name]], dim=1) for name, value in values.items()}
         return values
+
+    def _calibrated(self, spread: torch.Tensor) -> torch.Tensor:
+        """Return calibrated epistemic errors, or deviations, (..., 3, 20) of standardised outputs."""
+        trained = self._network(spread)
+        return spread * trained["calibration"].factor if "calibration" in trained else spread
 
     def _passes(self, theta: torch.Tensor, n_passes: int, seed: int) -> torch.Tensor:
         """Return standardised outputs (n_passes, n, 3, 20) with dropout."""

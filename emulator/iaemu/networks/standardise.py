@@ -125,9 +125,10 @@ class Standardiser(nn.Module):
         """Return xi, omega, eta and their aleatoric errors from the outputs of a network; Appendix B.
 
         omega and eta are scaled back. xi is log-normal: if m and s are the mean and standard deviation of log xi,
-        scaled back, the standard deviation of xi is sqrt(exp(s^2) - 1) exp(m + s^2/2), as in the paper. The mean of xi
-        is exp(m + s^2/2). The paper uses the median exp(m), which is lower by exp(-s^2/2). The equation in the paper
-        has the standardised s, which must be multiplied by the standard deviation of log xi, as for omega and eta.
+        scaled back, the standard deviation of xi is sqrt(exp(s^2) - 1) exp(m + s^2/2). (The paper prints this with
+        exp(2 m + s^2) in place of exp(m + s^2/2), which would be the variance without its square root, and with the
+        standardised s, which must be multiplied by the standard deviation of log xi.) The mean of xi is
+        exp(m + s^2/2). The paper uses the median exp(m), which is lower by exp(-s^2/2).
 
         Parameters
         ----------
@@ -172,6 +173,64 @@ class Standardiser(nn.Module):
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the means and standard deviations by name.
+
+        Returns
+        -------
+        dict of str to array
+        """
+        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+
+
+class Calibration(nn.Module):
+    """Corrections of the errors that an IAEmuNet predicts, found after its training.
+
+    The network learns its variances with dropout, so that they contain the scatter due to dropout, which is also the
+    epistemic error. The calibrated variance is exp(a) v^b, the calibrated epistemic error f times the spread of passes.
+    The paper names such a calibration as future work (section 6).
+
+    Parameters
+    ----------
+    offset, slope, factor : arrays (3, n_bins)
+        a, b and f of each statistic and bin, for standardised statistics.
+
+    Raises
+    ------
+    ValueError
+        A shape is wrong, a value is not finite, or a factor is negative.
+    """
+
+    offset: torch.Tensor
+    slope: torch.Tensor
+    factor: torch.Tensor
+
+    def __init__(self, offset: ArrayLike, slope: ArrayLike, factor: ArrayLike):
+        super().__init__()
+        given = {"offset": offset, "slope": slope, "factor": factor}
+        values = {name: torch.as_tensor(np.asarray(value, dtype=np.float64)).clone() for name, value in given.items()}
+        shape = values["offset"].shape
+        for name, value in values.items():
+            if value.ndim != 2 or len(value) != len(STATISTICS) or value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; all must be ({len(STATISTICS)}, n_bins).")
+            if not bool(torch.isfinite(value).all()) or (name == "factor" and bool((value < 0).any())):
+                raise ValueError(f"{name} must be finite numbers, and factor at least 0.")
+            self.register_buffer(name, value)
+
+    def variance(self, variance: torch.Tensor) -> torch.Tensor:
+        """Return calibrated variances.
+
+        Parameters
+        ----------
+        variance : tensor (..., 3, n_bins)
+            From the network.
+
+        Returns
+        -------
+        tensor (..., 3, n_bins)
+        """
+        return torch.exp(self.offset) * variance**self.slope
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return the corrections by name.
 
         Returns
         -------

@@ -9,6 +9,7 @@ import yaml
 
 from iaemu.files import sha256_of_file
 from iaemu.models.factorised import Emulator
+from iaemu.models.iaemunet import IAEmuNetEmulator
 from iaemu.models.network import NetworkModel
 from iaemu.parameters import PARAMETERS, Support
 
@@ -88,9 +89,11 @@ def _support(support: Support) -> list[str]:
 def _uncertainties(emulator: NetworkModel) -> list[str]:
     metadata = emulator.metadata
     if not isinstance(emulator, Emulator):
+        calibrated = isinstance(emulator, IAEmuNetEmulator) and emulator.calibration is not None
         return [
             "- aleatoric: the variances that the network predicts.",
             "- epistemic: the scatter between 50 passes with dropout.",
+            *(["", "Both were corrected after the training, on validation points."] if calibrated else []),
         ]
     lines = []
     if emulator.aleatoric is not None:

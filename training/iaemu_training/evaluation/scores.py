@@ -268,6 +268,18 @@ def _covered(name: str, level: float, label: str) -> Metric:
     return Metric(f"coverage_{coverage_key(short, level)}", label, "%", overall, by_bin, group="uncertainties")
 
 
+def _epistemic(n_sigma: int, label: str) -> Metric:
+    """Make the share of noise-free labels that are within some epistemic standard deviations of the prediction."""
+
+    def by_bin(case):
+        error = np.abs(case.prediction - case.label)
+        within = np.where(np.isfinite(error), error <= n_sigma * case.sigma_epistemic, np.nan)
+        return m.bin_mean(within)
+
+    key = f"epistemic_within_{n_sigma}"
+    return Metric(key, label, "%", lambda case: m.average(by_bin(case)), by_bin, group="noise-free", epistemic=True)
+
+
 def _of_truth(key: str, label: str, percent: float) -> Metric:
     def overall(case):
         return m.percentile(m.relative_rms(case.prediction, case.label), percent)
@@ -379,6 +391,8 @@ METRICS: tuple[Metric, ...] = (
     _covered("pit_of_mean", 0.95, "means over mocks inside 95 %"),
     _of_truth("relative_rms_median", "error over bins, median over points", 50),
     _of_truth("relative_rms_p95", "error over bins, 95 % of points are within", 95),
+    _epistemic(1, "labels within one epistemic sigma"),
+    _epistemic(2, "labels within two epistemic sigma"),
 )
 
 

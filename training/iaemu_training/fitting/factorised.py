@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from iaemu import __version__
-from iaemu.models.factorised import Emulator
+from iaemu.models.factorised import ONE_SIGMA, Emulator
 from iaemu.models.tables import TabulatedModel
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.prediction import FewPairsWarning
@@ -160,7 +160,7 @@ def epistemic_scale(
     scale = {}
     for name in STATISTICS:
         error = np.abs(getattr(guess, name) - getattr(truth, name))
-        scale[name] = float(np.nanquantile(error / guess.sigma_epistemic[name], 0.6827))
+        scale[name] = float(np.nanquantile(error / guess.sigma_epistemic[name], ONE_SIGMA))
     return scale
 
 

@@ -15,6 +15,7 @@ from iaemu.networks.iaemunet import N_BINS, IAEmuNet
 from iaemu.networks.standardise import Standardiser
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.statistics import STATISTICS
+from iaemu_training.fitting.calibration import MIN_REALISATIONS, calibrate
 from iaemu_training.fitting.config import IAEmuNetSettings
 from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
 from iaemu_training.fitting.objective import BetaSchedule, beta_nll, criterion
@@ -36,7 +37,7 @@ def fit_iaemunet(
     accelerator: str = "auto",
     devices: int = 1,
 ) -> IAEmuNetEmulator:
-    """Train an IAEmuNet on mocks in the paper's 20 bins.
+    """Train an IAEmuNet on mocks in the paper's 20 bins, and calibrate its errors on the validation points.
 
     Parameters
     ----------
@@ -46,7 +47,8 @@ def fit_iaemunet(
         xi, omega and eta of mocks at these points, NaN in bins without pairs. Only these entries, and log xi where xi
         <= 0, are left out of the loss.
     validation_theta, validation_y : (m, 7), (m, m_realisations, 3, 20)
-        The same for validation: the choice of the best weights and early stopping.
+        The same for validation: the choice of the best weights, early stopping, and the calibration of the errors,
+        which needs three realisations.
     support : Support
         Supported region that the points fill.
     settings : IAEmuNetSettings, optional
@@ -93,7 +95,12 @@ def fit_iaemunet(
     }
     if training.best is not None:
         metadata["best"] = {key: training.best[key] for key in ("epoch", "validation")}
-    return IAEmuNetEmulator(training.network, training.standardiser, metadata)
+    calibration = None
+    if validation_y.shape[1] >= MIN_REALISATIONS:
+        calibration = calibrate(
+            training.network, training.standardiser, validation_theta, validation_y, settings.seed, progress
+        )
+    return IAEmuNetEmulator(training.network, training.standardiser, metadata, calibration=calibration)
 
 
 class IAEmuNetTraining(NetworkTraining):

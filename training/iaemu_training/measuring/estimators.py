@@ -62,8 +62,8 @@ def measure(
         Edges of the radial bins [Mpc/h]; by default the paper's 20 bins.
     n_regions_per_side : int
         Number of jackknife regions along each side of the box. Regions must be wider than the largest separation, and
-        a covariance needs more regions than bins: for 20 bins the Hartlap factor, (n_regions - n_bins - 2) /
-        (n_regions - 1), is 0.83 with 5 regions along each side, but 0.19 with 3.
+        a covariance needs many more regions than bins: with 3 along each side, 27 in all, the noise of that of 20 bins
+        nearly doubles the scatter of a fit.
     statistics : str or sequence of str
         Statistics to measure: "xi", "omega", "eta"; by default all.
     joint : bool
@@ -140,7 +140,7 @@ def _covariance(names, estimates: np.ndarray, notes: list) -> Covariance | None:
     """Return the covariance of ``estimates`` (n_regions, n_bins); or None, and add a note, if it has no inverse."""
     n_regions, n_bins = estimates.shape
     label = ", ".join(names)
-    # With fewer regions there is no unbiased inverse (Hartlap et al. 2007), and the likelihood rejects the covariance.
+    # With fewer regions the variance of the inverse is infinite, and the likelihood rejects the covariance.
     if n_regions <= n_bins + 2:
         enough = int(np.floor(np.cbrt(n_bins + 2))) + 1
         notes.append(
