@@ -120,7 +120,8 @@ def test_the_known_error_of_a_prediction_counts_once(distribution):
 def test_gradients_with_the_error_of_the_prediction_are_those_of_finite_differences(n_blocks):
     generator = torch.Generator().manual_seed(1)
     residuals, deviations = (
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((3, 5), (3, 4, 5))
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((3, 5), (3, 4, 5))
     )
     parts = [(torch.tensor([0, 2]), 7.3, 12), (torch.tensor([1, 3, 4]), 9.1, 30)][: max(n_blocks, 0)]
     if n_blocks == 1:
@@ -155,7 +156,9 @@ def test_noise_of_few_regions_is_warned_of_and_known_correlations_are_not(caplog
 
 
 def test_the_least_eigenvalue_of_noise_follows_marchenko_and_pastur():
-    assert np.median(least_eigenvalues_of_noise(80, 8000, n=50)) == pytest.approx((1 - np.sqrt(80 / 7999)) ** 2, rel=0.02)
+    assert np.median(least_eigenvalues_of_noise(80, 8000, n=50)) == pytest.approx(
+        (1 - np.sqrt(80 / 7999)) ** 2, rel=0.02
+    )
 
 
 def test_p_value_and_likelihood_of_sample_3():
