@@ -200,8 +200,8 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
         lines.append(
-            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters{chance}"
-            f"{_of_hotelling(like) if chance else ''}"
+            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
+            f"{chance}{_of_hotelling(like) if chance else ''}"
         )
     if too_slow:
         lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
