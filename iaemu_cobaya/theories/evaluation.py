@@ -105,7 +105,8 @@ class Evaluation:
             if with_error:
                 deviations = self._guarded(self._model.deviations, theta, key, with_error)
             return found, deviations
-        values_there, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
+        statistics_there, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
+        values_there: dict[str, Any] = {**statistics_there}
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
                 values_there[name] = None if count is None else mu.new_full((len(mu),), count)
