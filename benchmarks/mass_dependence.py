@@ -3,7 +3,8 @@
 The model mu_cen(M) = mu_cen + mu_cen_slope (log10 M - pivot), limited to [-1, 1], is fitted to the published omega(r)
 of each sample, and to all three with common parameters. Priors are uniform in (-1, 1) for each parameter. Means and
 standard deviations are integrals over grids, as in tng_posteriors.py: omega is linear in q(mu_sat), so chi^2 is a
-parabola in q(mu_sat) at each (mu_cen, slope). The samples have galaxies in common, but the joint fits treat them as
+parabola in q(mu_sat) at each (mu_cen, slope). This needs a covariance that does not depend on the parameters, so the
+fits are without the error of the prediction. The samples have galaxies in common, but the joint fits treat them as
 independent.
 """
 
@@ -16,24 +17,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 from scipy.optimize import minimize
 from tng_posteriors import LIKELIHOODS, OCCUPATION
 from tqdm import tqdm
 
-from iaemu.binning import TNG_EDGES
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.laws import PIVOT, MassDependentModel
+from iaemu_cobaya.likelihoods.distribution import Block, hotelling_p_value
 
 #: Name, samples, and options of the likelihood of sample 3.
 FITS = (
     ("1", (1,), {}),
     ("2", (2,), {}),
     ("3", (3,), {}),
-    ("3, no Hartlap factor", (3,), {"hartlap": False}),
+    ("3, gaussian", (3,), {"distribution": "gaussian"}),
+    ("3, 14 bins", (3,), {"data": "tng300/sample3", "r_max": 13.9}),
     ("3, errors only", (3,), {"covariance": "diagonal"}),
     ("all", (1, 2, 3), {}),
-    ("all; 3 without Hartlap factor", (1, 2, 3), {"hartlap": False}),
+    ("all; 3 gaussian", (1, 2, 3), {"distribution": "gaussian"}),
     ("all; 3 errors only", (1, 2, 3), {"covariance": "diagonal"}),
 )
 NAMES = ("mu_cen", "mu_cen_slope", "mu_sat")
@@ -56,12 +57,12 @@ class Fit:
         Mean and standard deviation of the posterior; with ``mu_sat``, or ``mu_sat_1``, ... for each sample.
     best : dict of str to float
         Best fit.
-    chi2 : float
-        chi^2 at the best fit.
     by_sample : dict of int to float
-        Its contributions by sample.
+        chi^2 of each sample at the best fit.
     n_bins, n_parameters : int
         Numbers of bins and of parameters.
+    n_regions : set of int or None
+        Numbers of regions of the covariances.
     """
 
     samples: tuple[int, ...]
@@ -69,10 +70,22 @@ class Fit:
     mean: dict[str, float]
     sd: dict[str, float]
     best: dict[str, float]
-    chi2: float
     by_sample: dict[int, float]
     n_bins: int
     n_parameters: int
+    n_regions: set
+
+    @property
+    def chi2(self) -> float:
+        return sum(self.by_sample.values())
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a larger chi^2; NaN for several samples of which one has a covariance from regions."""
+        if len(self.samples) > 1 and self.n_regions != {None}:
+            return float("nan")
+        (n_regions,) = self.n_regions
+        return hotelling_p_value(self.chi2, self.n_bins, self.n_parameters, n_regions)
 
     @property
     def dof(self) -> int:
@@ -97,10 +110,15 @@ class Fitter:
 
     def __init__(self, model: MassDependentModel, options: dict | None = None):
         options = {3: options or {}}
-        self.likelihoods = {sample: like(options.get(sample, {})) for sample, like in LIKELIHOODS.items()}
-        self.predictions = {
-            sample: model.at_occupation(OCCUPATION[sample], TNG_EDGES, ("omega",)) for sample in LIKELIHOODS
+        self.likelihoods = {
+            sample: like({"emulator_error": False, **options.get(sample, {})}) for sample, like in LIKELIHOODS.items()
         }
+        self.predictions, self.blocks = {}, {}
+        for sample, like in self.likelihoods.items():
+            edges, _ = like.bins["omega"].edges()
+            self.predictions[sample] = model.at_occupation(OCCUPATION[sample], edges, ("omega",))
+            bins = np.arange(len(like.data_vector))
+            self.blocks[sample] = Block(["omega"], bins, like.n_regions["omega"], like.distribution)
 
     def omega(self, sample: int, strengths) -> np.ndarray:
         """Predict omega (n, n_bins) at ``strengths`` (n, 3): mu_cen, mu_sat, slope."""
@@ -110,6 +128,12 @@ class Fitter:
 
     def chi2(self, sample: int, strengths) -> float:
         return self.likelihoods[sample].chi2(self.omega(sample, strengths)[0])
+
+    def loss(self, sample: int, chi2, n_parameters: int):
+        """Return -2 log-likelihood for chi^2, both of any shape."""
+        block = self.blocks[sample]
+        power = block.power(n_parameters)
+        return chi2 if power is None else power * np.log1p(chi2 / (block.n_regions - 1))
 
     def parabolas(self, sample: int, mu_cen, slope) -> np.ndarray:
         """Return chi^2 as polynomials (n, 3) in q(mu_sat), lowest power first."""
@@ -137,15 +161,20 @@ class Fitter:
             mu_cen, slope = (
                 values.ravel() for values in np.meshgrid(axes["mu_cen"], axes["mu_cen_slope"], indexing="ij")
             )
-            chi2 = []  # (n, n_mu_sat) of each group, which share mu_cen and slope
+            losses = []  # (n, n_mu_sat) of each group, which share mu_cen and slope
             for i, group in enumerate(groups):
                 q = mean_p2(torch.as_tensor(axes[f"mu_sat{i}"])).numpy()
-                parabola = sum(self.parabolas(sample, mu_cen, slope) for sample in group)
-                chi2.append(parabola @ np.stack([np.ones_like(q), q, q**2]))
-            lowest = sum(values.min(axis=1) for values in chi2)
+                powers = np.stack([np.ones_like(q), q, q**2])
+                losses.append(
+                    sum(
+                        self.loss(sample, self.parabolas(sample, mu_cen, slope) @ powers, 2 + free_slope)
+                        for sample in group
+                    )
+                )
+            lowest = sum(values.min(axis=1) for values in losses)
             least = float(lowest.min())
             # Weights are relative to the minimum of each group, so that their product does not underflow.
-            weights = [np.exp(-0.5 * (values - values.min(axis=1, keepdims=True))) for values in chi2]
+            weights = [np.exp(-0.5 * (values - values.min(axis=1, keepdims=True))) for values in losses]
             total = np.exp(-0.5 * (lowest - least)) * np.prod([w.sum(axis=1) for w in weights], axis=0)
             total /= total.sum()
             moments = {"mu_cen": _moments(mu_cen, total), "mu_cen_slope": _moments(slope, total)}
@@ -154,7 +183,7 @@ class Fitter:
                 "mu_cen": _zoom(axes["mu_cen"], mu_cen[inside]),
                 "mu_cen_slope": _zoom(axes["mu_cen_slope"], slope[inside]),
             }
-            for i, (values, weight) in enumerate(zip(chi2, weights, strict=True)):
+            for i, (values, weight) in enumerate(zip(losses, weights, strict=True)):
                 marginal = total @ (weight / weight.sum(axis=1, keepdims=True))
                 moments[f"mu_sat{i}"] = _moments(axes[f"mu_sat{i}"], marginal)
                 rest = (lowest - values.min(axis=1))[:, None]
@@ -162,7 +191,7 @@ class Fitter:
                 limits[f"mu_sat{i}"] = _zoom(axes[f"mu_sat{i}"], axes[f"mu_sat{i}"][reached])
         row = int(np.argmin(lowest))
         start = [mu_cen[row], slope[row]]
-        start += [axes[f"mu_sat{i}"][np.argmin(values[row])] for i, values in enumerate(chi2)]
+        start += [axes[f"mu_sat{i}"][np.argmin(values[row])] for i, values in enumerate(losses)]
         return self._finish(tuple(samples), free_slope, own_mu_sat, moments, np.array(start))
 
     def _finish(self, samples, free_slope, own_mu_sat, moments, start) -> Fit:
@@ -176,8 +205,11 @@ class Fitter:
                 for i, sample in enumerate(samples)
             }
 
+        def loss(x):
+            return sum(self.loss(sample, chi2, 2 + free_slope) for sample, chi2 in parts(x).items())
+
         found = minimize(
-            lambda x: sum(parts(x).values()),
+            loss,
             start[free],
             method="Nelder-Mead",
             options={"xatol": 1e-6, "fatol": 1e-8, "maxiter": 4000, "initial_simplex": _simplex(start[free])},
@@ -193,10 +225,10 @@ class Fitter:
             mean={name: moments[key][0] for name, key in zip(names, keys, strict=True)},
             sd={name: moments[key][1] for name, key in zip(names, keys, strict=True)},
             best=dict(zip(names, best.tolist(), strict=True)),
-            chi2=float(found.fun),
             by_sample=parts(found.x),
             n_bins=sum(len(self.likelihoods[sample].data_vector) for sample in samples),
             n_parameters=int(free.sum()),
+            n_regions={self.blocks[sample].n_regions for sample in samples},
         )
 
 
@@ -252,7 +284,7 @@ def markdown(found: dict, model: MassDependentModel) -> str:
         values = ", ".join(f"{fit.mean[key]:.3f} ± {fit.sd[key]:.3f}" for key in satellites)
         lines.append(
             f"| {name} | {label} | {fit.mean['mu_cen']:.3f} ± {fit.sd['mu_cen']:.3f} | {slope} | {values} | "
-            f"{fit.chi2:.1f} / {fit.dof} | {stats.chi2.sf(fit.chi2, fit.dof):.2g} | {gain} | {share} |"
+            f"{fit.chi2:.1f} / {fit.dof} | {'' if np.isnan(fit.p_value) else f'{fit.p_value:.2g}'} | {gain} | {share} |"
         )
     return "\n".join(lines)
 

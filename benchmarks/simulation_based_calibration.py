@@ -20,12 +20,27 @@ from scipy import stats
 from tqdm import trange
 
 from iaemu.sampling import Sampler, Settings, diagnostics
+from iaemu_cobaya import IACorrelations
 from iaemu_cobaya.gradients.log_posterior import LogPosterior
+from iaemu_cobaya.likelihoods.distribution import Block
 
 EXAMPLES = Path(__file__).parents[1] / "yaml_examples"
 
 #: Number of draws of a posterior among which the true value is ranked.
 N_RANKED = 99
+
+
+def draw_data(likelihood: IACorrelations, rng: np.random.Generator) -> np.ndarray:
+    """Draw data from the likelihood of omega at the current point, with the error of the prediction there."""
+    vector, deviations = likelihood.theory_vector(), likelihood.deviations()
+    block = Block(["omega"], np.arange(len(vector)), likelihood.n_regions["omega"], likelihood.distribution)
+    covariance = likelihood.covariance_matrix + deviations.T @ deviations / block.widening(n_parameters=2)
+    noise = np.linalg.cholesky(covariance) @ rng.standard_normal(len(vector))
+    power = block.power(n_parameters=2)
+    if power is None:
+        return vector + noise
+    # (1 + chi^2 / (n - 1))^(-power / 2) is a t-distribution with so many degrees of freedom.
+    return vector + noise * np.sqrt((block.n_regions - 1) / rng.chisquare(power - len(vector)))
 
 
 def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = True):
@@ -34,16 +49,13 @@ def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = T
     model = get_model({key: info[key] for key in ("theory", "likelihood", "params")})
     density = LogPosterior(model, rng=np.random.default_rng(seed))
     (likelihood,) = model.likelihood.values()
-    # The covariance of the likelihood, with the Hartlap factor.
-    scatter = np.linalg.cholesky(np.linalg.inv(likelihood.inverse_covariance))
     rng = np.random.default_rng(seed)
     found, worst = np.empty((n, 3)), np.empty(n)
     for index in trange(n, disable=not progress):
         truth = rng.uniform(*density.bounds)
         model.logposterior(truth, cached=False)
-        vector = likelihood.theory_vector()
         # In place, because the likelihood of tensors uses the same array.
-        likelihood.data_vector[:] = vector + scatter @ rng.standard_normal(len(vector))
+        likelihood.data_vector[:] = draw_data(likelihood, rng)
         sampler = Sampler(
             density, 2, density.bounds, Settings(n_chains=n_chains, n_warmup=150), int(rng.integers(2**31))
         )

@@ -54,6 +54,7 @@ class Block:
     def __post_init__(self):
         if self.n_regions is None:
             self.distribution = "gaussian"
+            return
         spare = _SPARE_REGIONS.get(self.distribution)
         if spare is not None and self.n_regions is not None and self.n_regions < len(self.bins) + spare:
             raise MeasurementError(

@@ -76,12 +76,20 @@ def make_analytic():
 
 @pytest.fixture
 def make_info(analytic):
-    """Cobaya input: the analytic model and likelihoods of the caller's choice (TNG300 sample 1 by default)."""
+    """Cobaya input: the analytic model and likelihoods of the caller's choice (TNG300 sample 1 by default).
+
+    Our likelihoods are without the error of the prediction, unless ``likelihood`` sets it.
+    """
 
     def make(theory=None, likelihood=None, params=None, **others):
+        blocks = {"iaemu_cobaya.TNG300Sample1": None} if likelihood is None else likelihood
         info = {
             "theory": {"iaemu_cobaya.TabulatedIA": {"artifact": analytic, **(theory or {})}},
-            "likelihood": likelihood if likelihood is not None else {"iaemu_cobaya.TNG300Sample1": None},
+            # The analytic model does not know its error by default.
+            "likelihood": {
+                name: {"emulator_error": False, **(options or {})} if name.startswith("iaemu_cobaya.") else options
+                for name, options in blocks.items()
+            },
             **others,
         }
         # Cobaya 3.6 cannot do with an empty block.

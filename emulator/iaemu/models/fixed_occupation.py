@@ -88,11 +88,7 @@ class AtOccupation(ABC):
         ValueError
             The error of the model is not known (``n_deviations`` is 0), or ``mu`` is not allowed.
         """
-        if not self.n_deviations:
-            raise ValueError(
-                "The error of this model is not known (n_deviations is 0): it is not an ensemble of networks and has "
-                "no box error, or no statistic was chosen. `iaemu train box-error` makes a box error."
-            )
+        self._require_deviations()
         return self._deviations_at(self._checked(mu))
 
     def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -107,8 +103,14 @@ class AtOccupation(ABC):
         -------
         values, deviations : dicts of statistic to tensor
             As from a call, and as from :meth:`deviations`.
+
+        Raises
+        ------
+        ValueError
+            See :meth:`deviations`.
         """
-        return self(mu), self.deviations(mu)
+        self._require_deviations()
+        return self._both_at(self._checked(mu))
 
     @abstractmethod
     def _at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -117,6 +119,17 @@ class AtOccupation(ABC):
     def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return deviations at strengths (n, n_strengths) within their ranges."""
         raise NotImplementedError
+
+    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return predictions and deviations at strengths (n, n_strengths) within their ranges."""
+        return self._at(mu), self._deviations_at(mu)
+
+    def _require_deviations(self) -> None:
+        if not self.n_deviations:
+            raise ValueError(
+                "The error of this model is not known (n_deviations is 0): it is not an ensemble of networks and has "
+                "no box error, or no statistic was chosen. `iaemu train box-error` makes a box error."
+            )
 
     def _checked(self, mu: Any) -> torch.Tensor:
         mu = real_tensor(mu, "mu")
@@ -177,9 +190,8 @@ class FixedOccupation(AtOccupation):
             values["xi"] = self._xi.to(mu).expand(len(mu), -1)
         return values | self._oriented(self._powers(mu) if powers is None else powers, self._omega, self._eta)
 
-    def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """See :class:`AtOccupation`."""
-        powers = self._powers(self._checked(mu))
+    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        powers = self._powers(mu)
         return self._at(mu, powers), self._deviations_at(mu, powers)
 
     @property

@@ -377,8 +377,12 @@ class Sampler:
             generator.set_state(self.generator.get_state())
             generator.manual_seed(int(torch.randint(2**62, (), generator=generator, device=self.device)))
             draws = self.transform.forward(before.colour(torch.cat(self._window)))
-            mixture = Mixture.fit(draws, generator)
-            if given or jumps.pays(mixture, self.density, generator):
+            mixture: Mixture | None = None
+            try:
+                mixture = Mixture.fit(draws, generator)
+            except torch.linalg.LinAlgError:
+                pass  # a density too steep to have a width: the draws do not spread
+            if mixture is not None and (given or jumps.pays(mixture, self.density, generator)):
                 self.mixture = mixture
         self._window = []
 

@@ -58,16 +58,22 @@ def test_one_occupation_gives_the_same_as_all_parameters(model):
 
 def test_deviations_come_with_their_number_or_are_refused(model):
     theta = model.support.sample(2, np.random.default_rng(2))
+    fixed = model.at_occupation(theta[0, 2:7], EDGES, "omega")
+    strengths = torch.as_tensor(np.delete(theta[:1], slice(2, 7), axis=1))
     if not model.n_deviations:
-        with pytest.raises(ValueError, match="is not known"):
-            model.deviations(theta)
+        for call in (lambda: model.deviations(theta), lambda: fixed.with_deviations(strengths)):
+            with pytest.raises(ValueError, match="is not known"):
+                call()
         with pytest.raises(ArtifactError, match="does not apply to the model"):
             model.box_error = BoxError.load()
         return
     found = model.deviations(theta, EDGES, "omega")
     assert found["omega"].shape == (2, model.n_deviations, len(EDGES) - 1)
-    at = model.at_occupation(theta[0, 2:7], EDGES, "omega").deviations(torch.as_tensor(theta[:1, :2]))
+    at = fixed.deviations(strengths)
     np.testing.assert_allclose(at["omega"][0], found["omega"][0], rtol=1e-6, atol=1e-12)
+    together = fixed.with_deviations(strengths)
+    for parts, alone in zip(together, (fixed(strengths), at), strict=True):
+        torch.testing.assert_close(parts["omega"], alone["omega"])
 
 
 def test_uncertainties_are_given_for_a_volume_or_refused(model):

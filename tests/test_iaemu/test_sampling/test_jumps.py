@@ -120,6 +120,13 @@ def test_jumps_that_do_not_succeed_are_not_made():
         Settings(n_proposals=-1)
 
 
+def test_a_density_too_steep_to_have_a_width_has_no_jumps():
+    sampler = Sampler(lambda x: -1e300 * x.square().sum(dim=1), 2, (-3.0, 3.0), Settings(n_chains=4, n_warmup=20), 0)
+    sampler.warm_up(np.zeros(2))
+    assert sampler.mixture is None
+    assert bool((sampler.draw(2).positions == 0).all())
+
+
 def test_resumed_jumps_are_uninterrupted_bit_for_bit(tmp_path):
     """Stopped before the mixture is fitted, so that the draws of the window are part of the state, and after it."""
     bounds = region([-9.0, -9.0], [9.0, 9.0], [[1.0, 1.0]], [4.0])

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from cobaya.run import run
+from scipy import stats
 
 from iaemu_cobaya import TabulatedIA
 from iaemu_cobaya.chains import ChainError, corner_plot, data_plot, load_chain, plotting
@@ -18,9 +19,10 @@ def chains(tmp_path_factory, make_analytic):
     with pytest.MonkeyPatch.context() as patch:
         # The model is rebuilt from the updated YAML, so it must be one that YAML can name: the default.
         patch.setattr(TabulatedIA, "_load_artifact", lambda self, path: make_analytic())
+        options = {"statistics": ["omega", "eta"], "emulator_error": False, "distribution": "gaussian"}
         common = {
             "theory": {"iaemu_cobaya.TabulatedIA": None},
-            "likelihood": {"iaemu_cobaya.TNG300Sample3": {"statistics": ["omega", "eta"]}},
+            "likelihood": {"iaemu_cobaya.TNG300Sample3": options},
         }
         samplers = {"short": {"mcmc": {"max_samples": 150, "seed": 1}}, "point": {"evaluate": {"seed": 1}}}
         for name, sampler in samplers.items():
@@ -41,7 +43,8 @@ def test_summary_and_plots_are_written(chains, tmp_path, capsys):
     assert "mu_cen" in text
     assert "68 % limits" in text
     assert "R-1" in text
-    assert "24 bins" in text
+    # omega to 14.0 Mpc/h and eta to 13.9, with covariances of which one is from regions: their sum has no p-value
+    assert "29 bins, 2 parameters\n" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short_corner.png", "short_data.png"]
     assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
 
@@ -83,7 +86,7 @@ def test_a_chain_that_has_just_started_is_no_error(chains, tmp_path, n_rows, cap
     assert iaemu_plot([str(tmp_path / "short"), "--burn-in", "0"]) == 0
     captured = capsys.readouterr()
     assert "too few samples for limits" in captured.out
-    assert "chi2 at the best fit" in captured.out
+    assert "chi2 (-2 log-likelihood) at the best fit" in captured.out
     assert "too few samples" in captured.err
 
 
@@ -92,7 +95,7 @@ def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
     info = {
         "theory": {"iaemu_cobaya.TabulatedIA": None},
         "likelihood": {
-            "iaemu_cobaya.TNG300Sample3": None,
+            "iaemu_cobaya.TNG300Sample3": {"emulator_error": False},
             "other": {"external": "lambda nuisance: -0.5 * nuisance ** 2"},
         },
         "params": {"nuisance": {"prior": {"min": -5, "max": 5}, "proposal": 1.0}},
@@ -105,8 +108,15 @@ def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
     assert "-0.5 * nuisance ** 2" in text
     updated.write_text(text.replace("-0.5 * nuisance ** 2", "1 / 0"))
     assert iaemu_plot([str(tmp_path / "mixed"), "--burn-in", "0"]) == 0
-    chain = load_chain(tmp_path / "mixed", burn_in=0.0)
-    assert f"chi2 = {chain.best()['chi2__IA']:.2f} at the best fit" in capsys.readouterr().out
+    # -2 log L of the t-distribution of 17 bins, 125 regions and the two parameters on which omega depends
+    loss = load_chain(tmp_path / "mixed", burn_in=0.0).best()["chi2__IA"]
+    extra = 106 / (107 * 104)
+    chi2 = 124 * np.expm1(loss / (4 + (124 + 15 * extra) / (1 + 15 * extra)))
+    p_value = stats.f.sf(chi2 * 110 / (15 * 124), 15, 110)
+    assert (
+        f"chi2 = {chi2:.2f} at the best fit, 17 bins, 3 parameters, p = {p_value:.2g} of Hotelling's T^2 with 125 "
+        "regions" in capsys.readouterr().out
+    )
 
 
 def test_chi2_of_the_best_fit_is_that_of_the_chain(chains, tmp_path):

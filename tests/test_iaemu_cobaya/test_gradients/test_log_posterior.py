@@ -182,10 +182,12 @@ def test_a_network_of_all_seven_parameters_is_evaluated_at_each_call():
         {"statistics": ["xi", "omega"], "r_min": 0.4},
         {"statistics": ["omega", "eta"], "r_max": {"omega": 5.0, "eta": 13.9}},
         {"covariance": "correlation"},
+        {"covariance": "correlation", "emulator_error": False},
     ],
 )
 def test_two_strengths(make_info, request, kind, options):
     model = request.getfixturevalue(kind)
+    options = {"emulator_error": True, **options}
     info = make_info({"artifact": model}, likelihood={"iaemu_cobaya.TNG300Sample1": options})
     density, points = assert_mirrors(get_model(info), n=5 if kind == "emulator" else 2)
     assert density.names == ("mu_cen", "mu_sat")
@@ -200,7 +202,7 @@ def test_all_seven_parameters(make_info, request, kind):
     model = request.getfixturevalue(kind)
     info = make_info(
         {"artifact": model},
-        likelihood={"iaemu_cobaya.TNG300Sample1": {"statistics": ["omega", "xi"]}},
+        likelihood={"iaemu_cobaya.TNG300Sample1": {"statistics": ["omega", "xi"], "emulator_error": True}},
         params=copy.deepcopy(PRIORS),
     )
     assert_mirrors(get_model(info), n=3 if kind == "emulator" else 2)
@@ -226,7 +228,7 @@ def test_parameters_can_be_renamed(make_info, emulator):
     renamed = {"alpha": "alpha_hod", "mu_cen": "A_cen"}
     info = make_info(
         {"artifact": emulator, "param_map": renamed},
-        likelihood={"iaemu_cobaya.TNG300Sample1": {"param_map": renamed}},
+        likelihood={"iaemu_cobaya.TNG300Sample1": {"param_map": renamed, "emulator_error": True}},
     )
     density, _ = assert_mirrors(get_model(info))
     assert set(density.names) == {"A_cen", "mu_sat"}

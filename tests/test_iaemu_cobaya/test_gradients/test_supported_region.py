@@ -155,7 +155,7 @@ def test_two_theories_that_share_a_parameter(make_info, make_analytic):
         names = {name: f"{name}_{number}" for name in ("mu_cen", "mu_sat", "sigma_logM")}
         options = {"tag": f"s{number}", "param_map": names}
         theory[f"t{number}"] = {"class": "iaemu_cobaya.TabulatedIA", "artifact": model, **options}
-        likelihood[f"l{number}"] = {"class": "iaemu_cobaya.TNG300Sample1", **options}
+        likelihood[f"l{number}"] = {"class": "iaemu_cobaya.TNG300Sample1", "emulator_error": False, **options}
         params |= {names["sigma_logM"]: WIDE["sigma_logM"], names["mu_cen"]: 0.8, names["mu_sat"]: 0.3}
     density = density_of({"theory": theory, "likelihood": likelihood, "params": params})
     x = density.transform.forward(normal_points(density)).numpy()

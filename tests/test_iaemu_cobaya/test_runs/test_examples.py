@@ -95,8 +95,8 @@ def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
     assert Path("plots", f"{path.stem}_data.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "chi2 =" in printed
-    # Only then does a chain's chi2 differ from it.
-    with_error = "\n    emulator_error: True" in path.read_text()
+    # By default; what depends on host mass does not know its error.
+    with_error = "\n    emulator_error: False" not in path.read_text()
     for words in ("from the covariance of the data alone", "log-determinant"):
         assert (words in printed) == with_error
 
@@ -139,23 +139,24 @@ def test_its_occupation_parameters_are_those_of_the_sample(path):
     assert {key: info["params"][key] for key in defaults} == defaults
 
 
+def chi2_at(model, mu_cen, mu_sat):
+    """From the covariance of the data alone."""
+    model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False)
+    (likelihood,) = model.likelihood.values()
+    return likelihood.chi2(likelihood.theory_vector())
+
+
 @pytest.mark.parametrize("stem", PAPER)
 def test_chi2_at_the_papers_best_fit_is_far_below_that_of_no_alignment(stem):
     model = model_of(FOLDER / f"{stem}.yaml")
-    mu_cen, mu_sat = PAPER[stem]
-    found = model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False)
-    null = model.loglike({"mu_cen": 0.0, "mu_sat": 0.0}, return_derived=False)
-    assert -2 * found < 0.3 * (-2 * null)
+    assert chi2_at(model, *PAPER[stem]) < 0.3 * chi2_at(model, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("stem", PAPER)
 def test_emulator_and_tables_agree_in_chi2(stem):
     info = load_input_file(FOLDER / f"{stem}.yaml")
-    mu_cen, mu_sat = PAPER[stem]
-    chi2 = []
-    for theory in ("IAEmu", "TabulatedIA"):
-        model = get_model({**info, "theory": {f"iaemu_cobaya.{theory}": None}})
-        chi2.append(-2 * model.loglike({"mu_cen": mu_cen, "mu_sat": mu_sat}, return_derived=False))
+    models = [get_model({**info, "theory": {f"iaemu_cobaya.{name}": None}}) for name in ("IAEmu", "TabulatedIA")]
+    chi2 = [chi2_at(model, *PAPER[stem]) for model in models]
     assert chi2[0] == pytest.approx(chi2[1], rel=0.1, abs=1.0)
 
 
@@ -163,7 +164,7 @@ def test_the_own_sample_is_the_mock_whose_truth_it_states_and_gives_that_truth()
     """Its posterior, on a grid, from the measured file as it stands."""
     model = model_of(OWN)
     (likelihood,) = model.likelihood.values()
-    assert likelihood.hartlap_factors["omega"] == pytest.approx((125 - 12 - 2) / 124)
+    assert likelihood.n_regions == {"omega": 125} and len(likelihood.data_vector) == 12
     truth = {"mu_cen": 0.8, "mu_sat": 0.3}
     best = min(
         -2 * model.loglike({"mu_cen": c, "mu_sat": s}, return_derived=False)
@@ -172,5 +173,4 @@ def test_the_own_sample_is_the_mock_whose_truth_it_states_and_gives_that_truth()
     )
     # two parameters: 95 % of posteriors hold the truth within 6
     assert -2 * model.loglike(truth, return_derived=False) - best < 6
-    # 12 bins
     assert 2 < best < 30

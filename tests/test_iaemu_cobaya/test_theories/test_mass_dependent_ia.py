@@ -9,7 +9,6 @@ from cobaya.input import load_input_file
 from cobaya.log import LoggedError
 from cobaya.model import get_model
 
-from iaemu.binning import TNG_EDGES
 from iaemu.models.laws import MassDependentModel
 from iaemu.models.tables import TabulatedModel
 from iaemu_cobaya import MassDependentIA, TabulatedIA
@@ -19,6 +18,8 @@ EXAMPLES = Path(__file__).parents[3] / "yaml_examples"
 THEORY = "iaemu_cobaya.MassDependentIA"
 SAMPLE3 = {"logMmin": 11.61, "sigma_logM": 0.26, "logM0": 11.80, "logM1": 12.60, "alpha": 1.0}
 POINT = {"mu_cen": 0.7, "mu_sat": 0.05, "mu_cen_slope": 0.1}
+#: The model does not know its error.
+WITHOUT_ERROR = {"iaemu_cobaya.TNG300Sample3": {"emulator_error": False}}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def make_info(tables):
     def make(theory=None, likelihood=None, params=None, **others):
         info = {
             "theory": {THEORY: {"artifact": tables, **(theory or {})}},
-            "likelihood": likelihood or {"iaemu_cobaya.TNG300Sample3": None},
+            "likelihood": likelihood or WITHOUT_ERROR,
             **others,
         }
         return {**info, "params": params} if params else info
@@ -51,7 +52,8 @@ def test_the_likelihood_sees_the_prediction_of_the_model(make_info, tables):
     for pivot in (12.0, 13.0):
         model = get_model(make_info({"pivot": pivot}))
         model.loglike(POINT, return_derived=False)
-        expected = MassDependentModel(tables, pivot).predict({**POINT, **SAMPLE3}, TNG_EDGES).omega
+        edges = np.logspace(-1, 1.4, 20)[:18]
+        expected = MassDependentModel(tables, pivot).predict({**POINT, **SAMPLE3}, edges).omega
         like = model.likelihood["iaemu_cobaya.TNG300Sample3"]
         assert like.theory_vector() == pytest.approx(expected, rel=1e-9)
 
@@ -61,7 +63,7 @@ def test_a_slope_of_zero_is_tabulated_ia(make_info, tables):
     ordinary = get_model(
         {
             "theory": {"iaemu_cobaya.TabulatedIA": {"artifact": tables}},
-            "likelihood": {"iaemu_cobaya.TNG300Sample3": None},
+            "likelihood": WITHOUT_ERROR,
         }
     )
     for point in ({"mu_cen": 0.7, "mu_sat": 0.1}, {"mu_cen": -0.3, "mu_sat": 0.9}):
@@ -133,7 +135,8 @@ def test_three_samples_at_once_share_the_strengths(tables):
     total = 0.0
     for sample in (1, 2, 3):
         like = f"iaemu_cobaya.TNG300Sample{sample}"
-        alone = get_model({"theory": {THEORY: {"artifact": tables, "pivot": 13.0}}, "likelihood": {like: None}})
+        options = {like: {"emulator_error": False}}
+        alone = get_model({"theory": {THEORY: {"artifact": tables, "pivot": 13.0}}, "likelihood": options})
         occupation = alone.parameterization.constant_params()
         found = {name: joint.parameterization.constant_params()[f"{name}_{sample}"] for name in occupation}
         assert found == occupation

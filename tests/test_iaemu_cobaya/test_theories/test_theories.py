@@ -117,7 +117,12 @@ def test_two_likelihoods_add_up_in_the_aggregated_chi2(make_info):
     info = make_info(
         likelihood={
             "iaemu_cobaya.TNG300Sample1": None,
-            "clustering": {"class": "iaemu_cobaya.TNG300Sample1", "statistics": ["xi"], "r_min": 0.5},
+            "clustering": {
+                "class": "iaemu_cobaya.TNG300Sample1",
+                "statistics": ["xi"],
+                "r_min": 0.5,
+                "emulator_error": False,
+            },
         }
     )
     model = get_model(info)
@@ -343,8 +348,13 @@ def test_theories_with_tags_live_in_one_run_and_feed_the_likelihood_of_their_tag
             "b": {"class": THEORY, "artifact": second, "tag": "b", "param_map": renamed},
         },
         "likelihood": {
-            "like_a": {"class": "iaemu_cobaya.TNG300Sample1", "tag": "a"},
-            "like_b": {"class": "iaemu_cobaya.TNG300Sample1", "tag": "b", "param_map": renamed},
+            "like_a": {"class": "iaemu_cobaya.TNG300Sample1", "emulator_error": False, "tag": "a"},
+            "like_b": {
+                "class": "iaemu_cobaya.TNG300Sample1",
+                "emulator_error": False,
+                "tag": "b",
+                "param_map": renamed,
+            },
         },
         "params": {f"{name}_b": value for name, value in heavy.items()},
     }

@@ -64,14 +64,15 @@ def test_it_can_be_written_read_drawn_and_printed(galaxies, tmp_path):
     assert len(measurement_table(measured).splitlines()) == 10
 
 
-def test_the_likelihood_reads_it_with_its_hartlap_factor(galaxies, tmp_path):
+def test_the_likelihood_reads_it_with_its_number_of_regions(galaxies, tmp_path):
     pytest.importorskip("cobaya")
     from iaemu_cobaya import IACorrelations
 
     measured = measure(*galaxies, LBOX, EDGES, 3)
     path = measured.write(tmp_path / "own.txt")
     for data in (str(path), measured):
-        like = IACorrelations({"data": data, "statistics": ["omega", "eta"]})
+        assert IACorrelations({"data": data, "statistics": ["omega", "eta"]}).n_regions == {"omega": 27, "eta": 27}
+        like = IACorrelations({"data": data, "statistics": ["omega", "eta"], "distribution": "hartlap"})
         assert like.hartlap_factors == {"omega": pytest.approx(22 / 26), "eta": pytest.approx(22 / 26)}
         assert like.log_likelihood(like.data_vector) == 0
         d = np.concatenate([measured.bins["omega"].error, np.zeros(3)])
