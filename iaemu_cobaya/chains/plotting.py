@@ -199,16 +199,9 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         like.plot(best[name], band, panels, label=text, color=COLORS[0])
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
-<<<<<<< HEAD
         chance += _of_hotelling(like) if chance else ""
         fitted = f"{n_bins} bins, {len(chain.sampled)} parameters"
         lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
-=======
-        lines.append(
-            f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {n_bins} bins, {len(chain.sampled)} parameters"
-            f"{chance}{_of_hotelling(like) if chance else ''}"
-        )
->>>>>>> fixtests
     if too_slow:
         lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)

@@ -56,7 +56,7 @@ class Block:
             self.distribution = "gaussian"
             return
         spare = _SPARE_REGIONS.get(self.distribution)
-        if spare is not None and self.n_regions is not None and self.n_regions < len(self.bins) + spare:
+        if spare is not None and self.n_regions < len(self.bins) + spare:
             raise MeasurementError(
                 f"The covariance of {', '.join(self.names)} comes from {self.n_regions} regions, too few for "
                 f"{len(self.bins)} bins with 'distribution: {self.distribution}', which needs {spare} more regions "

@@ -104,17 +104,9 @@ class Evaluation:
                 vars(self._guarded(self._model.predict, theta, key, statistics)) if statistics or counts else {}
             )
             self._reject_few_pairs(found, theta, key, statistics)
-<<<<<<< HEAD
             return found, self._guarded(self._model.deviations, theta, key, with_error) if with_error else {}
         predictions, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
         values_there: dict[str, Any] = {**predictions}
-=======
-            if with_error:
-                deviations = self._guarded(self._model.deviations, theta, key, with_error)
-            return found, deviations
-        statistics_there, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
-        values_there: dict[str, Any] = {**statistics_there}
->>>>>>> fixtests
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
                 values_there[name] = None if count is None else mu.new_full((len(mu),), count)
