@@ -106,23 +106,23 @@ def on_grid(like: IACorrelations, model: ForwardModel, occupation, truth=None) -
         mean = (marginals * axes).sum(axis=0)
         sd = np.sqrt((marginals * (axes - mean) ** 2).sum(axis=0))
         low, high = np.clip(mean - 7 * sd - 0.02, -1, 1), np.clip(mean + 7 * sd + 0.02, -1, 1)
-    best = _predict(like, parts, points[logp.argmax()][None])[0][0]
+    best = _predict(parts, points[logp.argmax()][None])[0]
     below = None
     if truth is not None:
         below = np.array([np.interp(truth[i], axes[:, i], np.cumsum(marginals[:, i])) for i in range(2)])
     return Posterior(mean, sd, like.chi2(best), like.p_value(best), below)
 
 
-def _predict(like, parts, points):
-    found = [(*fixed.with_deviations(points), statistic, index) for fixed, statistic, index in parts]
-    vectors = [values[statistic][:, index] for values, _, statistic, index in found]
-    errors = [errors[statistic][:, :, index] for _, errors, statistic, index in found]
-    return torch.cat(vectors, dim=1).numpy(), torch.cat(errors, dim=2).numpy()
+def _predict(parts, points) -> np.ndarray:
+    return torch.cat([fixed(points)[statistic][:, index] for fixed, statistic, index in parts], dim=1).numpy()
 
 
 def _log_likelihoods(like, parts, points) -> np.ndarray:
-    vectors, errors = _predict(like, parts, points)
-    return like.log_likelihoods(vectors, errors if like.emulator_error else None)
+    errors = None
+    if like.emulator_error:
+        found = [fixed.deviations(points)[statistic][:, :, index] for fixed, statistic, index in parts]
+        errors = torch.cat(found, dim=2).numpy()
+    return like.log_likelihoods(_predict(parts, points), errors)
 
 
 def by_hmc(likelihood: str, options: dict, theory: str, occupation) -> Posterior:
