@@ -105,7 +105,7 @@ def on_grid(like: IACorrelations, model: ForwardModel, occupation, truth=None) -
         marginals = np.stack([weight.sum(axis=1), weight.sum(axis=0)], axis=1) / weight.sum()
         mean = (marginals * axes).sum(axis=0)
         sd = np.sqrt((marginals * (axes - mean) ** 2).sum(axis=0))
-        low, high = np.clip(mean - 7 * sd - 0.02, -1, 1), np.clip(mean + 7 * sd + 0.02, -1, 1)
+        low, high = np.clip(mean - 12 * sd, -1, 1), np.clip(mean + 12 * sd, -1, 1)
     best = _predict(parts, points[logp.argmax()][None])[0]
     below = None
     if truth is not None:
