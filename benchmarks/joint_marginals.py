@@ -14,7 +14,7 @@ import argparse
 import logging
 
 import numpy as np
-from tng_posteriors import OCCUPATION, posterior
+from tng_posteriors import OCCUPATION, on_grid
 
 from iaemu.models.factorised import Emulator
 from iaemu.sampling import diagnostics
@@ -78,8 +78,8 @@ def main(arguments=None) -> None:
     options = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     chains = [load_chain(prefix) for prefix in (options.joint, *options.alone)]
-    *moments, _ = posterior(TNG300Sample1(), Emulator.load(), OCCUPATION[1])
-    grid = dict(zip(ALIGNMENT, moments, strict=True))
+    alone = on_grid(TNG300Sample1(), Emulator.load(), OCCUPATION[1])
+    grid = dict(zip(ALIGNMENT, zip(alone.mean, alone.sd, strict=True), strict=True))
     print("| chain | parameter | mean ± sd | effective draws | mean - grid [sigma] | width / grid |")
     print("|---|---|---|---|---|---|")
     for chain in chains:

@@ -17,7 +17,7 @@ import torch
 from cobaya.input import load_input_file
 from cobaya.model import get_model
 from cobaya.sampler import get_sampler
-from tng_posteriors import posterior
+from tng_posteriors import on_grid
 
 from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.sampling import Sampler, Settings, diagnostics
@@ -66,8 +66,8 @@ def main(arguments=None) -> None:
         (likelihood,), (theory,) = model.likelihood.values(), model.theory.values()
         constants = model.parameterization.constant_params()
         occupation = [constants[name] for name in OCCUPATION_PARAMETERS]
-        *moments, _ = posterior(likelihood, theory.model, occupation)
-        mean, sd = np.transpose(moments)
+        exact = on_grid(likelihood, theory.model, occupation)
+        mean, sd = exact.mean, exact.sd
         start = [model.get_valid_point(1000, random_state=np.random.default_rng(i))[0] for i in range(8)]
         covmat = {"covmat": str(path.with_suffix(".covmat"))}
         draws = (

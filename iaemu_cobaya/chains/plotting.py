@@ -200,7 +200,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
         chance += _of_hotelling(like) if chance else ""
-        fitted = f"{n_bins} bins, {len(chain.sampled)} parameters"
+        fitted = f"{n_bins} bins, {like.n_fitted} parameters"
         lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
     if too_slow:
         lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")

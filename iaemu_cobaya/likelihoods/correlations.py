@@ -342,6 +342,11 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         chi2 = float(whitened @ whitened)
         return chi2 if np.isfinite(chi2) else float("nan")
 
+    @property
+    def n_fitted(self) -> int:
+        """Number of fitted parameters: the option ``n_parameters``, those of the run, or 2 without a run."""
+        return self._data.n_parameters
+
     def p_value(self, theory_vector: ArrayLike) -> float:
         """Return the probability of a larger chi^2 at the best fit, from the covariance of the data alone.
 

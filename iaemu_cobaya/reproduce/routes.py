@@ -26,8 +26,10 @@ THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedI
 MOCKS = "halotools-IA"
 
 _HALOTOOLS = "iaemu_cobaya.HalotoolsIA"
-#: Options of a run with mocks that do not change the posterior, except for its noise.
+#: Options of a run with mocks of sample 1 that do not change the posterior, except for its noise. Its data have errors
+#: alone, whose distribution is normal.
 _NO_MATTER = {"n_realisations", "seed", "processes", "speed", "stop_at_error", "version", "params", "type"}
+_NO_MATTER |= {"distribution", "n_parameters"}
 #: Fraction of a chain with mocks that is dropped: it starts close to the maximum.
 _HALOTOOLS_BURN_IN = 0.1
 
