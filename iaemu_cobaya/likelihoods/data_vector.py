@@ -145,7 +145,7 @@ class DataVector:
                 self._terms.append((bins, power, block.n_regions))
             widening[bins] = block.widening(number)
         # C_emu is known. A t-distribution widens what is added to S, so divide by this, for C_emu to count once.
-        self._deviation_whitening = self._whitening_torch / widening.sqrt()
+        self._deviation_whitening = (self._whitening_torch / widening.sqrt()).numpy()
 
     def block_of(self, statistic: str) -> Block:
         """Return the block that contains a statistic.
@@ -196,8 +196,7 @@ class DataVector:
             See :func:`iaemu_cobaya.likelihoods.distribution.log_likelihoods`; NaN where it is not defined.
         """
         residuals = (self._values_torch - vectors) @ self._whitening_torch
-        rows = None if deviations is None else deviations @ self._deviation_whitening
-        return log_likelihoods(residuals, rows, self._terms)
+        return log_likelihoods(residuals, deviations, self._terms, self._deviation_whitening)
 
     def describe(self) -> str:
         """Describe the data that are used, with one line for each statistic.

@@ -181,7 +181,10 @@ def least_eigenvalues_of_noise(n_bins: int, n_regions: int, n: int = 1000) -> np
 
 
 def log_likelihoods(
-    residuals: torch.Tensor, deviations: torch.Tensor | None, terms: Sequence[tuple[torch.Tensor, float, int]]
+    residuals: torch.Tensor,
+    deviations: torch.Tensor | None,
+    terms: Sequence[tuple[torch.Tensor, float, int]],
+    whitening: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Return log-likelihoods, which are 0 for residuals of zero without deviations.
 
@@ -195,9 +198,11 @@ def log_likelihoods(
     residuals : tensor (m, n)
         Whitened: their covariance is the unit matrix.
     deviations : tensor (m, K, n), or None
-        Deviations of the prediction, whitened in the same way.
+        Deviations of the prediction.
     terms : sequence of (int tensor, float, int)
         The bins, the power m and the number of regions of each block with a t-distribution.
+    whitening : array (n, n), optional
+        Matrix by which deviations are multiplied; None if they are whitened like the residuals.
 
     Returns
     -------
@@ -205,7 +210,7 @@ def log_likelihoods(
         NaN where it is not defined.
     """
     if deviations is not None:
-        return _WithDeviations.apply(residuals, deviations, terms)
+        return _WithDeviations.apply(residuals, deviations, terms, whitening)
     return _of_whitened(residuals, terms)[0]
 
 
@@ -226,42 +231,57 @@ def _of_whitened(values: torch.Tensor, terms) -> tuple[torch.Tensor, torch.Tenso
     return total - 0.5 * rest, weights
 
 
-@lru_cache(maxsize=8)
-def _unit(n: int) -> torch.Tensor:
-    # Tensors made under inference mode could not be used in a later gradient.
-    with torch.inference_mode(False):
-        return torch.eye(n, dtype=torch.float64)
+def _inverse_of_lower(factor: np.ndarray) -> np.ndarray:
+    """Return the inverses of lower triangular matrices (m, n, n), row by row, faster than those of full ones."""
+    inverse, scale = np.zeros_like(factor), 1.0 / np.diagonal(factor, axis1=1, axis2=2)
+    for i in range(factor.shape[1]):
+        inverse[:, i, :i] = -scale[:, i, None] * (factor[:, i, None, :i] @ inverse[:, :i, :i])[:, 0]
+        inverse[:, i, i] = scale[:, i]
+    return inverse
 
 
 class _WithDeviations(torch.autograd.Function):
     """Log-likelihoods for residuals (m, n) and deviations (m, K, n), with their gradient in closed form.
 
     With C = L L^T and z = L^-1 r, the gradient by C follows from that of the Cholesky factor (Murray 2016,
-    arXiv:1602.07527, equation 10). A gradient of single operations takes three times as long.
+    arXiv:1602.07527, equation 10). A gradient of single operations takes three times as long. Products of many small
+    matrices are NumPy's: those of torch start threads, and wait milliseconds for them if another process is busy.
     """
 
     @staticmethod
-    def forward(ctx, residuals, deviations, terms):
-        unit = _unit(residuals.shape[1])
-        total = torch.baddbmm(unit, deviations.mT, deviations)
-        factor, failed = torch.linalg.cholesky_ex(total)
-        # The eigenvalues of C are at least 1, so the inverse of L is safe; its products are the cheapest of all ways.
-        inverse = torch.linalg.solve_triangular(factor, unit.expand_as(factor), upper=False)
-        whitened = torch.bmm(inverse, residuals.unsqueeze(2)).squeeze(2)
+    def forward(ctx, residuals, deviations, terms, whitening):
+        with np.errstate(invalid="ignore", over="ignore"):  # found below
+            rows = deviations.numpy() if whitening is None else deviations.numpy() @ whitening
+            unit = np.eye(rows.shape[2])
+            total = unit + rows.transpose(0, 2, 1) @ rows
+        failed = ~np.isfinite(total).all(axis=(1, 2))
+        total[failed] = unit
+        try:
+            factor = np.linalg.cholesky(total)
+        except np.linalg.LinAlgError:  # for one of them, of numbers near the largest
+            found, info = torch.linalg.cholesky_ex(torch.as_tensor(total))
+            failed |= info.numpy() > 0
+            factor = np.where(failed[:, None, None], unit, found.numpy())
+        # The eigenvalues of C are at least 1, so the inverse of L is safe.
+        inverse = _inverse_of_lower(factor)
+        whitened = torch.as_tensor((inverse @ residuals.numpy()[:, :, None])[:, :, 0])
         value, weights = _of_whitened(whitened, terms)
-        value = value + inverse.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+        value = value - torch.as_tensor(np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1))
         ctx.symmetric = all(len(bins) == len(unit) for bins, *_ in terms)  # slope and whitened are parallel
-        ctx.save_for_backward(deviations, inverse, whitened, whitened * weights)
-        return torch.where(failed == 0, value, torch.nan)
+        ctx.kept = rows, inverse, whitened.numpy(), (whitened * weights).numpy(), whitening
+        return torch.where(torch.as_tensor(failed), torch.nan, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        deviations, inverse, whitened, slope = ctx.saved_tensors
-        inner = slope.unsqueeze(2) * whitened.unsqueeze(1)
+        rows, inverse, whitened, slope, whitening = ctx.kept
+        inner = slope[:, :, None] * whitened[:, None, :]
         if not ctx.symmetric:
-            inner = torch.tril(inner) + torch.tril(inner, -1).mT
-        inner = inner - _unit(whitened.shape[1])
-        by_covariance = torch.bmm(inverse.mT, torch.bmm(inner, inverse))  # twice the gradient by C
-        by_residual = torch.bmm(inverse.mT, slope.unsqueeze(2)).squeeze(2)
-        return -grad.unsqueeze(1) * by_residual, torch.bmm(deviations, by_covariance * grad.view(-1, 1, 1)), None
+            inner = np.tril(inner) + np.tril(inner, -1).transpose(0, 2, 1)
+        inner = inner - np.eye(whitened.shape[1])
+        transposed, scale = inverse.transpose(0, 2, 1), grad.numpy()
+        by_covariance = transposed @ (inner @ inverse)  # twice the gradient by C
+        by_residual = -scale[:, None] * (transposed @ slope[:, :, None])[:, :, 0]
+        by_rows = rows @ (by_covariance * scale[:, None, None])
+        by_deviation = by_rows if whitening is None else by_rows @ whitening.T
+        return torch.as_tensor(by_residual), torch.as_tensor(by_deviation), None, None
