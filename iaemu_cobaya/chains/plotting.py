@@ -195,7 +195,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         which = " from the covariance of the data alone" if like.emulator_error else ""
         p_value = like.p_value(best[name])
         chance = "" if np.isnan(p_value) else f", p = {p_value:.2g}"
-        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{which}{chance}"
+        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{chance}"
         like.plot(best[name], band, panels, label=text, color=COLORS[0])
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
