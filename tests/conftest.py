@@ -1,5 +1,6 @@
 """A small halo catalogue of N-body origin (pm40, 40 Mpc/h) and tables made from it, shared by the tests."""
 
+import logging
 import os
 import sys
 
@@ -24,6 +25,14 @@ def no_figure_stays_open():
     pyplot = sys.modules.get("matplotlib.pyplot")
     if pyplot is not None:
         pyplot.close("all")
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_stays():
+    """Libraries add handlers to the root logger, for the captured streams of one test, which are closed in the next."""
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
 
 
 @pytest.fixture(scope="session")

@@ -24,9 +24,6 @@ from iaemu.statistics import STATISTICS, check_statistics
 #: Number of Monte Carlo passes whose spread is the epistemic error, as in the paper.
 _N_PASSES = 50
 
-#: Tensors of a calibration.
-_CALIBRATION = ("offset", "slope", "factor")
-
 
 class IAEmuNetEmulator(NetworkModel):
     """The network of the paper (IAEmu, arXiv:2504.05235), trained on noisy mocks.
@@ -122,7 +119,9 @@ class IAEmuNetEmulator(NetworkModel):
         scalers |= dict.fromkeys(("target_mean", "target_std"), (len(STATISTICS),))
         wanted |= {f"scaler.{name}": shape for name, shape in scalers.items()}
         if any(name.startswith("calibration.") for name in shapes):
-            wanted |= {f"calibration.{name}": (len(STATISTICS), IAEmuNet.n_bins) for name in _CALIBRATION}
+            shape = (len(STATISTICS), IAEmuNet.n_bins)
+            wanted |= {f"calibration.{name}": shape for name in ("offset", "slope", "factor")}
+            wanted["calibration.gradient"] = (*shape, len(PARAMETERS))
         check_shapes(shapes, {**wanted, "nodes": (IAEmuNet.n_bins + 1,)}, path)
 
     @classmethod
@@ -238,9 +237,10 @@ class IAEmuNetEmulator(NetworkModel):
     def _outputs(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return statistics and their aleatoric errors, (n, 3, 20), without dropout."""
         trained = self._network(theta)
-        mean, variance = trained["network"](trained["standardiser"].inputs(theta))
+        inputs = trained["standardiser"].inputs(theta)
+        mean, variance = trained["network"](inputs)
         if "calibration" in trained:
-            variance = trained["calibration"].variance(variance)
+            variance = trained["calibration"].variance(variance, inputs)
         return trained["standardiser"].physical(mean, variance, self.xi_estimate)
 
     # ------------------------------------------------------------------ uncertainties

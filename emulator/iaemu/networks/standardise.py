@@ -185,13 +185,16 @@ class Calibration(nn.Module):
     """Corrections of the errors that an IAEmuNet predicts, found after its training.
 
     The network learns its variances with dropout, so that they contain the scatter due to dropout, which is also the
-    epistemic error. The calibrated variance is exp(a) v^b, the calibrated epistemic error f times the spread of passes.
-    The paper names such a calibration as future work (section 6).
+    epistemic error, and hardly depend on the parameters where that dominates. The calibrated variance is
+    v^b exp(a + c.x) for standardised parameters x, the calibrated epistemic error f times the spread of passes. The
+    paper names such a calibration as future work (section 6).
 
     Parameters
     ----------
     offset, slope, factor : arrays (3, n_bins)
         a, b and f of each statistic and bin, for standardised statistics.
+    gradient : array (3, n_bins, 7)
+        c.
 
     Raises
     ------
@@ -202,32 +205,37 @@ class Calibration(nn.Module):
     offset: torch.Tensor
     slope: torch.Tensor
     factor: torch.Tensor
+    gradient: torch.Tensor
 
-    def __init__(self, offset: ArrayLike, slope: ArrayLike, factor: ArrayLike):
+    def __init__(self, offset: ArrayLike, slope: ArrayLike, factor: ArrayLike, gradient: ArrayLike):
         super().__init__()
-        given = {"offset": offset, "slope": slope, "factor": factor}
+        given = {"offset": offset, "slope": slope, "factor": factor, "gradient": gradient}
         values = {name: torch.as_tensor(np.asarray(value, dtype=np.float64)).clone() for name, value in given.items()}
-        shape = values["offset"].shape
+        shape = (len(STATISTICS), *values["offset"].shape[1:2])
         for name, value in values.items():
-            if value.ndim != 2 or len(value) != len(STATISTICS) or value.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; all must be ({len(STATISTICS)}, n_bins).")
+            wanted = (*shape, len(PARAMETERS)) if name == "gradient" else shape
+            if tuple(value.shape) != wanted or len(shape) != 2:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be ({len(STATISTICS)}, n_bins, ...).")
             if not bool(torch.isfinite(value).all()) or (name == "factor" and bool((value < 0).any())):
                 raise ValueError(f"{name} must be finite numbers, and factor at least 0.")
             self.register_buffer(name, value)
 
-    def variance(self, variance: torch.Tensor) -> torch.Tensor:
+    def variance(self, variance: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """Return calibrated variances.
 
         Parameters
         ----------
         variance : tensor (..., 3, n_bins)
             From the network.
+        inputs : tensor (..., 7)
+            Standardised parameters.
 
         Returns
         -------
         tensor (..., 3, n_bins)
         """
-        return torch.exp(self.offset) * variance**self.slope
+        trend = torch.einsum("sbp,...p->...sb", self.gradient, inputs)
+        return torch.exp(self.offset + trend) * variance**self.slope
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the corrections by name.

@@ -114,7 +114,7 @@ def test_likelihoods_of_others_are_not_evaluated(chains, tmp_path, capsys):
     chi2 = 124 * np.expm1(loss / (4 + (124 + 15 * extra) / (1 + 15 * extra)))
     p_value = stats.f.sf(chi2 * 110 / (15 * 124), 15, 110)
     assert (
-        f"chi2 = {chi2:.2f} at the best fit, 17 bins, 3 parameters, p = {p_value:.2g} of Hotelling's T^2 with 125 "
+        f"chi2 = {chi2:.2f} at the best fit, 17 bins, 2 parameters, p = {p_value:.2g} of Hotelling's T^2 with 125 "
         "regions" in capsys.readouterr().out
     )
 

@@ -122,7 +122,7 @@ def test_a_covariance_and_a_header(convert, tmp_path, capsys):
             "0.1,0.2,0.4,0.8,1.6",
         )
     )
-    assert "Without --n-regions the likelihood applies no Hartlap factor" in capsys.readouterr().out
+    assert "Without --n-regions the likelihood takes this covariance as exact" in capsys.readouterr().out
     named = as_text(FULL[:, :3], " ", "# r_low r_high value\n")
     assert same(convert(named, "--statistic", "omega", "--covariance", "cov.txt", "-f"))
 

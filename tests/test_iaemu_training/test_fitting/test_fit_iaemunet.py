@@ -9,8 +9,10 @@ from lightning.pytorch import Trainer
 
 from iaemu.models.factorised import Emulator
 from iaemu.models.iaemunet import IAEmuNetEmulator
+from iaemu.networks.standardise import Standardiser
 from iaemu.parameters import Support
 from iaemu_training.fitting import objective
+from iaemu_training.fitting.calibration import calibrate
 from iaemu_training.fitting.config import IAEmuNetSettings
 from iaemu_training.fitting.iaemunet import IAEmuNetTraining, fit_iaemunet
 
@@ -108,6 +110,51 @@ def test_the_loss_of_realisations_together_is_that_of_all_of_them(data):
     points = torch.tensor([3, 0, 40])
     rows = (3 * points[:, None] + torch.arange(3)).flatten()
     torch.testing.assert_close(together.batch_loss(points), alone.batch_loss(rows))
+
+
+def test_calibration_finds_the_scatter_of_realisations_and_the_errors_of_the_mean(data):
+    """Of an untrained network, whose variances mean nothing, on targets whose scatter follows the parameters."""
+    rng = np.random.default_rng(5)
+    theta = SUPPORT.sample(400, rng)
+    truth = mocks(64, 3, 1)
+    standardiser = Standardiser.fit(truth[0], truth[1])
+    network = IAEmuNetTraining(*data, SETTINGS).network.eval()
+    x = standardiser.inputs(torch.as_tensor(theta)).numpy()
+    with torch.no_grad():
+        mean = network(torch.as_tensor(x).float())[0].double().numpy()
+    sigma = 0.2 * np.exp(0.3 * x[:, 2] - 0.2 * x[:, 4])[:, None, None]
+    wrong = 0.5 * sigma * rng.normal(size=mean.shape)
+    standard = (mean + wrong)[:, None] + sigma[:, None] * rng.normal(size=(400, 30, 3, 20))
+    y = standard * standardiser.target_std.numpy()[:, None] + standardiser.target_mean.numpy()[:, None]
+    y[:, :, 0] = np.exp(y[:, :, 0])
+    y[:5, :, 1, 0] = np.nan
+    found = calibrate(network, standardiser, theta, y, progress=False, n_points=80)
+    with torch.no_grad():
+        variance = network(torch.as_tensor(x).float())[1].double()
+    calibrated = np.sqrt(found.variance(variance, torch.as_tensor(x)).numpy())
+    np.testing.assert_allclose(calibrated / sigma, 1.0, atol=0.25)
+    assert abs(np.median(calibrated / sigma) - 1) < 0.01
+    with torch.no_grad():
+        spread = network(torch.as_tensor(x[:40]).float(), network.draw_masks(50, 0))[0].std(dim=0).numpy()
+    inside = np.abs(wrong[:40]) < found.factor.numpy() * spread
+    assert abs(inside.mean() - 0.68) < 0.1
+
+
+def test_a_calibration_is_part_of_the_file_and_can_be_taken_off(data, tmp_path):
+    held = data[0][:12], data[1][:12]
+    emulator = fit_iaemunet(*data[:2], *held, SUPPORT, replace(SETTINGS, epochs=1, warmup_epochs=1), progress=False)
+    emulator.save(tmp_path / "e.safetensors")
+    loaded = IAEmuNetEmulator.load(tmp_path / "e.safetensors")
+    theta = SUPPORT.sample(3, np.random.default_rng(6))
+    found, again = (model.predict(theta, uncertainties=True, n_passes=4) for model in (emulator, loaded))
+    for name in ("sigma_aleatoric", "sigma_epistemic"):
+        np.testing.assert_allclose(getattr(found, name)["omega"], getattr(again, name)["omega"], rtol=1e-12)
+    loaded.calibration = None
+    raw = loaded.predict(theta, uncertainties=True, n_passes=4)
+    np.testing.assert_allclose(raw.omega, found.omega, rtol=1e-12)
+    factor = emulator.calibration.factor.numpy()
+    np.testing.assert_allclose(found.sigma_epistemic["omega"], factor[1] * raw.sigma_epistemic["omega"], rtol=1e-5)
+    assert not np.allclose(raw.sigma_aleatoric["omega"], found.sigma_aleatoric["omega"])
 
 
 def test_mixed_precision_trains_32_bit_weights_to_nearly_the_same_loss(data):

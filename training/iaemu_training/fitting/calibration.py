@@ -10,12 +10,14 @@ from iaemu.networks.iaemunet import IAEmuNet
 from iaemu.networks.standardise import Calibration, Standardiser
 from iaemu.progress import BAR_AFTER, tqdm
 
-#: Number of points at which passes with dropout are compared with the data, and of these passes.
-_N_POINTS, _N_PASSES = 300, 50
+#: Number of passes with dropout at a point.
+_N_PASSES = 50
 #: Least number of realisations from which a variance is estimated.
 MIN_REALISATIONS = 3
-#: Number of points in each pass through the network: with all passes of one, the activations stay in the cache.
-_CHUNK = 1
+#: Number of points in each pass through the network without dropout.
+_CHUNK = 256
+#: Weight of (slope - 1)^2 in the fit of variances: a slope is not known where the predicted variance hardly varies.
+_RIDGE = 1e-2
 
 
 def calibrate(
@@ -25,13 +27,14 @@ def calibrate(
     y: np.ndarray,
     seed: int = 0,
     progress: bool = True,
+    n_points: int = 300,
 ) -> Calibration:
     """Find corrections of the predicted errors from realisations at points that were not used in training.
 
-    exp(a) v^b is fitted to the variances over the realisations of each point, by the likelihood of sample variances of
-    normal draws: s^2 dof / sigma^2 follows a chi^2 distribution. The factor of the epistemic error is that with which
-    68 % of the differences between prediction and mean over realisations are within one standard deviation, apart from
-    the noise of this mean.
+    v^b exp(a + c.x) is fitted to the variances over the realisations of each point, by the likelihood of sample
+    variances of normal draws: s^2 dof / sigma^2 follows a chi^2 distribution. The factor of the epistemic error is that
+    with which 68 % of the differences between prediction and mean over realisations are within one standard deviation,
+    apart from the noise of this mean.
 
     Parameters
     ----------
@@ -46,6 +49,8 @@ def calibrate(
         Seed of the choice of points and of the dropout masks.
     progress : bool
         Show a progress bar.
+    n_points : int
+        Number of points at which passes with dropout are compared with the data.
 
     Returns
     -------
@@ -60,53 +65,54 @@ def calibrate(
         raise ValueError(
             f"A calibration needs at least {MIN_REALISATIONS} realisations at each point; got {y.shape[1]}."
         )
-    rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(theta))[:_N_POINTS]
-    inputs = standardiser.inputs(torch.as_tensor(theta[rows])).float()
-    masks = network.draw_masks(_N_PASSES, seed)
-    means, variances, spreads = [], [], []
-    bar = tqdm(inputs.split(_CHUNK), "calibration", delay=BAR_AFTER, disable=not progress)
+    inputs = standardiser.inputs(torch.as_tensor(theta)).float()
     with torch.no_grad():
-        for part in bar:
-            mean, variance = network(part)
-            means.append(mean)
-            variances.append(variance)
-            spreads.append(network(part, masks)[0].std(dim=0))
-    mean, variance, spread = (torch.cat(parts).double().numpy() for parts in (means, variances, spreads))
-    targets = standardiser.targets(torch.as_tensor(y[rows])).numpy()
+        outputs = [network(part) for part in inputs.split(_CHUNK)]
+    mean, variance = (torch.cat(parts).double().numpy() for parts in zip(*outputs, strict=True))
+    targets = standardiser.targets(torch.as_tensor(y)).numpy()
     count = np.isfinite(targets).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         centre = np.nansum(targets, axis=1) / count
         scatter = np.nansum((targets - centre[:, None]) ** 2, axis=1) / (count - 1)
     known = (count >= MIN_REALISATIONS) & (scatter > 0)
-    offset, slope = _fit_variances(np.log(variance), scatter, count - 1, known)
-    noise = np.where(known, scatter / np.maximum(count, 1), np.nan)
-    return Calibration(offset, slope, _one_sigma_factor(np.abs(mean - centre), spread, noise))
+    offset, slope, gradient = _fit_variances(np.log(variance), inputs.double(), scatter, count - 1, known)
+    rows = np.random.default_rng(seed).permutation(len(theta))[:n_points]
+    masks, spreads = network.draw_masks(_N_PASSES, seed), []
+    with torch.no_grad():
+        # One point at a time: the activations of all its passes stay in the cache.
+        for part in tqdm(inputs[rows].split(1), "calibration", delay=BAR_AFTER, disable=not progress):
+            spreads.append(network(part, masks)[0].std(dim=0))
+    spread = torch.cat(spreads).double().numpy()
+    noise = np.where(known, scatter / np.maximum(count, 1), np.nan)[rows]
+    factor = _one_sigma_factor(np.abs(mean - centre)[rows], spread, noise)
+    return Calibration(offset, slope, factor, gradient)
 
 
-def _fit_variances(log_variance, scatter, dof, known) -> tuple[np.ndarray, np.ndarray]:
-    """Return offset and slope (3, n_bins) of log sigma^2 against the predicted log variance (n, 3, n_bins)."""
+def _fit_variances(log_variance, inputs, scatter, dof, known) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return offset and slope (3, n_bins), and gradient (3, n_bins, 7), of log sigma^2."""
     x, target = torch.as_tensor(log_variance), torch.as_tensor(np.where(known, scatter, 1.0))
     weight = torch.as_tensor(np.where(known, dof, 0).astype(float))
     weight = weight / weight.sum(dim=0).clamp(min=1.0)
     centre = (weight * x).sum(dim=0)
-    # About the centre, offset and slope are nearly independent.
-    parameters = torch.zeros(2, *x.shape[1:], dtype=torch.float64)
+    shape, n_inputs = x.shape[1:], inputs.shape[1]
+    # About the centre, the parameters are nearly independent. The slope starts, and is drawn to, 1.
+    parameters = torch.zeros(2 + n_inputs, *shape, dtype=torch.float64)
     parameters[0] = torch.log((weight * target).sum(dim=0).clamp(min=1e-30))
     parameters[1] = 1.0
     parameters.requires_grad_(True)
-    optimiser = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+    optimiser = torch.optim.LBFGS([parameters], max_iter=500, line_search_fn="strong_wolfe", tolerance_change=1e-12)
 
     def loss():
         optimiser.zero_grad()
-        model = parameters[0] + parameters[1] * (x - centre)
-        value = (weight * (model + target * torch.exp(-model))).sum()
+        trend = torch.einsum("psb,np->nsb", parameters[2:], inputs)
+        model = parameters[0] + parameters[1] * (x - centre) + trend
+        value = (weight * (model + target * torch.exp(-model))).sum() + _RIDGE * (parameters[1] - 1.0).square().sum()
         value.backward()
         return value
 
     optimiser.step(loss)
-    offset, slope = parameters.detach()
-    return (offset - slope * centre).numpy(), slope.numpy()
+    offset, slope = parameters.detach()[:2]
+    return (offset - slope * centre).numpy(), slope.numpy(), parameters.detach()[2:].movedim(0, -1).numpy()
 
 
 def _one_sigma_factor(error, spread, noise) -> np.ndarray:
