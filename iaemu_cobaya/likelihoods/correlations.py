@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
+from iaemu.models.fixed_occupation import Factored
 from iaemu.plots import plot_statistic
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
@@ -103,6 +104,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             # The theory uses tuples of edges as keys: this saves a conversion in every call.
             self._edges[statistic] = tuple(edges.tolist())
             self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
+        self._rows: tuple[list[torch.Tensor], torch.Tensor] | None = None
         self._warned_not_finite = False
         self.log.info("%s", self.describe())
         if self.n_parameters is not None:
@@ -290,7 +292,27 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             A prediction is not finite, with ``stop_at_error``.
         """
         vectors = self._joined(products, self._products)
-        return self._finite(vectors, self._joined(products, self._deviations) if self.emulator_error else None)
+        return self._finite(vectors, self._joined_deviations(products) if self.emulator_error else None)
+
+    def _joined_deviations(self, products: Mapping) -> torch.Tensor | Factored:
+        """Concatenate deviations in the used bins; if they are factored, with rows for the factors of each statistic."""
+        found = {name: products[product][self._edges[name]] for name, product in self._deviations.items()}
+        if not all(isinstance(value, Factored) for value in found.values()):
+            parts = [
+                (value.dense() if isinstance(value, Factored) else value)[..., self._index[name]]
+                for name, value in found.items()
+            ]
+            return torch.cat(parts, dim=-1).to(torch.float64)
+        rows = [value.rows for value in found.values()]
+        if self._rows is None or any(one is not other for one, other in zip(self._rows[0], rows, strict=True)):
+            shape = (sum(len(row) for row in rows), rows[0].shape[1], len(self.data_vector))
+            joined, start = torch.zeros(shape, dtype=torch.float64), 0
+            for name, row in zip(found, rows, strict=True):
+                joined[start : start + len(row), :, self.slices[name]] = row[..., self._index[name]].double()
+                start += len(row)
+            self._rows = rows, joined
+        factors = torch.cat([value.factors for value in found.values()], dim=1)
+        return Factored(factors.double(), self._rows[1])
 
     def _joined(self, products: Mapping, names: Mapping[str, str]) -> torch.Tensor:
         """Concatenate products in the used bins, (..., n)."""
@@ -299,7 +321,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.float64)
 
-    def _finite(self, vectors: torch.Tensor, deviations: torch.Tensor | None) -> torch.Tensor:
+    def _finite(self, vectors: torch.Tensor, deviations: torch.Tensor | Factored | None) -> torch.Tensor:
         """Return log-likelihoods (m,). If one is not finite, log it, and return -inf with zero gradient."""
         logp = self._data.log_likelihoods(vectors, deviations)
         if np.isfinite(float(logp.detach().sum())):  # one operation where isfinite().all() takes five
@@ -313,6 +335,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         else:
             self._report_not_finite(self._data.describe_not_finite(vector))
         # Replace the input, not the result: the gradient would contain 0 times infinity, which is NaN.
+        if isinstance(deviations, Factored):
+            deviations = deviations.dense()
         if deviations is not None:
             deviations = torch.where(finite[:, None, None], deviations, 0.0)
         vectors = torch.where(finite[:, None], vectors, torch.as_tensor(self.data_vector))

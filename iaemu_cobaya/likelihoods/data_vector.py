@@ -12,6 +12,7 @@ import torch
 
 from iaemu.binning import EDGE_TOLERANCE
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
+from iaemu.models.fixed_occupation import Factored
 from iaemu.parameters import ALIGNMENT_PARAMETERS
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
@@ -22,6 +23,7 @@ from iaemu_cobaya.likelihoods.distribution import (
     hotelling_p_value,
     least_eigenvalues_of_noise,
     log_likelihoods,
+    products_of,
 )
 
 COVARIANCES = ("auto", "full", "diagonal", "correlation")
@@ -145,6 +147,7 @@ class DataVector:
                 self._terms.append((bins, power, block.n_regions))
             widening[bins] = block.widening(number)
         # C_emu is known. A t-distribution widens what is added to S, so divide by this, for C_emu to count once.
+        self._products: tuple[torch.Tensor, np.ndarray] | None = None
         self._deviation_whitening = (self._whitening_torch / widening.sqrt()).numpy()
 
     def block_of(self, statistic: str) -> Block:
@@ -180,13 +183,13 @@ class DataVector:
         factor = self.blocks[0].hartlap_factor
         return hotelling_p_value(chi2 / factor, len(self.values), self.n_parameters, regions.pop())
 
-    def log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | None = None) -> torch.Tensor:
+    def log_likelihoods(self, vectors: torch.Tensor, deviations: torch.Tensor | Factored | None = None) -> torch.Tensor:
         """Return the log-likelihoods of predictions, with gradients, without the constant normalisation.
 
         Parameters
         ----------
         vectors : tensor (m, n)
-        deviations : tensor (m, K, n), optional
+        deviations : tensor (m, K, n) or Factored, optional
             Deviations d_k of each prediction, whose C_emu = sum_k d_k d_k^T is added to the covariance. What corrects
             for the noise of an estimated covariance applies to that of the data only.
 
@@ -196,7 +199,11 @@ class DataVector:
             See :func:`iaemu_cobaya.likelihoods.distribution.log_likelihoods`; NaN where it is not defined.
         """
         residuals = (self._values_torch - vectors) @ self._whitening_torch
-        return log_likelihoods(residuals, deviations, self._terms, self._deviation_whitening)
+        if not isinstance(deviations, Factored):
+            return log_likelihoods(residuals, deviations, self._terms, self._deviation_whitening)
+        if self._products is None or self._products[0] is not deviations.rows:
+            self._products = deviations.rows, products_of(deviations.rows.numpy() @ self._deviation_whitening)
+        return log_likelihoods(residuals, deviations.factors, self._terms, self._products[1])
 
     def describe(self) -> str:
         """Describe the data that are used, with one line for each statistic.

@@ -184,7 +184,7 @@ def log_likelihoods(
     residuals: torch.Tensor,
     deviations: torch.Tensor | None,
     terms: Sequence[tuple[torch.Tensor, float, int]],
-    whitening: np.ndarray | None = None,
+    matrix: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Return log-likelihoods, which are 0 for residuals of zero without deviations.
 
@@ -197,12 +197,13 @@ def log_likelihoods(
     ----------
     residuals : tensor (m, n)
         Whitened: their covariance is the unit matrix.
-    deviations : tensor (m, K, n), or None
-        Deviations of the prediction.
+    deviations : tensor (m, K, n) or (m, J), or None
+        Deviations of the prediction; or factors of J fixed rows of them.
     terms : sequence of (int tensor, float, int)
         The bins, the power m and the number of regions of each block with a t-distribution.
-    whitening : array (n, n), optional
-        Matrix by which deviations are multiplied; None if they are whitened like the residuals.
+    matrix : array, optional
+        (n, n): by which deviations are multiplied; None if they are whitened like the residuals. With factors:
+        (J * J, n * n), from :func:`products_of` the whitened rows.
 
     Returns
     -------
@@ -210,8 +211,25 @@ def log_likelihoods(
         NaN where it is not defined.
     """
     if deviations is not None:
-        return _WithDeviations.apply(residuals, deviations, terms, whitening)
+        return _WithDeviations.apply(residuals, deviations, terms, matrix)
     return _of_whitened(residuals, terms)[0]
+
+
+def products_of(rows: np.ndarray) -> np.ndarray:
+    """Return the products of fixed rows of deviations, of which C_emu is a sum, each times two factors.
+
+    Parameters
+    ----------
+    rows : array (J, K, n)
+
+    Returns
+    -------
+    array (J * J, n * n)
+        Symmetrised in n.
+    """
+    products = np.einsum("jka,lkb->jlab", rows, rows)
+    products = 0.5 * (products + products.transpose(0, 1, 3, 2))
+    return products.reshape(len(rows) ** 2, -1)
 
 
 def _of_whitened(values: torch.Tensor, terms) -> tuple[torch.Tensor, torch.Tensor | float]:
@@ -249,11 +267,15 @@ class _WithDeviations(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, residuals, deviations, terms, whitening):
+    def forward(ctx, residuals, deviations, terms, matrix):
+        rows, unit = deviations.numpy(), np.eye(residuals.shape[1])
         with np.errstate(invalid="ignore", over="ignore"):  # found below
-            rows = deviations.numpy() if whitening is None else deviations.numpy() @ whitening
-            unit = np.eye(rows.shape[2])
-            total = unit + rows.transpose(0, 2, 1) @ rows
+            if rows.ndim == 2:  # factors
+                pairs = (rows[:, :, None] * rows[:, None]).reshape(len(rows), -1)
+                total = unit + (pairs @ matrix).reshape(-1, *unit.shape)
+            else:
+                rows = rows if matrix is None else rows @ matrix
+                total = unit + rows.transpose(0, 2, 1) @ rows
         failed = ~np.isfinite(total).all(axis=(1, 2))
         total[failed] = unit
         try:
@@ -268,13 +290,13 @@ class _WithDeviations(torch.autograd.Function):
         value, weights = _of_whitened(whitened, terms)
         value = value - torch.as_tensor(np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1))
         ctx.symmetric = all(len(bins) == len(unit) for bins, *_ in terms)  # slope and whitened are parallel
-        ctx.kept = rows, inverse, whitened.numpy(), (whitened * weights).numpy(), whitening
+        ctx.kept = rows, inverse, whitened.numpy(), (whitened * weights).numpy(), matrix
         return torch.where(torch.as_tensor(failed), torch.nan, value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        rows, inverse, whitened, slope, whitening = ctx.kept
+        rows, inverse, whitened, slope, matrix = ctx.kept
         inner = slope[:, :, None] * whitened[:, None, :]
         if not ctx.symmetric:
             inner = np.tril(inner) + np.tril(inner, -1).transpose(0, 2, 1)
@@ -282,6 +304,10 @@ class _WithDeviations(torch.autograd.Function):
         transposed, scale = inverse.transpose(0, 2, 1), grad.numpy()
         by_covariance = transposed @ (inner @ inverse)  # twice the gradient by C
         by_residual = -scale[:, None] * (transposed @ slope[:, :, None])[:, :, 0]
-        by_rows = rows @ (by_covariance * scale[:, None, None])
-        by_deviation = by_rows if whitening is None else by_rows @ whitening.T
+        by_covariance = by_covariance * scale[:, None, None]
+        if rows.ndim == 2:
+            by_product = (by_covariance.reshape(len(rows), -1) @ matrix.T).reshape(len(rows), rows.shape[1], -1)
+            by_deviation = (by_product @ rows[:, :, None])[:, :, 0]
+        else:
+            by_deviation = rows @ by_covariance if matrix is None else (rows @ by_covariance) @ matrix.T
         return torch.as_tensor(by_residual), torch.as_tensor(by_deviation), None, None

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.models.base import ForwardModel
+from iaemu.models.fixed_occupation import Factored
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
@@ -313,10 +314,14 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
 
     def _rows(self, found: Mapping, derived: Collection[str], n: int) -> list[dict]:
         """Split what :meth:`_evaluate` returns for n points into what Cobaya stores for each."""
-        products = {
-            product: {key: value.double().expand(n, *value.shape[1:]).numpy() for key, value in found[product].items()}
-            for product in (*self._products, *self._deviations)
-        }
+        products: dict[str, dict] = {}
+        for product in (*self._products, *self._deviations):
+            values = {
+                key: value.dense() if isinstance(value, Factored) else value for key, value in found[product].items()
+            }
+            products[product] = {
+                key: value.double().expand(n, *value.shape[1:]).numpy() for key, value in values.items()
+            }
         numbers = {name: found[name].double().expand(n).tolist() for name in derived}
         return [
             {
@@ -498,7 +503,9 @@ class DifferentiableTheory(ForwardModelTheory):
         -------
         dict of product to {edges: tensor (n, n_bins)}
             The edges are a tuple of the numbers that were requested, or None for those of the model; n = 1 if all
-            parameters are constant. Derived parameters that other components require are included by name, each (n,).
+            parameters are constant. Deviations are tensors (n, K, n_bins), or, at fixed occupation,
+            :class:`iaemu.models.fixed_occupation.Factored`, whose ``dense()`` is that tensor. Derived parameters that
+            other components require are included by name, each (n,).
 
         Raises
         ------

@@ -9,13 +9,37 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta, real_tensor
+
+
+class Factored(NamedTuple):
+    """Deviations (n, n_deviations, n_bins) as a sum of fixed rows, each times a factor: sum_j factors_j rows_j.
+
+    Attributes
+    ----------
+    factors : tensor (n, J)
+        Powers of the strengths, such as q(mu_cen) and q(mu_sat).
+    rows : tensor (J, n_deviations, n_bins)
+        The same object in every call.
+    """
+
+    factors: torch.Tensor
+    rows: torch.Tensor
+
+    def dense(self) -> torch.Tensor:
+        """Return the deviations.
+
+        Returns
+        -------
+        tensor (n, n_deviations, n_bins)
+        """
+        return (self.factors @ self.rows.flatten(start_dim=1)).unflatten(1, self.rows.shape[1:])
 
 
 class AtOccupation(ABC):
@@ -91,7 +115,7 @@ class AtOccupation(ABC):
         self._require_deviations()
         return self._deviations_at(self._checked(mu))
 
-    def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def with_deviations(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor | Factored]]:
         """Return predictions and their deviations, at less cost than one after the other.
 
         Parameters
@@ -101,8 +125,10 @@ class AtOccupation(ABC):
 
         Returns
         -------
-        values, deviations : dicts of statistic to tensor
-            As from a call, and as from :meth:`deviations`.
+        values : dict of statistic to tensor
+            As from a call.
+        deviations : dict of statistic to tensor or Factored
+            As from :meth:`deviations`, or their factors.
 
         Raises
         ------
@@ -120,7 +146,7 @@ class AtOccupation(ABC):
         """Return deviations at strengths (n, n_strengths) within their ranges."""
         raise NotImplementedError
 
-    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return predictions and deviations at strengths (n, n_strengths) within their ranges."""
         return self._at(mu), self._deviations_at(mu)
 
@@ -190,32 +216,34 @@ class FixedOccupation(AtOccupation):
             values["xi"] = self._xi.to(mu).expand(len(mu), -1)
         return values | self._oriented(self._powers(mu) if powers is None else powers, self._omega, self._eta)
 
-    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _both_at(self, mu: torch.Tensor) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         powers = self._powers(mu)
-        return self._at(mu, powers), self._deviations_at(mu, powers)
+        return self._at(mu, powers), self._factored(mu, powers)
 
     @property
     def n_deviations(self) -> int:
         return 0 if self._held_deviations is None else len(next(iter(self._held_deviations.values())))
 
-    def _deviations_at(self, mu: torch.Tensor, powers: tuple | None = None) -> dict[str, torch.Tensor]:
-        held = self._held_deviations
-        values = {}
-        if "xi" in held:
-            values["xi"] = held["xi"].to(mu).expand(len(mu), -1, -1)
-        n_bins = len(self.r_edges) - 1
-        # The bins of all deviations are treated as one long row of bins.
-        flat = self._oriented(self._powers(mu) if powers is None else powers, *self._deviation_rows)
-        return values | {name: value.reshape(len(mu), self.n_deviations, n_bins) for name, value in flat.items()}
+    def _deviations_at(self, mu: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: value.dense() for name, value in self._factored(mu, self._powers(mu)).items()}
+
+    def _factored(self, mu: torch.Tensor, powers: tuple) -> dict[str, Factored]:
+        factors = dict(zip(("xi", "omega", "eta"), (mu.new_ones(len(mu), 1), *powers), strict=True))
+        if self._deviation_rows[0] != mu.dtype:
+            self._deviation_rows = (mu.dtype, {name: row.to(mu) for name, row in self._deviation_rows[1].items()})
+        return {name: Factored(factors[name], row) for name, row in self._deviation_rows[1].items()}
 
     @cached_property
     def _held_deviations(self):
         return None if self._find_deviations is None else self._find_deviations()
 
     @cached_property
-    def _deviation_rows(self):
-        flat = {name: value.flatten() for name, value in self._held_deviations.items()}
-        return _omega_rows(flat), _eta_rows(flat)
+    def _deviation_rows(self) -> tuple[torch.dtype, dict[str, torch.Tensor]]:
+        """Rows (J, n_deviations, n_bins) by statistic, and their type."""
+        held = self._held_deviations
+        rows = {"xi": held["xi"][None] if "xi" in held else None, "omega": _omega_rows(held), "eta": _eta_rows(held)}
+        found = {name: row for name, row in rows.items() if row is not None}
+        return next(iter(found.values())).dtype, found
 
     def _powers(self, mu: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return the factors in which omega (n, 2) and eta (n, 3) are linear; None if they are not needed."""

@@ -13,6 +13,7 @@ from iaemu_cobaya.likelihoods.distribution import (
     hotelling_p_value,
     least_eigenvalues_of_noise,
     log_likelihoods,
+    products_of,
 )
 
 
@@ -130,6 +131,21 @@ def test_gradients_with_the_error_of_the_prediction_are_those_of_finite_differen
     assert torch.autograd.gradcheck(lambda rows: log_likelihoods(rows, None, parts), (residuals,))
     without = log_likelihoods(residuals, 0 * deviations, parts)
     torch.testing.assert_close(without, log_likelihoods(residuals, None, parts))
+
+
+@pytest.mark.parametrize("n_blocks", [0, 1])
+def test_factors_of_fixed_rows_give_the_same_as_deviations(n_blocks):
+    generator = torch.Generator().manual_seed(3)
+    residuals, factors = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in ((4, 5), (4, 3))
+    )
+    rows = torch.randn((3, 6, 5), generator=generator, dtype=torch.float64)
+    parts = [(torch.tensor([0, 2]), 7.3, 12)][:n_blocks]
+    found = log_likelihoods(residuals, factors, parts, products_of(rows.numpy()))
+    dense = log_likelihoods(residuals, torch.einsum("mj,jkn->mkn", factors, rows), parts)
+    torch.testing.assert_close(found, dense)
+    slopes, expected = (torch.autograd.grad(value.sum(), (residuals, factors)) for value in (found, dense))
+    torch.testing.assert_close(slopes, expected)
 
 
 def test_blocks_without_common_deviations_are_independent():
