@@ -295,7 +295,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         return self._finite(vectors, self._joined_deviations(products) if self.emulator_error else None)
 
     def _joined_deviations(self, products: Mapping) -> torch.Tensor | Factored:
-        """Concatenate deviations in the used bins; if they are factored, with rows for the factors of each statistic."""
+        """Concatenate deviations in the used bins; if factored, with rows for the factors of each statistic."""
         found = {name: products[product][self._edges[name]] for name, product in self._deviations.items()}
         if not all(isinstance(value, Factored) for value in found.values()):
             parts = [

@@ -8,6 +8,7 @@ import iaemu
 from iaemu import BoxError, ForwardModel, MassDependentModel, load
 from iaemu.artifact import ArtifactError
 from iaemu.binning import PAPER_EDGES, BinningError
+from iaemu.models.fixed_occupation import Factored
 from iaemu.prediction import STATISTICS
 
 EDGES = PAPER_EDGES[::4]
