@@ -128,20 +128,20 @@ def test_calibration_finds_the_scatter_of_realisations_and_the_errors_of_the_mea
     y = standard * standardiser.target_std.numpy()[:, None] + standardiser.target_mean.numpy()[:, None]
     y[:, :, 0] = np.exp(y[:, :, 0])
     y[:5, :, 1, 0] = np.nan
-    found = calibrate(network, standardiser, theta, y, progress=False, n_points=80)
+    found = calibrate(network, standardiser, theta, y, progress=False, n_points=30)
     with torch.no_grad():
         variance = network(torch.as_tensor(x).float())[1].double()
     calibrated = np.sqrt(found.variance(variance, torch.as_tensor(x)).numpy())
     np.testing.assert_allclose(calibrated / sigma, 1.0, atol=0.25)
     assert abs(np.median(calibrated / sigma) - 1) < 0.01
     with torch.no_grad():
-        spread = network(torch.as_tensor(x[:40]).float(), network.draw_masks(50, 0))[0].std(dim=0).numpy()
-    inside = np.abs(wrong[:40]) < found.factor.numpy() * spread
+        spread = network(torch.as_tensor(x[:20]).float(), network.draw_masks(50, 0))[0].std(dim=0).numpy()
+    inside = np.abs(wrong[:20]) < found.factor.numpy() * spread
     assert abs(inside.mean() - 0.68) < 0.1
 
 
 def test_a_calibration_is_part_of_the_file_and_can_be_taken_off(data, tmp_path):
-    held = data[0][:12], data[1][:12]
+    held = data[0][:4], data[1][:4]
     emulator = fit_iaemunet(*data[:2], *held, SUPPORT, replace(SETTINGS, epochs=1, warmup_epochs=1), progress=False)
     emulator.save(tmp_path / "e.safetensors")
     loaded = IAEmuNetEmulator.load(tmp_path / "e.safetensors")
@@ -159,7 +159,9 @@ def test_a_calibration_is_part_of_the_file_and_can_be_taken_off(data, tmp_path):
 
 def test_mixed_precision_trains_32_bit_weights_to_nearly_the_same_loss(data):
     fits = [
-        fit_iaemunet(*data, SUPPORT, replace(SETTINGS, realisations="together", precision=precision), progress=False)
+        fit_iaemunet(
+            *data, SUPPORT, replace(SETTINGS, realisations="together", precision=precision, epochs=4), progress=False
+        )
         for precision in ("32-true", "bf16-mixed")
     ]
     losses = [[entry["validation"] for entry in fit.metadata["history"]] for fit in fits]
