@@ -157,6 +157,7 @@ def test_a_calibration_is_part_of_the_file_and_can_be_taken_off(data, tmp_path):
     assert not np.allclose(raw.sigma_aleatoric["omega"], found.sigma_aleatoric["omega"])
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_32_bit_weights_to_nearly_the_same_loss(data):
     fits = [
         fit_iaemunet(
