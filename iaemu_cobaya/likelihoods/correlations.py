@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
-from iaemu.models.fixed_occupation import Factored
+from iaemu.models.fixed_occupation import Factored, dense
 from iaemu.plots import plot_statistic
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
@@ -298,10 +298,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """Concatenate deviations in the used bins; if factored, with rows for the factors of each statistic."""
         found = {name: products[product][self._edges[name]] for name, product in self._deviations.items()}
         if not all(isinstance(value, Factored) for value in found.values()):
-            parts = [
-                (value.dense() if isinstance(value, Factored) else value)[..., self._index[name]]
-                for name, value in found.items()
-            ]
+            parts = [dense(value)[..., self._index[name]] for name, value in found.items()]
             return torch.cat(parts, dim=-1).to(torch.float64)
         rows = [value.rows for value in found.values()]
         if self._rows is None or any(one is not other for one, other in zip(self._rows[0], rows, strict=True)):
@@ -335,10 +332,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         else:
             self._report_not_finite(self._data.describe_not_finite(vector))
         # Replace the input, not the result: the gradient would contain 0 times infinity, which is NaN.
-        if isinstance(deviations, Factored):
-            deviations = deviations.dense()
         if deviations is not None:
-            deviations = torch.where(finite[:, None, None], deviations, 0.0)
+            deviations = torch.where(finite[:, None, None], dense(deviations), 0.0)
         vectors = torch.where(finite[:, None], vectors, torch.as_tensor(self.data_vector))
         return torch.where(finite, self._data.log_likelihoods(vectors, deviations), -torch.inf)
 

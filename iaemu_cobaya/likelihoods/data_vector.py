@@ -260,9 +260,8 @@ class DataVector:
         for block in self.blocks:
             if block.n_regions is None or len(block.bins) < 2 or block.n_regions <= len(block.bins):
                 continue
-            matrix = self.covariance[np.ix_(block.bins, block.bins)]
-            error = np.sqrt(np.diag(matrix))
-            least = np.linalg.eigvalsh(matrix / np.outer(error, error))[0]
+            correlation, _ = _correlation_and_errors(self.covariance[np.ix_(block.bins, block.bins)])
+            least = np.linalg.eigvalsh(correlation)[0]
             noise = least_eigenvalues_of_noise(len(block.bins), block.n_regions)
             median = np.median(noise)
             if least > np.quantile(noise, _NOISE_QUANTILE) and median < _NOISE_MATTERS:
@@ -301,8 +300,8 @@ class DataVector:
         where = np.ix_(bins, bins)
         self.covariance[where] = matrix
         # Factorise correlations, not covariances: the variances of xi differ by many orders of magnitude.
-        error = np.sqrt(np.diag(matrix))
-        cholesky = np.linalg.cholesky(matrix / np.outer(error, error))
+        correlation, error = _correlation_and_errors(matrix)
+        cholesky = np.linalg.cholesky(correlation)
         self.whitening[where] = np.sqrt(block.hartlap_factor) * np.linalg.solve(cholesky, np.diag(1.0 / error))
         return block
 
@@ -351,8 +350,13 @@ class DataVector:
             self.bins[statistic], source.bins[statistic], source.name, statistic
         )
         matrix = covariance.matrix[np.ix_(rows, rows)]
-        error = np.sqrt(np.diag(matrix))
-        return matrix / np.outer(error, error), covariance.n_regions
+        return _correlation_and_errors(matrix)[0], covariance.n_regions
+
+
+def _correlation_and_errors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the correlation matrix (n, n) and the errors (n,) of a covariance."""
+    error = np.sqrt(np.diag(matrix))
+    return matrix / np.outer(error, error), error
 
 
 def _starts(covariance: Covariance, measurement: Measurement) -> dict[str, int]:

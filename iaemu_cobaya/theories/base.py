@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.models.base import ForwardModel
-from iaemu.models.fixed_occupation import Factored
+from iaemu.models.fixed_occupation import dense
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
@@ -316,12 +316,8 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """Split what :meth:`_evaluate` returns for n points into what Cobaya stores for each."""
         products: dict[str, dict] = {}
         for product in (*self._products, *self._deviations):
-            values = {
-                key: value.dense() if isinstance(value, Factored) else value for key, value in found[product].items()
-            }
-            products[product] = {
-                key: value.double().expand(n, *value.shape[1:]).numpy() for key, value in values.items()
-            }
+            values = {key: dense(value).double() for key, value in found[product].items()}
+            products[product] = {key: value.expand(n, *value.shape[1:]).numpy() for key, value in values.items()}
         numbers = {name: found[name].double().expand(n).tolist() for name in derived}
         return [
             {

@@ -42,6 +42,20 @@ class Factored(NamedTuple):
         return (self.factors @ self.rows.flatten(start_dim=1)).unflatten(1, self.rows.shape[1:])
 
 
+def dense(deviations: torch.Tensor | Factored) -> torch.Tensor:
+    """Return deviations as one tensor, factored or not.
+
+    Parameters
+    ----------
+    deviations : tensor (n, n_deviations, n_bins), or Factored
+
+    Returns
+    -------
+    tensor (n, n_deviations, n_bins)
+    """
+    return deviations.dense() if isinstance(deviations, Factored) else deviations
+
+
 class AtOccupation(ABC):
     """A forward model at one occupation: a differentiable function of the alignment strengths.
 

@@ -8,7 +8,7 @@ import iaemu
 from iaemu import BoxError, ForwardModel, MassDependentModel, load
 from iaemu.artifact import ArtifactError
 from iaemu.binning import PAPER_EDGES, BinningError
-from iaemu.models.fixed_occupation import Factored
+from iaemu.models.fixed_occupation import dense
 from iaemu.prediction import STATISTICS
 
 EDGES = PAPER_EDGES[::4]
@@ -74,8 +74,7 @@ def test_deviations_come_with_their_number_or_are_refused(model):
     np.testing.assert_allclose(at["omega"][0], found["omega"][0], rtol=1e-6, atol=1e-12)
     values, deviations = fixed.with_deviations(strengths)
     torch.testing.assert_close(values["omega"], fixed(strengths)["omega"])
-    joined = deviations["omega"].dense() if isinstance(deviations["omega"], Factored) else deviations["omega"]
-    torch.testing.assert_close(joined, at["omega"])
+    torch.testing.assert_close(dense(deviations["omega"]), at["omega"])
 
 
 def test_uncertainties_are_given_for_a_volume_or_refused(model):
