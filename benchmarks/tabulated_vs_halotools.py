@@ -12,15 +12,19 @@ The script tests this mean in all bins together:
   mocks, but less sensitive.
 
 Bins with too few pairs (see --min-pairs) are left out of the tests, and counted. The points are the three TNG300
-samples and corners of the supported region. If possible, at least two corners have more than 20 % of borrowed
-satellites.
+samples, a point with many borrowed satellites, and corners of the supported region. If possible, at least two corners
+have more than 20 % of borrowed satellites.
 
 Mocks are kept for each point in --output, so that interrupted runs can be resumed. Example:
 
     python benchmarks/tabulated_vs_halotools.py --n-mocks 48 --processes 2
 
-With --slope, the strength of centrals depends on the mass of their host (iaemu.models.laws); in the mocks, each galaxy
-has its own strength.
+With --mu-cen-slope and --mu-sat-slope, strengths depend on the mass of the host and on the radius of a satellite
+(iaemu.models.laws). In the mocks each galaxy has its own strength, from halotools' components for these laws. The
+prediction for slopes of 0 is tested too, as "omega, slopes 0": it should fail. Example:
+
+    python benchmarks/tabulated_vs_halotools.py --points tng1 --mu-cen 0.6 --mu-sat 0.4 \
+        --mu-cen-slope 0.1 --mu-sat-slope -0.7 --n-mocks 200
 """
 
 from __future__ import annotations
@@ -44,9 +48,9 @@ from scipy import special, stats
 from tqdm import tqdm
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
-from iaemu.models.laws import PIVOT, MassDependentModel
+from iaemu.models.laws import PIVOT, VaryingStrengthModel
 from iaemu.models.tables import TabulatedModel
-from iaemu.parameters import OCCUPATION_PARAMETERS
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, SLOPES
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
@@ -61,12 +65,16 @@ TNG_POINTS = {
     "tng2": (0.69, 0.11, 11.93, 0.26, 12.05, 12.85, 1.0),
     "tng3": (0.56, 0.00, 11.61, 0.26, 11.80, 12.60, 1.0),
 }
+#: Half of the galaxies are satellites, and a third of these are borrowed.
+BORROWING_POINT = {"borrowing": (0.8, 0.5, 11.8, 0.2, 10.184, 12.74, 0.712)}
 #: Alignment strengths at the corners, in turn: both signs, both limits, and zero.
 CORNER_STRENGTHS = ((0.9, 0.6), (0.6, 1.0), (-0.8, 0.7), (1.0, -0.6), (0.8, 0.0), (-0.6, -1.0))
 BORROWED_SHARE = 0.2
 SAVE_EVERY = 20.0  # seconds
 
 SUMS = ("DD", "S_omega", "S_eta", "RR")
+#: A test that should fail: it shows what the number of mocks can tell apart.
+WITHOUT_SLOPES = "omega, slopes 0"
 
 
 # ---------------------------------------------------------------------- points
@@ -121,10 +129,10 @@ def corner_points(model, catalogues, n: int, max_pairs: float) -> dict[str, tupl
 _worker: list[HalotoolsMocks] = []
 
 
-def _start_worker(names, single_thread: bool, pivot: float | None) -> None:
+def _start_worker(names, single_thread: bool, slopes, pivot: float) -> None:
     if single_thread:
         LIMIT.set(1)
-    _worker[:] = [HalotoolsMocks(HaloCatalogue.load(name), FINE_EDGES, pivot=pivot) for name in names]
+    _worker[:] = [HalotoolsMocks(HaloCatalogue.load(name), FINE_EDGES, slopes, pivot) for name in names]
 
 
 def _one_mock(task):
@@ -251,8 +259,9 @@ def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
     nesting = nesting_matrix(FINE_EDGES, edges)
     sums = dict(zip(SUMS, np.moveaxis(store.sums[:n].sum(axis=1) @ nesting.T, 1, 0), strict=True))
     prediction = model.predict(np.array(store.theta), r_edges=edges)
-    tables = getattr(model, "tables", model)
-    expected_DD = tables.sums(np.array([store.theta[:7]]), r_edges=edges).DD[0].numpy()
+    tables = getattr(model, "base", model)
+    constant = np.array(store.theta[: len(PARAMETERS)])
+    expected_DD = tables.sums(constant[None], r_edges=edges).DD[0].numpy()
     used = sums["DD"].mean(axis=0) >= min_pairs
     ones = np.ones_like(sums["DD"])
     cases = {
@@ -261,6 +270,8 @@ def compare(store: MockStore, model, edges, n: int, min_pairs: float) -> dict:
         "omega": (sums["S_omega"], sums["DD"], prediction.omega),
         "eta": (sums["S_eta"], sums["DD"], prediction.eta),
     }
+    if model is not tables:
+        cases[WITHOUT_SLOPES] = (sums["S_omega"], sums["DD"], tables.predict(constant, r_edges=edges).omega)
     result = {
         "n_bins": len(edges) - 1,
         "used": np.flatnonzero(used).tolist(),
@@ -393,7 +404,7 @@ def summarise(points: dict) -> dict:
         for entry in points.values()
         for result in entry["binnings"].values()
         for name, test in result["statistics"].items()
-        if name != "DD" and "p_flip" in test
+        if name not in ("DD", WITHOUT_SLOPES) and "p_flip" in test
     ]
     hotelling = bool(tests) and all(test["p_hotelling"] is not None for test in tests)
     p = np.array([test["p_hotelling" if hotelling else "p_flip"] for test in tests])
@@ -405,14 +416,21 @@ def summarise(points: dict) -> dict:
     }
 
 
+def option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 def parse_arguments(arguments=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, help="file of the tables (default: those shipped with iaemu)")
     parser.add_argument("--catalogues", nargs="+", help="names or paths of the boxes (default: those of the tables)")
-    parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 corner1 ... (default: all)")
+    parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 borrowing corner1 ... (default: all)")
     parser.add_argument("--n-corners", type=int, default=6, help="number of corners (default: 6)")
     parser.add_argument("--max-pairs", type=float, default=2e8, help="largest number of pairs of a mock (default: 2e8)")
-    parser.add_argument("--slope", type=float, help="mu_cen_slope of all points (default: one strength for all masses)")
+    for name in ALIGNMENT_PARAMETERS:
+        parser.add_argument(option(name), type=float, help=f"{name} of all points (default: its own of each point)")
+    for name in SLOPES:
+        parser.add_argument(option(name), type=float, default=0.0, help=f"{name} of all points (default: 0)")
     parser.add_argument(
         "--pivot", type=float, default=PIVOT, help=f"log10 of the pivot mass in Msun/h (default: {PIVOT:g})"
     )
@@ -452,11 +470,16 @@ def main(arguments=None) -> dict:
     model = TabulatedModel.load(options.tables)
     names = options.catalogues or model.metadata["catalogues"]
     catalogues = load_boxes(model, names)
-    points = TNG_POINTS | corner_points(model, catalogues, options.n_corners, options.max_pairs)
-    if options.slope is not None:
-        model = MassDependentModel(model, options.pivot)
-        points = {name: (*theta, options.slope) for name, theta in points.items()}
-    pivot = getattr(model, "pivot", None)
+    points = TNG_POINTS | BORROWING_POINT | corner_points(model, catalogues, options.n_corners, options.max_pairs)
+    given = [getattr(options, name) for name in ALIGNMENT_PARAMETERS]
+    for name, (*own, logMmin, sigma_logM, logM0, logM1, alpha) in points.items():
+        strengths = (mine if value is None else value for mine, value in zip(own, given, strict=True))
+        points[name] = (*strengths, logMmin, sigma_logM, logM0, logM1, alpha)
+    slopes, pivot = [getattr(options, name) for name in SLOPES], None
+    if any(slopes):
+        pivot = options.pivot
+        model = VaryingStrengthModel(model, pivot)
+        points = {name: (*theta, *slopes) for name, theta in points.items()}
     chosen = options.points or list(points)
     unknown = [name for name in chosen if name not in points]
     if unknown:
@@ -473,18 +496,18 @@ def main(arguments=None) -> dict:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {options.processes} process(es)",
         "points": {},
     }
-    pool = None
+    pool, laws = None, (model.parameters[len(PARAMETERS) :], options.pivot)
     if options.processes > 1:
         # Unlike multiprocessing.Pool, an executor reports a worker that fails to start.
         pool = ProcessPoolExecutor(
             options.processes,
             multiprocessing.get_context("spawn"),
             initializer=_start_worker,
-            initargs=(names, True, pivot),
+            initargs=(names, True, *laws),
         )
         mapper = pool.map
     else:
-        _start_worker(names, False, pivot)
+        _start_worker(names, False, *laws)
         mapper = map
     try:
         for name in chosen:
@@ -526,7 +549,7 @@ def evaluate(store: MockStore, model, options, first_box) -> dict:
         },
     }
     if options.halotools_counts:
-        entry["halotools_counting"] = time_halotools_counting(store.theta[:7], first_box, options.seed)
+        entry["halotools_counting"] = time_halotools_counting(store.theta[: len(PARAMETERS)], first_box, options.seed)
     return entry
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         Emulator,
         ForwardModel,
         IAEmuNetEmulator,
-        MassDependentModel,
         TabulatedModel,
+        VaryingStrengthModel,
         load,
     )
     from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
@@ -34,7 +34,7 @@ _HOMES = {
         "Emulator",
         "ForwardModel",
         "IAEmuNetEmulator",
-        "MassDependentModel",
+        "VaryingStrengthModel",
         "TabulatedModel",
         "load",
     ),
@@ -54,7 +54,6 @@ __all__ = [
     "FewPairsWarning",
     "ForwardModel",
     "IAEmuNetEmulator",
-    "MassDependentModel",
     "Measurement",
     "MeasurementError",
     "Prediction",
@@ -62,6 +61,7 @@ __all__ = [
     "SupportError",
     "SupportWarning",
     "TabulatedModel",
+    "VaryingStrengthModel",
     "__version__",
     "load",
 ]

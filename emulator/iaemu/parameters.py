@@ -24,6 +24,9 @@ ALIGNMENT_PARAMETERS = ("mu_cen", "mu_sat")
 OCCUPATION_PARAMETERS = ("logMmin", "sigma_logM", "logM0", "logM1", "alpha")
 PARAMETERS = ALIGNMENT_PARAMETERS + OCCUPATION_PARAMETERS
 
+#: Slopes of strengths that vary: of centrals with the log of their host mass, of satellites with that of their radius.
+SLOPES = ("mu_cen_slope", "mu_sat_slope")
+
 #: How parameters may be given: by name, or as (..., n_parameters) in the order of the model's ``parameters``.
 Theta = Mapping[str, Any] | ArrayLike | torch.Tensor
 
@@ -230,7 +233,7 @@ class Support:
         check_fields(self)
         # Integers of numpy could overflow.
         for name, value in vars(self).items():
-            if value is not None:
+            if name in self._pairs or not (value is None or isinstance(value, tuple)):
                 value = tuple(map(float, value)) if name in self._pairs else float(value)
                 object.__setattr__(self, name, value)
         for name in self._pairs:

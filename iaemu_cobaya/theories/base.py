@@ -77,7 +77,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         self._products = {product_name(statistic, self.tag): statistic for statistic in STATISTICS}
         self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in STATISTICS}
         self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
-        self.model = self._load_model()
+        self.model = self._general_model = self._load_model()
         self.names = mapped_names(self.model.parameters, self.param_map, self.log)
         self._evaluation = Evaluation(self.model, self.names, self.support, self.log, lambda: self.stop_at_error)
         self._required_params: list[str] = []
@@ -222,6 +222,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             No point of the run is supported by the model.
         """
         super().initialize_with_provider(provider)
+        self._simplify(provider.model.parameterization.constant_params())
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
         # A varying occupation is passed as tensors. If it is passed as numbers, the model caches what depends on it.
         constants = provider.model.parameterization.constant_params()
@@ -261,6 +262,20 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 f" ({own})" if own else "",
             )
 
+    def _simplify(self, constants: Mapping[str, float]) -> None:
+        """Use a simpler model if slopes of the strengths are constant at 0."""
+        names = mapped_names(self._general_model.parameters, self.param_map, self.log)
+        known = dict(zip(self._general_model.parameters, names, strict=True))
+        self.model = self._general_model.with_constants(
+            {name: float(constants[run_name]) for name, run_name in known.items() if run_name in constants}
+        )
+        try:
+            self.model.check_slopes(self.model.slopes)
+        except ValueError as error:
+            raise LoggedError(self.log, "%s", error) from error
+        self.names = tuple(known[name] for name in self.model.parameters)
+        self._evaluation.use(self.model, self.names)
+
     def close(self, *args: Any) -> None:
         """Log how many points were rejected because a bin had hardly any pairs.
 
@@ -289,6 +304,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         bool
             False, for zero likelihood, at points outside the supported region with the option ``support: reject``.
         """
+        if len(params_values_dict) < len(self.names):
+            # Without a Cobaya model, slopes need not be given.
+            self._simplify({name: 0.0 for name in self.names if name not in params_values_dict})
         prepared = self._prepared.pop(tuple(params_values_dict[name] for name in self.names), None)
         if prepared is not None:
             state.update(prepared)

@@ -58,18 +58,29 @@ class Evaluation:
         log: Logger,
         stop_at_error: Callable[[], bool],
     ):
-        self._model, self._names, self._policy = model, names, policy
-        self._log, self._stop_at_error = log, stop_at_error
+        self._policy, self._log, self._stop_at_error = policy, log, stop_at_error
         self.requests: dict[EdgesKey, set[str]] = {}
         self.deviation_requests: dict[EdgesKey, set[str]] = {}
+        self._warned = False
+        self.n_few_pairs = 0
+        self.use(model, names)
+
+    def use(self, model: ForwardModel, names: Sequence[str]) -> None:
+        """Evaluate this model from now on; requests stay.
+
+        Parameters
+        ----------
+        model : ForwardModel
+        names : sequence of str
+            Names of its parameters in the run.
+        """
+        self._model, self._names = model, names
         # Positions of the alignment strengths and the occupation parameters among the parameters.
         self._occupation = [model.parameters.index(name) for name in OCCUPATION_PARAMETERS]
         self._strengths = [i for i, name in enumerate(model.parameters) if name not in OCCUPATION_PARAMETERS]
         limits = [model.support.bounds(model.parameters[column], None) for column in self._strengths]
         self._low, self._high = torch.tensor(limits, dtype=torch.float64).T
         self._fixed: dict[EdgesKey, tuple[Any, AtOccupation]] = {}
-        self._warned = False
-        self.n_few_pairs = 0
 
     def predict(self, values: Sequence, key: EdgesKey, counts: bool) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Predict what is requested in one binning, at a batch of points.

@@ -10,6 +10,7 @@ from cobaya.log import LoggedError
 
 from iaemu.extras import it_takes
 from iaemu.models.base import ForwardModel
+from iaemu.parameters import SLOPES
 from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import ForwardModelTheory
 
@@ -21,10 +22,13 @@ class HalotoolsIA(ForwardModelTheory):
     """Galaxy alignment correlation functions of halotools-IA mocks, populated at every point (no gradient).
 
     The products are those of the other theories. Predictions are ratios of pair sums over all mocks of a point. Their
-    standard error, from a jackknife over the realisations, is in ``ia_<statistic>_deviations``.
+    standard error, from a jackknife over the realisations, is in ``ia_<statistic>_deviations``. The strengths may
+    depend on host mass and on the radius of a satellite, by halotools' own components for these laws.
 
     Attributes
     ----------
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength of centrals is ``mu_cen``.
     model : iaemu_training.mocks.ensemble.MockEnsemble
         Its ``n_mocks`` is the number of mocks populated so far.
     """
@@ -34,6 +38,7 @@ class HalotoolsIA(ForwardModelTheory):
     seeds: str
     seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)]
     processes: Annotated[int, Range(at_least=1, at_most=1024)]
+    pivot: Annotated[float, Range(at_least=8, at_most=17)]
 
     model: Any  # a MockEnsemble, whose package is imported only when needed
 
@@ -45,7 +50,8 @@ class HalotoolsIA(ForwardModelTheory):
         try:
             from iaemu_training.mocks.ensemble import MockEnsemble
 
-            model = MockEnsemble(catalogues, self.n_realisations, self.seed, self.seeds, self.processes)
+            options = (self.n_realisations, self.seed, self.seeds, self.processes)
+            model = MockEnsemble(catalogues, *options, slopes=SLOPES, pivot=self.pivot)
         except ImportError as error:
             raise LoggedError(self.log, "%s", it_takes(error)) from error
         except (ValueError, OSError) as error:

@@ -228,10 +228,11 @@ def mocks(pm40):
     pytest.importorskip("halotools")
     from iaemu_training.mocks.halotools import HalotoolsMocks
 
-    return HalotoolsMocks(pm40, [0.5, 2.0, 8.0])
+    return HalotoolsMocks(pm40, [0.5, 2.0, 8.0], ["mu_cen_slope", "mu_sat_slope"])
 
 
 THETA = dict(mu_cen=0.8, mu_sat=0.5, logMmin=12.0, sigma_logM=0.26, logM0=12.2, logM1=13.2, alpha=1.0)
+THETA |= dict(mu_cen_slope=0.2, mu_sat_slope=-0.5)
 
 
 def sound(galaxies):
@@ -245,7 +246,7 @@ def test_populate(fuzz, mocks):
         if part == 0:
             return awkward_mapping(rng, THETA), 1
         if part == 1:
-            return [*THETA.values()][: rng.integers(5, 8)] + [awkward_real(rng)] * int(rng.integers(2)), 1
+            return [*THETA.values()][: rng.integers(5, 10)] + [awkward_real(rng)] * int(rng.integers(2)), 1
         return THETA, awkward_number(rng)
 
     # TypeError: of a parameter that is no number, as wherever a point is given.
@@ -281,11 +282,12 @@ def test_ensembles(fuzz):
     from iaemu_training.mocks.ensemble import MockEnsemble
 
     start = dict(catalogues=["pm40"], n_realisations=2, seed=1, seeds="fixed", processes=1, support=None)
+    start |= dict(slopes=["mu_sat_slope"], pivot=13.0)
 
     def make(rng):
-        name = list(start)[rng.integers(6)]
+        name = list(start)[rng.integers(8)]
         value = awkward_number(rng)
-        return start | {name: [value] if name == "catalogues" and rng.random() < 0.5 else value}
+        return start | {name: [value] if name in ("catalogues", "slopes") and rng.random() < 0.5 else value}
 
     def check(ensemble):
         return ensemble.n_realisations >= 2 and ensemble.processes >= 1 and ensemble.seed >= 0

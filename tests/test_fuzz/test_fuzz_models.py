@@ -16,7 +16,7 @@ from iaemu.binning import (
     shell_volumes,
     union_edges,
 )
-from iaemu.models.laws import MassDependentModel, MassDependentSupport
+from iaemu.models.laws import StrengthSupport, VaryingStrengthModel
 from iaemu.models.network import NetworkModel
 from iaemu.parameters import PARAMETERS, Support, as_theta
 
@@ -27,7 +27,7 @@ MODELS = {
     "emulator": lambda: iaemu.load(),
     "tables": lambda: iaemu.load("tables-pm160"),
     "iaemunet": lambda: iaemu.load("iaemunet-pm160"),
-    "mass dependent": lambda: MassDependentModel.load(),
+    "varying strengths": lambda: VaryingStrengthModel.load(),
 }
 
 
@@ -202,13 +202,13 @@ def test_support(fuzz):
     }
 
     def make(rng):
-        kind = MassDependentSupport if rng.integers(2) else Support
+        kind = StrengthSupport if rng.integers(2) else Support
         values = dict(fields)
-        if kind is MassDependentSupport:
-            values["mu_cen_slope"] = (-2.0, 2.0)
+        if kind is StrengthSupport:
+            values |= {"mu_cen_slope": (-2.0, 2.0), "mu_sat_slope": (-1.0, 0.5)}
         name = _pick(rng, list(values))
         values[name] = awkward_number(rng)
-        if name in ("logMmin", "mu_cen_slope") and rng.integers(2):
+        if name in ("logMmin", "mu_cen_slope", "mu_sat_slope") and rng.integers(2):
             values[name] = (
                 _pick(rng, [tuple, list])([awkward_number(rng), 12.5])
                 if rng.integers(2)

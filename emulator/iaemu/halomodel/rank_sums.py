@@ -149,16 +149,60 @@ class RankSums:
         return matrix.scatter_add(1, rows.flatten(start_dim=1), flat) @ values
 
     def by_node(self, rows: torch.Tensor, weights: torch.Tensor, values: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the sums at one point by node.
+        """Return the sums by node.
 
         Parameters
         ----------
         rows, weights, values
-            See :meth:`total`; n = 1.
+            See :meth:`total`.
 
         Returns
         -------
-        tensor (n_nodes, n_columns)
+        tensor (n, n_nodes, n_columns)
         """
         values = self.values if values is None else values
-        return torch.einsum("mk,mkc->mc", weights[0], values[rows[0]])
+        return torch.einsum("nmk,nmkc->nmc", weights, values[rows])
+
+
+def pack_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return tables without the bins beyond the largest separation of each row, for a file.
+
+    Parameters
+    ----------
+    values : array (n_rows, n_bins, n_columns)
+
+    Returns
+    -------
+    values : array (n_filled, n_columns)
+    n_bins : array of int16 (n_rows,)
+        Number of bins of each row that are kept.
+    """
+    filled = np.any(values != 0, axis=2)
+    n_bins = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
+    used = np.arange(filled.shape[1]) < n_bins[:, None]
+    return values[used], n_bins.astype(np.int16)
+
+
+def unpack_rows(values: np.ndarray, n_used: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the tables from the arrays of :func:`pack_rows`.
+
+    Parameters
+    ----------
+    values, n_used : arrays
+    n_bins : int
+        Number of bins of the tables.
+
+    Returns
+    -------
+    array (n_rows, n_bins, n_columns), float64
+
+    Raises
+    ------
+    ArtifactError
+        The arrays do not fit together.
+    """
+    if n_used.sum() != len(values) or n_used.max(initial=0) > n_bins:
+        raise ArtifactError(f"The one-halo table has {len(values)} rows; expected {n_used.sum()}.")
+    sums = np.zeros((len(n_used), n_bins, *values.shape[1:]))
+    sums[np.arange(n_bins) < n_used[:, None]] = values
+    return sums

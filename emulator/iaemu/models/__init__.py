@@ -8,10 +8,10 @@ from iaemu.models.base import ForwardModel
 from iaemu.models.box_error import BoxError
 from iaemu.models.factorised import Emulator
 from iaemu.models.iaemunet import IAEmuNetEmulator
-from iaemu.models.laws import MassDependentModel
+from iaemu.models.laws import VaryingStrengthModel
 from iaemu.models.tables import TabulatedModel
 
-__all__ = ["BoxError", "Emulator", "ForwardModel", "IAEmuNetEmulator", "MassDependentModel", "TabulatedModel", "load"]
+__all__ = ["BoxError", "Emulator", "ForwardModel", "IAEmuNetEmulator", "TabulatedModel", "VaryingStrengthModel", "load"]
 
 
 def load(path: str | PathLike | None = None) -> ForwardModel:

@@ -69,12 +69,12 @@ class ForwardModel(Deviations, ABC):
     _kinds: ClassVar[dict[str, type[ForwardModel]]] = {}
 
     #: Number of points that are evaluated together, so that tensors fit in the cache.
-    _at_once: ClassVar[int] = 4096
+    _at_once: int = 4096
     #: Number of random points of golden predictions, and the tolerance (relative, absolute) of these.
     _n_golden: ClassVar[int] = 4
     _golden_tolerance: ClassVar[tuple[float, float]] = (1e-4, 1e-7)
     #: Whether everything is computed on the CPU in double precision, whatever the parameters are.
-    _in_double: ClassVar[bool] = False
+    _in_double: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -124,6 +124,11 @@ class ForwardModel(Deviations, ABC):
         return []
 
     @property
+    def slopes(self) -> tuple[str, ...]:
+        """Names of the slopes of :class:`iaemu.VaryingStrengthModel` that it knows, or has as parameters."""
+        return ()
+
+    @property
     def r_edges(self) -> np.ndarray:
         """Edges of the default bins, (n_bins + 1,) [Mpc/h]."""
         return self.nodes
@@ -139,6 +144,33 @@ class ForwardModel(Deviations, ABC):
     def has_uncertainties(self) -> bool:
         """Whether ``predict`` accepts ``uncertainties=True``."""
         return False
+
+    def check_slopes(self, names: Iterable[str]) -> None:
+        """Raise ValueError if strengths with these slopes do not follow from the model.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Names in ``iaemu.parameters.SLOPES``.
+        """
+        unknown = [name for name in names if name not in self.slopes]
+        if unknown:
+            raise ValueError(f"{type(self).__name__} does not know {', '.join(unknown)}; use the tables (TabulatedIA).")
+
+    def with_constants(self, constants: Mapping[str, float]) -> ForwardModel:
+        """Return a simpler model that predicts the same if some parameters are constant, or this one.
+
+        Parameters
+        ----------
+        constants : mapping of str to float
+            Values of the constant parameters.
+
+        Returns
+        -------
+        ForwardModel
+            Its parameters are some of those of this model.
+        """
+        return self
 
     def check_bins(self, r_edges: ArrayLike) -> None:
         """Raise an exception if the model cannot predict in these bins.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from torch import nn
 from iaemu.artifact import ArtifactError, check_shapes
 from iaemu.binning import PAPER_EDGES
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
+from iaemu.halomodel.radial import N_TWO, RADII
 from iaemu.models.deviations import scaled
 from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
+from iaemu.models.radial import StrengthResponse
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
-from iaemu.networks.factorised import FactorisedNet
-from iaemu.parameters import ALIGNMENT_PARAMETERS, Support
+from iaemu.networks.factorised import FactorisedNet, RadialNet
+from iaemu.parameters import ALIGNMENT_PARAMETERS, SLOPES, Support
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 
@@ -53,6 +55,8 @@ class Emulator(NetworkModel):
         M - 1 degrees of freedom: of 4 networks, 90 % are within two sigma, and their standard deviation is 1.45 sigma.
     aleatoric : Aleatoric, optional
         Model of the scatter of one measurement.
+    radial : RadialNet, optional
+        Network for strengths of satellites that depend on their distance from the centre of their host.
 
     Raises
     ------
@@ -75,6 +79,7 @@ class Emulator(NetworkModel):
         metadata: dict,
         members: Sequence[FactorisedNet] = (),
         aleatoric: Aleatoric | None = None,
+        radial: RadialNet | None = None,
     ):
         super().__init__(network, nodes, metadata)
         if len(self.nodes) - 1 != network.n_bins:
@@ -83,6 +88,7 @@ class Emulator(NetworkModel):
         self._heads: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self.members = [member.eval().requires_grad_(False) for member in members]
         self.aleatoric = aleatoric
+        self.radial = None if radial is None else radial.eval().requires_grad_(False)
 
     @property
     def r_edges(self) -> np.ndarray:
@@ -121,6 +127,9 @@ class Emulator(NetworkModel):
                 "network": self.aleatoric.network.config,
                 "volume": self.aleatoric.volume,
             }
+        if self.radial is not None:
+            tensors |= {f"radial.{name}": value for name, value in self.radial.to_arrays().items()}
+            self.metadata["radial"] = {**self.metadata.get("radial", {}), "network": self.radial.config}
         self.metadata["n_members"] = len(self.members)
         return tensors, self.network.config
 
@@ -135,6 +144,9 @@ class Emulator(NetworkModel):
             wanted |= state_shapes(lambda: AleatoricNet(**config), "aleatoric.network.")
             wanted |= {f"aleatoric.correlation.{name}": (config["n_bins"],) * 2 for name in STATISTICS}
             wanted["aleatoric.r_edges"] = (config["n_bins"] + 1,)
+        if "radial" in metadata:
+            support, config = Support.from_dict(metadata["support"]), metadata["radial"]["network"]
+            wanted |= state_shapes(lambda: RadialNet(support, **config), "radial.")
         check_shapes(shapes, wanted, path)
 
     @staticmethod
@@ -157,7 +169,11 @@ class Emulator(NetworkModel):
             config, volume = metadata["aleatoric"]["network"], metadata["aleatoric"]["volume"]
             parts = {name: value.numpy() for name, value in with_prefix(tensors, "aleatoric.").items()}
             aleatoric = Aleatoric.from_arrays(parts, config, volume)
-        return cls(networks[0], tensors["nodes"], metadata, networks[1:], aleatoric)
+        radial = None
+        if "radial" in metadata:
+            radial = on_meta(lambda: RadialNet(support, **metadata["radial"]["network"]))
+            radial.load_state_dict(with_prefix(tensors, "radial."), assign=True)
+        return cls(networks[0], tensors["nodes"], metadata, networks[1:], aleatoric, radial)
 
     def _golden_bins(self):
         # All nodes matter here, and where bins are joined also correlations between bins.
@@ -168,6 +184,11 @@ class Emulator(NetworkModel):
         # Predictions see the correlations only of bins that are joined. These sums see all, with different weights.
         for name, matrix in ({} if self.aleatoric is None else self.aleatoric.correlations).items():
             golden[f"correlation.{name}"] = np.cos(np.arange(1.0, len(matrix) + 1.0)) @ np.asarray(matrix)
+        if self.radial is not None:
+            points = torch.as_tensor(theta, dtype=torch.float64)
+            factors = torch.cos(torch.arange(len(RADII), dtype=torch.float64)).expand(len(points), -1)
+            values = self._weighted(points, self._bins(self.nodes), STATISTICS, None, factors)
+            golden |= {f"radial.{name}": values[name].numpy() for name in ("A_s", "E_cs", "E_ss")}
         return golden
 
     # ------------------------------------------------------------------ predictions
@@ -180,6 +201,94 @@ class Emulator(NetworkModel):
         # Statistics are formed between nodes, since they are fewer than their ingredients.
         oriented = orientation_statistics(theta[:, : len(ALIGNMENT_PARAMETERS)], columns, names)
         return self._in_bins(pairs, oriented, values, bins, names)
+
+    # ------------------------------------------------------------------ strengths that vary
+
+    @property
+    def slopes(self) -> tuple[str, ...]:
+        return SLOPES[1:] if self.radial is not None else ()
+
+    def check_slopes(self, names) -> None:
+        super().check_slopes([name for name in names if name != SLOPES[1]])
+        if SLOPES[1] in names:
+            self._require_radial(torch.empty(0))
+
+    def _require_radial(self, theta: torch.Tensor) -> RadialNet:
+        """Return the network of satellites by radius, in the precision and on the device of ``theta``."""
+        if self.radial is None:
+            raise ValueError(
+                "This emulator does not know where satellites are in their hosts, so mu_sat_slope must be 0. Train it "
+                "again with `iaemu train fit`, from tables made by `iaemu train tabulate`."
+            )
+        return self._copy(self.radial, "radial", theta)
+
+    @property
+    def satellite_profile(self) -> torch.Tensor:
+        """Share of satellites by radius, in the mean over all hosts, (n_radii,); see ``iaemu.halomodel.radial``."""
+        return self._require_radial(torch.empty(0, dtype=torch.float64)).profile
+
+    def _weighted(
+        self,
+        theta: torch.Tensor,
+        bins: NativeBins,
+        names: Sequence[str],
+        central: Callable | None,
+        satellite: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Return xi, and the ingredients of omega and eta with weights; see :meth:`TabulatedModel._weighted`."""
+        if central is not None:
+            self.check_slopes(SLOPES[:1])
+        pairs, columns, values = self._between_nodes(self._network(theta), theta, bins, names)
+        if satellite is not None and columns:
+            whole = {name: columns[name] for name in RadialNet.SUMS if name in columns}
+            occupation = theta[:, len(ALIGNMENT_PARAMETERS) :]
+            columns |= self._require_radial(theta).weighted(occupation, satellite, whole, bins.used)
+        return self._in_bins(pairs, columns, values, bins, names)
+
+    def _by_radius(self, theta, columns: Mapping[str, torch.Tensor], bins: NativeBins) -> dict[str, torch.Tensor]:
+        whole = {name: columns[name] for name in RadialNet.SUMS if name in columns}
+        return self._require_radial(theta).sums(theta[:, len(ALIGNMENT_PARAMETERS) :], whole, bins.used)
+
+    def _to_basis(self, like: torch.Tensor) -> torch.Tensor:
+        return self._require_radial(like).to_basis[:, :N_TWO].to(like)
+
+    def _strength_response(
+        self,
+        theta: torch.Tensor,
+        r_edges: ArrayLike | None = None,
+        of_mass: bool = False,
+        of_radius: bool = True,
+    ) -> StrengthResponse:
+        """Return the sums at one occupation as functions of weights; see :meth:`TabulatedModel._strength_response`."""
+        if of_mass:
+            self.check_slopes(SLOPES[:1])
+        bins = self._bins(r_edges)
+        with torch.inference_mode(False), torch.no_grad():
+            theta = torch.nn.functional.pad(theta[None].double(), (len(ALIGNMENT_PARAMETERS), 0))
+            pairs, columns, values = self._between_nodes(self._network(theta), theta, bins, STATISTICS)
+            if of_radius:
+                columns |= {
+                    name: part[0].flatten(0, -2) for name, part in self._by_radius(theta, columns, bins).items()
+                }
+            found = self._in_bins(pairs, columns, values, bins, STATISTICS)
+            one = torch.ones(1, 1, dtype=torch.float64)
+            number = found["pairs"]
+            A_s, E_cs, E_ss = (found[name] * number for name in ("A_s", "E_cs", "E_ss"))
+            n = N_TWO if of_radius else 1
+            return StrengthResponse(
+                log_mass=None,
+                A_c=found["A_c"] * number,
+                A_s=A_s,
+                E_cs=E_cs[None],
+                modes=one,
+                E_cc=(found["E_cc"] * number).T[..., None],
+                E_ss=E_ss.reshape(n, n, -1),
+                to_basis=self._to_basis(one) if of_radius else one,
+                xi=found["xi"],
+                pairs=number,
+                n_gal=float(found["n_gal"]),
+                f_sat=float(found["f_sat"]),
+            )
 
     def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
         return self._ingredients(self._network(theta), theta, bins, names)

@@ -13,7 +13,7 @@ variance of the catalogues remains.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -26,9 +26,12 @@ from iaemu.binning import Rebinning, check_edges, shell_volumes
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_statistics
 from iaemu.halomodel.modes import ExpectedCounts
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
-from iaemu.halomodel.rank_sums import RankSums
+from iaemu.halomodel.radial import N_TWO
+from iaemu.halomodel.rank_sums import RankSums, unpack_rows
 from iaemu.models.base import ForwardModel
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.models.radial import LAYOUT as RADIAL_LAYOUT
+from iaemu.models.radial import RadialTables, StrengthResponse, weighted_by_radius
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, SLOPES, Support, as_theta
 from iaemu.statistics import STATISTICS
 
 #: Number of binnings whose summed tables are kept in memory.
@@ -104,7 +107,7 @@ class TabulatedModel(ForwardModel):
     factorises = True
 
     def __init__(self, tensors: dict[str, np.ndarray], metadata: dict, path: Any = "tables"):
-        require(tensors, self._layout(1), path)
+        require(tensors, (name for name in self._layout(1) if name not in RADIAL_LAYOUT), path)
         self.metadata = metadata
         self.support = Support.from_dict(metadata["support"])
         self.nodes = check_edges(tensors["r_edges"])
@@ -126,7 +129,7 @@ class TabulatedModel(ForwardModel):
             ]
         )
         n_bins = len(self.nodes) - 1
-        one_halo = unpack_one_halo(tensors, n_bins)
+        one_halo = unpack_rows(tensors["one_halo.values"], tensors["one_halo.n_bins"], n_bins)
         near = tensors["one_halo.log_mass"], tensors["one_halo.n_rows"]
         central, pairs = (one_halo[..., part].reshape(len(one_halo), -1) for part in (slice(0, 3), slice(3, 6)))
         self._central_satellite, self._satellite_pair = RankSums(*near, central, 1), RankSums(*near, pairs, 2)
@@ -140,6 +143,10 @@ class TabulatedModel(ForwardModel):
                 f"{path}: the sums over ranks have {self._ranks.values.shape[1]} columns; expected {columns}, for "
                 f"{self._n_partners} partners."
             )
+        #: None in tables that earlier versions made, which do not know where satellites are.
+        self.radial = None
+        if RADIAL_LAYOUT.keys() <= tensors.keys():
+            self.radial = RadialTables(tensors, self.nodes)
         self._binned: dict = {}
 
     # ------------------------------------------------------------------ files
@@ -168,11 +175,13 @@ class TabulatedModel(ForwardModel):
             "ranks.values": ("rows of ranks", "columns of ranks"),
             "ranks.response": ("combinations", len(RANK_PARTS), "partners", "bins"),
             "ranks.n_partners": (3,),
+            **RADIAL_LAYOUT,
         }
 
     @classmethod
     def _check_layout(cls, metadata, shapes, path) -> None:
-        check_shapes(shapes, cls._layout(len(metadata["box_volumes"])), path)
+        optional = RADIAL_LAYOUT if RADIAL_LAYOUT.keys().isdisjoint(shapes) else ()
+        check_shapes(shapes, cls._layout(len(metadata["box_volumes"])), path, optional)
 
     def _golden(self, theta) -> dict[str, np.ndarray]:
         golden = {name: value.numpy() for name, value in vars(self.sums(theta)).items()}
@@ -184,7 +193,7 @@ class TabulatedModel(ForwardModel):
         ):
             weights = torch.cos(torch.arange(1.0, len(table.values) + 1.0, dtype=torch.float64))
             golden[name] = (weights @ table.values).numpy()
-        return golden
+        return golden | ({} if self.radial is None else self.radial.golden())
 
     def save(self, path: Any) -> None:
         """Write the tables to a file, with golden predictions that are checked when they are loaded.
@@ -209,7 +218,7 @@ class TabulatedModel(ForwardModel):
             Edges of the bins [Mpc/h]; by default ``self.nodes``.
         central_weight : callable, optional
             Maps host masses (n_masses,) [log10 Msun/h] to weights (n, n_masses) of the orientation of a central, in
-            ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. Used by :class:`iaemu.MassDependentModel`.
+            ``A_c``, ``E_cc`` (twice) and ``E_cs``; by default 1. Used by :class:`iaemu.VaryingStrengthModel`.
 
         Returns
         -------
@@ -339,8 +348,87 @@ class TabulatedModel(ForwardModel):
             "E_ss": (once[n_c:] * satellites * eta[:, n_c:]).sum(dim=1),
         }
 
-    def central_response(self, theta: torch.Tensor, r_edges: ArrayLike | None = None) -> CentralResponse:
-        """Return the pair sums at one occupation as functions of a weight of the orientations of centrals.
+    def satellite_parts(
+        self,
+        occupation: torch.Tensor,
+        sums: PairSums,
+        r_edges: ArrayLike | None = None,
+        central_weight: Callable | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Return the orientation sums of satellites by their distance from the centre of their host.
+
+        Parameters
+        ----------
+        occupation : tensor (n, 5), float64
+        sums : PairSums
+            The sums for the same arguments, of which these are the parts.
+        r_edges, central_weight
+            See :meth:`sums`.
+
+        Returns
+        -------
+        dict of str to tensor
+            "A_s" and "E_cs" (n, n_radii, n_bins), and "E_ss" (n, n_functions, n_functions, n_bins). With factors q
+            (n, n_radii) and s = q @ ``radial.to_basis``, the sums are q . A_s, q . E_cs and s . E_ss . s.
+
+        Raises
+        ------
+        ValueError
+            The tables do not know where satellites are.
+        """
+        radial = self._require_radial()
+        far, near = self._mean_occupations(occupation), self._mean_occupations(occupation, self._central_satellite)
+        weigh = central_weight or torch.ones_like
+        central, satellite = far[0] @ self._to_central, far[1] @ self._to_satellite
+        oriented = (far[0] * weigh(self._counts.log_mass)) @ self._to_central
+        ranked = self._mean_occupations(occupation, radial.far)[1]
+        A_s, E_cs, E_ss = radial.of_hosts(ranked, central, oriented, satellite)
+        nsat = self._mean_occupations(occupation, radial.near)[1]
+        values = self._satellite_pair.values[:, ::_N_SUMS]
+        A_pairs, E_pairs = radial.of_pairs(
+            nsat, self._satellite_pair.total(*self._satellite_pair.weights(near[1]), values)
+        )
+        pairs, eta = self._by_node(near).unbind(dim=-1)
+        eta = eta * weigh(self._central_satellite.log_mass)[..., None]
+        weights = self._rebinning(r_edges)
+        # The axis of a satellite points to its central: (a.r)^2 - 1/3 = 2/3 for each of DD / 2 pairs.
+        parts = {
+            "A_s": (radial.of_central(pairs) / 3.0 + A_s + A_pairs) @ weights,
+            "E_cs": (radial.of_central(eta) * 0.5 + E_cs) @ weights,
+            "E_ss": (E_ss + E_pairs) @ weights,
+        }
+        # What does not depend on the radius is known to higher accuracy, and is spread as all satellites are.
+        for name in ("A_s", "E_cs"):
+            rest = getattr(sums, name) - parts[name].sum(dim=1)
+            parts[name] = parts[name] + radial.to_basis[:, :1] * rest[:, None]
+        parts["E_ss"][:, 0, 0] = sums.E_ss
+        return parts
+
+    def _require_radial(self) -> RadialTables:
+        if self.radial is None:
+            raise ValueError(
+                "These tables do not know where satellites are in their hosts, so mu_sat_slope must be 0. Make them "
+                "again with `iaemu train tabulate`."
+            )
+        return self.radial
+
+    def _by_node(self, near: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Return DD and S_eta of pairs of satellites with their central, (n, n_mass_nodes, n_bins, 2)."""
+        rows, weights = self._central_satellite.weights(near[1])
+        values = self._central_satellite.values.reshape(len(self._central_satellite.values), -1, _N_SUMS)
+        values = values[:, : self._require_radial().n_near, ::2]
+        found = self._central_satellite.by_node(rows, weights * near[0][..., None], values.flatten(start_dim=1))
+        return found.unflatten(-1, values.shape[1:])
+
+    def _rebinning(self, r_edges: ArrayLike | None) -> torch.Tensor:
+        """Return the matrix that sums over bins between nodes, (n_nodes - 1, n_bins)."""
+        edges = self.nodes if r_edges is None else check_edges(r_edges)
+        return torch.as_tensor(Rebinning.between(self.nodes, edges).weights.T.copy())
+
+    def _strength_response(
+        self, theta: torch.Tensor, r_edges: ArrayLike | None = None, of_mass: bool = True, of_radius: bool = True
+    ) -> StrengthResponse:
+        """Return the pair sums at one occupation as functions of weights of the orientations.
 
         Parameters
         ----------
@@ -348,37 +436,74 @@ class TabulatedModel(ForwardModel):
             In the order of ``OCCUPATION_PARAMETERS``.
         r_edges
             See :meth:`sums`.
+        of_mass, of_radius : bool
+            Whether the weights of centrals depend on the mass of their host, and those of satellites on their distance
+            from its centre.
 
         Returns
         -------
-        CentralResponse
+        StrengthResponse
+
+        Raises
+        ------
+        ValueError
+            The weights of satellites should depend on their distance, which the tables do not know.
         """
         # Tensors made under inference mode could not be used in a later gradient.
         with torch.inference_mode(False), torch.no_grad():
-            tables, theta = self._for_bins(r_edges), theta[None]
-            far, near = self._mean_occupations(theta), self._mean_occupations(theta, self._central_satellite)
-            modes = far[0][0, :, None] * self._to_central
-            satellite = (far[1] @ self._to_satellite)[0]
-            n_c = modes.shape[1]
-            everything = torch.cat([modes.sum(dim=0), satellite])
-            n_bins, n_modes = len(tables.volumes), len(everything)
-            by_mode = (tables.omega @ everything).reshape(n_bins, n_modes), (tables.eta_satellite @ satellite)
-            to_A_c, to_E_cs = (part.reshape(n_bins, n_modes)[:, :n_c].T for part in by_mode)
-            unit = torch.eye(n_c, dtype=torch.float64)
-            ranks = self._rank_responses(
-                tables, theta.expand(n_c, -1), unit * 0.0, unit, satellite[None].expand(n_c, -1)
+            sums = self.sums(theta[None], r_edges)
+            one = torch.ones(1, 1, dtype=torch.float64)
+            found = StrengthResponse(
+                log_mass=None,
+                A_c=sums.A_c,
+                A_s=sums.A_s,
+                E_cs=sums.E_cs[None],
+                modes=one,
+                E_cc=sums.E_cc.T[..., None],
+                E_ss=sums.E_ss[None],
+                to_basis=one,
+                xi=sums.DD / sums.RR - 1.0,
+                pairs=sums.DD,
+                **{name: float(value) for name, value in self.counts(sums).items()},
             )
-            rows, weights = self._central_satellite.weights(near[1])
-            columns = self._central_satellite.by_node(rows, weights * near[0][..., None], tables.central_satellite)
-            columns = columns.reshape(len(columns), -1, _N_SUMS)
-            return CentralResponse(
-                torch.cat([self._counts.log_mass, self._central_satellite.log_mass]),
-                torch.cat([modes @ (to_A_c + ranks["A_c"]), columns[..., 1]]),
-                torch.cat([modes @ (to_E_cs + ranks["E_cs"]), 0.5 * columns[..., 2]]),
-                torch.cat([modes, torch.zeros(len(columns), n_c, dtype=torch.float64)]),
-                tables.eta_central.reshape(n_bins, n_c, n_c).clone(),
-                self.sums(theta, r_edges),
-            )
+            if of_radius:
+                parts = self.satellite_parts(theta[None], sums, r_edges)
+                found.A_s, found.E_cs, found.E_ss = parts["A_s"][0], parts["E_cs"], parts["E_ss"][0]
+                found.to_basis = self._require_radial().to_basis[:, :N_TWO]
+            if of_mass:
+                self._respond_to_mass(found, theta[None], r_edges, of_radius)
+            return found
+
+    def _respond_to_mass(self, found: StrengthResponse, theta, r_edges, of_radius: bool) -> None:
+        """Replace the parts of centrals by those at each host mass."""
+        tables = self._for_bins(r_edges)
+        far, near = self._mean_occupations(theta), self._mean_occupations(theta, self._central_satellite)
+        modes = far[0][0, :, None] * self._to_central
+        satellite = (far[1] @ self._to_satellite)[0]
+        n_c = modes.shape[1]
+        everything = torch.cat([modes.sum(dim=0), satellite])
+        n_bins, n_modes = len(tables.volumes), len(everything)
+        by_mode = (tables.omega @ everything).reshape(n_bins, n_modes), (tables.eta_satellite @ satellite)
+        to_A_c, to_E_cs = (part.reshape(n_bins, n_modes)[:, :n_c].T for part in by_mode)
+        unit = torch.eye(n_c, dtype=torch.float64)
+        ranks = self._rank_responses(tables, theta.expand(n_c, -1), unit * 0.0, unit, satellite[None].expand(n_c, -1))
+        rows, weights = self._central_satellite.weights(near[1])
+        columns = self._central_satellite.by_node(rows, weights * near[0][..., None], tables.central_satellite)[0]
+        columns = columns.reshape(len(columns), -1, _N_SUMS)
+        far_E, near_E = (modes @ (to_E_cs + ranks["E_cs"]))[:, None], 0.5 * columns[:, None, :, 2]
+        if of_radius:
+            radial, rebin = self._require_radial(), self._rebinning(r_edges)
+            share = radial.to_basis[:, :1]
+            by_radius = radial.far_eta_by_central(self._mean_occupations(theta, radial.far)[1]) @ rebin
+            by_radius = torch.tensordot(modes[:, : radial.n_central], by_radius, dims=1)
+            far_E = by_radius + share * (far_E - by_radius.sum(dim=1, keepdim=True))
+            by_radius = radial.by_central_mass(0.5 * self._by_node(near)[0, ..., 1]) @ rebin
+            near_E = by_radius + share * (near_E - by_radius.sum(dim=1, keepdim=True))
+        found.log_mass = torch.cat([self._counts.log_mass, self._central_satellite.log_mass])
+        found.A_c = torch.cat([modes @ (to_A_c + ranks["A_c"]), columns[..., 1]])
+        found.E_cs = torch.cat([far_E, near_E])
+        found.modes = torch.cat([modes, torch.zeros(len(columns), n_c, dtype=torch.float64)])
+        found.E_cc = tables.eta_central.reshape(n_bins, n_c, n_c).clone()
 
     def expected_centrals(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the expected numbers of centrals by host mass.
@@ -427,8 +552,56 @@ class TabulatedModel(ForwardModel):
         sums = self.sums(theta, bins)
         return correlations(sums, theta, names) | self.counts(sums) | ({"pairs": sums.DD} if names else {})
 
+    @property
+    def slopes(self) -> tuple[str, ...]:
+        return SLOPES if self.radial is not None else SLOPES[:1]
+
+    def check_slopes(self, names: Iterable[str]) -> None:
+        if SLOPES[1] in names:
+            self._require_radial()
+
+    @property
+    def satellite_profile(self) -> torch.Tensor:
+        """Share of satellites by radius, in the mean over all hosts, (n_radii,); see ``iaemu.halomodel.radial``."""
+        return self._require_radial().profile
+
+    def _weighted(
+        self,
+        theta: torch.Tensor,
+        bins: ArrayLike | None,
+        names: Sequence[str],
+        central: Callable | None,
+        satellite: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Return xi, and the ingredients of omega and eta with weights of the orientations.
+
+        Parameters
+        ----------
+        theta : tensor (n, 7)
+        bins : array (n_bins + 1,), or None
+            See :meth:`sums`.
+        names : sequence of str
+            Statistics.
+        central : callable, or None
+            See ``central_weight`` of :meth:`sums`.
+        satellite : tensor (n, n_radii), or None
+            Weights of satellites at the radii of :mod:`iaemu.halomodel.radial`.
+
+        Returns
+        -------
+        dict of str to tensor (n, n_bins)
+            Means over pairs, with ``n_gal``, ``f_sat`` and ``pairs``.
+        """
+        sums = self.sums(theta, bins, central)
+        if satellite is not None:
+            parts = self.satellite_parts(theta[:, -len(OCCUPATION_PARAMETERS) :], sums, bins, central)
+            sums = replace(sums, **weighted_by_radius(parts, satellite, self._require_radial().to_basis))
+        return self._ingredients(sums, names)
+
     def _ingredients_at(self, theta, bins, names) -> dict[str, torch.Tensor]:
-        sums = self.sums(theta, bins)
+        return self._ingredients(self.sums(theta, bins), names)
+
+    def _ingredients(self, sums: PairSums, names) -> dict[str, torch.Tensor]:
         ingredients = {"xi": sums.DD / sums.RR - 1.0} if "xi" in names else {}
         for statistic, parts in ORIENTATION_INGREDIENTS.items():
             if statistic in names:
@@ -502,32 +675,6 @@ class _Binned(NamedTuple):
     missing: torch.Tensor
 
 
-@dataclass
-class CentralResponse:
-    """Pair sums at one occupation as functions of a weight w(M) of the orientations of centrals, at n_m host masses.
-
-    With the attributes below, the sums for a weight w are ``w @ A_c``, ``w @ E_cs`` and, in each bin, ``c @ E_cc @ c``
-    where ``c = w @ modes``.
-
-    Attributes
-    ----------
-    log_mass : tensor (n_m,)
-        Host masses [log10 Msun/h].
-    A_c, E_cs : tensors (n_m, n_bins)
-    modes : tensor (n_m, n_modes)
-    E_cc : tensor (n_bins, n_modes, n_modes)
-    sums : PairSums
-        Sums with a weight of 1, of which the others do not depend on w; n = 1.
-    """
-
-    log_mass: torch.Tensor
-    A_c: torch.Tensor
-    E_cs: torch.Tensor
-    modes: torch.Tensor
-    E_cc: torch.Tensor
-    sums: PairSums
-
-
 def correlations(
     sums: PairSums, theta: torch.Tensor, statistics: Sequence[str] = STATISTICS
 ) -> dict[str, torch.Tensor]:
@@ -547,48 +694,6 @@ def correlations(
     values = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
     oriented = orientation_statistics(theta[:, :2], vars(sums), statistics)
     return values | {name: value / sums.DD for name, value in oriented.items()}
-
-
-def pack_one_halo(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return arrays for a file with the one-halo sums up to the largest separation of each row.
-
-    Parameters
-    ----------
-    values : array (n_rows, n_bins, n_columns)
-
-    Returns
-    -------
-    dict of str to array
-    """
-    filled = np.any(values != 0, axis=2)
-    n_bins = np.where(filled.any(axis=1), filled.shape[1] - np.argmax(filled[:, ::-1], axis=1), 0)
-    used = np.arange(filled.shape[1]) < n_bins[:, None]
-    return {"one_halo.values": values[used].astype(np.float32), "one_halo.n_bins": n_bins.astype(np.int16)}
-
-
-def unpack_one_halo(tensors: dict[str, np.ndarray], n_bins: int) -> np.ndarray:
-    """Return the one-halo sums from the arrays of :func:`pack_one_halo`.
-
-    Parameters
-    ----------
-    tensors : dict of str to array
-    n_bins : int
-
-    Returns
-    -------
-    array (n_rows, n_bins, n_columns), float64
-
-    Raises
-    ------
-    ArtifactError
-        The arrays do not fit together.
-    """
-    values, n_used = tensors["one_halo.values"], tensors["one_halo.n_bins"]
-    if n_used.sum() != len(values) or n_used.max(initial=0) > n_bins:
-        raise ArtifactError(f"The one-halo table has {len(values)} rows; expected {n_used.sum()}.")
-    sums = np.zeros((len(n_used), n_bins, *values.shape[1:]))
-    sums[np.arange(n_bins) < n_used[:, None]] = values
-    return sums
 
 
 def pack_symmetric(matrices: np.ndarray) -> np.ndarray:

@@ -1,19 +1,22 @@
-"""FactorisedNet: the network of the emulator, which predicts what does not depend on the alignment strengths.
+"""The networks of the emulator, which predict what does not depend on the alignment strengths.
 
 At fixed occupation omega = q(mu_cen) A_c + q(mu_sat) A_s and eta = q_c^2 E_cc + 2 q_c q_s E_cs + q_s^2 E_ss. So the
 network maps the five occupation parameters to xi, A_c, A_s, E_cc, E_cs and E_ss. Then omega = eta = 0 holds exactly at
-mu_cen = mu_sat = 0, and xi does not depend on the strengths.
+mu_cen = mu_sat = 0, and xi does not depend on the strengths. A second network maps them to A_s, E_cs and E_ss by the
+distance of satellites from the centre of their host, for strengths that depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import nn
 
+from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, to_basis
 from iaemu.parameters import OCCUPATION_PARAMETERS, ZHENG07_LINE, Support
 from iaemu.ranges import Range
 
@@ -30,6 +33,7 @@ ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU}
 #: Allowed sizes of a network.
 SIZES = {
     "n_bins": Range(at_least=1, at_most=10_000),
+    "n_components": Range(at_least=1, at_most=10_000),
     "width": Range(at_least=1, at_most=65536),
     "depth": Range(at_least=1, at_most=100),
     "n_members": Range(at_least=1, at_most=1000),
@@ -53,19 +57,17 @@ def check_sizes(**sizes: int) -> None:
         SIZES[name].check(name, size, int)
 
 
-class FactorisedNet(nn.Module):
-    """A multilayer perceptron with smooth activations that maps occupation parameters to the ingredients.
+class OccupationNet(nn.Module):
+    """A multilayer perceptron with smooth activations of the occupation parameters.
 
     Inputs are ``logMmin``, and the offsets of the other four parameters from the line of Zheng et al. 2007, scaled to
-    [-1, 1] over the supported region. Outputs, (..., 6 n_bins + 2), are the six ingredients in each bin, one ingredient
-    after the other, then the two scalars. Their means and standard deviations over the training set are kept as
+    [-1, 1] over the supported region. Means and standard deviations of the outputs over the training set are kept as
     buffers.
 
     Parameters
     ----------
     support : Support
-    n_bins : int
-        Number of bins that it predicts.
+    n_outputs : int
     width, depth : int
         Number of units in a hidden layer, and of hidden layers.
     activation : str
@@ -83,14 +85,12 @@ class FactorisedNet(nn.Module):
     output_mean: torch.Tensor
     output_std: torch.Tensor
 
-    def __init__(self, support: Support, n_bins: int, width: int = 256, depth: int = 3, activation: str = "silu"):
+    def __init__(self, support: Support, n_outputs: int, width: int, depth: int, activation: str):
         super().__init__()
-        check_sizes(n_bins=n_bins, width=width, depth=depth)
+        check_sizes(width=width, depth=depth)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        self.config = {"n_bins": int(n_bins), "width": int(width), "depth": int(depth), "activation": activation}
-        self.n_bins = int(n_bins)
-        n_outputs = len(INGREDIENTS) * self.n_bins + len(SCALARS)
+        self.config = {"width": int(width), "depth": int(depth), "activation": activation}
         sizes = [len(OCCUPATION_PARAMETERS)] + [width] * depth
         layers = []
         for n_in, n_out in pairwise(sizes):
@@ -146,6 +146,42 @@ class FactorisedNet(nn.Module):
         weight = (weight * std[:, None]).to(weight.dtype)
         return weight, (self.output.bias[chosen] * std + self.output_mean[chosen]).to(weight.dtype)
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return weights and buffers as arrays for a file.
+
+        Returns
+        -------
+        dict of str to array
+        """
+        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+
+
+class FactorisedNet(OccupationNet):
+    """The network that maps occupation parameters to the ingredients.
+
+    Outputs, (..., 6 n_bins + 2), are the six ingredients in each bin, one ingredient after the other, then the two
+    scalars.
+
+    Parameters
+    ----------
+    support : Support
+    n_bins : int
+        Number of bins that it predicts.
+    width, depth, activation
+        See :class:`OccupationNet`.
+
+    Raises
+    ------
+    ValueError
+        A size is not allowed, or the activation is unknown.
+    """
+
+    def __init__(self, support: Support, n_bins: int, width: int = 256, depth: int = 3, activation: str = "silu"):
+        check_sizes(n_bins=n_bins)
+        super().__init__(support, len(INGREDIENTS) * int(n_bins) + len(SCALARS), width, depth, activation)
+        self.config = {"n_bins": int(n_bins), **self.config}
+        self.n_bins = int(n_bins)
+
     def rows(self, ingredients: Sequence[str], bins: slice = slice(None)) -> torch.Tensor:
         """Return the indices of the outputs, one ingredient after the other.
 
@@ -173,11 +209,146 @@ class FactorisedNet(nn.Module):
         start = len(INGREDIENTS) * self.n_bins
         return torch.arange(start, start + len(SCALARS))
 
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """Return weights and buffers as arrays for a file.
+
+class RadialNet(OccupationNet):
+    """The network of the orientation sums of satellites by their distance from the centre of their host.
+
+    Its outputs are amplitudes of principal components of these sums, each divided by the number of pairs: A_s and E_cs
+    at the radii of :mod:`iaemu.halomodel.radial`, and E_ss by pairs of functions, in the order of
+    ``numpy.triu_indices`` without the first.
+
+    Parameters
+    ----------
+    support : Support
+    n_bins : int
+        Number of bins that it predicts.
+    n_components : int
+    width, depth, activation
+        See :class:`OccupationNet`.
+
+    Attributes
+    ----------
+    components : tensor (n_components, n_values)
+        The components; n_values is the number of sums, one after the other, in each bin.
+    mean : tensor (n_values,)
+        Mean of the sums over the training set.
+    profile : tensor (n_radii,)
+        Share of the satellites at each radius.
+    basis : tensor (n_radii, N_ONE)
+        Functions of the radius, see :func:`iaemu.halomodel.radial.strength_basis`.
+
+    Raises
+    ------
+    ValueError
+        A size is not allowed, or the activation is unknown.
+    """
+
+    components: torch.Tensor
+    mean: torch.Tensor
+    profile: torch.Tensor
+    basis: torch.Tensor
+
+    #: Number of sums in each bin, by name.
+    SUMS = {"A_s": len(RADII), "E_cs": len(RADII), "E_ss": N_TWO * (N_TWO + 1) // 2 - 1}
+
+    def __init__(
+        self,
+        support: Support,
+        n_bins: int,
+        n_components: int = 96,
+        width: int = 256,
+        depth: int = 3,
+        activation: str = "silu",
+    ):
+        check_sizes(n_bins=n_bins, n_components=n_components)
+        super().__init__(support, int(n_components), width, depth, activation)
+        self.config = {"n_bins": int(n_bins), "n_components": int(n_components), **self.config}
+        self.n_bins = int(n_bins)
+        n_values = sum(self.SUMS.values()) * self.n_bins
+        for name, shape in (
+            ("components", (int(n_components), n_values)),
+            ("mean", (n_values,)),
+        ):
+            self.register_buffer(name, torch.zeros(shape))
+        # A factor of 1 is exact in double precision.
+        self.register_buffer("profile", torch.zeros(len(RADII), dtype=torch.float64))
+        self.register_buffer("basis", torch.zeros(len(RADII), N_ONE, dtype=torch.float64))
+
+    def sums(self, theta: torch.Tensor, whole: Mapping[str, torch.Tensor], bins: slice) -> dict[str, torch.Tensor]:
+        """Return the orientation sums of satellites, divided by the number of pairs.
+
+        Parameters
+        ----------
+        theta : tensor (n, 5)
+            In the order of ``OCCUPATION_PARAMETERS``.
+        whole : mapping of A_s, E_cs and E_ss to tensor (n, n_used)
+            The sums over all radii, which are known better. Only what it contains is returned.
+        bins : slice
+            Which bins.
 
         Returns
         -------
-        dict of str to array
+        dict of str to tensor
+            A_s and E_cs (n, n_radii, n_used), and E_ss (n, n_functions, n_functions, n_used).
         """
-        return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        outputs, found = self(theta), {}
+        for name in (name for name in self.SUMS if name in whole):
+            components, mean = self._of(name, bins, outputs)
+            parts = torch.tensordot(outputs, components, dims=1) + mean
+            if name == "E_ss":
+                matrix = parts.new_zeros(len(parts), N_TWO, N_TWO, parts.shape[-1])
+                k, m = (torch.as_tensor(index[1:]) for index in np.triu_indices(N_TWO))
+                matrix[:, k, m] = matrix[:, m, k] = parts
+                matrix[:, 0, 0] = whole[name]
+                found[name] = matrix
+            else:
+                rest = whole[name] - parts.sum(dim=1)
+                found[name] = parts + self.to_basis.to(parts)[:, :1] * rest[:, None]
+        return found
+
+    def weighted(
+        self, theta: torch.Tensor, factors: torch.Tensor, whole: Mapping[str, torch.Tensor], bins: slice
+    ) -> dict[str, torch.Tensor]:
+        """Return the sums of :meth:`sums` for factors of satellites that depend on their radius, with less memory.
+
+        Parameters
+        ----------
+        theta : tensor (n, 5)
+            See :meth:`sums`.
+        factors : tensor (n, n_radii)
+        whole, bins
+            See :meth:`sums`.
+
+        Returns
+        -------
+        dict of str to tensor (n, n_used)
+        """
+        s = factors @ self.to_basis.to(factors)[:, :N_TWO]
+        outputs, found = self(theta), {}
+        constant = s[:, :1]
+        for name in (name for name in self.SUMS if name in whole):
+            components, mean = self._of(name, bins, outputs)
+            if name == "E_ss":
+                k, m = (torch.as_tensor(index[1:]) for index in np.triu_indices(N_TWO))
+                weights, whole_factor = s[:, k] * s[:, m] * torch.where(k == m, 1.0, 2.0).to(s), constant**2
+            else:
+                weights, whole_factor = factors - constant, constant
+            parts = torch.mm(outputs, components.flatten(start_dim=1)).unflatten(1, mean.shape)
+            found[name] = torch.bmm(weights[:, None], parts)[:, 0] + weights @ mean + whole_factor * whole[name]
+        return found
+
+    def _of(self, name: str, bins: slice, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return components (n_components, number, n_used) and mean (number, n_used) of one kind of sum."""
+        number = self.SUMS[name]
+        start = sum(list(self.SUMS.values())[: list(self.SUMS).index(name)]) * self.n_bins
+        values = slice(start, start + number * self.n_bins)
+        components, mean = (
+            part[..., values].unflatten(-1, (number, self.n_bins))[..., bins].to(like)
+            for part in (self.components, self.mean)
+        )
+        return components, mean
+
+    @cached_property
+    def to_basis(self) -> torch.Tensor:
+        """Projects factors at the radii onto the functions, (n_radii, N_ONE)."""
+        return torch.as_tensor(to_basis(self.basis.double().numpy(), self.profile.double().numpy()))

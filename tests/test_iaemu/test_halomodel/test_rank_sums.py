@@ -42,7 +42,7 @@ def test_splines_are_the_sums_over_ranks(power, largest):
     few = torch.cat([sums.total(*sums.weights(part[:, None])) for part in nsat.split(5)])
     np.testing.assert_allclose(few, found, rtol=1e-12)  # rows by rows, or one matrix product
     by_node = sums.by_node(*sums.weights(nsat[7:8, None]))
-    np.testing.assert_allclose(by_node, found[7:8], rtol=1e-12)
+    np.testing.assert_allclose(by_node[0], found[7:8], rtol=1e-12)
 
 
 def test_coordinate_and_mean_are_inverse():

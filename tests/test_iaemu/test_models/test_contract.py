@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import iaemu
-from iaemu import BoxError, ForwardModel, MassDependentModel, load
+from iaemu import BoxError, ForwardModel, VaryingStrengthModel, load
 from iaemu.artifact import ArtifactError
 from iaemu.binning import PAPER_EDGES, BinningError
 from iaemu.models.fixed_occupation import dense
@@ -21,11 +21,11 @@ def models():
         "emulator": load(),
         "iaemunet": load("iaemunet-pm160"),
         "tables": tables,
-        "mass-dependent": MassDependentModel(tables),
+        "varying strengths": VaryingStrengthModel(tables),
     }
 
 
-@pytest.fixture(params=["emulator", "iaemunet", "tables", "mass-dependent"])
+@pytest.fixture(params=["emulator", "iaemunet", "tables", "varying strengths"])
 def model(models, request):
     return models[request.param]
 
@@ -163,7 +163,7 @@ def test_n_gal_is_a_number_density(models):
     np.testing.assert_allclose(exact.n_gal, counts.numpy() / volumes.mean(), rtol=1e-12)
     np.testing.assert_allclose(models["emulator"].predict(theta).n_gal, exact.n_gal, rtol=0.01)
     assert models["tables"].at_occupation(theta[0, 2:]).n_gal == pytest.approx(exact.n_gal[0], rel=1e-12)
-    mass_dependent = models["mass-dependent"].at_occupation(theta[0, 2:])
+    mass_dependent = models["varying strengths"].at_occupation(theta[0, 2:])
     assert mass_dependent.n_gal == pytest.approx(exact.n_gal[0], rel=1e-12)
     # Ordered pairs of all boxes, from a density and from the tables themselves.
     sums = models["tables"].sums(theta)

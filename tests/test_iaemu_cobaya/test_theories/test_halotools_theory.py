@@ -17,7 +17,9 @@ from cobaya.run import run
 
 pytest.importorskip("halotools")
 
+from iaemu import Support, SupportError
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
+from iaemu.parameters import PARAMETERS, SLOPES
 from iaemu_training.mocks.ensemble import MockEnsemble
 
 # Many galaxies, so that no bin is empty in the small box.
@@ -50,6 +52,53 @@ def test_a_run_sees_the_pooled_mocks_and_their_standard_error(ensemble):
     assert like.theory_vector() == pytest.approx(ensemble.predict(theta, edges).omega, rel=1e-12)
     assert like.deviations() == pytest.approx(ensemble.deviations(theta, edges)["omega"], rel=1e-12)
     assert found == pytest.approx(like.log_likelihood(like.theory_vector(), like.deviations()), rel=1e-12)
+
+
+@pytest.mark.parametrize("slopes", [(), ("mu_sat_slope",), SLOPES])
+def test_a_run_frees_the_slopes(slopes):
+    """Those that are 0 by default are dropped; a value under params is a fixed slope."""
+    values = {"mu_cen_slope": 0.2, "mu_sat_slope": -0.6}
+    given = {name: values[name] for name in slopes}
+    free = {"mu_sat_slope": {"prior": {"min": -2, "max": 2}, "ref": -0.5}} if slopes else {}
+    model = get_model(make({**DENSE, **given, **free}, pivot=12.5))
+    theory = model.theory["iaemu_cobaya.HalotoolsIA"]
+    assert theory.model.slopes == slopes
+    point = {**POINT, **{name: value for name, value in given.items() if name in free}}
+    assert set(model.parameterization.sampled_params()) == set(point)
+    assert np.isfinite(model.loglike(point, return_derived=False))
+    edges = TNG_EDGES[: len(model.likelihood["iaemu_cobaya.TNG300Sample1"].data_vector) + 1]
+    alone = MockEnsemble(["pm40"], n_realisations=4, seed=1, slopes=slopes, pivot=12.5)
+    expected = alone.predict({**POINT, **DENSE, **given}, edges).omega
+    assert theory.get_ia_omega() == pytest.approx(expected, rel=1e-12)
+    assert (theory.model.n_points, theory.model.n_mocks) == (1, 4)
+
+
+def test_strengths_of_mocks_follow_both_laws(ensemble):
+    """Each slope moves omega where its galaxies are; with slopes of 0, mocks and seeds are those without."""
+    theta = {**POINT, **DENSE, "mu_cen_slope": 0.0, "mu_sat_slope": 0.0}
+    both = MockEnsemble(["pm40"], n_realisations=4, seed=1, slopes=SLOPES, pivot=12.0)
+    flat = both.predict(theta).omega
+    assert np.array_equal(flat, ensemble.predict({**POINT, **DENSE}).omega)
+    inner = both.predict({**theta, "mu_sat_slope": -0.5}).omega - flat
+    assert inner[0] > 3 * np.abs(inner[-5:]).max()
+    massive = both.predict({**theta, "mu_cen": 0.0, "mu_cen_slope": 0.5}).omega
+    light = both.predict({**theta, "mu_cen": 0.0, "mu_cen_slope": -0.5}).omega
+    assert np.all(massive[:5] > light[:5])
+    with pytest.raises(SupportError, match="mu_sat_slope = 3 is outside"):
+        both.predict({**theta, "mu_sat_slope": 3.0})
+
+
+def test_constant_slopes_of_zero_are_dropped():
+    model = MockEnsemble(["pm40"], n_realisations=2, slopes=SLOPES[::-1], support=Support(logMmin=(11.5, 13)))
+    assert model.parameters == (*PARAMETERS, *SLOPES)
+    assert model.with_constants({"mu_cen_slope": 0.1, "logMmin": 12.0}) is model
+    one = model.with_constants({"mu_cen_slope": 0.0})
+    assert one.slopes == ("mu_sat_slope",) and one.support.logMmin == (11.5, 13.0)
+    assert type(one.with_constants({"mu_sat_slope": 0.0}).support) is Support
+    with pytest.raises(ValueError, match=r"Unknown slope\(s\) mu_cen"):
+        MockEnsemble(["pm40"], n_realisations=2, slopes=["mu_cen"])
+    with pytest.raises(ValueError, match="support must be a Support without slopes"):
+        MockEnsemble(["pm40"], n_realisations=2, slopes=SLOPES, support=model.support)
 
 
 def test_deviations_are_the_standard_error_of_the_mean():
@@ -123,6 +172,7 @@ def test_two_boxes_add_as_one_volume():
         ({"n_realisations": 1}, "n_realisations must be a whole number, at least 2.*got 1"),
         ({"seeds": "random"}, "seeds must be one of fixed, fresh, got 'random'"),
         ({"processes": 0}, "processes must be a whole number, at least 1.*got 0"),
+        ({"pivot": 1e13}, "pivot must be a number, at least 8 and at most 17; got 10000000000000"),
     ],
 )
 def test_a_bad_option_is_named(options, message):

@@ -39,7 +39,7 @@ def model(make_info):
 
 def test_a_minimal_input_samples_the_two_alignment_strengths(model):
     assert list(model.parameterization.sampled_params()) == ["mu_cen", "mu_sat"]
-    assert model.parameterization.constant_params() == SAMPLE1
+    assert model.parameterization.constant_params() == {**SAMPLE1, "mu_cen_slope": 0.0, "mu_sat_slope": 0.0}
     assert model.prior.bounds().tolist() == [[-1, 1], [-1, 1]]
     assert model.parameterization.labels()["mu_cen"] == r"\mu_\mathrm{cen}"
     assert model.parameterization.labels()["logMmin"] == r"\log M_\mathrm{min}"
@@ -251,6 +251,7 @@ def test_a_parameter_without_value_or_prior_is_named(make_info):
 
 def test_defaults_of_both_theories_agree():
     emulator, tables = IAEmu.get_defaults(), TabulatedIA.get_defaults()
+    assert tables.pop("pivot") and tables["params"].pop("mu_cen_slope")["value"] == 0
     assert emulator == tables
 
 

@@ -15,8 +15,11 @@ import h5py
 
 from iaemu.files import sha256_of_file
 from iaemu.measurement import Measurement
+from iaemu.parameters import PARAMETERS, SLOPES
 from iaemu_cobaya.commands.door import main
+from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.measuring.galaxy_files import read_galaxies, write_galaxies
+from iaemu_training.mocks.halotools import HalotoolsMocks
 
 
 @pytest.fixture
@@ -53,6 +56,39 @@ def test_a_mock_is_measured(tmp_path, capsys):
     assert len(measured.covariances) == 3
     assert (tmp_path / "own.png").is_file()
     assert "omega" in capsys.readouterr().out
+
+
+def test_a_mock_has_the_slopes_of_its_strengths(tmp_path, capsys):
+    pytest.importorskip("halotools")
+    common = [
+        "-c",
+        "pm40",
+        "--mu-cen",
+        "0.6",
+        "--mu-sat",
+        "0.3",
+        "--logMmin",
+        "12.0",
+        "--logM0",
+        "11.8",
+        "--logM1",
+        "13",
+    ]
+    laws = ["--mu-cen-slope", "0.2", "--mu-sat-slope", "-0.7", "--pivot", "12.5"]
+    flat, steep = tmp_path / "flat.hdf5", tmp_path / "steep.hdf5"
+    assert main(["mock", str(flat), *common]) == main(["mock", str(steep), *common, *laws]) == 0
+    assert "cannot find its parameters" not in capsys.readouterr().err
+    flat, steep = read_galaxies(flat), read_galaxies(steep)
+    assert {"mu_cen_slope", "pivot"}.isdisjoint(flat.metadata)
+    found = [steep.metadata[name] for name in ("mu_cen_slope", "mu_sat_slope", "pivot")]
+    assert found == [0.2, -0.7, 12.5]
+    assert np.array_equal(flat.positions, steep.positions) and not np.array_equal(flat.axes, steep.axes)
+    theta = dict(zip(PARAMETERS, (0.6, 0.3, 12.0, 0.26, 11.8, 13.0, 1.0), strict=True))
+    theta |= {"mu_cen_slope": 0.2, "mu_sat_slope": -0.7}
+    expected = HalotoolsMocks(HaloCatalogue.load("pm40"), slopes=SLOPES, pivot=12.5).populate(theta, 1)
+    assert np.array_equal(expected.axes, steep.axes)
+    assert main(["mock", str(tmp_path / "far.hdf5"), *common, "--mu-sat-slope", "-3"]) == 0
+    assert "mu_sat_slope = -3 is outside" in capsys.readouterr().err
 
 
 def test_options_reach_the_measurement(catalogue, tmp_path):

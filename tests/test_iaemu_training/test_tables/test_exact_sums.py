@@ -178,3 +178,16 @@ def test_what_is_dropped_does_not_matter(pm40, theta):
     for name in QUANTITIES:
         one, two = (getattr(sums.total, name)[0].numpy() for sums in (some, everything))
         np.testing.assert_allclose(one, two, rtol=2e-5, atol=2e-6 * np.abs(two).max(), err_msg=name)
+
+
+def test_factors_of_orientations_multiply_their_sums(catalogue):
+    few = (12.3, 0.5, 12.9, 13.6, 1.0)  # no satellites to borrow
+    whole = exact_sums([catalogue], few, EDGES, ALL).total
+    found = exact_sums([catalogue], few, EDGES, ALL, lambda c: (np.full(30, 0.25), np.full(len(c.offset), 0.49))).total
+    powers = {"DD": 1.0, "A_c": 0.25, "A_s": 0.49, "E_cc": 0.25**2, "E_cs": 0.25 * 0.49, "E_ss": 0.49**2}
+    for name, power in powers.items():
+        np.testing.assert_allclose(getattr(found, name), power * getattr(whole, name), rtol=1e-7, atol=1e-10)
+    with pytest.raises(ValueError, match=r"A factor of orientations is -0\.1"):
+        exact_sums([catalogue], few, EDGES, ALL, lambda c: (np.full(30, -0.1), np.ones(len(c.offset))))
+    with pytest.raises(ValueError, match="of the satellites are borrowed"):
+        exact_sums([catalogue], BORROWING, EDGES, ALL, lambda c: (np.ones(30), np.ones(len(c.offset))))

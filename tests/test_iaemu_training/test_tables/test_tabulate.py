@@ -8,13 +8,16 @@ from scipy.stats import poisson
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, nesting_matrix
 from iaemu.halomodel.alignment import mean_p2
-from iaemu.models.laws import central_strengths
+from iaemu.halomodel.radial import RADII
+from iaemu.halomodel.strengths import central_strengths, satellite_strengths
 from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import Support
 
 pytest.importorskip("numba")
 
 from iaemu_training.halos.catalogue import CatalogueError
+from iaemu_training.tables.exact import exact_sums
+from iaemu_training.tables.radial import scaled_radius
 from iaemu_training.tables.species import Resolution
 from iaemu_training.tables.tabulate import TabulationSettings, tabulate
 
@@ -73,8 +76,8 @@ def brute_force(catalogue, theta, r_edges, central_weight=np.ones_like):
 
 
 def steep_strength(log_mass):
-    """q of a strength that falls from 1 to -1, where it is clipped, within the halos of the samples."""
-    strength = central_strengths(torch.tensor([0.2]), torch.tensor([-1.2]), torch.as_tensor(log_mass), pivot=12.7)
+    """q of a strength that falls from 0.99 to -0.99, where it is clipped, within the halos of the samples."""
+    strength = central_strengths(torch.tensor([0.4]), torch.tensor([-1.2]), torch.as_tensor(log_mass), pivot=12.8)
     return mean_p2(strength)
 
 
@@ -217,3 +220,25 @@ def test_points_outside_are_rejected_as_nan_or_raise(pm40_tables):
 def test_a_box_too_small_for_the_bins_is_refused(pm40):
     with pytest.raises(CatalogueError, match=r"up to 25 Mpc/h .* box of 40 Mpc/h"):
         tabulate([pm40], Support(logMmin=(12.0, 12.5)), r_edges=[1.0, 25.0])
+
+
+@pytest.mark.parametrize("slope", [0.6, -0.5])
+def test_satellites_by_radius_are_those_of_the_exact_sums(pm40, pm40_tables, slope):
+    """A strength that depends on r / Rvir, in all pairs with a satellite."""
+    theta, edges = SAMPLES["sample 2"], PAPER_EDGES[:15]
+    mu, power = torch.tensor([0.4], dtype=torch.float64), torch.tensor([slope], dtype=torch.float64)
+
+    def factors(catalogue):
+        x = torch.as_tensor(np.maximum(scaled_radius(catalogue, catalogue.offset, catalogue.subhalo_host), 1e-6))
+        return np.ones(len(catalogue.mass)), mean_p2(satellite_strengths(mu, power, x))[0].numpy()
+
+    expected = exact_sums([pm40], theta, edges, factors=factors).total
+    occupation = torch.tensor([theta], dtype=torch.float64)
+    sums = pm40_tables.sums(occupation, edges)
+    parts = pm40_tables.satellite_parts(occupation, sums, edges)
+    weights = mean_p2(satellite_strengths(mu, power, torch.tensor(RADII)))
+    found = torch.einsum("ni,nib->nb", weights, parts["A_s"])[0] / sums.DD[0]
+    exact = (expected.A_s / expected.DD)[0]
+    constant = mean_p2(mu) * (sums.A_s / sums.DD)[0]
+    assert float((found - exact).square().mean().sqrt()) < 0.02 * float(exact.square().mean().sqrt())
+    assert float((found - exact).square().mean()) < 0.01 * float((constant - exact).square().mean())

@@ -33,6 +33,7 @@ from iaemu_training.fitting.config import (
     TrainingSettings,
     checkpoint_paths,
     parse_yaml,
+    radial_checkpoint,
     read_config,
 )
 
@@ -66,6 +67,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if checkpoint == arguments.output:
         raise ValueError(f"{checkpoint} would be the checkpoint; give the output another name (.safetensors).")
     checkpoints = [path for path in checkpoint_paths(checkpoint, getattr(config.settings, "members", 1)) if path]
+    checkpoints.append(radial_checkpoint(checkpoint))
     for path in checkpoints:
         check_output(path)
     from iaemu_training.work.parts import only_writer

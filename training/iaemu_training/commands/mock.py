@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, Support, SupportError
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, SLOPES, Support, SupportError
 from iaemu_training.commands.options import add_json, add_output, number, option_of, read_options
 from iaemu_training.commands.printing import note, show, warn
 
@@ -25,6 +25,8 @@ _TEXTS = {
     "logM0": "mass below which a halo has no satellites [log10 Msun/h]",
     "logM1": "mass scale of the satellites [log10 Msun/h]",
     "alpha": "slope of the number of satellites with mass",
+    "mu_cen_slope": "slope of the strength of centrals with log10 of the host mass",
+    "mu_sat_slope": "exponent of the strength of satellites with r / Rvir",
 }
 
 
@@ -37,8 +39,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="halo catalogue: a shipped one (pm160a, pm160b, pm40), an HDF5 file with halotools' columns, a ROCKSTAR "
         "file (.list), or a name in halotools' cache (default: pm160a)",
     )
-    for name in PARAMETERS:
-        default = _SAMPLE_1.get(name)
+    for name in (*PARAMETERS, *SLOPES):
+        default = 0.0 if name in SLOPES else _SAMPLE_1.get(name)
         text = f"{_TEXTS[name]} ({'-1 to 1; required' if default is None else f'default: {default}'})"
         most = 1 if name in ALIGNMENT_PARAMETERS else 100
         reader = number(float, at_least=-most, at_most=most)
@@ -51,6 +53,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             metavar="VALUE",
             help=text,
         )
+    parser.add_argument(
+        "--pivot",
+        type=number(float, at_least=8, at_most=17),
+        default=13.0,
+        metavar="VALUE",
+        help="host mass at which the strength of centrals is --mu-cen, if it has a slope [log10 Msun/h] (default: 13)",
+    )
     parser.add_argument(
         "--seed",
         type=number(int, at_least=0, at_most=2**63 - 1),
@@ -66,6 +75,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     add_options(parser)
     arguments = read_options(parser, argv, suffixes=(".hdf5", ".h5"), positional=True)
 
+    from iaemu.models.laws import StrengthSupport
     from iaemu_training.halos.catalogue import HaloCatalogue
     from iaemu_training.measuring.galaxy_files import write_galaxies
     from iaemu_training.mocks.halotools import HalotoolsMocks
@@ -73,8 +83,9 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if arguments.output.exists() and not arguments.force:
         raise ValueError(f"{arguments.output} exists; give --force to replace it, or another name.")
     catalogue = HaloCatalogue.load(arguments.catalogue)
-    theta = {name: getattr(arguments, name) for name in PARAMETERS}
-    model = HalotoolsMocks(catalogue)
+    slopes = [name for name in SLOPES if getattr(arguments, name)]
+    theta = {name: getattr(arguments, name) for name in (*PARAMETERS, *slopes)}
+    model = HalotoolsMocks(catalogue, slopes=slopes, pivot=arguments.pivot)
     galaxies = model.populate(theta, arguments.seed)
     if not len(galaxies.positions):
         raise ValueError(
@@ -82,7 +93,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             f"{theta['logM1']:g}; nothing was written. Take lower masses, or a larger box."
         )
     try:
-        Support().enforce(theta, "raise")
+        (StrengthSupport.of(Support(), slopes) if slopes else Support()).enforce(theta, "raise")
     except SupportError as error:
         warn(arguments, parser.prog, f"{error} A fit of the mock cannot find its parameters.")
     redshift = {name: float(value) for name, value in catalogue.attributes.items() if name == "redshift"}
@@ -98,6 +109,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             "catalogue_sha256": catalogue.sha256,
             **redshift,
             **theta,
+            **({"pivot": arguments.pivot} if slopes else {}),
             "seed": arguments.seed,
         },
     )

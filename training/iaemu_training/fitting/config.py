@@ -320,6 +320,21 @@ def checkpoint_paths(checkpoint: str | Path | None, members: int) -> list[Path |
     return [path] if members == 1 else [path.with_name(f"{path.name}.{number}") for number in range(members)]
 
 
+def radial_checkpoint(checkpoint: str | Path) -> Path:
+    """Return the path of the checkpoint of the network of satellites by radius.
+
+    Parameters
+    ----------
+    checkpoint : path-like
+        Path of the checkpoint of the other networks.
+
+    Returns
+    -------
+    Path
+    """
+    return Path(f"{checkpoint}.radial")
+
+
 def shipped_configs() -> list[str]:
     """Return the names of the configurations that come with the package.
 

@@ -10,18 +10,22 @@ import numpy as np
 import torch
 
 from iaemu import __version__
+from iaemu.models.base import ForwardModel
 from iaemu.models.factorised import ONE_SIGMA, Emulator
+from iaemu.models.laws import VaryingStrengthModel
 from iaemu.models.tables import TabulatedModel
 from iaemu.networks.factorised import FactorisedNet
+from iaemu.parameters import SLOPES
 from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
 from iaemu_training.dataset.file import Dataset
 from iaemu_training.dataset.labels import Labels, make_labels
 from iaemu_training.dataset.points import boundary_points, occupation_points
 from iaemu_training.evaluation.metrics import relative_rms
-from iaemu_training.fitting.config import FitSettings, checkpoint_paths
-from iaemu_training.fitting.harness import NetworkTraining, digest, seeded, stream, thinned, train
-from iaemu_training.fitting.optimisers import MuonAdam
+from iaemu_training.fitting.config import FitSettings, checkpoint_paths, radial_checkpoint
+from iaemu_training.fitting.harness import digest, seeded, stream, thinned, train
+from iaemu_training.fitting.occupation import OccupationTraining
+from iaemu_training.fitting.radial import fit_radial
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
 
 #: Least fraction of the training points at which a bin has enough pairs for a label.
@@ -105,14 +109,22 @@ def fit_factorised(
         history=thinned(members[0].history),
         made_by=f"iaemu-train fit {__version__}",
     )
-    emulator = Emulator(members[0].network, model.nodes, metadata, [member.network for member in members[1:]])
+    radial = None
+    if model.radial is not None:
+        path = None if checkpoint is None else radial_checkpoint(checkpoint)
+        radial = fit_radial(model, settings, path, progress, accelerator, devices)
+    others = [member.network for member in members[1:]]
+    emulator = Emulator(members[0].network, model.nodes, metadata, others, radial=radial)
     if len(members) > 1:
         rng = np.random.default_rng(settings.seed + 3000)
         metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)  # some seconds
     if mocks is not None:
         emulator.aleatoric, report = fit_scatter(emulator, mocks, ScatterSettings(seed=settings.seed), progress)
         metadata["aleatoric"] = {"dataset": mocks.identity, **report}
-    emulator.metadata["held_out"] = held_out_errors(emulator, model, np.random.default_rng(settings.seed + 2000))
+    rng = np.random.default_rng(settings.seed + 2000)
+    emulator.metadata["held_out"] = held_out_errors(emulator, model, rng)
+    if radial is not None:
+        emulator.metadata["radial"] = {"held_out": held_out_errors(emulator, model, rng, 500, SLOPES[1:])}
     return emulator
 
 
@@ -199,15 +211,17 @@ def fit_members(
     identity = {"labels": digest(labels.theta, labels.values)}
     members = []
     for number, path in enumerate(checkpoint_paths(checkpoint, settings.members)):
-        training = FactorisedTraining(model, settings, labels, validation, stream(settings.seed, "member", number))
+        seed = stream(settings.seed, "member", number)
+        network, weight = factorised_network(model, settings, seed)
+        training = OccupationTraining(network, weight, settings, labels, validation, seed)
         description = "fit" if settings.members == 1 else f"fit {number + 1}/{settings.members}"
         train(training, {**identity, "member": number}, path, progress, description, accelerator, devices)
-        members.append(Member(training.network, training.history))
+        members.append(Member(network, training.history))
     return members
 
 
-class FactorisedTraining(NetworkTraining):
-    """Training of a FactorisedNet; the loss is the weighted mean squared error of standardised outputs.
+def factorised_network(model: TabulatedModel, settings: FitSettings, seed: int) -> tuple[FactorisedNet, torch.Tensor]:
+    """Return a network with random weights, and the weights of its outputs in the loss.
 
     Parameters
     ----------
@@ -215,55 +229,30 @@ class FactorisedTraining(NetworkTraining):
         Tables that give the supported region.
     settings : FitSettings
         Settings of the training.
-    labels, validation : Labels
-        Labels for training and for validation.
     seed : int
         Seed of this member.
+
+    Returns
+    -------
+    network : FactorisedNet
+    weight : tensor (n_outputs,)
     """
-
-    network: FactorisedNet
-    settings: FitSettings
-
-    def __init__(self, model, settings: FitSettings, labels: Labels, validation: Labels, seed: int):
-        n_bins = len(labels.nodes) - 1
-        with seeded(stream(seed, "weights")):
-            network = FactorisedNet(model.support, n_bins, settings.width, settings.depth, settings.activation)
-        values = torch.as_tensor(labels.values)
-        network.output_mean.copy_(torch.nanmean(values, dim=0))
-        network.output_std.copy_(torch.nanmean((values - network.output_mean) ** 2, dim=0).sqrt().clamp(min=1e-8))
-        weight = torch.ones(values.shape[1])
-        weight[network.rows(["log_1p_xi"])] = settings.xi_weight
-        weight[network.scalar_rows()] = _SCALAR_WEIGHT
-        data = {"weight": weight / weight.mean()}
-        for name, part in (("train", labels), ("validation", validation)):
-            targets = (torch.as_tensor(part.values) - network.output_mean) / network.output_std
-            data[f"{name}_inputs"] = network.inputs(torch.as_tensor(part.theta)).float()
-            data[f"{name}_targets"] = targets.float()
-        super().__init__(network, settings, seed, data, len(data["train_inputs"]))
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        if settings.optimiser != "muon":
-            return super().optimiser()
-        return MuonAdam(self.network, settings.learning_rate, settings.muon_learning_rate, settings.weight_decay)
-
-    def epoch_rows(self, generator: torch.Generator) -> torch.Tensor:
-        return torch.randperm(len(self.data["train_inputs"]), generator=generator)
-
-    def batch_loss(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._loss(self.data["train_inputs"][rows], self.data["train_targets"][rows])
-
-    def validation_loss(self) -> torch.Tensor:
-        return self._loss(self.data["validation_inputs"], self.data["validation_targets"])
-
-    def _loss(self, inputs, targets):
-        # Inputs and targets were standardised before, in double precision.
-        outputs = self.network.output(self.network.hidden(inputs))
-        # Labels are NaN in bins with hardly any pairs.
-        return torch.mean(self.data["weight"] * torch.nan_to_num(outputs - targets, nan=0.0) ** 2)
+    with seeded(stream(seed, "weights")):
+        shape = (settings.width, settings.depth, settings.activation)
+        network = FactorisedNet(model.support, len(model.nodes) - 1, *shape)
+    weight = torch.ones(network.output.out_features)
+    weight[network.rows(["log_1p_xi"])] = settings.xi_weight
+    weight[network.scalar_rows()] = _SCALAR_WEIGHT
+    return network, weight
 
 
-def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000) -> dict:
+def held_out_errors(
+    emulator: Emulator,
+    model: TabulatedModel,
+    rng: np.random.Generator,
+    n: int = 2000,
+    slopes: tuple[str, ...] = (),
+) -> dict:
     """Compute the errors of the emulator against the tables at random points of the supported region.
 
     The error of a statistic at a point is the rms over bins of the difference, divided by the rms over bins of the
@@ -273,6 +262,8 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Ge
     ----------
     emulator, model, rng, n
         See :func:`epistemic_scale`.
+    slopes : tuple of str
+        Slopes of :class:`iaemu.VaryingStrengthModel` that are free, uniform in their range.
 
     Returns
     -------
@@ -283,10 +274,15 @@ def held_out_errors(emulator: Emulator, model: TabulatedModel, rng: np.random.Ge
     faces, corners = boundary_points(model.support, max(n // 20, 1), int(rng.integers(2**31)))
     places = {"inside": model.support.sample(n, rng), "faces": faces, "corners": corners}
     errors: dict = {place: {"n_points": len(theta)} for place, theta in places.items()}
+    exact: ForwardModel = VaryingStrengthModel(model, slopes=slopes) if slopes else model
+    tested: ForwardModel = VaryingStrengthModel(emulator, slopes=slopes) if slopes else emulator
     for place, theta in places.items():
+        low, high = np.array([exact.support.bounds(name, None) for name in slopes]).reshape(-1, 2).T
+        free = low + rng.uniform(size=(len(theta), len(slopes))) * (high - low)
+        theta = np.concatenate([theta, free], axis=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewPairsWarning)
-            truth, guess = model.predict(theta, emulator.r_edges), emulator.predict(theta)
+            truth, guess = exact.predict(theta, emulator.r_edges), tested.predict(theta)
         for name in STATISTICS:
             rms = relative_rms(getattr(guess, name), getattr(truth, name))
             rms = rms[np.isfinite(rms)]

@@ -60,10 +60,14 @@ _TEXT_SUFFIXES = (".list", ".txt", ".ascii", ".dat", ".csv", ".gz", ".bz2", ".xz
 #: Attributes that must be numbers, if a catalogue states them, and their ranges.
 _ATTRIBUTES = {
     "redshift": Range(above=-1, at_most=1e4),
+    "Om0": Range(above=0, at_most=1),
     "particle_mass": Range(above=0),
     "particle_mass_for_halotools": Range(above=0),
     "min_mass": Range(at_least=0),
 }
+
+#: Matter density of a catalogue that does not state it (Bolshoi-Planck), and critical density [h^2 Msun / Mpc^3].
+_OM0, _CRITICAL_DENSITY = 0.30711, 2.77536627e11
 
 
 @dataclass(repr=False)
@@ -144,6 +148,31 @@ class HaloCatalogue:
     def log_mass(self) -> np.ndarray:
         """log10 of the host masses [Msun/h], (n_hosts,)."""
         return np.log10(self.mass)
+
+    @property
+    def virial_radius(self) -> np.ndarray:
+        """Virial radii of the hosts [comoving Mpc/h], (n_hosts,); see :meth:`virial_radius_of`."""
+        return self.virial_radius_of(self.mass)
+
+    def virial_radius_of(self, mass: ArrayLike) -> np.ndarray:
+        """Return virial radii by the spherical collapse of Bryan & Norman 1998 (ApJ 495, 80), as ROCKSTAR has them.
+
+        A flat universe with the attributes ``Om0`` (by default 0.30711) and ``redshift`` (0) of the catalogue.
+
+        Parameters
+        ----------
+        mass : array
+            Virial masses [Msun/h].
+
+        Returns
+        -------
+        array
+            [comoving Mpc/h]
+        """
+        Om0, growth = self.attributes.get("Om0", _OM0), (1.0 + self.attributes.get("redshift", 0.0)) ** 3
+        Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
+        overdensity = (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+        return (3.0 * np.asarray(mass) / (4.0 * np.pi * overdensity * Om0 * _CRITICAL_DENSITY)) ** (1.0 / 3.0)
 
     @property
     def first_subhalo(self) -> np.ndarray:
@@ -541,7 +570,7 @@ class HaloCatalogue:
             halo_mvir=np.concatenate([self.mass, mpeak[n_hosts:]]),
             halo_mvir_host_halo=mass,
             halo_mpeak=mpeak,
-            halo_rvir=_virial_radius(mass),
+            halo_rvir=self.virial_radius_of(mass),
             **{key: position[:, i] for i, key in enumerate(POSITION_COLUMNS)},
             **{key: axis[:, i] for i, key in enumerate(AXIS_COLUMNS)},
             **{key: zeros for key in ("halo_vx", "halo_vy", "halo_vz")},
@@ -572,11 +601,6 @@ def _numbers(attributes: Any, what: str) -> dict[str, Any]:
             _ATTRIBUTES[key].check(f"{what}: the attribute {key}", value, error=CatalogueError)
         found[str(key)] = value
     return found
-
-
-def _virial_radius(mass, delta=332.5, omega_m=0.30711):
-    """Return the radius [Mpc/h] that encloses ``delta`` times the mean matter density (Bryan & Norman 1998, z = 0)."""
-    return (3.0 * mass / (4.0 * np.pi * delta * omega_m * 2.77536627e11)) ** (1.0 / 3.0)
 
 
 def shipped_catalogues() -> dict[str, Path]:

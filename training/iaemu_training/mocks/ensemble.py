@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +13,12 @@ import torch
 
 from iaemu.binning import PAPER_EDGES, check_edges, nesting_matrix, union_edges
 from iaemu.models.base import ForwardModel
-from iaemu.parameters import Support, as_theta
+from iaemu.models.laws import PIVOT, StrengthSupport
+from iaemu.parameters import PARAMETERS, SLOPES, Support, as_theta
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.halos.catalogue import HaloCatalogue
-from iaemu_training.mocks.halotools import HalotoolsMocks
+from iaemu_training.mocks.halotools import HalotoolsMocks, check_pivot, check_slopes
 from iaemu_training.mocks.realisations import MockRealisations, concatenate, sum_boxes
 from iaemu_training.work.cluster import Workers, one_thread, workers
 
@@ -47,7 +48,11 @@ class MockEnsemble(ForwardModel):
     processes : int
         Number of worker processes; the result does not depend on it.
     support : Support, optional
-        Region in which points are accepted; by default the paper's.
+        Region in which points are accepted, without slopes; by default the paper's. Ranges of ``slopes`` are added.
+    slopes : sequence of str
+        Which slopes of the strengths are parameters, see :class:`iaemu_training.mocks.halotools.HalotoolsMocks`.
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength of centrals is ``mu_cen``.
 
     Attributes
     ----------
@@ -77,6 +82,8 @@ class MockEnsemble(ForwardModel):
         seeds: str = "fixed",
         processes: int = 1,
         support: Support | None = None,
+        slopes: Sequence[str] = (),
+        pivot: float = PIVOT,
     ):
         if isinstance(catalogues, str | bytes) or not isinstance(catalogues, Sequence) or not catalogues:
             raise ValueError(f"catalogues must be a list of at least one halo catalogue, got {catalogues!r:.60}.")
@@ -89,16 +96,20 @@ class MockEnsemble(ForwardModel):
             raise ValueError(f"seeds must be one of {', '.join(SEED_POLICIES)}, got {seeds!r:.60}.")
         Range(at_least=0).check("seed", seed, int)
         Range(at_least=1).check("processes", processes, int)
-        if support is not None and not isinstance(support, Support):
-            raise ValueError(f"support must be a Support, got {support!r:.60}.")
+        if support is not None and (not isinstance(support, Support) or isinstance(support, StrengthSupport)):
+            raise ValueError(f"support must be a Support without slopes, got {support!r:.60}.")
+        check_pivot(pivot)
+        slopes = check_slopes(slopes)
         self.catalogues = tuple(str(catalogue) for catalogue in catalogues)
         self.n_realisations, self.seed, self.seeds, self.processes = n_realisations, seed, seeds, processes
-        self.support = Support() if support is None else support
+        self._region, self.pivot = Support() if support is None else support, pivot
+        self.support = StrengthSupport.of(self._region, slopes) if slopes else self._region
+        self.parameters = self.support.parameters
         self.n_mocks = self.n_points = 0
         self._edges: np.ndarray | None = None  # the union of all bins asked for
         self._last: tuple[bytes, MockRealisations] | None = None
         self._lock = threading.RLock()
-        boxes = [_load_box(catalogue) for catalogue in self.catalogues]
+        boxes = [_load_box(catalogue, pivot) for catalogue in self.catalogues]
         self.metadata = {"catalogues": list(self.catalogues), "box_volumes": [box.Lbox**3 for box in boxes]}
         self.r_max = 0.5 * min(box.Lbox for box in boxes)
         self.nodes = np.array([0.0, self.r_max])  # pairs are counted in any bins
@@ -119,6 +130,20 @@ class MockEnsemble(ForwardModel):
     @property
     def n_deviations(self) -> int:
         return self.n_realisations
+
+    @property
+    def slopes(self) -> tuple[str, ...]:
+        """Which slopes are parameters."""
+        return self.parameters[len(PARAMETERS) :]
+
+    def with_constants(self, constants: Mapping[str, float]) -> MockEnsemble:
+        rest = tuple(name for name in self.slopes if constants.get(name) != 0.0)
+        if rest == self.slopes:
+            return self
+        options = (self.n_realisations, self.seed, self.seeds, self.processes, self._region, rest, self.pivot)
+        model = MockEnsemble(self.catalogues, *options)
+        model._edges = self._edges
+        return model
 
     def check_bins(self, r_edges) -> None:
         """Check that bins end within half of the side of the smallest box, see :meth:`count_in`."""
@@ -144,19 +169,20 @@ class MockEnsemble(ForwardModel):
             self._edges, self._last = edges, None
 
     def realisations(self, theta) -> MockRealisations:
-        """Return pair sums of the mocks at one point (7,), added over boxes, in the bins of :meth:`count_in`."""
+        """Return pair sums of the mocks at one point, added over boxes, in the bins of :meth:`count_in`."""
         if self._edges is None:
             self.count_in(self.r_edges)
-        point = np.ascontiguousarray(as_theta(theta).detach().double().numpy())
+        point = np.ascontiguousarray(as_theta(theta, self.parameters).detach().double().numpy())
         with self._lock:
             if self._last is not None and self._last[0] == point.tobytes():
                 return self._last[1]
             if self._workers is None:
                 self._workers = self._exit.enter_context(workers(self.processes))
             entropy = [self.seed] if self.seeds == "fixed" else [self.seed, *point.view(np.uint32).tolist()]
+            values = dict.fromkeys(SLOPES, 0.0) | dict(zip(self.parameters, point.tolist(), strict=True))
             futures = [
                 self._workers.executor.submit(
-                    _count, catalogue, point, entropy, (box, i), self._edges, self.seeds == "fixed"
+                    _count, (catalogue, self.pivot), values, entropy, (box, i), self._edges, self.seeds == "fixed"
                 )
                 for box, catalogue in enumerate(self.catalogues)
                 for i in range(self.n_realisations)
@@ -209,13 +235,14 @@ class MockEnsemble(ForwardModel):
         return mocks.rebinned(nesting_matrix(mocks.r_edges, edges), edges)
 
 
+# With slopes of 0 the mocks are those without, so that one object for each box is enough.
 @lru_cache(maxsize=8)
-def _load_box(catalogue: str) -> HalotoolsMocks:
-    return HalotoolsMocks(HaloCatalogue.load(catalogue, progress=False))
+def _load_box(catalogue: str, pivot: float) -> HalotoolsMocks:
+    return HalotoolsMocks(HaloCatalogue.load(catalogue, progress=False), slopes=SLOPES, pivot=pivot)
 
 
-def _count(catalogue, theta, entropy, key, r_edges, smooth) -> MockRealisations:
+def _count(box, theta, entropy, key, r_edges, smooth) -> MockRealisations:
     """Count the pairs of one mock; the result depends on the arguments only, in any process."""
     seed = np.random.SeedSequence(entropy, spawn_key=key)
     with one_thread():
-        return _load_box(catalogue).realisations(theta, 1, seed, r_edges, smooth)
+        return _load_box(*box).realisations(theta, 1, seed, r_edges, smooth)

@@ -2,15 +2,16 @@
 
 The model is that of Van Alfen et al. 2024 (arXiv:2311.07374) and IAEmu (arXiv:2504.05235, section 2.1): the occupation
 of Zheng et al. 2007; centrals at the centre of their host, aligned with its major axis; satellites on sub-halos,
-aligned with the radius vector; and misalignments from Dimroth-Watson distributions. halotools (Hearin et al. 2017,
-AJ 154, 190) is imported when :class:`HalotoolsMocks` is first used.
+aligned with the radius vector; and misalignments from Dimroth-Watson distributions. Strengths that depend on host mass
+or radius are those of halotools' own components. halotools (Hearin et al. 2017, AJ 154, 190) is imported when
+:class:`HalotoolsMocks` is first used.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,8 +23,8 @@ from numpy.typing import ArrayLike
 from iaemu.binning import PAPER_EDGES, check_edges
 from iaemu.extras import it_takes
 from iaemu.halomodel.occupation import mean_nsat
-from iaemu.models.laws import SLOPE, central_strengths
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
+from iaemu.models.laws import CEN_SLOPE, PIVOT, SAT_SLOPE
+from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, SLOPES, as_theta
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
 from iaemu_training.halos.catalogue import BORROWING_EDGES, HaloCatalogue, subhalo_mass_bins
@@ -48,6 +49,12 @@ _VELOCITY_COLUMNS = ("halo_vx", "halo_vy", "halo_vz")
 
 #: Most galaxies in a mock, far more than in any survey. halotools needs some 200 bytes of memory for each.
 _MAX_GALAXIES = 10**8
+
+#: Columns of halotools with the strengths of centrals and of satellites; also names of parameters, for one strength.
+_STRENGTHS = ("central_alignment_strength", "satellite_alignment_strength")
+
+#: Allowed slopes, so that halotools' laws do not overflow.
+_SLOPE = Range(at_least=-100, at_most=100)
 
 #: Between these strengths halotools' sampler fails after 100 rejections: exp(-kappa) is not yet 0, but
 #: erfi(sqrt(kappa)) and exp(kappa) have overflowed. The lower limit is used instead, which changes <P2> by less than
@@ -98,9 +105,12 @@ class HalotoolsMocks:
         cannot hold, are removed with their sub-halos. (The paper's cut of 300 particles is higher.)
     r_edges : (n_bins + 1,), optional
         Default bins of :meth:`realisations` [Mpc/h]; the paper's 20.
-    pivot : float, optional
-        Pivot mass [log10 Msun/h] of a strength of centrals that depends on the mass of the host, as in
-        :mod:`iaemu.models.laws`. The slope is then an eighth parameter, ``mu_cen_slope``.
+    slopes : sequence of str
+        Which slopes are parameters, of ``mu_cen_slope`` and ``mu_sat_slope``; see :mod:`iaemu.models.laws`. The laws
+        are halotools' ``HaloMassCentralAlignmentStrength`` and ``RadialSatelliteAlignmentStrength``, with ``halo_rvir``
+        of the host. Where a slope is 0 the strength is the constant one, which may exceed the limit of the laws, 0.99.
+    pivot : float
+        log10 of the host mass [Msun/h] at which the strength of centrals is ``mu_cen``.
 
     Attributes
     ----------
@@ -116,17 +126,20 @@ class HalotoolsMocks:
     ImportError
         halotools is not installed.
     ValueError
-        The box is not a cube, a column is missing, or the catalogue cannot be populated.
+        The box is not a cube, a column is missing, or the catalogue cannot be populated; a slope is unknown, ``pivot``
+        is not a number between 8 and 17, or a host has no virial radius, which ``mu_sat_slope`` needs.
     """
 
     def __init__(
         self,
         catalogue: HaloCatalogue | CachedHaloCatalog | UserSuppliedHaloCatalog,
         r_edges: ArrayLike = PAPER_EDGES,
-        pivot: float | None = None,
+        slopes: Sequence[str] = (),
+        pivot: float = PIVOT,
     ):
         self.r_edges = check_edges(r_edges)
-        self.parameters = PARAMETERS if pivot is None else (*PARAMETERS, SLOPE)
+        check_pivot(pivot)
+        self.parameters = (*PARAMETERS, *check_slopes(slopes))
         # halotools switches off numpy's warnings of divisions by zero when it is imported.
         with np.errstate(), _halotools_warnings_ignored():
             _require_halotools()
@@ -134,10 +147,12 @@ class HalotoolsMocks:
             self.Lbox = _cube_side(halocat)
             columns = _prepared_columns(halocat)
             is_host = columns["halo_upid"] == -1
+            if SAT_SLOPE in self.parameters:
+                _check_radii(columns["halo_rvir"][is_host])
             log_mass = np.log10(columns["halo_mvir_host_halo"])
             self._log_mass = torch.as_tensor(log_mass[is_host])
             self.log_mass_edges = subhalo_mass_bins(log_mass[is_host], log_mass[~is_host])
-            self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, pivot)
+            self._model, self._mock = _build_mock(columns, self.Lbox, 10.0**self.log_mass_edges, slopes, pivot)
 
     def __repr__(self) -> str:
         return f"<HalotoolsMocks: {len(self._log_mass)} hosts in a box of {self.Lbox:g} Mpc/h>"
@@ -165,8 +180,8 @@ class HalotoolsMocks:
         Raises
         ------
         ValueError
-            ``theta`` is not one point, ``sigma_logM`` is not positive, a strength lies outside [-1, 1], or there would
-            be more than 10^8 galaxies; ``seed`` is negative or not a whole number.
+            ``theta`` is not one point, ``sigma_logM`` is not positive, a strength lies outside [-1, 1] or a slope
+            outside [-100, 100], or there would be more than 10^8 galaxies; ``seed`` is negative or not a whole number.
         KeyError
             ``theta`` lacks a parameter.
         """
@@ -271,6 +286,40 @@ class HalotoolsMocks:
 # ---------------------------------------------------------------------- parameters and seeds
 
 
+def check_pivot(pivot: float) -> None:
+    """Raise ValueError unless a pivot is the log10 of a host mass [Msun/h].
+
+    Parameters
+    ----------
+    pivot : float
+    """
+    Range(at_least=8, at_most=17).check("pivot, the log10 of a halo mass in Msun/h,", pivot)
+
+
+def check_slopes(slopes: Sequence[str]) -> tuple[str, ...]:
+    """Return names of slopes in the order of the parameters.
+
+    Parameters
+    ----------
+    slopes : sequence of str
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        They are no sequence, or a name is not one of ``iaemu.parameters.SLOPES``.
+    """
+    if isinstance(slopes, str | bytes) or not isinstance(slopes, Sequence):
+        raise ValueError(f"slopes must be a list of some of {', '.join(SLOPES)}, got {slopes!r:.60}.")
+    unknown = [name for name in slopes if name not in SLOPES]
+    if unknown:
+        raise ValueError(f"Unknown slope(s) {', '.join(map(str, unknown))}. The slopes are {', '.join(SLOPES)}.")
+    return tuple(name for name in SLOPES if name in slopes)
+
+
 def _one_point(theta, parameters=PARAMETERS) -> dict[str, float]:
     """Return the parameters of one point under halotools' names."""
     tensor = as_theta(theta, parameters).detach()
@@ -282,14 +331,13 @@ def _one_point(theta, parameters=PARAMETERS) -> dict[str, float]:
     values = dict(zip(parameters, tensor.to(torch.float64).tolist(), strict=True))
     if values["sigma_logM"] <= 0:
         raise ValueError(f"sigma_logM = {values['sigma_logM']:g} must be positive; it is the width of <Ncen> in dex.")
-    strengths = {}
-    for name, halotools_name in (("mu_cen", "central_alignment_strength"), ("mu_sat", "satellite_alignment_strength")):
+    for name in ALIGNMENT_PARAMETERS:
         if abs(values[name]) > 1:
             raise ValueError(f"{name} = {values[name]:g} must lie in [-1, 1].")
-        strengths[halotools_name] = _samplable(values[name])
-    if SLOPE in values:
-        strengths.update({name: values[name] for name in _MassDependentStrength.names})
-    return {**{name: values[name] for name in OCCUPATION_PARAMETERS}, **strengths}
+    for name in parameters[len(PARAMETERS) :]:
+        _SLOPE.check(name, values[name])
+    constant = dict(zip(_STRENGTHS, (_samplable(values[name]) for name in ALIGNMENT_PARAMETERS), strict=True))
+    return {**values, **constant}
 
 
 def _samplable(mu):
@@ -379,6 +427,14 @@ def _cube_side(halocat) -> float:
     return float(sides[0])
 
 
+def _check_radii(radius) -> None:
+    wrong = int(np.sum(~(radius > 0)))
+    if wrong:
+        raise ValueError(
+            f"halo_rvir of {wrong} of {len(radius)} hosts is not positive; {SAT_SLOPE} needs the virial radius [Mpc/h]."
+        )
+
+
 def _prepared_columns(halocat) -> dict[str, np.ndarray]:
     """Return the columns that the model uses, as float64 and int64, of the halos that it can populate."""
     table = halocat.halo_table
@@ -402,40 +458,79 @@ def _prepared_columns(halocat) -> dict[str, np.ndarray]:
     return columns | {name: np.zeros(int(keep.sum())) for name in _VELOCITY_COLUMNS}
 
 
-class _MassDependentStrength:
-    """Component of a halotools model that sets the strength of each central, in the column of CentralAlignment."""
+class _Strength:
+    """Component of a halotools model that sets the strength of each galaxy by halotools' component for it.
 
-    names = ("mu_cen", SLOPE)
+    Two of halotools' components cannot be in one model, since both have parameters ``a`` and ``gamma``. They are called
+    with arrays instead of a table, in which they would round strengths to 32 bits.
 
-    def __init__(self, pivot: float):
-        self.gal_type = "centrals"
-        self._mock_generation_calling_sequence = ["assign_central_strength"]
-        self._methods_to_inherit = ["assign_central_strength"]
-        self._galprop_dtypes_to_allocate = np.dtype([("central_alignment_strength", "f8")])
-        self.list_of_haloprops_needed = ["halo_mvir"]
-        self.param_dict = dict.fromkeys(self.names, 0.0)
+    Parameters
+    ----------
+    law : HaloMassCentralAlignmentStrength or RadialSatelliteAlignmentStrength
+    names : (str, str)
+        Names of the strength and its slope.
+    column : str
+        Column of strengths that the orientation component reads.
+    """
+
+    def __init__(self, law, names, column: str):
+        self._law, self._names, self._column = law, names, column
+        self.gal_type = law.gal_type
+        self.param_dict = dict.fromkeys(names, 0.0)
+        self.list_of_haloprops_needed = law.list_of_haloprops_needed
+        self._galprop_dtypes_to_allocate = np.dtype([(column, "f8")])
+        self._mock_generation_calling_sequence = self._methods_to_inherit = ["assign_strength"]
+        self._additional_kwargs_dict = {"assign_strength": ["Lbox"]}
+
+    def assign_strength(self, table: Any, Lbox: np.ndarray, **kwargs: Any) -> None:
+        """Fill the column of strengths of a table of galaxies."""
+        strength, slope = (self.param_dict[name] for name in self._names)
+        # Unlike halotools' laws, one strength for all has no limit of 0.99.
+        found = self._by_law(table, Lbox, strength, slope) if slope else strength
+        table[self._column][:] = _samplable(found)
+
+    def _by_law(self, table, Lbox, strength: float, slope: float):
+        raise NotImplementedError
+
+    def _call(self, table, columns, a: float, gamma: float, **kwargs: Any):
+        self._law.param_dict.update(a=a, gamma=gamma)
+        arrays = {name: np.asarray(table[name], dtype=np.float64) for name in columns}
+        return getattr(self._law, f"assign_{self._column}")(**arrays, **kwargs)
+
+
+class _CentralStrength(_Strength):
+    def __init__(self, law, pivot: float):
+        super().__init__(law, ("mu_cen", CEN_SLOPE), _STRENGTHS[0])
         self._pivot = pivot
 
-    def assign_central_strength(self, table: Any, **kwargs: Any) -> Any:
-        """Fill the column of strengths of a table of galaxies."""
-        mu_cen, slope = (torch.as_tensor([self.param_dict[name]], dtype=torch.float64) for name in self.names)
-        log_mass = torch.as_tensor(np.log10(np.asarray(table["halo_mvir"], dtype=np.float64)))
-        table["central_alignment_strength"][:] = _samplable(
-            central_strengths(mu_cen, slope, log_mass, self._pivot)[0].numpy()
-        )
-        return table
+    def _by_law(self, table, Lbox, strength, slope):
+        return self._call(table, ["halo_mvir"], a=slope, gamma=strength - slope * self._pivot)
 
 
-def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndarray, pivot: float | None = None):
+class _SatelliteStrength(_Strength):
+    def __init__(self, law):
+        super().__init__(law, ("mu_sat", SAT_SLOPE), _STRENGTHS[1])
+
+    def _by_law(self, table, Lbox, strength, slope):
+        if strength == 0:
+            return 0.0  # also at the centre of a host, where the law would be 0 times infinity
+        columns = [*"xyz", *self.list_of_haloprops_needed]
+        with np.errstate(divide="ignore", over="ignore"):
+            return self._call(table, columns, a=strength, gamma=slope, Lbox=Lbox)
+
+
+def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndarray, slopes, pivot: float):
     """Return halotools' model and mock factory for a catalogue, not yet populated.
 
     The factory has only a weak reference to the model: keep both.
     """
     from halotools.empirical_models import (
         CentralAlignment,
+        HaloMassCentralAlignmentStrength,
         HodMockFactory,
         HodModelFactory,
         RadialSatelliteAlignment,
+        RadialSatelliteAlignmentStrength,
         SubhaloPhaseSpace,
         TrivialPhaseSpace,
         Zheng07Cens,
@@ -443,19 +538,23 @@ def _build_mock(columns: dict[str, np.ndarray], Lbox: float, mass_edges: np.ndar
     )
     from halotools.sim_manager import UserSuppliedHaloCatalog
 
-    strength = {} if pivot is None else {"centrals_strength": _MassDependentStrength(pivot)}
+    strengths: dict[str, _Strength] = {}
+    if CEN_SLOPE in slopes:
+        strengths["centrals_strength"] = _CentralStrength(HaloMassCentralAlignmentStrength(), pivot)
+    if SAT_SLOPE in slopes:
+        strengths["satellites_strength"] = _SatelliteStrength(RadialSatelliteAlignmentStrength())
     model = HodModelFactory(
-        **strength,
+        **strengths,
         centrals_occupation=Zheng07Cens(),
         centrals_profile=TrivialPhaseSpace(),
         centrals_orientation=CentralAlignment(central_alignment_strength=1.0),
         satellites_occupation=Zheng07Sats(modulate_with_cenocc=False),
         satellites_profile=SubhaloPhaseSpace("satellites", mass_edges),
         satellites_orientation=RadialSatelliteAlignment(satellite_alignment_strength=1.0),
-        # Orientations come last, because those of satellites depend on positions.
+        # Strengths and orientations come last, because those of satellites depend on positions.
         model_feature_calling_sequence=(
             *("centrals_occupation", "centrals_profile", "satellites_occupation"),
-            *("satellites_profile", *strength, "centrals_orientation", "satellites_orientation"),
+            *("satellites_profile", *strengths, "centrals_orientation", "satellites_orientation"),
         ),
     )
     for name in ("assign_central_orientation_centrals", "assign_satellite_orientation_satellites"):

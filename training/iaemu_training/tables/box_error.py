@@ -5,7 +5,7 @@ Makes :class:`iaemu.models.box_error.BoxError`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -275,7 +275,7 @@ def _compress(weights: _Weights, support: Support, settings: BoxErrorSettings, s
 
 
 def count_directly(
-    catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray
+    catalogue: HaloCatalogue, theta: ArrayLike, per_side: int, r_edges: np.ndarray, factors: Callable | None = None
 ) -> dict[str, np.ndarray]:
     """Count the expected pairs of each region at one occupation, without modes and without borrowed satellites.
 
@@ -289,6 +289,8 @@ def count_directly(
         Number of regions along each side of the box.
     r_edges : (n_bins + 1,)
         Edges of the bins [Mpc/h].
+    factors : callable, optional
+        Weights of orientations, see :func:`iaemu_training.tables.exact.exact_sums`.
 
     Returns
     -------
@@ -296,6 +298,8 @@ def count_directly(
         "DD", "A_c", "A_s", "E_cc", "E_cs" and "E_ss" (n_regions, n_bins), and the number of galaxies "N" (n_regions,).
     """
     weights, regions = Weights.of(catalogue, theta, borrow=False), region_of_hosts(catalogue, per_side)
+    if factors is not None:
+        weights = weights.oriented(*factors(catalogue))
     where = (regions, per_side**3)
     sums = one_halo(weights, r_edges, *where) + two_halo(weights, r_edges, None, None, *where)
     numbers = np.bincount(regions, weights.central, per_side**3)

@@ -9,12 +9,15 @@ sub-halos, its expected number of borrowed satellites is E[(N - n)+], and of pai
 
 All pairs are summed, except for two kinds that involve borrowed satellites and are averaged over some of the donors:
 pairs with a sub-halo or another borrowed satellite of the same host, and pairs of different hosts.
+
+Orientations may have weights, the factors q of strengths that depend on where a galaxy sits. Terms of S_omega and S_eta
+are linear in a a^T of each axis a, so a weight is the square of the length of the axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -31,6 +34,9 @@ from iaemu_training.pairs.cells import CellGrid, choose_cells
 from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, radial
 from iaemu_training.pairs.weighted import N_BLOCKS, QUANTITIES, between_hosts, with_donors, within_hosts
 from iaemu_training.tables.tracers import Donors
+
+#: Largest share of borrowed satellites, if orientations have factors.
+_FEW_BORROWED = 1e-3
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,7 @@ def exact_sums(
     theta: ArrayLike,
     r_edges: ArrayLike,
     settings: ExactSettings | None = None,
+    factors: Callable[[HaloCatalogue], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> ExactSums:
     """Sum the expected pairs of one or more catalogues at one occupation.
 
@@ -97,6 +104,9 @@ def exact_sums(
         Edges of the bins [Mpc/h], at most half of the side of the boxes.
     settings : ExactSettings, optional
         How pairs are summed.
+    factors : callable, optional
+        Maps a catalogue to weights of the orientations of its hosts (n_hosts,) and sub-halos (n_subhalos,), at least 0;
+        by default 1.
 
     Returns
     -------
@@ -105,7 +115,8 @@ def exact_sums(
     Raises
     ------
     ValueError
-        The parameters are not five finite numbers, or the edges are wrong.
+        The parameters are not five finite numbers, or the edges are wrong. Or a factor is negative, or there are
+        factors and borrowed satellites, whose factors depend on two hosts.
     """
     settings = settings or ExactSettings()
     edges = check_edges(r_edges)
@@ -114,6 +125,14 @@ def exact_sums(
     numbers = np.zeros(3)
     for box, catalogue in enumerate(catalogues):
         weights = Weights.of(catalogue, theta)
+        if factors is not None:
+            if weights.borrowed.sum() > _FEW_BORROWED * weights.n_satellites.sum():
+                share = weights.borrowed.sum() / weights.n_satellites.sum()
+                raise ValueError(
+                    f"{share:.2%} of the satellites are borrowed; with factors of orientations at most "
+                    f"{_FEW_BORROWED:.2%} may be. Raise logM1, or compare with mocks."
+                )
+            weights = weights.oriented(*factors(catalogue))
         rng = np.random.default_rng([settings.seed, box])
         one += one_halo(weights, edges)[0] + borrowed_one_halo(weights, edges, settings, rng)
         two += two_halo(weights, edges, settings, rng)[0]
@@ -150,6 +169,8 @@ class Weights:
         Probability of each sub-halo to have a satellite.
     borrowed, borrowed_pairs : (n_hosts,)
         Expected numbers of borrowed satellites of each host, and of pairs of them.
+    central_axis, satellite_axis : (n_hosts, 3), (n_subhalos, 3)
+        Axes of hosts and sub-halos, whose squared lengths are the weights of their orientations.
     """
 
     catalogue: HaloCatalogue
@@ -158,6 +179,16 @@ class Weights:
     satellite: np.ndarray
     borrowed: np.ndarray
     borrowed_pairs: np.ndarray
+    central_axis: np.ndarray
+    satellite_axis: np.ndarray
+
+    def oriented(self, central: np.ndarray, satellite: np.ndarray) -> Weights:
+        """Return the same with weights of orientations (n_hosts,) and (n_subhalos,); ValueError if one is negative."""
+        lowest = min(np.min(central), np.min(satellite, initial=0.0))
+        if lowest < 0:
+            raise ValueError(f"A factor of orientations is {lowest:g}; the sums are known for factors of at least 0.")
+        axes = (self.central_axis * np.sqrt(central)[:, None], self.satellite_axis * np.sqrt(satellite)[:, None])
+        return replace(self, central_axis=axes[0], satellite_axis=axes[1])
 
     @property
     def n_galaxies(self) -> float:
@@ -179,7 +210,16 @@ class Weights:
             # A pair of ranks k < l counts for l - 1 pairs; those with k <= n are not of two borrowed satellites.
             borrowed, pairs = borrowed.clamp(min=0.0), (pairs - own * borrowed).clamp(min=0.0)
         central = mean_ncen(log_mass, logMmin, sigma_logM)
-        return cls(catalogue, *(values.numpy() for values in (central, n_sat, tail, borrowed, pairs)))
+        return cls(
+            catalogue,
+            central=central.numpy(),
+            n_satellites=n_sat.numpy(),
+            satellite=tail.numpy(),
+            borrowed=borrowed.numpy(),
+            borrowed_pairs=pairs.numpy(),
+            central_axis=catalogue.axis,
+            satellite_axis=radial(catalogue.offset),
+        )
 
 
 def one_halo(weights: Weights, r_edges: np.ndarray, region: np.ndarray | None = None, n_regions: int = 1) -> np.ndarray:
@@ -205,8 +245,8 @@ def one_halo(weights: Weights, r_edges: np.ndarray, region: np.ndarray | None = 
     region = np.zeros(len(catalogue.mass), dtype=np.int64) if region is None else region
     out = np.zeros((N_BLOCKS, n_regions, len(QUANTITIES), len(r_edges) - 1))
     first = np.append(catalogue.first_subhalo, len(catalogue.offset))
-    axis, edges2 = radial(catalogue.offset), np.asarray(r_edges) ** 2
-    within_hosts(first, catalogue.offset, axis, weights.satellite, catalogue.axis, weights.central, region, edges2, out)
+    edges2, axes = np.asarray(r_edges) ** 2, (weights.satellite_axis, weights.central_axis)
+    within_hosts(first, catalogue.offset, axes[0], weights.satellite, axes[1], weights.central, region, edges2, out)
     return out.sum(axis=0)
 
 
@@ -302,7 +342,7 @@ def two_halo(
     host = np.concatenate([np.arange(n_hosts), catalogue.subhalo_host, borrower])[keep]
     offset = np.concatenate([np.zeros((n_hosts, 3)), catalogue.offset, catalogue.offset[donor]])[keep]
     position = np.mod(catalogue.position[host] + offset, Lbox)
-    axis = np.where((keep < n_hosts)[:, None], catalogue.axis[host], radial(offset))
+    axis = np.concatenate([weights.central_axis, weights.satellite_axis, radial(catalogue.offset[donor])])[keep]
     kind = (keep >= n_hosts).astype(np.int64)
     region = np.zeros(n_hosts, dtype=np.int64) if region is None else region
     grid = CellGrid.build(position, Lbox, choose_cells(len(position), Lbox, float(r_edges[-1]), CELLS_PER_RADIUS))

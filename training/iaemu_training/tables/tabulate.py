@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.binning import check_edges, make_nodes
-from iaemu.halomodel.rank_sums import RankSums
-from iaemu.models.tables import TabulatedModel, pack_one_halo, pack_symmetric
+from iaemu.halomodel.rank_sums import RankSums, pack_rows
+from iaemu.models.tables import TabulatedModel, pack_symmetric
 from iaemu.parameters import Support
 from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.tables.one_halo import MassNodes, one_halo_tables
+from iaemu_training.tables.radial import FarSums, near_tensors, radial_functions
 from iaemu_training.tables.species import Resolution, Species
 from iaemu_training.tables.tracers import Donors, build_tracers
 from iaemu_training.tables.two_halo import TwoHaloModes, TwoHaloSums, importance
@@ -115,19 +116,28 @@ def tabulate(
     settings = settings or TabulationSettings()
     r_edges = default_nodes(catalogues) if r_edges is None else check_edges(r_edges)
     _check_boxes(catalogues, float(r_edges[-1]))
-    stages = tqdm(total=3 + len(catalogues), desc="one-halo pairs", unit="stage", disable=not progress)
+    stages = tqdm(total=4 + len(catalogues), desc="one-halo pairs", unit="stage", disable=not progress)
     one_halo = one_halo_tables(catalogues, support, r_edges, settings.dlog_mass, settings.max_draws, settings.seed)
     _next_stage(stages, "modes of occupations")
     species = Species(catalogues, support, settings.two_halo)
     numbers = (settings.n_central, settings.n_satellite)
     modes = TwoHaloModes.find(species, support, numbers, settings.n_partners, settings.mode_samples, settings.seed)
-    two_halo = TwoHaloSums(species, modes, r_edges)
+    radial = radial_functions(catalogues)
+    basis = radial["radial.basis"]
+    two_halo, far = TwoHaloSums(species, modes, r_edges), FarSums(catalogues, species, modes, support, basis, r_edges)
     for box, catalogue in enumerate(catalogues):
         _next_stage(stages, f"{catalogue.name}: two-halo pairs")
         mass_bin, draws = species.mass_bin[box], (settings.max_draws, settings.seed)
         two_halo.add(build_tracers(catalogue, species, mass_bin, Donors.of(catalogue), *draws), mass_bin, progress)
+        far.add(catalogue, box, progress)
+    _next_stage(stages, "satellites by radius")
+    one_halo_nodes = MassNodes(catalogues, support, settings.dlog_mass)
+    radial |= near_tensors(catalogues, basis, support, one_halo_nodes, r_edges, settings.seed)
+    rank_nodes = MassNodes(catalogues, support, settings.dlog_mass_rank)
+    radial |= far.tensors(rank_nodes, settings.mode_samples // 2, settings.seed)
     _next_stage(stages, "tables")
     merged = np.concatenate([one_halo[name].values.reshape(-1, len(r_edges) - 1, 3) for name in one_halo], axis=2)
+    packed, n_bins = pack_rows(merged)
     tensors = {
         "r_edges": r_edges,
         "node_log_mass": species.node_log_mass,
@@ -140,13 +150,14 @@ def tabulate(
         "two_halo_S_eta": pack_symmetric(two_halo.main[2]).astype(np.float32),
         "one_halo.log_mass": one_halo["central_satellite"].log_mass.numpy(),
         "one_halo.n_rows": one_halo["central_satellite"].n_rows.astype(np.int32),
-        **pack_one_halo(merged),
+        "one_halo.values": packed.astype(np.float32),
+        "one_halo.n_bins": n_bins,
+        **radial,
     }
     metadata = {**_metadata(catalogues, support, settings), **(metadata or {})}
-    nodes = MassNodes(catalogues, support, settings.dlog_mass_rank)
-    without = TabulatedModel(tensors | _rank_tensors(*_no_ranks(nodes, two_halo), settings), metadata)
+    without = TabulatedModel(tensors | _rank_tensors(*_no_ranks(rank_nodes, two_halo), settings), metadata)
     scale = importance(without, modes)
-    ranks = two_halo.rank_response(nodes, scale, settings.n_rank)
+    ranks = two_halo.rank_response(rank_nodes, scale, settings.n_rank)
     _next_stage(stages, "tables")
     stages.close()
     return TabulatedModel(tensors | _rank_tensors(*ranks, settings), metadata)
