@@ -43,23 +43,9 @@ def between_radii(x: ArrayLike) -> np.ndarray:
     array (..., n_radii)
         Their sum is 1.
     """
-    return np.maximum(1.0 - np.abs(radial_coordinate(x)[..., None] - np.arange(len(RADII))), 0.0)
-
-
-def radial_coordinate(x: ArrayLike) -> np.ndarray:
-    """Return a coordinate that is linear in log x, and counts the radii from 0; limited to them.
-
-    Parameters
-    ----------
-    x : array (...)
-        Distances from the centre [Rvir].
-
-    Returns
-    -------
-    array (...)
-    """
     log_x = np.log(np.clip(x, RADII[0], RADII[-1]))
-    return np.clip((log_x - np.log(RADII[0])) / np.log(RADII[1] / RADII[0]), 0.0, len(RADII) - 1.0)
+    place = np.clip((log_x - np.log(RADII[0])) / np.log(RADII[1] / RADII[0]), 0.0, len(RADII) - 1.0)
+    return np.maximum(1.0 - np.abs(place[..., None] - np.arange(len(RADII))), 0.0)
 
 
 def strength_basis(profile: ArrayLike) -> np.ndarray:
@@ -98,6 +84,25 @@ def to_basis(basis: ArrayLike, profile: ArrayLike) -> np.ndarray:
     array (n_radii, n_functions)
     """
     return _weights(profile)[:, None] * np.asarray(basis)
+
+
+def pair_matrices(values: torch.Tensor) -> torch.Tensor:
+    """Return sums by pairs of functions as symmetric matrices.
+
+    Parameters
+    ----------
+    values : tensor (n, N_TWO (N_TWO + 1) / 2 - 1, n_bins)
+        In the order of ``numpy.triu_indices`` without the first, which does not depend on the radius.
+
+    Returns
+    -------
+    tensor (n, N_TWO, N_TWO, n_bins)
+        The first entry is 0.
+    """
+    matrix = values.new_zeros(len(values), N_TWO, N_TWO, values.shape[-1])
+    k, m = (torch.as_tensor(index[1:]) for index in np.triu_indices(N_TWO))
+    matrix[:, k, m] = matrix[:, m, k] = values
+    return matrix
 
 
 def _weights(profile: ArrayLike) -> np.ndarray:

@@ -416,14 +416,21 @@ class ForwardModel(Deviations, ABC):
         ingredients = {name: value[0].clone() for name, value in found.items()}
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
 
-        def deviations() -> dict[str, torch.Tensor] | None:
-            if not self.n_deviations or not names:
-                return None
-            with torch.inference_mode(False), torch.no_grad():
-                found = self._ingredient_deviations(theta, r_edges, names)
-                return {name: value[0].clone() for name, value in found.items()}
+        return FixedOccupation(
+            edges,
+            ingredients,
+            self._limits(),
+            **counts,
+            deviations=lambda: self._deviations_of_occupation(theta, r_edges, names),
+        )
 
-        return FixedOccupation(edges, ingredients, self._limits(), **counts, deviations=deviations)
+    def _deviations_of_occupation(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor] | None:
+        """Return deviations of the ingredients (n_deviations, n_bins) at one point (1, n_parameters), if there are."""
+        if not self.n_deviations or not names:
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            found = self._ingredient_deviations(theta, r_edges, names)
+            return {name: value[0].clone() for name, value in found.items()}
 
     def _limits(self) -> dict[str, tuple[float, float]]:
         """Return the ranges of the parameters that are not of the occupation, by name."""

@@ -233,11 +233,7 @@ class VaryingStrengthModel(ForwardModel):
         response.pairs = self._without_few_pairs({"pairs": pairs}, pairs, edges, theta, warn)["pairs"]
 
         def deviations() -> dict[str, torch.Tensor] | None:
-            if not self.n_deviations or not names:
-                return None
-            with torch.inference_mode(False), torch.no_grad():
-                found = self.base._ingredient_deviations(theta[:, : len(PARAMETERS)], r_edges, names)
-                return {name: value[0].clone() for name, value in found.items()}
+            return self.base._deviations_of_occupation(theta[:, : len(PARAMETERS)], r_edges, names)
 
         return VaryingFixedOccupation(edges, response, names, self.pivot, self.slopes, self._limits(), deviations)
 

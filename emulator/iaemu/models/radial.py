@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from iaemu.artifact import ArtifactError
-from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, between_radii, to_basis
-from iaemu.halomodel.rank_sums import RankSums, unpack_rows
+from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, between_radii, pair_matrices, to_basis
+from iaemu.halomodel.rank_sums import RankSums
+from iaemu.packing import unpack_rows, unpack_symmetric
 
 #: Points in a bin at which the radius of a satellite is evaluated, for pairs with its central.
 _IN_BIN = 8
@@ -160,13 +161,10 @@ class RadialTables:
         self.far = RankSums(tensors["radial.far_log_mass"], tensors["radial.far_n_rows"], scaled("far_values"), 1)
         self.n_partners, self.n_central = self._far_omega.shape[2], self._far_eta_central.shape[2]
         self.n_satellite = self.n_partners - self.n_central
-        n = N_TWO * self.n_satellite
-        packed = scaled("far_eta_satellite")
-        if packed.shape[1] != n * (n + 1) // 2:
-            raise ArtifactError("The sums of satellites by radius do not fit together.")
-        full = torch.zeros(len(packed), n, n, dtype=torch.float64)
-        rows, columns = np.triu_indices(n)
-        full[:, rows, columns] = full[:, columns, rows] = packed
+        try:
+            full = unpack_symmetric(scaled("far_eta_satellite"), N_TWO * self.n_satellite)
+        except ArtifactError as error:
+            raise ArtifactError(f"The sums of satellites by radius do not fit together: {error}") from error
         self._far_eta_satellite = full.reshape(-1, N_TWO, self.n_satellite, N_TWO, self.n_satellite)
 
     def to_radii(self, values: torch.Tensor) -> torch.Tensor:
@@ -240,15 +238,7 @@ class RadialTables:
         pairs = pairs[:, None, : self.n_near].clamp(min=0.0)
         means = found[:, 1:] / torch.maximum(found[:, :1], 0.5 * pairs).clamp(min=1e-6)
         found = self._padded(means * pairs)
-        return self.to_radii(found[:, 1:N_ONE]), self._symmetric(found[:, N_ONE + 1 :])
-
-    @staticmethod
-    def _symmetric(values: torch.Tensor) -> torch.Tensor:
-        """Return matrices (n, N_TWO, N_TWO, n_bins) from their upper triangles without the first entry, which is 0."""
-        matrix = values.new_zeros(len(values), N_TWO, N_TWO, values.shape[-1])
-        k, m = (torch.as_tensor(index[1:]) for index in np.triu_indices(N_TWO))
-        matrix[:, k, m] = matrix[:, m, k] = values
-        return matrix
+        return self.to_radii(found[:, 1:N_ONE]), pair_matrices(found[:, N_ONE + 1 :])
 
     def of_hosts(
         self, nsat: torch.Tensor, central: torch.Tensor, oriented: torch.Tensor, satellite: torch.Tensor

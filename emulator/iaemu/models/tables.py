@@ -27,10 +27,11 @@ from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_stati
 from iaemu.halomodel.modes import ExpectedCounts
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
 from iaemu.halomodel.radial import N_TWO
-from iaemu.halomodel.rank_sums import RankSums, unpack_rows
+from iaemu.halomodel.rank_sums import RankSums
 from iaemu.models.base import ForwardModel
 from iaemu.models.radial import LAYOUT as RADIAL_LAYOUT
 from iaemu.models.radial import RadialTables, StrengthResponse, weighted_by_radius
+from iaemu.packing import unpack_rows, unpack_symmetric
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, SLOPES, Support, as_theta
 from iaemu.statistics import STATISTICS
 
@@ -123,9 +124,9 @@ class TabulatedModel(ForwardModel):
         n_modes = self._to_central.shape[1] + self._to_satellite.shape[1]
         self._two_halo = torch.stack(  # (3, n_bins, n_modes, n_modes)
             [
-                _unpack_symmetric(double("two_halo_DD"), n_modes),
+                unpack_symmetric(double("two_halo_DD"), n_modes),
                 double("two_halo_S_omega"),
-                _unpack_symmetric(double("two_halo_S_eta"), n_modes),
+                unpack_symmetric(double("two_halo_S_eta"), n_modes),
             ]
         )
         n_bins = len(self.nodes) - 1
@@ -694,28 +695,3 @@ def correlations(
     values = {"xi": sums.DD / sums.RR - 1.0} if "xi" in statistics else {}
     oriented = orientation_statistics(theta[:, :2], vars(sums), statistics)
     return values | {name: value / sums.DD for name, value in oriented.items()}
-
-
-def pack_symmetric(matrices: np.ndarray) -> np.ndarray:
-    """Return the upper triangles of symmetric matrices.
-
-    Parameters
-    ----------
-    matrices : array (..., n, n)
-
-    Returns
-    -------
-    array (..., n (n + 1) / 2)
-    """
-    rows, columns = np.triu_indices(matrices.shape[-1])
-    return 0.5 * (matrices[..., rows, columns] + matrices[..., columns, rows])
-
-
-def _unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
-    if packed.shape[-1] != n * (n + 1) // 2:
-        raise ArtifactError(f"A packed table has {packed.shape[-1]} columns; expected {n * (n + 1) // 2}.")
-    rows, columns = np.triu_indices(n)
-    full = torch.zeros(*packed.shape[:-1], n, n, dtype=packed.dtype)
-    full[..., rows, columns] = packed
-    full[..., columns, rows] = packed
-    return full

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, to_basis
+from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, pair_matrices, to_basis
 from iaemu.parameters import OCCUPATION_PARAMETERS, ZHENG07_LINE, Support
 from iaemu.ranges import Range
 
@@ -296,11 +296,8 @@ class RadialNet(OccupationNet):
             components, mean = self._of(name, bins, outputs)
             parts = torch.tensordot(outputs, components, dims=1) + mean
             if name == "E_ss":
-                matrix = parts.new_zeros(len(parts), N_TWO, N_TWO, parts.shape[-1])
-                k, m = (torch.as_tensor(index[1:]) for index in np.triu_indices(N_TWO))
-                matrix[:, k, m] = matrix[:, m, k] = parts
-                matrix[:, 0, 0] = whole[name]
-                found[name] = matrix
+                found[name] = pair_matrices(parts)
+                found[name][:, 0, 0] = whole[name]
             else:
                 rest = whole[name] - parts.sum(dim=1)
                 found[name] = parts + self.to_basis.to(parts)[:, :1] * rest[:, None]

@@ -10,7 +10,7 @@ import torch
 from iaemu.models.tables import TabulatedModel
 from iaemu.networks.factorised import RadialNet
 from iaemu.progress import tqdm
-from iaemu_training.dataset.labels import Labels, iterate_sums
+from iaemu_training.dataset.labels import BATCH, Labels, iterate_sums
 from iaemu_training.dataset.points import occupation_points
 from iaemu_training.fitting.config import FitSettings
 from iaemu_training.fitting.harness import digest, seeded, stream, train
@@ -72,7 +72,7 @@ def fit_radial(
 def _values(model: TabulatedModel, theta: np.ndarray, progress: bool = False):
     """Give the sums of batches of points, each divided by the number of pairs, (n, n_values); NaN with few pairs."""
     batches = iterate_sums(model, theta)
-    for part, sums in tqdm(batches, total=-(-len(theta) // 64), desc="labels by radius", disable=not progress):
+    for part, sums in tqdm(batches, total=-(-len(theta) // BATCH), desc="labels by radius", disable=not progress):
         with torch.no_grad():
             found = model.satellite_parts(part, sums)
         pairs = torch.where(sums.DD < _LEAST_PAIRS, torch.nan, sums.DD)[:, None]

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from scipy.linalg import block_diag
 
-from iaemu.halomodel.occupation import rank_probability, rank_tail_sums
+from iaemu.halomodel.occupation import rank_probability
 from iaemu.halomodel.radial import N_ONE, N_TWO, between_radii, strength_basis
-from iaemu.halomodel.rank_sums import pack_rows
 from iaemu.models.radial import NEAR_COLUMNS
-from iaemu.models.tables import pack_symmetric
+from iaemu.packing import pack_rows, pack_symmetric
 from iaemu.parameters import Support
 from iaemu.progress import tqdm
 from iaemu_training.halos.catalogue import HaloCatalogue
@@ -28,7 +27,7 @@ from iaemu_training.pairs.tracers import CELLS_PER_RADIUS, bin_lookup, radial
 from iaemu_training.tables.one_halo import MassNodes, spline_fit
 from iaemu_training.tables.species import Resolution, Species, largest_mean_nsat, sample_occupations
 from iaemu_training.tables.tracers import Donors
-from iaemu_training.tables.two_halo import TwoHaloModes
+from iaemu_training.tables.two_halo import TwoHaloModes, occupation_sums
 
 #: Distance of the nodes of host mass for pairs of satellites of one host [dex]. Only ratios to the number of pairs are
 #: taken from them, which change little with mass.
@@ -221,6 +220,7 @@ class FarSums:
             return total / np.bincount(group, species.bin_count)[:, None]
 
         self._central, self._satellite = coarse(modes.partners[: species.n_mass_bins, :n_c]), coarse(by_bin)
+        self._partners = block_diag(self._central, self._satellite)
         n_bins, n_species = len(r_edges) - 1, self._ranked.n_satellite
         self._omega = np.zeros((n_species, n_c + n_s, n_bins, N_ONE - 1))
         self._eta_central = np.zeros((n_species, n_c, n_bins, N_ONE - 1))
@@ -301,8 +301,7 @@ class FarSums:
         """Add sums of species with groups, (n_rows, 2 n_groups, n_bins, n_columns)."""
         n = self._n_groups
         omega, eta = sums[..., : N_ONE - 1], sums[..., N_ONE - 1 :]
-        partners = block_diag(self._central, self._satellite)
-        self._omega[rows, :, bins] += np.einsum("rgbk,gp->rpbk", omega, partners, optimize=True)
+        self._omega[rows, :, bins] += np.einsum("rgbk,gp->rpbk", omega, self._partners, optimize=True)
         central = eta[:, :n, :, : N_ONE - 1]
         self._eta_central[rows, :, bins] += np.einsum("rgbk,gp->rpbk", central, self._central, optimize=True)
         mine = share[:, None] * self._satellite[self._ranked.satellite_bin[rows]]
@@ -333,32 +332,16 @@ class FarSums:
         scaled = np.divide(scaled, norm, out=np.zeros_like(scaled), where=norm > 0)
         _, _, vectors = np.linalg.svd(scaled, full_matrices=False)
         vectors = vectors[: min(N_COMBINATIONS, len(vectors))].T
-        n_rows, values = self._combinations(nodes, vectors * root[:, None])
+        sums = occupation_sums(ranked, nodes, vectors * root[:, None])
         n = N_TWO * len(self._eta_satellite)
         both = self._eta_satellite.reshape(*self._eta_satellite.shape[:3], N_TWO, N_TWO)
         both = np.transpose(both, (2, 3, 0, 4, 1)).reshape(-1, n, n)
-        tensors = {"radial.far_log_mass": nodes.log_mass.copy(), "radial.far_n_rows": n_rows}
-        tensors |= in_half("far_values", values) | in_half("far_eta_satellite", pack_symmetric(both))
-        for name, sums in (("omega", self._omega), ("eta_central", self._eta_central)):
-            found = np.einsum("sc,spbk->kcpb", vectors / root[:, None], sums, optimize=True)
+        tensors: dict[str, np.ndarray] = {
+            "radial.far_log_mass": nodes.log_mass.copy(),
+            "radial.far_n_rows": sums.n_rows.astype(np.int32),
+        }
+        tensors |= in_half("far_values", sums.values.numpy()) | in_half("far_eta_satellite", pack_symmetric(both))
+        for name, counted in (("omega", self._omega), ("eta_central", self._eta_central)):
+            found = np.einsum("sc,spbk->kcpb", vectors / root[:, None], counted, optimize=True)
             tensors |= in_half(f"far_{name}", found)
         return tensors
-
-    def _combinations(self, nodes: MassNodes, functional: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return sums over the species of their occupations times ``functional``, as splines in <Nsat> at nodes."""
-        ranked = self._ranked
-        below, fraction = nodes.place(ranked.log_mass("central"))
-        width = ranked.ranks("satellite")
-        n_rows, values = [], []
-        for node in range(len(nodes.log_mass)):
-            fit, nsat = spline_fit(float(nodes.largest[node]))
-            total = np.zeros((len(nsat), functional.shape[1]))
-            for bins, weight in ((below == node, 1.0 - fraction), (below == node - 1, fraction)):
-                for k in np.flatnonzero(bins):
-                    part = slice(ranked.first_satellite[k], ranked.first_satellite[k] + ranked.n_rank_bins[k])
-                    first = torch.as_tensor(ranked.rank_first[part].astype(float))
-                    beyond = np.pad(rank_tail_sums(nsat[:, None], first)[0].numpy(), ((0, 0), (0, 1)))
-                    total += weight[k] * ((beyond[:, :-1] - beyond[:, 1:]) / width[part]) @ functional[part]
-            n_rows.append(len(fit))
-            values.append(fit @ (total / nsat.numpy()[:, None]))
-        return np.asarray(n_rows, dtype=np.int32), np.concatenate(values)

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from iaemu import __version__
 from iaemu.binning import check_edges, make_nodes
-from iaemu.halomodel.rank_sums import RankSums, pack_rows
-from iaemu.models.tables import TabulatedModel, pack_symmetric
+from iaemu.halomodel.rank_sums import RankSums
+from iaemu.models.tables import TabulatedModel
+from iaemu.packing import pack_rows, pack_symmetric
 from iaemu.parameters import Support
 from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields

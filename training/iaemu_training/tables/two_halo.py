@@ -240,23 +240,44 @@ class TwoHaloSums:
         RankSums
         """
         species = self.species
-        width = species.ranks("satellite")
-        below, fraction = nodes.place(species.log_mass("central"))
         mean = np.add.reduceat(functional * self.modes.share[:, None], species.first_satellite)
-        n_rows, values = [], []
-        for node in range(len(nodes.log_mass)):
-            fit, nsat = spline_fit(float(nodes.largest[node]))
-            total = np.zeros((len(nsat), functional.shape[1]))
-            for bins, weight in ((below == node, 1.0 - fraction), (below == node - 1, fraction)):
-                for k in np.flatnonzero(bins):
-                    part = slice(species.first_satellite[k], species.first_satellite[k] + species.n_rank_bins[k])
-                    tail, _ = rank_tail_sums(nsat[:, None], torch.as_tensor(species.rank_first[part].astype(float)))
-                    beyond = np.pad(tail.numpy(), ((0, 0), (0, 1)))
-                    occupation = (beyond[:, :-1] - beyond[:, 1:]) / width[part]
-                    total += weight[k] * (occupation @ functional[part] - nsat.numpy()[:, None] * mean[k])
-            n_rows.append(len(fit))
-            values.append(fit @ (total / nsat.numpy()[:, None]))
-        return RankSums(nodes.log_mass, n_rows, np.concatenate(values), 1)
+        return occupation_sums(species, nodes, functional, mean)
+
+
+def occupation_sums(
+    species: Species, nodes: MassNodes, functional: np.ndarray, mean: np.ndarray | None = None
+) -> RankSums:
+    """Return sums over the satellite species of their occupations times ``functional``, at mass nodes.
+
+    Parameters
+    ----------
+    species : Species
+    nodes : MassNodes
+    functional : array (n_satellite, n_columns)
+    mean : array (n_mass_bins, n_columns), optional
+        Is subtracted for each satellite of a mass bin.
+
+    Returns
+    -------
+    RankSums
+    """
+    width = species.ranks("satellite")
+    below, fraction = nodes.place(species.log_mass("central"))
+    mean = np.zeros((species.n_mass_bins, functional.shape[1])) if mean is None else mean
+    n_rows, values = [], []
+    for node in range(len(nodes.log_mass)):
+        fit, nsat = spline_fit(float(nodes.largest[node]))
+        total = np.zeros((len(nsat), functional.shape[1]))
+        for bins, weight in ((below == node, 1.0 - fraction), (below == node - 1, fraction)):
+            for k in np.flatnonzero(bins):
+                part = slice(species.first_satellite[k], species.first_satellite[k] + species.n_rank_bins[k])
+                tail, _ = rank_tail_sums(nsat[:, None], torch.as_tensor(species.rank_first[part].astype(float)))
+                beyond = np.pad(tail.numpy(), ((0, 0), (0, 1)))
+                occupation = (beyond[:, :-1] - beyond[:, 1:]) / width[part]
+                total += weight[k] * (occupation @ functional[part] - nsat.numpy()[:, None] * mean[k])
+        n_rows.append(len(fit))
+        values.append(fit @ (total / nsat.numpy()[:, None]))
+    return RankSums(nodes.log_mass, n_rows, np.concatenate(values), 1)
 
 
 def importance(model: TabulatedModel, modes: TwoHaloModes) -> np.ndarray:
