@@ -11,9 +11,10 @@ from safetensors.numpy import save
 import iaemu
 from iaemu.artifact import ArtifactError, _digest, read_artifact, shipped_artifact
 from iaemu.models.box_error import BoxError
-from iaemu.models.tables import TabulatedModel, pack_symmetric
+from iaemu.models.tables import TabulatedModel
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet
+from iaemu.packing import pack_symmetric
 from iaemu.parameters import Support
 
 N_MODES, N_MASSES, N_BINS = (5, 4), 12, 8
