@@ -70,6 +70,7 @@ def small_tables(path):
         "ranks.response": tensors["ranks.response"][:3][:, :, partners, :N_BINS].copy(),
         "ranks.n_partners": np.array([2, 1, 1], dtype=np.int32),
     }
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("radial.")}
     TabulatedModel(tensors, metadata, path).save(path)
 
 
