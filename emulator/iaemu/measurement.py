@@ -12,7 +12,11 @@ A measurement is a text file. Its first lines are a YAML header behind ``#``, it
     ...
 
 ``statistic`` is ``xi``, ``omega`` or ``eta``; a bin extends from ``r_low`` to ``r_high``; ``error`` is the standard
-error. The optional ``covariances`` are files in the same folder, each with its own header and one row of the matrix per
+error. What surveys measure (``w_gg``, ``w_gplus``, ``w_plusplus``, ``xi_gplus_2``) has the same columns. Then r is the
+transverse separation r_p, values of w are in Mpc/h, and the header states ``pi_max`` [Mpc/h]. If only the separation of
+a value is known, and not its bin, ``r_low`` and ``r_high`` are both that separation.
+
+The optional ``covariances`` are files in the same folder, each with its own header and one row of the matrix per
 line::
 
     # format: iaemu covariance 1
@@ -54,7 +58,7 @@ from iaemu.binning import EDGE_TOLERANCE, union_edges
 from iaemu.display import html_table, shorten
 from iaemu.files import Write, read_text, write_together
 from iaemu.ranges import short
-from iaemu.statistics import STATISTICS
+from iaemu.statistics import MEASURED, PROJECTED
 
 _FORMAT = "iaemu measurement 1"
 _COVARIANCE_FORMAT = "iaemu covariance 1"
@@ -89,9 +93,10 @@ class Bins:
     Attributes
     ----------
     r_low, r_high : array (n_bins,)
-        Limits of the bins [Mpc/h]. In a :class:`Measurement` they increase and do not overlap; gaps are allowed.
+        Limits of the bins [Mpc/h]. In a :class:`Measurement` they increase and do not overlap; gaps are allowed. Both
+        are the separation of a projected statistic whose bin is not known.
     value, error : array (n_bins,)
-        Correlation function and its standard error, dimensionless.
+        Correlation function and its standard error, dimensionless; in Mpc/h for w.
 
     Raises
     ------
@@ -168,7 +173,7 @@ class Covariance:
     statistics : tuple of str
         Rows and columns are the bins of the first statistic, then of the second, and so on.
     matrix : array (n, n)
-        Dimensionless, symmetric, positive definite.
+        Symmetric, positive definite, in the units of the statistics.
     n_regions : int or None
         Number of regions from which it was estimated; None if it was not estimated from regions.
     metadata : dict
@@ -191,11 +196,11 @@ class Covariance:
         if (
             not isinstance(names, (list, tuple))
             or not names
-            or any(not isinstance(name, str) or name not in STATISTICS for name in names)
+            or any(not isinstance(name, str) or name not in MEASURED for name in names)
             or len(set(names)) < len(names)
         ):
             raise MeasurementError(
-                f"'statistics' of a covariance must be one or more of {', '.join(STATISTICS)}, without repetition; got "
+                f"'statistics' of a covariance must be one or more of {', '.join(MEASURED)}, without repetition; got "
                 f"{short(names)}."
             )
         object.__setattr__(self, "statistics", tuple(names))
@@ -318,11 +323,9 @@ class Measurement:
         if not self.bins:
             raise MeasurementError(f"{self.name} contains no measured bins.")
         for statistic, bins in self.bins.items():
-            if not isinstance(statistic, str) or statistic not in STATISTICS:
-                raise MeasurementError(
-                    f"{self.name}: unknown statistic {short(statistic)}; use {', '.join(STATISTICS)}."
-                )
-            _check_bins(f"{self.name}: {statistic}", bins)
+            if not isinstance(statistic, str) or statistic not in MEASURED:
+                raise MeasurementError(f"{self.name}: unknown statistic {short(statistic)}; use {', '.join(MEASURED)}.")
+            _check_bins(f"{self.name}: {statistic}", bins, statistic in PROJECTED)
         seen: set[str] = set()
         for covariance in self.covariances:
             label = f"{self.name}: the covariance of {', '.join(covariance.statistics)}"
@@ -363,7 +366,7 @@ class Measurement:
 
         Parameters
         ----------
-        statistic : "xi", "omega" or "eta"
+        statistic : str
 
         Returns
         -------
@@ -549,7 +552,8 @@ def _check_against_errors(matrix: np.ndarray, error: np.ndarray, label: str) -> 
         )
 
 
-def _check_bins(label: str, bins: Bins) -> None:
+def _check_bins(label: str, bins: Bins, points: bool = False) -> None:
+    """Raise MeasurementError unless bins are in order; with ``points``, a bin may be one separation."""
     for name in ("r_low", "r_high", "value", "error"):
         values = getattr(bins, name)
         if len(values) == 0:
@@ -565,12 +569,14 @@ def _check_bins(label: str, bins: Bins) -> None:
             f"{label}: the error of bin {bad} (r = {bins.r_low[bad]:.5g} .. {bins.r_high[bad]:.5g} Mpc/h) is "
             f"{bins.error[bad]:.6g}; errors must be positive."
         )
-    for bad in np.flatnonzero((bins.r_low <= 0) | (bins.r_high <= bins.r_low)).tolist():
+    single = bins.r_high == bins.r_low
+    for bad in np.flatnonzero((bins.r_low <= 0) | (bins.r_high < bins.r_low) | (single & (not points))).tolist():
         raise MeasurementError(
             f"{label}: bin {bad} extends from {bins.r_low[bad]:.6g} to {bins.r_high[bad]:.6g} Mpc/h; "
             f"0 < r_low < r_high is required."
         )
-    for bad in np.flatnonzero(bins.r_low[1:] < bins.r_high[:-1] * (1.0 - EDGE_TOLERANCE)).tolist():
+    repeated = single[1:] & (bins.r_low[1:] <= bins.r_high[:-1])
+    for bad in np.flatnonzero((bins.r_low[1:] < bins.r_high[:-1] * (1.0 - EDGE_TOLERANCE)) | repeated).tolist():
         raise MeasurementError(
             f"{label}: bins {bad} and {bad + 1} overlap or are not sorted: {bins.r_low[bad]:.6g} .. "
             f"{bins.r_high[bad]:.6g} and {bins.r_low[bad + 1]:.6g} .. {bins.r_high[bad + 1]:.6g} Mpc/h."
@@ -619,7 +625,7 @@ def _file_names(path: Path, given: Any) -> list[str]:
 
 def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
     """Return the covariances that a table on disk uses and replaces, if :meth:`Measurement.write` named them so."""
-    statistic = f"_(?:{'|'.join(STATISTICS)})"
+    statistic = f"_(?:{'|'.join(MEASURED)})"
     own = re.compile(re.escape(path.stem) + f"(?:{statistic})+_covariance(?:_new)?" + re.escape(SUFFIX))
     try:
         header, _ = _read_text(path, _FORMAT)

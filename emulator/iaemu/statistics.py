@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: Functions of the separation r, which models predict.
 STATISTICS = ("xi", "omega", "eta")
+
+#: What surveys measure, see :mod:`iaemu.observables.projected`: functions of the transverse separation r_p [Mpc/h], and
+#: the quadrupole of the position-shape correlation as a function of r (dimensionless). w_++ is measured, not predicted.
+PROJECTED = ("w_gg", "w_gplus", "w_plusplus", "xi_gplus_2")
+
+#: All that a measurement may contain.
+MEASURED = (*STATISTICS, *PROJECTED)
 
 
 def check_statistics(statistics: str | Iterable[str]) -> tuple[str, ...]:
