@@ -22,8 +22,9 @@ if TYPE_CHECKING:
         VaryingStrengthModel,
         load,
     )
+    from iaemu.observables.projected import Projection
     from iaemu.parameters import PARAMETERS, Support, SupportError, SupportWarning
-    from iaemu.prediction import FewPairsWarning, Prediction
+    from iaemu.prediction import FewPairsWarning, Prediction, ProjectedPrediction
     from iaemu.statistics import STATISTICS
 
 #: Public names by module. They are imported on first use, so that ``import iaemu`` does not import torch.
@@ -39,7 +40,8 @@ _HOMES = {
         "load",
     ),
     "parameters": ("PARAMETERS", "Support", "SupportError", "SupportWarning"),
-    "prediction": ("FewPairsWarning", "Prediction"),
+    "observables.projected": ("Projection",),
+    "prediction": ("FewPairsWarning", "Prediction", "ProjectedPrediction"),
     "statistics": ("STATISTICS",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -57,6 +59,8 @@ __all__ = [
     "Measurement",
     "MeasurementError",
     "Prediction",
+    "ProjectedPrediction",
+    "Projection",
     "Support",
     "SupportError",
     "SupportWarning",

@@ -294,12 +294,22 @@ class Rebinning(NamedTuple):
                     f"The bin from {low:.6g} to {high:.6g} Mpc/h is {width:.3g} dex wide, less than the model resolves "
                     f"there ({least:.2g} dex). Use wider bins; narrower ones must have both edges among model.nodes."
                 )
-            weights[k] = (_interpolation(nodes, high) - _interpolation(nodes, low)) @ below
+            weights[k] = (interpolation_weights(nodes, high) - interpolation_weights(nodes, low)) @ below
         return cls(weights, volumes, np.where(aligned, 0.0, volumes - weights @ fine))
 
 
-def _interpolation(nodes: np.ndarray, edge: float) -> np.ndarray:
-    """Return the weights of the nodes in a cubic polynomial in log r through the four nodes around an edge."""
+def interpolation_weights(nodes: np.ndarray, edge: float) -> np.ndarray:
+    """Return the weights of the nodes in a cubic polynomial in log r through the four nodes around an edge.
+
+    Parameters
+    ----------
+    nodes : array (n_nodes,) [Mpc/h]
+    edge : float [Mpc/h]
+
+    Returns
+    -------
+    array (n_nodes,)
+    """
     k = int(np.clip(np.searchsorted(nodes, edge) - 1, 0, len(nodes) - 2))
     around = np.arange(min(4, len(nodes))) + np.clip(k - 1, 0, max(len(nodes) - 4, 0))
     x, at = np.log(nodes[around]), np.log(edge)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from iaemu.display import describe_bins, html_table
+from iaemu.observables.projected import Projection
 from iaemu.statistics import STATISTICS
 
 #: Fields of a prediction that hold standard deviations.
@@ -121,13 +122,72 @@ class Prediction:
         -------
         Prediction
         """
+        return Prediction(**{field.name: _as_arrays(getattr(self, field.name)) for field in fields(self)})
 
-        def convert(value):
-            if isinstance(value, dict):
-                return {key: convert(entry) for key, entry in value.items()}
-            return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
-        return Prediction(**{field.name: convert(getattr(self, field.name)) for field in fields(self)})
+@dataclass
+class ProjectedPrediction:
+    """Projected statistics at one or more parameter points, see :mod:`iaemu.observables.projected`.
+
+    Values are arrays if the parameters were numbers or arrays, and differentiable tensors if they were tensors.
+
+    Attributes
+    ----------
+    projection : Projection
+        The bins.
+    w_gg, w_gplus : (..., n_rp), or None
+        [Mpc/h]
+    xi_gplus_2 : (..., n_rp), or None
+        Quadrupole of the position-shape correlation, dimensionless.
+    centrals, satellites : (..., n_rp), or None
+        Parts of w_gplus, or of the quadrupole, in which the shape is that of a central or of a satellite. None if the
+        model does not know them.
+    deviations : dict of statistic to (..., K, n_rp), or None
+        Vectors d_k whose products sum to the covariance of the prediction's error, see ``ForwardModel.deviations``.
+    tail_gg, tail_gplus : (..., n_rp), or None
+        Parts of w_gg and w_gplus from separations beyond the last node of the model, where xi = b^2 xi_mm and
+        (1 + xi) omega = K Xi_2.
+    n_gal, f_sat : (...), or None
+        See :class:`Prediction`.
+    """
+
+    projection: Projection
+    w_gg: Any = None
+    w_gplus: Any = None
+    xi_gplus_2: Any = None
+    centrals: Any = None
+    satellites: Any = None
+    deviations: dict | None = None
+    tail_gg: Any = None
+    tail_gplus: Any = None
+    n_gal: Any = None
+    f_sat: Any = None
+
+    @property
+    def rp(self) -> np.ndarray:
+        """Centres of the bins, (n_rp,) [Mpc/h]."""
+        return self.projection.rp
+
+    def __repr__(self) -> str:
+        names = [name for name in self.projection.statistics if getattr(self, name) is not None]
+        shape = tuple(np.shape(getattr(self, names[0])))[:-1]
+        where = "one point" if shape == () else f"a batch of shape {shape}"
+        return f"ProjectedPrediction({', '.join(names)} at {where}; {self.projection.describe()})"
+
+    def numpy(self) -> ProjectedPrediction:
+        """Return the same prediction with arrays in place of tensors, without gradients.
+
+        Returns
+        -------
+        ProjectedPrediction
+        """
+        return ProjectedPrediction(**{field.name: _as_arrays(getattr(self, field.name)) for field in fields(self)})
+
+
+def _as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_arrays(entry) for key, entry in value.items()}
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
 def in_parts(

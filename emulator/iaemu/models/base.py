@@ -20,6 +20,8 @@ from iaemu.binning import Rebinning, check_edges, shell_volumes
 from iaemu.display import describe_bins, shorten
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
+from iaemu.models.projecting import Projecting
+from iaemu.observables.projected import Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import FewPairsWarning, Prediction, in_parts
 from iaemu.ranges import Range
@@ -33,7 +35,7 @@ MIN_PAIRS = 3.0
 _VOLUME = Range(at_least=1, at_most=1e15)
 
 
-class ForwardModel(Deviations, ABC):
+class ForwardModel(Deviations, Projecting, ABC):
     """A model that maps parameters to correlation functions; the common interface of emulators, tables and mocks.
 
     If parameters are numbers or arrays, predictions are arrays. If they are tensors, predictions are tensors, and
@@ -172,12 +174,12 @@ class ForwardModel(Deviations, ABC):
         """
         return self
 
-    def check_bins(self, r_edges: ArrayLike) -> None:
+    def check_bins(self, r_edges: ArrayLike | Projection) -> None:
         """Raise an exception if the model cannot predict in these bins.
 
         Parameters
         ----------
-        r_edges : array (n_bins + 1,)
+        r_edges : array (n_bins + 1,), or Projection
             [Mpc/h]
 
         Raises
@@ -185,7 +187,10 @@ class ForwardModel(Deviations, ABC):
         iaemu.binning.BinningError
             The edges are malformed, or a bin is beyond the nodes or thinner than they resolve.
         """
-        Rebinning.between(self.nodes, r_edges)
+        if isinstance(r_edges, Projection):
+            r_edges.matrices(self.nodes)
+        else:
+            Rebinning.between(self.nodes, r_edges)
 
     # ------------------------------------------------------------------ predictions
 
@@ -319,23 +324,25 @@ class ForwardModel(Deviations, ABC):
         edges = self.r_edges if r_edges is None else check_edges(r_edges)
         pairs = values.pop("pairs", None)
         if pairs is not None:
-            values = self._without_few_pairs(values, pairs, edges, points, support != "reject")
+            values = self._without_few_pairs(values, pairs, (edges[:-1], edges[1:]), points, support != "reject")
         prediction = Prediction.of(edges, values)
         return prediction if has_tensor(theta) else prediction.numpy()
 
     def _without_few_pairs(
-        self, values: dict, pairs: torch.Tensor, edges: np.ndarray, points: torch.Tensor, warn: bool
+        self, values: dict, pairs: torch.Tensor, limits: tuple, points: torch.Tensor, warn: bool
     ) -> dict:
         """Return statistics (..., n_bins) with NaN, and a warning, where few ordered pairs are expected."""
         few = pairs.detach() < 2.0 * MIN_PAIRS
         if not bool(few.any()):
             return values
         if warn:
-            self._warn_of_few_pairs(few, edges, points)
-        counts = ("n_gal", "f_sat")
-        return {name: value if name in counts else torch.where(few, torch.nan, value) for name, value in values.items()}
+            self._warn_of_few_pairs(few, limits, points)
+        return {
+            name: torch.where(few, torch.nan, value) if value.shape == few.shape else value
+            for name, value in values.items()
+        }
 
-    def _warn_of_few_pairs(self, few: torch.Tensor, edges: np.ndarray, points: torch.Tensor) -> None:
+    def _warn_of_few_pairs(self, few: torch.Tensor, limits: tuple, points: torch.Tensor) -> None:
         bins = few.reshape(-1, few.shape[-1])
         row = int(torch.nonzero(bins.any(dim=1))[0])
         column = int(torch.nonzero(bins[row])[0])
@@ -347,8 +354,8 @@ class ForwardModel(Deviations, ABC):
         warnings.warn(
             f"{int(bins.any(dim=0).sum())} of {few.shape[-1]} bins are NaN at {int(bins.any(dim=1).sum())} of "
             f"{len(bins)} points, because fewer than {MIN_PAIRS:g} pairs are expected in the halo catalogues: the "
-            f"first is the bin from {edges[column]:.4g} to {edges[column + 1]:.4g} Mpc/h at {point}. Use wider bins "
-            "there, or leave them out.",
+            f"first is the bin from {limits[0][column]:.4g} to {limits[1][column]:.4g} Mpc/h at {point}. Use wider "
+            "bins there, or leave them out.",
             FewPairsWarning,
             stacklevel=5,
         )
@@ -406,13 +413,19 @@ class ForwardModel(Deviations, ABC):
         self, theta: torch.Tensor, r_edges: ArrayLike | None, names: tuple[str, ...], warn: bool
     ) -> AtOccupation:
         """Return the model at the occupation of one point (1, n_parameters)."""
-        found = self._ingredients_at(theta, self._bins(r_edges), names)
-        if found is None:
-            return EvaluatedOccupation(self, theta, r_edges, names)
-        edges = self.r_edges if r_edges is None else check_edges(r_edges)
+        if isinstance(r_edges, Projection):
+            found, edges = self._projected(theta, r_edges), r_edges
+            found = {name: value for name, value in found.items() if name not in ("b2", "K_c", "K_s")}
+            limits = np.array(r_edges.low), np.array(r_edges.high)
+        else:
+            found = self._ingredients_at(theta, self._bins(r_edges), names)
+            if found is None:
+                return EvaluatedOccupation(self, theta, r_edges, names)
+            edges = self.r_edges if r_edges is None else check_edges(r_edges)
+            limits = edges[:-1], edges[1:]
         pairs = found.pop("pairs", None)
         if pairs is not None:
-            found = self._without_few_pairs(found, pairs, edges, theta, warn)
+            found = self._without_few_pairs(found, pairs, limits, theta, warn)
         ingredients = {name: value[0].clone() for name, value in found.items()}
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
 

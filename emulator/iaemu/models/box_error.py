@@ -43,6 +43,7 @@ from iaemu.binning import Rebinning, check_edges, pairs_inside_cube, shell_volum
 from iaemu.display import describe_bins, shorten
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
 from iaemu.halomodel.modes import Occupations
+from iaemu.observables.projected import Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS, check_statistics
@@ -260,6 +261,82 @@ class BoxError:
             )
         return jackknife(sums, edges, self.metadata["box_sizes"], self.per_side)
 
+    def projected(self, theta: torch.Tensor, projection: Projection) -> dict[str, torch.Tensor]:
+        """Return scaled deviations of projected statistics for each region.
+
+        The deviations of S / RR, for any pair sum S, are those of 1 + xi with S in place of DD. They are linear in the
+        sums between nodes, and projected like these.
+
+        Parameters
+        ----------
+        theta : tensor (n, 5), float64
+            As for :meth:`deviations`.
+        projection : Projection
+
+        Returns
+        -------
+        dict of "xi" (w_gg), "A_c" and "A_s" (parts of w_g+) to tensors (n, n_regions, n_rp)
+            See :mod:`iaemu.models.projecting`.
+
+        Raises
+        ------
+        ValueError
+            A parameter is wrong, or a separation is beyond what nodes and large scales allow.
+        """
+        amplitudes = self._amplitudes(as_theta(theta, OCCUPATION_PARAMETERS))
+        tables = self._for_projection(projection)
+        numbers = sum(
+            torch.tensordot(amplitudes[kind], self._tables[f"numbers.{kind}"], dims=1)
+            for kind in ("central", "satellite")
+        )
+        n_regions = self.n_regions
+        scale = -((n_regions / (n_regions - 1.0)) ** 0.5)
+        total = numbers.sum(dim=1, keepdim=True)
+        random = total**2 / torch.as_tensor(self.metadata["box_sizes"], dtype=torch.float64) ** 3
+        density = random.sum(dim=-1, keepdim=True)
+        weight = random / density  # (n, 1, n_boxes)
+        found: dict[str, Any] = {}
+        for term, (by_region, whole, names) in tables.items():
+            parts, first, gone = (torch.tensordot(amplitudes[term], table, dims=1) for table in (by_region, *whole))
+            for column, name in enumerate(names):
+                expected = torch.einsum("nkx,nxb->nkb", weight * numbers / total, first[:, column])
+                expected = expected - torch.einsum("nkx,nxb->nkb", weight, gone[:, column]) / n_regions
+                value = scale * (parts[:, column] - expected) / density
+                found[name] = found[name] + value if name in found else value
+        return found
+
+    def _for_projection(self, projection: Projection) -> dict[str, tuple]:
+        """Return the sums of each term in these bins, by region, and of all regions with the shares of random pairs."""
+        if projection not in self._binned:
+            with torch.inference_mode(False), torch.no_grad():
+                found = projection.matrices(self.r_edges)
+                per_volume = {
+                    name: torch.as_tensor(matrix / shell_volumes(self.r_edges))
+                    for name, matrix in (("DD", found.of_xi), ("A_c", found.of_omega), ("A_s", found.of_omega))
+                }
+                sides = [size / self.per_side for size in self.metadata["box_sizes"]]
+                leaving = torch.as_tensor(np.stack([1.0 - pairs_inside_cube(self.r_edges, side) for side in sides]))
+
+                def sums(term, kept, weights=None):
+                    table = self._tables[f"sums.{term}"]
+                    if weights is None:
+                        return torch.stack([table[:, i] @ per_volume[name].T for i, name in kept], dim=1)
+                    whole = table.sum(dim=2)[:, :, None] * weights
+                    return torch.stack([whole[:, i] @ per_volume[name].T for i, name in kept], dim=1)
+
+                binned = {}
+                for term, quantities in TERMS.items():
+                    kept = [(i, name) for i, name in enumerate(quantities) if name in per_volume]
+                    both = sums(term, kept, 2.0 - leaving), sums(term, kept, 1.0 - leaving)
+                    binned[term] = sums(term, kept), both, ["xi" if name == "DD" else name for _, name in kept]
+                self._binned[projection] = binned
+            self._forget()
+        return self._binned[projection]
+
+    def _forget(self) -> None:
+        while len(self._binned) > _MAX_BINNINGS:
+            self._binned.pop(next(iter(self._binned)))
+
     def _amplitudes(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the products in which the sums of each term, and the numbers of galaxies, are linear, (n, ...)."""
         found = self._occupations.amplitudes(theta)
@@ -276,8 +353,7 @@ class BoxError:
             with torch.inference_mode(False), torch.no_grad():
                 weights = torch.as_tensor(Rebinning.between(self.r_edges, edges).weights)
                 self._binned[key] = {term: self._tables[f"sums.{term}"] @ weights.T for term in TERMS}
-            while len(self._binned) > _MAX_BINNINGS:
-                self._binned.pop(next(iter(self._binned)))
+            self._forget()
         return self._binned[key]
 
 

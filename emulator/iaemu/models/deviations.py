@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 from iaemu.artifact import ArtifactError
 from iaemu.halomodel.alignment import orientation_statistics
 from iaemu.models.box_error import BoxError
+from iaemu.observables.projected import Projection
 from iaemu.parameters import ALIGNMENT_PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import in_parts
 from iaemu.statistics import STATISTICS, check_statistics
@@ -72,7 +73,7 @@ class Deviations:
     def deviations(
         self,
         theta: Any,
-        r_edges: ArrayLike | None = None,
+        r_edges: ArrayLike | Projection | None = None,
         statistics: str | Iterable[str] = STATISTICS,
         support: str = "raise",
     ) -> dict[str, Any]:
@@ -88,7 +89,8 @@ class Deviations:
         theta : mapping of names, array or tensor (..., n_parameters)
             Deviations are computed in float64.
         r_edges, statistics, support
-            As for ``predict``; ``statistics`` must not be empty.
+            As for ``predict``; ``statistics`` must not be empty. With a :class:`iaemu.Projection` in place of edges,
+            "xi" are deviations of w_gg, and "omega" of w_g+ or the quadrupole.
 
         Returns
         -------
@@ -150,7 +152,10 @@ class Deviations:
         assert self.box_error is not None
         occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
         edges = self.r_edges if r_edges is None else r_edges
-        found = self.box_error.deviations(occupation, edges, names)
+        if isinstance(edges, Projection):
+            found = self.box_error.projected(occupation, edges)
+        else:
+            found = self.box_error.deviations(occupation, edges, names)
         return {name: value.to(theta.device) for name, value in found.items()}
 
 

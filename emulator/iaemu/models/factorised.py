@@ -17,9 +17,11 @@ from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS, orientation_stati
 from iaemu.halomodel.radial import N_TWO, RADII
 from iaemu.models.deviations import scaled
 from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
+from iaemu.models.projecting import projected
 from iaemu.models.radial import StrengthResponse
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet, RadialNet
+from iaemu.observables.projected import Projection
 from iaemu.parameters import ALIGNMENT_PARAMETERS, SLOPES, Support
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
@@ -375,11 +377,16 @@ class Emulator(NetworkModel):
         ``sigma_epistemic`` is half the width of an interval of 68 %. A covariance needs the variance, that of Student's
         t, which is infinite below three degrees of freedom; then that of three is used.
         """
-        bins, scale = self._bins(r_edges), self.metadata.get("epistemic_scale", {})
+        scale = self.metadata.get("epistemic_scale", {})
         dof = max(self._n_epistemic - 1, 3)
         width = (dof / (dof - 2.0)) ** 0.5 / float(stdtrit(dof, 0.5 + 0.5 * ONE_SIGMA))
         networks = [self._network(theta), *self._others(theta)]
-        found = [self._ingredients(network, theta, bins, names) for network in networks]
+        if isinstance(r_edges, Projection):
+            bins, matrices = self._bins(self.nodes), r_edges.matrices(self.nodes)
+            shells = [self._ingredients(network, theta, bins, ("xi", "omega")) for network in networks]
+            found = [projected(each, matrices) for each in shells]
+        else:
+            found = [self._ingredients(network, theta, self._bins(r_edges), names) for network in networks]
         return {
             name: scaled(torch.stack([each[name] for each in found], dim=1), width * float(scale.get(statistic, 1.0)))
             for statistic in names

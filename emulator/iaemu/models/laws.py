@@ -39,6 +39,7 @@ from iaemu.models.box_error import BoxError
 from iaemu.models.fixed_occupation import AtOccupation
 from iaemu.models.radial import StrengthResponse
 from iaemu.models.tables import TabulatedModel
+from iaemu.observables.projected import Projection
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, SLOPES, Support, as_theta
 from iaemu.ranges import Range
 
@@ -223,14 +224,28 @@ class VaryingStrengthModel(ForwardModel):
     def _bins(self, r_edges):
         return self.base._bins(r_edges)
 
+    def _shells(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        bins = self._bins(self.nodes)
+        return self.base._weighted(theta[:, : len(PARAMETERS)], bins, ("xi", "omega"), *self._weights(theta))
+
+    def _strengths(self, theta: torch.Tensor) -> torch.Tensor:
+        return self._rest(theta)
+
     def _at_occupation(self, theta, r_edges, names, warn) -> VaryingFixedOccupation:
         """Return the model at one occupation; its strengths are mu_cen, mu_sat and the slopes."""
         occupation = theta[:, len(ALIGNMENT_PARAMETERS) : len(PARAMETERS)]
-        response = self.base._strength_response(
-            occupation[0], r_edges, CEN_SLOPE in self.slopes, SAT_SLOPE in self.slopes
-        )
-        edges, pairs = self.r_edges if r_edges is None else check_edges(r_edges), response.pairs
-        response.pairs = self._without_few_pairs({"pairs": pairs}, pairs, edges, theta, warn)["pairs"]
+        slopes = CEN_SLOPE in self.slopes, SAT_SLOPE in self.slopes
+        if isinstance(r_edges, Projection):
+            edges: Any = r_edges
+            limits = np.array(r_edges.low), np.array(r_edges.high)
+            response = self.base._strength_response(occupation[0], self.nodes, *slopes)
+            response = response.projected(r_edges.matrices(self.nodes))
+        else:
+            edges = self.r_edges if r_edges is None else check_edges(r_edges)
+            limits = edges[:-1], edges[1:]
+            response = self.base._strength_response(occupation[0], r_edges, *slopes)
+        pairs = response.pairs
+        response.pairs = self._without_few_pairs({"pairs": pairs}, pairs, limits, theta, warn)["pairs"]
 
         def deviations() -> dict[str, torch.Tensor] | None:
             return self.base._deviations_of_occupation(theta[:, : len(PARAMETERS)], r_edges, names)
@@ -253,15 +268,18 @@ class VaryingStrengthModel(ForwardModel):
         return self.base._n_epistemic
 
     def _deviations(self, theta: torch.Tensor, r_edges, names) -> dict[str, torch.Tensor]:
-        constant, bins = theta[:, : len(PARAMETERS)], self._bins(r_edges)
+        constant = theta[:, : len(PARAMETERS)]
         found = self.base._ingredient_deviations(constant, r_edges, names)
         if "omega" not in names and "eta" not in names:
             return found
         # The factors are those of omega, also for eta.
-        weighted, whole = (
-            self.base._weighted(constant, bins, ("omega",), *weights)
-            for weights in (self._weights(theta), (None, None))
-        )
+        if isinstance(r_edges, Projection):
+            weighted, whole = self._projected(theta, r_edges), self.base._projected(constant, r_edges)
+        else:
+            weighted, whole = (
+                self.base._weighted(constant, self._bins(r_edges), ("omega",), *weights)
+                for weights in (self._weights(theta), (None, None))
+            )
         return _effective(self._rest(theta), weighted, whole, found, names)
 
     # ------------------------------------------------------------------

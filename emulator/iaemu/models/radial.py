@@ -7,7 +7,7 @@ The part of tables that :mod:`iaemu_training.tables.radial` makes. Without the d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from iaemu.artifact import ArtifactError
 from iaemu.halomodel.radial import N_ONE, N_TWO, RADII, between_radii, pair_matrices, to_basis
 from iaemu.halomodel.rank_sums import RankSums
+from iaemu.observables.projected import Matrices
 from iaemu.packing import unpack_rows, unpack_symmetric
 
 #: Points in a bin at which the radius of a satellite is evaluated, for pairs with its central.
@@ -84,6 +85,36 @@ class StrengthResponse:
     pairs: torch.Tensor
     n_gal: float
     f_sat: float
+
+    def projected(self, matrices: Matrices) -> StrengthResponse:
+        """Return the response of projected statistics, given that of the sums between nodes.
+
+        Parameters
+        ----------
+        matrices : Matrices
+
+        Returns
+        -------
+        StrengthResponse
+            ``xi`` is w_gg. ``A_c`` and ``A_s`` divided by ``pairs`` are the parts of w_g+. Orientation-orientation sums
+            are 0.
+        """
+        of_xi, of_omega, of_pairs = (
+            torch.as_tensor(matrix.T.copy()) for matrix in (matrices.of_xi, matrices.of_omega, matrices.of_pairs)
+        )
+        pairs = self.pairs @ of_pairs
+        A_c, A_s = ((A * (1.0 + self.xi) / self.pairs) @ of_omega * pairs for A in (self.A_c, self.A_s))
+        n_rp = pairs.shape[1]
+        return replace(
+            self,
+            A_c=A_c,
+            A_s=A_s,
+            E_cs=self.E_cs.new_zeros(*self.E_cs.shape[:2], n_rp),
+            E_cc=self.E_cc.new_zeros(n_rp, *self.E_cc.shape[1:]),
+            E_ss=self.E_ss.new_zeros(*self.E_ss.shape[:2], n_rp),
+            xi=self.xi @ of_xi,
+            pairs=pairs,
+        )
 
 
 def weighted_by_radius(

@@ -31,7 +31,10 @@ R_RANGE = (0.05, 30.0)
 POINTS_PER_DECADE = 50
 
 #: Range of :func:`correlation_from_power` [Mpc/h], with errors up to 0.2 % (0.01 % up to 30 Mpc/h).
-R_ACCEPTED = (0.01, 200.0)
+R_ACCEPTED = (0.01, 500.0)
+
+#: Range of the table of large scales [Mpc/h], and points for each factor of 10, which resolve the acoustic peak.
+LARGE_SCALES, LARGE_SCALES_PER_DECADE = (0.5, 400.0), 60
 
 _FIRST_AS = 2e-9  # arbitrary, since the amplitude is matched to sigma8
 
@@ -42,7 +45,7 @@ def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
     Parameters
     ----------
     r : (n,)
-        Comoving separations [Mpc/h], within 0.01 .. 200.
+        Comoving separations [Mpc/h], within 0.01 .. 500.
     **parameters
         Parameters of :func:`matter_power`. With kmax = 200 h/Mpc xi is converged to 0.03 % at r > 0.05 Mpc/h; with 50
         h/Mpc to 0.3 % at 0.05 and 0.1 % at r > 0.07 Mpc/h, in a quarter of the time.
@@ -154,7 +157,7 @@ def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.n
     Parameters
     ----------
     r : (n,)
-        Separations [Mpc/h], within 0.01 .. 200.
+        Separations [Mpc/h], within 0.01 .. 500.
     k : (m,)
         Wave numbers [h/Mpc], increasing.
     power : (m,)
@@ -243,16 +246,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--r-range", nargs=2, type=float, default=R_RANGE, metavar=("LOW", "HIGH"), help="range of separations [Mpc/h]"
     )
+    parser.add_argument(
+        "--large-scales",
+        action="store_true",
+        help="make the table of iaemu.observables.large_scale instead: xi and Xi_2 up to 400 Mpc/h",
+    )
     arguments = parser.parse_args(argv)
     try:
         if not arguments.output.parent.is_dir():
             raise ValueError(f"The folder {arguments.output.parent} does not exist; make it first.")
-        write_table(_tabulate(arguments), arguments.output)
+        if arguments.large_scales:
+            _write_large_scales(arguments)
+        else:
+            write_table(_tabulate(arguments), arguments.output)
     except (ValueError, OSError, ImportError) as error:
         print(f"iaemu_training.dataset.make_xi_matter: {error}", file=sys.stderr)
         return 1
     print(f"Matter correlation function written to {arguments.output}.")
     return 0
+
+
+def _write_large_scales(arguments) -> None:
+    """Write r, xi and Xi_2 on large scales, for the options of the command line."""
+    cosmology = {name: getattr(arguments, name) for name in BOLSHOI_PLANCK}
+    r = np.geomspace(R_ACCEPTED[0], LARGE_SCALES[1], 6001)
+    xi = compute_matter_correlation(
+        r, **cosmology, z=arguments.z, halofit_version=arguments.halofit_version, kmax=arguments.kmax
+    )
+    # xi falls more slowly than 1 / r^2 below the least r, where hardly any of the integral is.
+    spline = CubicSpline(np.log(r), r**3 * xi).antiderivative()
+    mean = 3.0 * (spline(np.log(r)) + xi[0] * r[0] ** 3 / 3.0) / r**3
+    n = 1 + math.ceil(LARGE_SCALES_PER_DECADE * math.log10(LARGE_SCALES[1] / LARGE_SCALES[0]))
+    at = np.geomspace(*LARGE_SCALES, n)
+    columns = [at, *(CubicSpline(np.log(r), r**2 * values)(np.log(at)) / at**2 for values in (xi, mean - xi))]
+    import camb
+
+    header = [
+        "Correlations of matter in real space, flat LCDM with massless neutrinos",
+        "cosmology: " + ", ".join(f"{key} = {value:.8g}" for key, value in cosmology.items()),
+        f"redshift: {arguments.z:.8g}",
+        f"source: P(k < {arguments.kmax:g} h/Mpc) of CAMB {camb.__version__}, {arguments.halofit_version}; FFTLog",
+        "re-make: python -m iaemu_training.dataset.make_xi_matter OUTPUT --large-scales",
+        "columns: r [Mpc/h, comoving], xi, Xi_2 = (mean of xi inside r) - xi",
+    ]
+    rows = [" ".join(f"{value:.8e}" for value in row) for row in zip(*columns, strict=True)]
+    write_text(arguments.output, "\n".join([f"# {line}" for line in header] + rows) + "\n")
 
 
 def _tabulate(arguments) -> MatterCorrelation:

@@ -1,0 +1,162 @@
+"""Projected statistics of forward models: w_gg, w_g+ and the quadrupole of xi_g+, see ``iaemu.observables.projected``.
+
+Inside the models a :class:`iaemu.Projection` takes the place of bin edges. Then ``xi`` stands for
+w_gg, ``omega`` for w_g+ or the quadrupole with a shape amplitude of 1, and ``A_c`` and ``A_s`` for their parts with
+central and with satellite shapes per q(mu). All that holds for ingredients and deviations holds for these too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.observables.projected import PROJECTION_OF, Matrices, Projection
+from iaemu.parameters import ALIGNMENT_PARAMETERS, Support, as_theta, has_tensor
+from iaemu.prediction import ProjectedPrediction, in_parts
+from iaemu.ranges import Range
+
+#: What is needed between nodes.
+_NAMES = ("xi", "omega")
+
+
+class Projecting:
+    """The part of :class:`iaemu.ForwardModel` for what surveys measure."""
+
+    parameters: tuple[str, ...]
+    support: Support
+    nodes: np.ndarray
+    _at_once: int
+    _in_double: bool
+
+    def project(
+        self,
+        theta: Any,
+        rp_edges: ArrayLike | Projection | None = None,
+        pi_max: float | None = None,
+        *,
+        rp: ArrayLike | None = None,
+        a_shape: float = 1.0,
+        deviations: bool = False,
+        support: str = "raise",
+    ) -> ProjectedPrediction:
+        """Predict the projected correlations w_gg and w_g+ at one or more points, in real space.
+
+        Parameters
+        ----------
+        theta : mapping of names, array or tensor (..., n_parameters)
+            Parameters, as for ``predict``.
+        rp_edges : array (n_bins + 1,), or Projection
+            Edges of bins in the transverse separation r_p [Mpc/h], over which w is averaged by area. A
+            :class:`iaemu.Projection` may hold any bins; without ``pi_max`` it is that of the quadrupole.
+        pi_max : float
+            Largest line-of-sight separation [Mpc/h].
+        rp : array (n,), optional
+            Single separations [Mpc/h], in place of ``rp_edges``.
+        a_shape : float
+            Ellipticity of a galaxy whose axis is perpendicular to the line of sight; sqrt(15/8) times the rms
+            ellipticity of the sample.
+        deviations : bool
+            Whether to return the error of the prediction too.
+        support : "raise", "reject" or "warn"
+            See ``predict``.
+
+        Returns
+        -------
+        ProjectedPrediction
+
+        Raises
+        ------
+        ValueError
+            An argument is not allowed. It is a :class:`iaemu.SupportError` if a point is outside the supported region,
+            and an :class:`iaemu.binning.BinningError` if a separation is beyond what nodes and large scales allow.
+        """
+        Range().check("a_shape", a_shape)
+        projection = rp_edges if isinstance(rp_edges, Projection) else Projection.of(rp_edges, pi_max, rp)
+        matrices = projection.matrices(self.nodes)
+        points = as_theta(theta, self.parameters)
+        inside = self.support.enforce(points.double() if self._in_double else points, support, stacklevel=3)
+
+        def evaluate(part):
+            values, strengths = self._projected(part, projection), self._strengths(part)
+            if "A_c" in values:
+                q_cen, q_sat = mean_p2(strengths).unsqueeze(-1).unbind(dim=1)
+                values["centrals"], values["satellites"] = q_cen * values.pop("A_c"), q_sat * values.pop("A_s")
+                values["omega"] = values["centrals"] + values["satellites"]
+                values["K"] = q_cen * values.pop("K_c") + q_sat * values.pop("K_s")
+            return values | {name: values[name][:, 0] for name in ("b2", "K")}
+
+        keep = inside if support == "reject" else None
+        values = in_parts(points, evaluate, keep, self._at_once, self._in_double)
+        pairs = values.pop("pairs", None)
+        if pairs is not None:
+            limits = np.array(projection.low), np.array(projection.high)
+            values = self._without_few_pairs(values, pairs, limits, points, support != "reject")  # type: ignore
+        names = {name: PROJECTION_OF[name] for name in projection.statistics}
+        scale = {"xi": 1.0, "omega": a_shape}
+        found: dict[str, Any] = {name: scale[of] * values[of] for name, of in names.items()}
+        found |= {name: a_shape * values[name] for name in ("centrals", "satellites") if name in values}
+        if deviations:
+            own = self.deviations(points, projection, set(names.values()), support)  # type: ignore
+            found["deviations"] = {name: scale[of] * own[of] for name, of in names.items()}
+        found |= {name: values[name] for name in ("n_gal", "f_sat") if name in values}
+        if projection.pi_max is not None:
+            found |= {
+                "tail_gg": values["b2"][..., None] * torch.as_tensor(matrices.tail_of_xi).to(values["b2"]),
+                "tail_gplus": a_shape
+                * values["K"][..., None]
+                * torch.as_tensor(matrices.tail_of_omega).to(values["K"]),
+            }
+        prediction = ProjectedPrediction(projection, **found)
+        return prediction if has_tensor(theta) else prediction.numpy()
+
+    # ------------------------------------------------------------------ hooks
+
+    def _shells(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return xi, omega or its ingredients, and pairs between nodes (n, n_nodes - 1), with n_gal and f_sat (n,)."""
+        bins = self._bins(self.nodes)  # type: ignore
+        found = self._ingredients_at(theta, bins, _NAMES)  # type: ignore
+        return self._predict(theta, bins, _NAMES) if found is None else found  # type: ignore
+
+    def _strengths(self, theta: torch.Tensor) -> torch.Tensor:
+        """Return the strengths (n, 2) whose q(mu) multiply ``A_c`` and ``A_s``."""
+        return theta[:, : len(ALIGNMENT_PARAMETERS)]
+
+    def _projected(self, theta: torch.Tensor, projection: Projection) -> dict[str, torch.Tensor]:
+        """Return what :func:`projected` makes of the model between nodes."""
+        return projected(self._shells(theta), projection.matrices(self.nodes))
+
+
+def projected(shells: Mapping[str, torch.Tensor], matrices: Matrices) -> dict[str, torch.Tensor]:
+    """Return projected statistics from correlations between nodes.
+
+    Parameters
+    ----------
+    shells : mapping of str to tensor (n, n_nodes - 1)
+        "xi", and any of "omega", "A_c", "A_s" (means over pairs), "pairs"; "n_gal" and "f_sat" (n,) are kept.
+    matrices : Matrices
+
+    Returns
+    -------
+    dict of str to tensor (n, n_rp)
+        The same names, and the amplitudes of the large scales (n, 1): "b2", and "K", "K_c" and "K_s" of "omega", "A_c"
+        and "A_s".
+    """
+    xi = shells["xi"]
+    of_xi, of_omega, of_pairs, bias, alignment = (
+        torch.as_tensor(np.atleast_2d(matrix).T.copy()).to(xi)
+        for matrix in (matrices.of_xi, matrices.of_omega, matrices.of_pairs, matrices.bias, matrices.alignment)
+    )
+    found = {name: shells[name] for name in ("n_gal", "f_sat") if name in shells}
+    found |= {"xi": xi @ of_xi, "b2": xi @ bias}
+    for name, amplitude in (("omega", "K"), ("A_c", "K_c"), ("A_s", "K_s")):
+        if name in shells:
+            sums = (1.0 + xi) * shells[name]
+            found |= {name: sums @ of_omega, amplitude: sums @ alignment}
+    if "pairs" in shells:
+        found["pairs"] = shells["pairs"] @ of_pairs
+    return found

@@ -1,0 +1,1 @@
+"""What surveys measure, from the correlation functions that the models predict."""

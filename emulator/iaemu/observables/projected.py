@@ -1,0 +1,314 @@
+"""What surveys measure: w_gg, w_g+ and the quadrupole of xi_g+, as linear maps of the models' correlation functions.
+
+A galaxy whose light is stretched along the axis e has, seen along z, the ellipticity a (e_x^2 - e_y^2, 2 e_x e_y),
+which is linear in the tensor of e. At fixed separation r the mean of that tensor, about its trace, is
+(3/2) omega(r) (r_i r_j / r^2 - delta_ij / 3). Hence, exactly and in real space, with r^2 = r_p^2 + Pi^2,
+
+    w_gg(r_p) = int_-Pi_max^Pi_max xi(r) dPi,
+    w_g+(r_p) = (3/2) a int_-Pi_max^Pi_max [1 + xi(r)] omega(r) (r_p / r)^2 dPi,
+
+positive for radial alignment: what the estimator (S+D - S+R) / RR measures. The shape amplitude a is that of a galaxy
+whose axis is perpendicular to the line of sight. Axes of random direction have <|ellipticity|^2> = (8/15) a^2, so that
+the rms ellipticity e_rms of a sample (both components) gives a = sqrt(15/8) e_rms. The quadrupole, with the
+associated Legendre function L_{2,2} = 3 (1 - mu^2), is xi_g+,2(r) = (a/2) [1 + xi(r)] omega(r) (Singh et al. 2024,
+arXiv:2307.02545).
+
+Models know sums over pairs between nodes in r. The cumulative sums are interpolated as in
+:class:`iaemu.binning.Rebinning`, and integrated exactly over the intersections of spheres with cylinders, so that
+every statistic is a fixed matrix times xi, or (1 + xi) omega, between nodes. Beyond the last node the functions follow
+those of matter (:mod:`iaemu.observables.large_scale`), with the amplitudes that fit best in the outermost nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from iaemu.binning import BinningError, check_edges, interpolation_weights, shell_volumes
+from iaemu.observables.large_scale import LargeScales
+from iaemu.ranges import Range, real_array
+
+#: Of which correlation function each is the projection.
+PROJECTION_OF = {"w_gg": "xi", "w_gplus": "omega", "xi_gplus_2": "omega"}
+
+#: Amplitudes on large scales are fitted to the bins between nodes beyond this separation [Mpc/h]. There (1 + xi) omega
+#: of galaxies in halos has the shape of linear theory; below, it depends on the model of the non-linear matter power.
+MATCH_FROM = 10.0
+
+#: Largest Pi_max [Mpc/h], and largest r_p in units of the last node.
+PI_LIMIT, RP_LIMIT = 200.0, 2.5
+
+#: Parts of each bin between nodes, and of the range beyond them, in which functions are taken as constant.
+_PARTS, _TAIL_PARTS = 6, 96
+
+#: Factor between a single separation and the limits of the bin about it, where a bin is needed.
+_NEARBY = 1.05
+
+
+def cylinder_weights(
+    r_edges: ArrayLike, low: ArrayLike, high: ArrayLike, pi_max: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how w_gg and w_g+ follow from functions that are constant in spherical shells.
+
+    Parameters
+    ----------
+    r_edges : array (n_shells + 1,)
+        Edges of the shells [Mpc/h]. They should reach from the least r_p to sqrt(r_p^2 + pi_max^2).
+    low, high : arrays (n_rp,)
+        Limits of the bins in r_p [Mpc/h], over whose area w is averaged; the same for w at one separation.
+    pi_max : float
+        [Mpc/h]
+
+    Returns
+    -------
+    gg, gplus : arrays (n_rp, n_shells)
+        ``w_gg = gg @ xi`` and ``w_gplus = gplus @ ((1 + xi) omega)``, for a shape amplitude of 1; [Mpc/h].
+    """
+    edges = np.asarray(r_edges, dtype=np.float64)[None]
+    low, high = (np.asarray(values, dtype=np.float64)[:, None] for values in (low, high))
+    single = high <= low
+    wide = np.where(single, low * (1.0 + 1e-3), high)
+    area = wide**2 - low**2
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        discs = zip(_disc(edges, wide, pi_max), _disc(edges, low, pi_max), strict=True)
+        averaged = [(upper - lower) / area for upper, lower in discs]
+    at_one = _line(edges, low, pi_max)
+    gg, gplus = (np.diff(np.where(single, one, many), axis=1) for one, many in zip(at_one, averaged, strict=True))
+    return gg, 1.5 * gplus
+
+
+def _line(r: np.ndarray, rp: np.ndarray, pi_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the integrals of 1 and of (r_p / r)^2 over the line of sight at r_p, within the sphere of radius r."""
+    reach = np.minimum(np.sqrt(np.clip(r**2 - rp**2, 0.0, None)), pi_max)
+    return 2.0 * reach, 2.0 * rp * np.arctan2(reach, rp)
+
+
+def _disc(r: np.ndarray, rp: np.ndarray, pi_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the integrals of :func:`_line` over d(r_p^2), from 0 to r_p."""
+    # The line of sight ends at the sphere outside of the radius s, and at pi_max inside.
+    s = np.clip(np.sqrt(np.clip(r**2 - pi_max**2, 0.0, None)), None, rp)
+    rp = np.clip(rp, None, r)
+    count = 2.0 * pi_max * s**2 + (4.0 / 3.0) * ((r**2 - s**2) ** 1.5 - (r**2 - rp**2) ** 1.5)
+
+    def inside(x):  # the integral of 4 x^2 arctan(pi_max / x)
+        log = np.log1p((x / pi_max) ** 2)
+        return 4.0 * (x**3 / 3.0 * np.arctan2(pi_max, x) + pi_max / 6.0 * (x**2 - pi_max**2 * log))
+
+    def outside(x):  # the integral of 4 x^2 arccos(x / r)
+        root = np.sqrt(np.clip(r**2 - x**2, 0.0, None))
+        return 4.0 * (x**3 / 3.0 * np.arctan2(root, x) - root * (x**2 + 2.0 * r**2) / 9.0)
+
+    return count, inside(s) + outside(rp) - outside(s)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Bins of projected statistics, and their matrices; it can be a key of dictionaries.
+
+    Attributes
+    ----------
+    low, high : tuple of float
+        Limits of the bins in r_p [Mpc/h]; the same for a statistic at one separation. For the quadrupole, limits in r.
+    pi_max : float or None
+        Largest line-of-sight separation [Mpc/h]; None for the quadrupole.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    pi_max: float | None = None
+
+    @classmethod
+    def of(
+        cls, rp_edges: ArrayLike | None = None, pi_max: float | None = None, rp: ArrayLike | None = None
+    ) -> Projection:
+        """Return the projection onto contiguous bins, or onto single separations.
+
+        Parameters
+        ----------
+        rp_edges : array (n_bins + 1,), optional
+            Edges of bins in r_p [Mpc/h].
+        pi_max : float
+            Largest line-of-sight separation [Mpc/h].
+        rp : array (n,), optional
+            Separations [Mpc/h], in place of edges.
+
+        Returns
+        -------
+        Projection
+
+        Raises
+        ------
+        BinningError
+            Not exactly one of ``rp_edges`` and ``rp`` is given, ``pi_max`` is missing, or a value is not allowed.
+        """
+        if (rp_edges is None) == (rp is None):
+            raise BinningError("Give either rp_edges, the edges of bins in r_p, or rp, single separations [Mpc/h].")
+        if pi_max is None:
+            raise BinningError("pi_max is missing: give the largest line-of-sight separation of w_gg and w_g+ [Mpc/h].")
+        if rp_edges is not None:
+            edges = check_edges(rp_edges)
+            return cls.between(edges[:-1], edges[1:], pi_max)
+        return cls.between(rp, rp, pi_max)
+
+    @classmethod
+    def between(cls, low: Any, high: Any, pi_max: float | None = None) -> Projection:
+        """Return the projection onto bins that need not be contiguous.
+
+        Parameters
+        ----------
+        low, high : arrays (n,)
+            Limits of the bins [Mpc/h], in increasing order.
+        pi_max : float, optional
+            [Mpc/h]; None for the quadrupole.
+
+        Returns
+        -------
+        Projection
+
+        Raises
+        ------
+        BinningError
+            A value is not allowed; the message names it.
+        """
+        low, high = (real_array(values, "r_p", BinningError) for values in (low, high))
+        if low.ndim != 1 or not len(low) or low.shape != high.shape:
+            raise BinningError(f"r_p must be a list of separations [Mpc/h]; got shapes {low.shape} and {high.shape}.")
+        if not np.all(np.isfinite([low, high])) or low.min() <= 0 or np.any(high < low):
+            raise BinningError("Separations r_p must be positive and finite [Mpc/h].")
+        if np.any(low[1:] < high[:-1] * (1 - 1e-9)) or np.any(np.diff(low) <= 0):
+            raise BinningError(f"Separations r_p must increase, without repetition; got {np.round(low, 4).tolist()}.")
+        if pi_max is not None:
+            Range(above=0, at_most=PI_LIMIT).check("pi_max [Mpc/h]", pi_max, error=BinningError)
+            pi_max = float(pi_max)
+        return cls(tuple(low.tolist()), tuple(high.tolist()), pi_max)
+
+    def __len__(self) -> int:
+        return len(self.low)
+
+    @property
+    def rp(self) -> np.ndarray:
+        """Centres of the bins, (n,) [Mpc/h]: arithmetic means of the limits."""
+        return 0.5 * (np.array(self.low) + np.array(self.high))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the statistics in these bins."""
+        return ("xi_gplus_2",) if self.pi_max is None else ("w_gg", "w_gplus")
+
+    def describe(self) -> str:
+        """Return the number of bins and their range, in a few words.
+
+        Returns
+        -------
+        str
+        """
+        along = "" if self.pi_max is None else f", Pi_max = {self.pi_max:g}"
+        return f"{len(self)} separations from {self.low[0]:.4g} to {self.high[-1]:.4g} Mpc/h{along}"
+
+    def matrices(self, nodes: ArrayLike) -> Matrices:
+        """Return the matrices for a model.
+
+        Parameters
+        ----------
+        nodes : array (n_nodes,)
+            Nodes of the model [Mpc/h].
+
+        Returns
+        -------
+        Matrices
+
+        Raises
+        ------
+        BinningError
+            A separation is not within what nodes and large scales allow.
+        """
+        return _matrices(self, tuple(check_edges(nodes).tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class Matrices:
+    """Matrices (n_rp, n_nodes - 1) that map means over the shells between nodes to projected statistics.
+
+    Attributes
+    ----------
+    of_xi : array
+        w_gg from xi; zeros for the quadrupole.
+    of_omega : array
+        w_g+, or the quadrupole, from (1 + xi) omega, for a shape amplitude of 1.
+    of_pairs : array
+        Expected pairs in or near each bin from those between nodes; means for the quadrupole.
+    bias : array (n_nodes - 1,)
+        b^2 of the large scales, as weights of xi.
+    alignment : array (n_nodes - 1,)
+        K of the large scales, as weights of (1 + xi) omega.
+    tail_of_xi, tail_of_omega : array (n_rp,)
+        What the large scales add to w_gg and w_g+ for b^2 = 1 and K = 1; included in the matrices.
+    """
+
+    of_xi: np.ndarray
+    of_omega: np.ndarray
+    of_pairs: np.ndarray
+    bias: np.ndarray
+    alignment: np.ndarray
+    tail_of_xi: np.ndarray
+    tail_of_omega: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _matrices(projection: Projection, node_values: tuple[float, ...]) -> Matrices:
+    nodes = np.array(node_values)
+    low, high, pi_max = np.array(projection.low), np.array(projection.high), projection.pi_max
+    last = nodes[-1] if pi_max is None else RP_LIMIT * nodes[-1]
+    if low[0] < nodes[0] * (1 - 1e-3) or high[-1] > last * (1 + 1e-3):
+        raise BinningError(
+            f"The separations from {low[0]:.5g} to {high[-1]:.5g} Mpc/h are not within {nodes[0]:.4g} to {last:.4g} "
+            "Mpc/h, what the model and its continuation to large scales allow. Leave out those beyond (r_min, r_max)."
+        )
+    bias, alignment = _large_scale_weights(nodes)
+    none = np.zeros(len(low))
+    if pi_max is None:
+        mean = _mean_between(nodes, low, high)
+        return Matrices(0.0 * mean, 0.5 * mean, mean, bias, alignment, none, none)
+    fine = np.append(np.concatenate([np.geomspace(a, b, _PARTS + 1)[:-1] for a, b in pairwise(nodes)]), nodes[-1])
+    to_fine = _mean_between(nodes, fine[:-1], fine[1:])
+    gg, gplus = cylinder_weights(fine, low, high, pi_max)
+    of_xi, of_omega, tail_xi, tail_omega = gg @ to_fine, gplus @ to_fine, none, none
+    reach = float(np.hypot(high[-1], pi_max))
+    if reach > nodes[-1]:
+        beyond = np.geomspace(nodes[-1], reach, _TAIL_PARTS + 1)
+        gg, gplus = cylinder_weights(beyond, low, high, pi_max)
+        xi, Xi_2 = LargeScales.shipped().in_shells(beyond)
+        tail_xi, tail_omega = gg @ xi, gplus @ Xi_2
+    # At a single separation the pairs nearby say whether there are any.
+    low, high = np.where(high > low, low, low / _NEARBY), np.where(high > low, high, high * _NEARBY)
+    volumes = cylinder_weights(nodes, low, high, pi_max)[0] * (np.pi * (high**2 - low**2))[:, None]
+    return Matrices(
+        of_xi + np.outer(tail_xi, bias),
+        of_omega + np.outer(tail_omega, alignment),
+        volumes / shell_volumes(nodes),
+        bias,
+        alignment,
+        tail_xi,
+        tail_omega,
+    )
+
+
+def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the matrix from means over the shells between nodes to means over other shells."""
+    low, high = np.where(high > low, low, low / _NEARBY), np.where(high > low, high, high * _NEARBY)
+    below = np.tri(len(nodes), len(nodes) - 1, -1) * shell_volumes(nodes)
+    upper, lower = (np.stack([interpolation_weights(nodes, r) for r in edges]) for edges in (high, low))
+    return (upper - lower) @ below / (4.0 / 3.0 * np.pi * (high**3 - low**3))[:, None]
+
+
+def _large_scale_weights(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of xi and (1 + xi) omega whose sums are b^2 and K, from least squares weighted by volume."""
+    used = nodes[:-1] >= min(MATCH_FROM, 0.5 * nodes[-1]) * (1 - 1e-3)
+    volumes = shell_volumes(nodes) * used
+    return tuple(volumes * known / (volumes @ known**2) for known in LargeScales.shipped().in_shells(nodes))
