@@ -163,11 +163,6 @@ class ProjectedPrediction:
     n_gal: Any = None
     f_sat: Any = None
 
-    @property
-    def rp(self) -> np.ndarray:
-        """Centres of the bins, (n_rp,) [Mpc/h]."""
-        return self.projection.rp
-
     def __repr__(self) -> str:
         names = [name for name in self.projection.statistics if getattr(self, name) is not None]
         shape = tuple(np.shape(getattr(self, names[0])))[:-1]

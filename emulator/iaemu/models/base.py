@@ -414,18 +414,16 @@ class ForwardModel(Deviations, Projecting, ABC):
     ) -> AtOccupation:
         """Return the model at the occupation of one point (1, n_parameters)."""
         if isinstance(r_edges, Projection):
-            found, edges = self._projected(theta, r_edges), r_edges
-            found = {name: value for name, value in found.items() if name not in ("b2", "K_c", "K_s")}
-            limits = np.array(r_edges.low), np.array(r_edges.high)
+            found, edges = self._mask_projected(self._projected(theta, r_edges), r_edges, theta, warn), r_edges
+            found = {name: found[name] for name in ("xi", "A_c", "A_s", "n_gal", "f_sat")}
         else:
             found = self._ingredients_at(theta, self._bins(r_edges), names)
             if found is None:
                 return EvaluatedOccupation(self, theta, r_edges, names)
             edges = self.r_edges if r_edges is None else check_edges(r_edges)
-            limits = edges[:-1], edges[1:]
-        pairs = found.pop("pairs", None)
-        if pairs is not None:
-            found = self._without_few_pairs(found, pairs, limits, theta, warn)
+            pairs = found.pop("pairs", None)
+            if pairs is not None:
+                found = self._without_few_pairs(found, pairs, (edges[:-1], edges[1:]), theta, warn)
         ingredients = {name: value[0].clone() for name, value in found.items()}
         counts = {name: float(ingredients.pop(name)) for name in ("n_gal", "f_sat")}
 

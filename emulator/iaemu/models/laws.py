@@ -237,15 +237,16 @@ class VaryingStrengthModel(ForwardModel):
         slopes = CEN_SLOPE in self.slopes, SAT_SLOPE in self.slopes
         if isinstance(r_edges, Projection):
             edges: Any = r_edges
-            limits = np.array(r_edges.low), np.array(r_edges.high)
             response = self.base._strength_response(occupation[0], self.nodes, *slopes)
             response = response.projected(r_edges.matrices(self.nodes))
+            masked = self._projected(theta, r_edges)
+            masked = self._mask_projected(masked, r_edges, theta, warn)
+            response.xi, response.pairs = response.xi + 0.0 * masked["xi"], response.pairs + 0.0 * masked["A_c"]
         else:
             edges = self.r_edges if r_edges is None else check_edges(r_edges)
-            limits = edges[:-1], edges[1:]
             response = self.base._strength_response(occupation[0], r_edges, *slopes)
-        pairs = response.pairs
-        response.pairs = self._without_few_pairs({"pairs": pairs}, pairs, limits, theta, warn)["pairs"]
+            pairs, limits = response.pairs, (edges[:-1], edges[1:])
+            response.pairs = self._without_few_pairs({"pairs": pairs}, pairs, limits, theta, warn)["pairs"]
 
         def deviations() -> dict[str, torch.Tensor] | None:
             return self.base._deviations_of_occupation(theta[:, : len(PARAMETERS)], r_edges, names)
@@ -373,7 +374,7 @@ class VaryingFixedOccupation(AtOccupation):
         sizes = [part.abs().amax(dim=1) for part in parts]
         used = torch.stack([size > 1e-16 * size.max() for size in sizes]).any(dim=0)
         self._log_mass = None if response.log_mass is None else response.log_mass[used]
-        self._xi = response.xi[0] + 0.0 * DD  # NaN in bins with few pairs
+        self._xi = response.xi[0] + (0.0 * DD if len(DD) == response.xi.shape[1] else 0.0)  # NaN in bins with few pairs
         self._A_c, self._A_s, self._E_cs = response.A_c[used] / DD, response.A_s / DD, response.E_cs[used] / DD
         self._modes, self._E_cc = response.modes[used], response.E_cc / DD[:, None, None]
         self._E_ss, self._to_basis = response.E_ss / DD, response.to_basis

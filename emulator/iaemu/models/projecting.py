@@ -23,6 +23,9 @@ from iaemu.ranges import Range
 #: What is needed between nodes.
 _NAMES = ("xi", "omega")
 
+#: Parts of w_g+ by kind of shape.
+_PARTS = ("centrals", "satellites")
+
 
 class Projecting:
     """The part of :class:`iaemu.ForwardModel` for what surveys measure."""
@@ -92,27 +95,33 @@ class Projecting:
 
         keep = inside if support == "reject" else None
         values = in_parts(points, evaluate, keep, self._at_once, self._in_double)
-        pairs = values.pop("pairs", None)
-        if pairs is not None:
-            limits = np.array(projection.low), np.array(projection.high)
-            values = self._without_few_pairs(values, pairs, limits, points, support != "reject")  # type: ignore
+        values = self._mask_projected(values, projection, points, support != "reject")
         names = {name: PROJECTION_OF[name] for name in projection.statistics}
         scale = {"xi": 1.0, "omega": a_shape}
         found: dict[str, Any] = {name: scale[of] * values[of] for name, of in names.items()}
-        found |= {name: a_shape * values[name] for name in ("centrals", "satellites") if name in values}
+        found |= {name: a_shape * values[name] for name in _PARTS if name in values}
         if deviations:
             own = self.deviations(points, projection, set(names.values()), support)  # type: ignore
             found["deviations"] = {name: scale[of] * own[of] for name, of in names.items()}
         found |= {name: values[name] for name in ("n_gal", "f_sat") if name in values}
         if projection.pi_max is not None:
-            found |= {
-                "tail_gg": values["b2"][..., None] * torch.as_tensor(matrices.tail_of_xi).to(values["b2"]),
-                "tail_gplus": a_shape
-                * values["K"][..., None]
-                * torch.as_tensor(matrices.tail_of_omega).to(values["K"]),
-            }
+            tails = (torch.as_tensor(tail).to(points.device) for tail in (matrices.tail_of_xi, matrices.tail_of_omega))
+            amplitudes = values["b2"], a_shape * values["K"]
+            for name, amplitude, tail in zip(("tail_gg", "tail_gplus"), amplitudes, tails, strict=True):
+                found[name] = amplitude[..., None] * tail
         prediction = ProjectedPrediction(projection, **found)
         return prediction if has_tensor(theta) else prediction.numpy()
+
+    def _mask_projected(self, values: Mapping, projection: Projection, points: torch.Tensor, warn: bool) -> dict:
+        """Return values with NaN, and a warning, where few pairs are expected in or near a bin."""
+        groups = {"pairs_gg": ("w_gg", ("xi",)), "pairs_gplus": ("w_gplus", ("omega", "A_c", "A_s", *_PARTS))}
+        found = dict(values)
+        for pairs, (statistic, names) in groups.items():
+            if pairs in values:
+                limits = tuple(projection.limits(statistic))
+                masked = {name: values[name] for name in names if name in values}
+                found |= self._without_few_pairs(masked, found.pop(pairs), limits, points, warn)  # type: ignore
+        return found
 
     # ------------------------------------------------------------------ hooks
 
@@ -143,13 +152,13 @@ def projected(shells: Mapping[str, torch.Tensor], matrices: Matrices) -> dict[st
     Returns
     -------
     dict of str to tensor (n, n_rp)
-        The same names, and the amplitudes of the large scales (n, 1): "b2", and "K", "K_c" and "K_s" of "omega", "A_c"
-        and "A_s".
+        The same names, with "pairs_gg" and "pairs_gplus" of "pairs", and the amplitudes of the large scales (n, 1):
+        "b2", and "K", "K_c" and "K_s" of "omega", "A_c" and "A_s".
     """
     xi = shells["xi"]
-    of_xi, of_omega, of_pairs, bias, alignment = (
-        torch.as_tensor(np.atleast_2d(matrix).T.copy()).to(xi)
-        for matrix in (matrices.of_xi, matrices.of_omega, matrices.of_pairs, matrices.bias, matrices.alignment)
+    of_xi, of_omega, bias, alignment = (
+        torch.as_tensor(matrix.T.copy()).to(xi)
+        for matrix in (matrices.of_xi, matrices.of_omega, matrices.bias, matrices.alignment)
     )
     found = {name: shells[name] for name in ("n_gal", "f_sat") if name in shells}
     found |= {"xi": xi @ of_xi, "b2": xi @ bias}
@@ -158,5 +167,6 @@ def projected(shells: Mapping[str, torch.Tensor], matrices: Matrices) -> dict[st
             sums = (1.0 + xi) * shells[name]
             found |= {name: sums @ of_omega, amplitude: sums @ alignment}
     if "pairs" in shells:
-        found["pairs"] = shells["pairs"] @ of_pairs
+        for name in ("pairs_gg", "pairs_gplus"):
+            found[name] = shells["pairs"].detach() @ torch.as_tensor(getattr(matrices, name).T.copy()).to(xi)
     return found

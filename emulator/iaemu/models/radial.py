@@ -96,15 +96,12 @@ class StrengthResponse:
         Returns
         -------
         StrengthResponse
-            ``xi`` is w_gg. ``A_c`` and ``A_s`` divided by ``pairs`` are the parts of w_g+. Orientation-orientation sums
+            ``xi`` is w_gg, ``A_c`` and ``A_s`` are the parts of w_g+, and ``pairs`` are 1. Orientation-orientation sums
             are 0.
         """
-        of_xi, of_omega, of_pairs = (
-            torch.as_tensor(matrix.T.copy()) for matrix in (matrices.of_xi, matrices.of_omega, matrices.of_pairs)
-        )
-        pairs = self.pairs @ of_pairs
-        A_c, A_s = ((A * (1.0 + self.xi) / self.pairs) @ of_omega * pairs for A in (self.A_c, self.A_s))
-        n_rp = pairs.shape[1]
+        of_xi, of_omega = (torch.as_tensor(matrix.T.copy()) for matrix in (matrices.of_xi, matrices.of_omega))
+        A_c, A_s = ((A * (1.0 + self.xi) / self.pairs) @ of_omega for A in (self.A_c, self.A_s))
+        n_rp = A_c.shape[1]
         return replace(
             self,
             A_c=A_c,
@@ -113,7 +110,7 @@ class StrengthResponse:
             E_cc=self.E_cc.new_zeros(n_rp, *self.E_cc.shape[1:]),
             E_ss=self.E_ss.new_zeros(*self.E_ss.shape[:2], n_rp),
             xi=self.xi @ of_xi,
-            pairs=pairs,
+            pairs=self.pairs.new_ones(1, n_rp),
         )
 
 

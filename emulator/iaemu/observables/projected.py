@@ -21,6 +21,7 @@ those of matter (:mod:`iaemu.observables.large_scale`), with the amplitudes that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iaemu.binning import BinningError, check_edges, interpolation_weights, shell_volumes
+from iaemu.binning import EDGE_TOLERANCE, BinningError, check_edges, interpolation_weights, shell_volumes
 from iaemu.observables.large_scale import LargeScales
 from iaemu.ranges import Range, real_array
 
@@ -107,27 +108,32 @@ def _disc(r: np.ndarray, rp: np.ndarray, pi_max: float) -> tuple[np.ndarray, np.
     return count, inside(s) + outside(rp) - outside(s)
 
 
+#: Limits of bins, (low, high) [Mpc/h].
+Limits = tuple[tuple[float, float], ...]
+
+
 @dataclass(frozen=True)
 class Projection:
     """Bins of projected statistics, and their matrices; it can be a key of dictionaries.
 
     Attributes
     ----------
-    low, high : tuple of float
-        Limits of the bins in r_p [Mpc/h]; the same for a statistic at one separation. For the quadrupole, limits in r.
+    gg, gplus : tuple of (float, float)
+        Limits of the bins in r_p of w_gg and of w_g+ [Mpc/h]; equal for a statistic at one separation. For the
+        quadrupole, ``gplus`` are limits in r.
     pi_max : float or None
         Largest line-of-sight separation [Mpc/h]; None for the quadrupole.
     """
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    gg: Limits
+    gplus: Limits
     pi_max: float | None = None
 
     @classmethod
     def of(
         cls, rp_edges: ArrayLike | None = None, pi_max: float | None = None, rp: ArrayLike | None = None
     ) -> Projection:
-        """Return the projection onto contiguous bins, or onto single separations.
+        """Return the projection of w_gg and w_g+ onto the same contiguous bins, or single separations.
 
         Parameters
         ----------
@@ -149,23 +155,20 @@ class Projection:
         """
         if (rp_edges is None) == (rp is None):
             raise BinningError("Give either rp_edges, the edges of bins in r_p, or rp, single separations [Mpc/h].")
-        if pi_max is None:
-            raise BinningError("pi_max is missing: give the largest line-of-sight separation of w_gg and w_g+ [Mpc/h].")
-        if rp_edges is not None:
-            edges = check_edges(rp_edges)
-            return cls.between(edges[:-1], edges[1:], pi_max)
-        return cls.between(rp, rp, pi_max)
+        edges = None if rp_edges is None else check_edges(rp_edges)
+        both = (rp, rp) if edges is None else (edges[:-1], edges[1:])
+        return cls.between({"w_gg": both, "w_gplus": both}, pi_max)
 
     @classmethod
-    def between(cls, low: Any, high: Any, pi_max: float | None = None) -> Projection:
-        """Return the projection onto bins that need not be contiguous.
+    def between(cls, limits: Mapping[str, tuple[Any, Any]], pi_max: float | None = None) -> Projection:
+        """Return the projection onto bins that may have gaps, and may differ between statistics.
 
         Parameters
         ----------
-        low, high : arrays (n,)
-            Limits of the bins [Mpc/h], in increasing order.
+        limits : mapping of statistic to pair of arrays (n,)
+            Lower and upper limits [Mpc/h], in increasing order, of "w_gg", "w_gplus" or both, or of "xi_gplus_2".
         pi_max : float, optional
-            [Mpc/h]; None for the quadrupole.
+            [Mpc/h]; not for "xi_gplus_2".
 
         Returns
         -------
@@ -176,40 +179,53 @@ class Projection:
         BinningError
             A value is not allowed; the message names it.
         """
-        low, high = (real_array(values, "r_p", BinningError) for values in (low, high))
-        if low.ndim != 1 or not len(low) or low.shape != high.shape:
-            raise BinningError(f"r_p must be a list of separations [Mpc/h]; got shapes {low.shape} and {high.shape}.")
-        if not np.all(np.isfinite([low, high])) or low.min() <= 0 or np.any(high < low):
-            raise BinningError("Separations r_p must be positive and finite [Mpc/h].")
-        if np.any(low[1:] < high[:-1] * (1 - 1e-9)) or np.any(np.diff(low) <= 0):
-            raise BinningError(f"Separations r_p must increase, without repetition; got {np.round(low, 4).tolist()}.")
-        if pi_max is not None:
+        quadrupole = set(limits) == {"xi_gplus_2"}
+        if not quadrupole and not (limits and set(limits) <= {"w_gg", "w_gplus"}):
+            raise BinningError(
+                f"A projection has bins of w_gg, w_gplus or both, or of xi_gplus_2 alone; got {', '.join(limits)}."
+            )
+        if not quadrupole:
+            if pi_max is None:
+                raise BinningError(
+                    "pi_max is missing: give the largest line-of-sight separation of w_gg and w_g+ [Mpc/h]."
+                )
             Range(above=0, at_most=PI_LIMIT).check("pi_max [Mpc/h]", pi_max, error=BinningError)
-            pi_max = float(pi_max)
-        return cls(tuple(low.tolist()), tuple(high.tolist()), pi_max)
-
-    def __len__(self) -> int:
-        return len(self.low)
-
-    @property
-    def rp(self) -> np.ndarray:
-        """Centres of the bins, (n,) [Mpc/h]: arithmetic means of the limits."""
-        return 0.5 * (np.array(self.low) + np.array(self.high))
+        found = {name: _checked(name, *both) for name, both in limits.items()}
+        gplus = found.get("w_gplus", found.get("xi_gplus_2", ()))
+        return cls(found.get("w_gg", ()), gplus, None if quadrupole or pi_max is None else float(pi_max))
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Names of the statistics in these bins."""
-        return ("xi_gplus_2",) if self.pi_max is None else ("w_gg", "w_gplus")
+        """Names of the statistics that have bins."""
+        if self.pi_max is None:
+            return ("xi_gplus_2",)
+        return tuple(name for name, bins in (("w_gg", self.gg), ("w_gplus", self.gplus)) if bins)
+
+    def limits(self, statistic: str) -> np.ndarray:
+        """Return the limits of the bins of a statistic.
+
+        Parameters
+        ----------
+        statistic : str
+
+        Returns
+        -------
+        array (2, n) [Mpc/h]
+        """
+        return np.array(self.gg if statistic == "w_gg" else self.gplus, dtype=np.float64).reshape(-1, 2).T
 
     def describe(self) -> str:
-        """Return the number of bins and their range, in a few words.
+        """Return the numbers of bins and their ranges, in a few words.
 
         Returns
         -------
         str
         """
-        along = "" if self.pi_max is None else f", Pi_max = {self.pi_max:g}"
-        return f"{len(self)} separations from {self.low[0]:.4g} to {self.high[-1]:.4g} Mpc/h{along}"
+        parts = []
+        for name in self.statistics:
+            low, high = self.limits(name)
+            parts.append(f"{len(low)} of {name} from {low[0]:.4g} to {high[-1]:.4g} Mpc/h")
+        return ", ".join(parts) + ("" if self.pi_max is None else f", Pi_max = {self.pi_max:g}")
 
     def matrices(self, nodes: ArrayLike) -> Matrices:
         """Return the matrices for a model.
@@ -231,29 +247,41 @@ class Projection:
         return _matrices(self, tuple(check_edges(nodes).tolist()))
 
 
+def _checked(name: str, low: Any, high: Any) -> Limits:
+    low, high = (real_array(values, f"Separations of {name}", BinningError) for values in (low, high))
+    if low.ndim != 1 or not len(low) or low.shape != high.shape:
+        raise BinningError(f"{name} needs a list of separations [Mpc/h]; got shapes {low.shape} and {high.shape}.")
+    if not np.all(np.isfinite([low, high])) or low.min() <= 0 or np.any(high < low):
+        raise BinningError(f"Separations of {name} must be positive and finite [Mpc/h].")
+    if np.any(low[1:] < high[:-1] * (1 - EDGE_TOLERANCE)) or np.any(np.diff(low) <= 0):
+        raise BinningError(
+            f"Separations of {name} must increase, without repetition; got {np.round(low, 4).tolist()} Mpc/h."
+        )
+    return tuple(zip(low.tolist(), high.tolist(), strict=True))
+
+
 @dataclass(frozen=True, eq=False)
 class Matrices:
     """Matrices (n_rp, n_nodes - 1) that map means over the shells between nodes to projected statistics.
 
     Attributes
     ----------
-    of_xi : array
-        w_gg from xi; zeros for the quadrupole.
-    of_omega : array
+    of_xi : array (n_gg, n_nodes - 1)
+        w_gg from xi.
+    of_omega : array (n_gplus, n_nodes - 1)
         w_g+, or the quadrupole, from (1 + xi) omega, for a shape amplitude of 1.
-    of_pairs : array
-        Expected pairs in or near each bin from those between nodes; means for the quadrupole.
-    bias : array (n_nodes - 1,)
-        b^2 of the large scales, as weights of xi.
-    alignment : array (n_nodes - 1,)
-        K of the large scales, as weights of (1 + xi) omega.
-    tail_of_xi, tail_of_omega : array (n_rp,)
-        What the large scales add to w_gg and w_g+ for b^2 = 1 and K = 1; included in the matrices.
+    pairs_gg, pairs_gplus : arrays (n_gg, n_nodes - 1), (n_gplus, n_nodes - 1)
+        Pairs in or near each bin from those between nodes.
+    bias, alignment : arrays (1, n_nodes - 1)
+        b^2 of the large scales from xi, and K from (1 + xi) omega.
+    tail_of_xi, tail_of_omega : arrays (n_gg,), (n_gplus,)
+        What the large scales add to w_gg for b^2 = 1, and to w_g+ for K = 1; included in the matrices.
     """
 
     of_xi: np.ndarray
     of_omega: np.ndarray
-    of_pairs: np.ndarray
+    pairs_gg: np.ndarray
+    pairs_gplus: np.ndarray
     bias: np.ndarray
     alignment: np.ndarray
     tail_of_xi: np.ndarray
@@ -263,40 +291,50 @@ class Matrices:
 @lru_cache(maxsize=64)
 def _matrices(projection: Projection, node_values: tuple[float, ...]) -> Matrices:
     nodes = np.array(node_values)
-    low, high, pi_max = np.array(projection.low), np.array(projection.high), projection.pi_max
-    last = nodes[-1] if pi_max is None else RP_LIMIT * nodes[-1]
-    if low[0] < nodes[0] * (1 - 1e-3) or high[-1] > last * (1 + 1e-3):
+    bias, alignment = _large_scale_weights(nodes)
+    found = []
+    for column, (limits, amplitude) in enumerate(((projection.gg, bias), (projection.gplus, alignment))):
+        low, high = np.array(limits, dtype=np.float64).reshape(-1, 2).T
+        if projection.pi_max is None:
+            _check_reach(nodes, low, high, nodes[-1])
+            mean = _mean_between(nodes, low, high)
+            found.append((0.5 * mean, mean, np.zeros(len(low))))
+        else:
+            _check_reach(nodes, low, high, RP_LIMIT * nodes[-1])
+            near, tail = _cylinders(nodes, low, high, projection.pi_max, column)
+            found.append((near + np.outer(tail, amplitude), _pairs(nodes, low, high, projection.pi_max), tail))
+    (of_xi, pairs_gg, tail_of_xi), (of_omega, pairs_gplus, tail_of_omega) = found
+    return Matrices(of_xi, of_omega, pairs_gg, pairs_gplus, bias[None], alignment[None], tail_of_xi, tail_of_omega)
+
+
+def _check_reach(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, last: float) -> None:
+    if len(low) and (low[0] < nodes[0] * (1 - EDGE_TOLERANCE) or high[-1] > last * (1 + EDGE_TOLERANCE)):
         raise BinningError(
             f"The separations from {low[0]:.5g} to {high[-1]:.5g} Mpc/h are not within {nodes[0]:.4g} to {last:.4g} "
             "Mpc/h, what the model and its continuation to large scales allow. Leave out those beyond (r_min, r_max)."
         )
-    bias, alignment = _large_scale_weights(nodes)
-    none = np.zeros(len(low))
-    if pi_max is None:
-        mean = _mean_between(nodes, low, high)
-        return Matrices(0.0 * mean, 0.5 * mean, mean, bias, alignment, none, none)
+
+
+def _cylinders(nodes, low, high, pi_max: float, column: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix of w_gg (column 0) or w_g+ (1) up to the last node, and the integrals beyond (n_rp,)."""
+    if not len(low):
+        return np.zeros((0, len(nodes) - 1)), np.zeros(0)
     fine = np.append(np.concatenate([np.geomspace(a, b, _PARTS + 1)[:-1] for a, b in pairwise(nodes)]), nodes[-1])
-    to_fine = _mean_between(nodes, fine[:-1], fine[1:])
-    gg, gplus = cylinder_weights(fine, low, high, pi_max)
-    of_xi, of_omega, tail_xi, tail_omega = gg @ to_fine, gplus @ to_fine, none, none
+    near = cylinder_weights(fine, low, high, pi_max)[column] @ _mean_between(nodes, fine[:-1], fine[1:])
     reach = float(np.hypot(high[-1], pi_max))
-    if reach > nodes[-1]:
-        beyond = np.geomspace(nodes[-1], reach, _TAIL_PARTS + 1)
-        gg, gplus = cylinder_weights(beyond, low, high, pi_max)
-        xi, Xi_2 = LargeScales.shipped().in_shells(beyond)
-        tail_xi, tail_omega = gg @ xi, gplus @ Xi_2
-    # At a single separation the pairs nearby say whether there are any.
+    if reach <= nodes[-1]:
+        return near, np.zeros(len(low))
+    beyond = np.geomspace(nodes[-1], reach, _TAIL_PARTS + 1)
+    return near, cylinder_weights(beyond, low, high, pi_max)[column] @ LargeScales.shipped().in_shells(beyond)[column]
+
+
+def _pairs(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, pi_max: float) -> np.ndarray:
+    """Return the shares of the pairs between nodes that are in or near each bin."""
+    # Nearly all pairs are beyond the nodes, or at their end: those in the last shells are enough.
+    low, high = np.minimum(low, 0.5 * nodes[-1]), np.minimum(high, nodes[-1])
     low, high = np.where(high > low, low, low / _NEARBY), np.where(high > low, high, high * _NEARBY)
     volumes = cylinder_weights(nodes, low, high, pi_max)[0] * (np.pi * (high**2 - low**2))[:, None]
-    return Matrices(
-        of_xi + np.outer(tail_xi, bias),
-        of_omega + np.outer(tail_omega, alignment),
-        volumes / shell_volumes(nodes),
-        bias,
-        alignment,
-        tail_xi,
-        tail_omega,
-    )
+    return volumes / shell_volumes(nodes)
 
 
 def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
