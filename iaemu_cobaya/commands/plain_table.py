@@ -2,108 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iaemu.binning import BINNINGS
-from iaemu.files import read_text
-from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, number_at, number_in
-from iaemu.statistics import STATISTICS
-
-#: Columns that a table may have; others are called ``-``.
-COLUMNS = ("statistic", "r_low", "r_high", "r", "value", "error")
-
-#: What the columns are, by their number, if nothing names them. With a covariance, three could be two things.
-_BY_NUMBER = {2: ("r", "value"), 3: ("r", "value", "error"), 4: ("r_low", "r_high", "value", "error")}
-
-_COMMENTS = ("#", "%", "!", "//")
-
-
-@dataclass(frozen=True)
-class PlainTable:
-    """A table as it stands in a file.
-
-    Attributes
-    ----------
-    path : Path
-    rows : list of (int, list of str)
-        Number of the line, and its words.
-    names : tuple of str
-        The columns that the file names itself; empty if it does not.
-    """
-
-    path: Path
-    rows: list[tuple[int, list[str]]]
-    names: tuple[str, ...] = ()
-
-    @classmethod
-    def read(cls, path: str | Path) -> PlainTable:
-        """Read a file: spaces, tabs, commas or semicolons between the columns; comments behind ``#``, ``%`` or ``!``.
-
-        Parameters
-        ----------
-        path : str or Path
-
-        Returns
-        -------
-        PlainTable
-
-        Raises
-        ------
-        MeasurementError
-            It holds no rows, or rows of different lengths.
-        """
-        path = Path(path)
-        try:
-            lines = read_text(path).split("\n")
-        except ValueError as error:
-            raise MeasurementError(str(error)) from error
-        rows: list[tuple[int, list[str]]] = []
-        heads: list[list[str]] = []
-        for number, line in enumerate(lines, start=1):
-            line = line.strip()
-            if line.startswith(_COMMENTS):
-                if not rows:
-                    heads.append(_words(line.lstrip("#%!/")))
-                continue
-            words = _words(re.split(r"\s[#!]", line)[0])
-            if not words:
-                continue
-            if not rows and all(number_in(word) is None for word in words):
-                heads.append(words)
-            else:
-                rows.append((number, words))
-        if not rows:
-            raise MeasurementError(f"{path} holds no rows of numbers.")
-        width = len(rows[0][1])
-        for number, words in rows:
-            if len(words) != width:
-                raise MeasurementError(
-                    f"{path}, line {number}: {len(words)} entries, but {width} in line {rows[0][0]}; all rows must "
-                    "have the same columns. Put '#' before lines that are no data."
-                )
-        named = [tuple(word.lower() for word in words) for words in heads if len(words) == width]
-        return cls(path, rows, named[-1] if named and _tells_all(named[-1]) else ())
-
-    def column(self, index: int, name: str) -> np.ndarray:
-        """Numbers of one column.
-
-        Parameters
-        ----------
-        index : int
-        name : str
-            For messages.
-
-        Returns
-        -------
-        array (n_rows,)
-        """
-        return np.array([number_at(self.path, line, words[index], name) for line, words in self.rows])
+from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, number_in
+from iaemu.statistics import MEASURED, PROJECTED
+from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, COLUMNS, PlainTable, square_matrix
 
 
 def measurement_from_table(
@@ -123,13 +31,14 @@ def measurement_from_table(
     path : str or Path
         The table.
     statistic : str, optional
-        xi, omega or eta; needed unless the table has a column ``statistic``.
+        One of :data:`iaemu.statistics.MEASURED`; needed unless the table has a column ``statistic``.
     columns : sequence of str, optional
-        Of :data:`COLUMNS`, and ``-`` for those that are not used. By default those that the file names, or, of a file
-        without names, ``r value``, ``r value error`` or ``r_low r_high value error`` by their number.
+        Of :data:`iaemu_cobaya.likelihoods.plain_table.COLUMNS`, and ``-`` for those that are not used. By default
+        those that the file names, or, of a file without names, ``r value``, ``r value error`` or ``r_low r_high value
+        error`` by their number.
     edges : str, optional
         Bin edges for a table with a column ``r``: numbers with commas between, the name of a file that holds them, or
-        ``paper`` or ``tng300``.
+        ``paper`` or ``tng300``. Projected statistics may do without: then values are those at ``r``.
     covariance : str or Path, optional
         A file with a square matrix over all rows of the table.
     n_regions : int, optional
@@ -160,12 +69,12 @@ def measurement_from_table(
                 f"{path} holds {', '.join(dict.fromkeys(kinds))}: leave out --statistic {statistic}."
             )
     elif statistic is None:
-        raise MeasurementError(f"{path} does not say what was measured: give --statistic {', '.join(STATISTICS)}.")
+        raise MeasurementError(f"{path} does not say what was measured: give --statistic {', '.join(MEASURED)}.")
     else:
         kinds = [statistic] * len(table.rows)
     order = [row for kind in dict.fromkeys(kinds) for row, other in enumerate(kinds) if other == kind]
     low, high = _limits(table, found, kinds, edges, scale)
-    matrix = None if covariance is None else _matrix(covariance, len(kinds))
+    matrix = None if covariance is None else square_matrix(covariance, len(kinds))
     if "error" in found:
         error = found["error"]
     elif matrix is None:
@@ -192,11 +101,11 @@ def _columns_of(table: PlainTable, columns: Sequence[str], with_covariance: bool
     names = tuple(columns) or table.names
     known = f"{', '.join(COLUMNS)}, or - for a column that is not used"
     if not names:
-        if width not in _BY_NUMBER or (width == 3 and with_covariance):
+        if width not in BY_NUMBER or (width == 3 and with_covariance):
             raise MeasurementError(
                 f"{table.path} has {width} columns, and nothing says what they are: name each with --columns ({known})."
             )
-        names = _BY_NUMBER[width]
+        names = BY_NUMBER[width]
     if len(names) != width:
         raise MeasurementError(
             f"{table.path} has {width} columns, but --columns names {len(names)}; name each of them ({known})."
@@ -229,12 +138,14 @@ def _limits(
         return low * scale, high * scale
     if "r" not in found:
         raise MeasurementError(f"{table.path}: the bins need columns r_low and r_high, or r and --edges.")
+    if edges is None and set(kinds) <= set(PROJECTED):
+        return found["r"] * scale, found["r"] * scale
     if edges is None:
         raise MeasurementError(
             f"{table.path} has bin centres, which do not say where the bins end: give --edges E0,E1,... or a file with "
             "the edges, or columns r_low and r_high."
         )
-    limits = BINNINGS[edges] / scale if edges in BINNINGS else _numbers(edges)
+    limits = BINNINGS[edges] / scale if edges in BINNINGS else numbers_of(edges)
     low, high = np.empty(len(kinds)), np.empty(len(kinds))
     for kind in dict.fromkeys(kinds):
         at = [row for row, other in enumerate(kinds) if other == kind]
@@ -253,8 +164,23 @@ def _limits(
     return low * scale, high * scale
 
 
-def _numbers(text: str) -> np.ndarray:
-    """Edges: numbers with commas between, or the file that holds them."""
+def numbers_of(text: str) -> np.ndarray:
+    """Return bin edges that an option gives.
+
+    Parameters
+    ----------
+    text : str
+        Numbers with commas between, or the name of the file that holds them.
+
+    Returns
+    -------
+    array (n + 1,)
+
+    Raises
+    ------
+    MeasurementError
+        They are not increasing numbers.
+    """
     words = [word for word in text.split(",") if word.strip()]
     if words and all(number_in(word) is not None for word in words):
         values = np.array([number_in(word) for word in words])
@@ -268,25 +194,3 @@ def _numbers(text: str) -> np.ndarray:
     if not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
         raise MeasurementError(f"--edges {text}: the edges must be increasing numbers.")
     return values
-
-
-def _matrix(path: str | Path, n: int) -> np.ndarray:
-    table = PlainTable.read(path)
-    width = len(table.rows[0][1])
-    if (len(table.rows), width) != (n, n):
-        raise MeasurementError(
-            f"{path}: the covariance has {len(table.rows)} rows of {width} numbers; the table has {n} bins."
-        )
-    return np.stack([table.column(index, "an entry") for index in range(width)], axis=1)
-
-
-def _words(line: str) -> list[str]:
-    # Between commas or semicolons, nothing is an empty field, which is a mistake to be found by its number of words.
-    separator = "," if "," in line else ";" if ";" in line else None
-    if separator is None:
-        return line.split()
-    return [word.strip().strip("\"'") for word in line.rstrip(separator + " ").split(separator)]
-
-
-def _tells_all(names: Sequence[str]) -> bool:
-    return "value" in names and all(name in COLUMNS or name == "-" for name in names)
