@@ -13,7 +13,7 @@ _TAG = re.compile(r"\w*")
 
 
 def product_name(statistic: str, tag: str | None = "", deviations: bool = False) -> str:
-    """Return the name of a product: ``ia_omega``, or ``ia_omega_sample1`` with a tag.
+    """Return the name of a product: ``ia_omega`` or ``ia_wgplus``, or ``ia_omega_sample1`` with a tag.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def product_name(statistic: str, tag: str | None = "", deviations: bool = False)
     -------
     str
     """
-    return "_".join(["ia", statistic, *(["deviations"] if deviations else []), *([tag] if tag else [])])
+    name = statistic.replace("_", "")
+    return "_".join(["ia", name, *(["deviations"] if deviations else []), *([tag] if tag else [])])
 
 
 def check_tag(tag: str | None, log: Logger) -> str:

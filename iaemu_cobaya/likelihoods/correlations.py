@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ from iaemu_cobaya.options import ChecksOptions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: Redshifts of data and of halo catalogues may differ by this much without a warning.
+REDSHIFT_TOLERANCE = 0.1
 
 
 class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
@@ -74,8 +77,13 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     distribution: str
     n_parameters: Annotated[int, Range(at_least=0)] | None
     emulator_error: bool
+    n_gal: list | tuple | None
+    mask: dict | None
     tag: str | None
     param_map: dict
+
+    #: Statistics that the likelihood can use.
+    _known: ClassVar[tuple[str, ...]] = STATISTICS
 
     # ------------------------------------------------------------------ set-up
 
@@ -87,7 +95,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         self.tag = check_tag(self.tag, self.log)
         self._products = {name: product_name(name, self.tag) for name in self.statistics}
         self._deviations = {name: product_name(name, self.tag, deviations=True) for name in self.statistics}
-        options = Options(self.r_min, self.r_max, self.covariance, self.correlation_from, self.distribution)
+        options = Options(self.r_min, self.r_max, self.covariance, self.correlation_from, self.distribution, self.mask)
+        self._number_density = self._check_number_density()
         try:
             self.measurement = self._read_measurement()
             self._data = DataVector(self.measurement, self.statistics, options)
@@ -98,12 +107,14 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         self.hartlap_factors = {name: self._data.block_of(name).hartlap_factor for name in self.statistics}
         self.n_regions = {name: self._data.block_of(name).n_regions for name in self.statistics}
         self.inverse_covariance = self._data.whitening.T @ self._data.whitening
-        self._edges, self._index = {}, {}
-        for statistic, bins in self.bins.items():
-            edges, index = bins.edges()
-            # The theory uses tuples of edges as keys: this saves a conversion in every call.
-            self._edges[statistic] = tuple(edges.tolist())
-            self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
+        #: How the theory knows the bins of each statistic, what to request, and which of these bins are used.
+        self._keys: dict[str, Any] = {}
+        self._options_of: dict[str, dict[str, Any]] = {}
+        self._index: dict[str, Any] = {}
+        try:
+            self._find_bins()
+        except MeasurementError as error:
+            raise LoggedError(self.log, "%s", error) from error
         self._rows: tuple[list[torch.Tensor], torch.Tensor] | None = None
         self._warned_not_finite = False
         self.log.info("%s", self.describe())
@@ -121,19 +132,54 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         provider : cobaya.theory.Provider
         """
         super().initialize_with_provider(provider)
+        theories = {provider.requirement_providers[product] for product in self.get_requirements()}
+        for theory in theories:
+            self._compare_redshifts(getattr(theory, "model", None))
         if self.n_parameters is not None:
             return
-        names: set[str] = set()
-        for product in self.get_requirements():
-            theory = provider.requirement_providers[product]
-            names = names | set(theory.input_params)
+        names = set().union(*(theory.input_params for theory in theories))
         self._data.n_parameters = len(sampled_among(provider.model, names))
+
+    def _find_bins(self) -> None:
+        """Find in which bins to request each statistic."""
+        for statistic, bins in self.bins.items():
+            edges, index = bins.edges()
+            # The theory uses tuples of edges as keys: this saves a conversion in every call.
+            self._keys[statistic] = tuple(edges.tolist())
+            self._options_of[statistic] = {"r_edges": self._keys[statistic]}
+            self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
+
+    def _compare_redshifts(self, model: Any) -> None:
+        """Warn if the data are at another redshift than the halo catalogues of the model."""
+        own, known = self.measurement.metadata.get("redshift"), getattr(model, "metadata", {}).get("redshift")
+        if isinstance(own, (int, float)) and known is not None and abs(own - known) > REDSHIFT_TOLERANCE:
+            self.mpi_warning(
+                "The mean redshift of %s is %.3g, but the halo catalogues of the model are at %.3g. Clustering and "
+                "alignment of the same halos change with redshift: the occupation is that of halos at %.3g which "
+                "cluster as these galaxies do. See the documentation, 'Fit w_g+ of a survey'.",
+                self.measurement.name,
+                own,
+                known,
+                known,
+            )
+
+    def _check_number_density(self) -> tuple[float, float] | None:
+        if self.n_gal is None:
+            return None
+        given = self.n_gal if isinstance(self.n_gal, (list, tuple)) else [self.n_gal]
+        try:
+            mean, sigma = (Range(above=0).check("n_gal [(h/Mpc)^3]", value) for value in given)
+        except ValueError as error:
+            raise LoggedError(
+                self.log, "n_gal: give [mean, error], both positive, in (h/Mpc)^3; got %s.", self.n_gal
+            ) from error
+        return float(given[0]), float(given[1])
 
     def _check_statistics(self) -> list[str]:
         statistics = [self.statistics] if isinstance(self.statistics, str) else list(self.statistics or [])
-        if not statistics or any(name not in STATISTICS for name in statistics):
+        if not statistics or any(name not in self._known for name in statistics):
             raise LoggedError(
-                self.log, "statistics: give one or more of %s; got %s.", ", ".join(STATISTICS), statistics
+                self.log, "statistics: give one or more of %s; got %s.", ", ".join(self._known), statistics
             )
         if len(set(statistics)) < len(statistics):
             raise LoggedError(self.log, "statistics: %s contains one of them twice.", statistics)
@@ -145,7 +191,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
                 self.log,
                 "data: give a file with a measurement, or the name of a packaged one such as 'tng300/sample1'.",
             )
-        measurement = self.data if isinstance(self.data, Measurement) else MeasurementByName.read(self.data)
+        measurement = self.data if isinstance(self.data, Measurement) else self._read_source()
         missing = [name for name in self.statistics if name not in measurement.bins]
         if missing:
             raise LoggedError(
@@ -157,19 +203,26 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             )
         return measurement
 
-    def get_requirements(self) -> dict[str, dict]:
+    def _read_source(self) -> Measurement:
+        return MeasurementByName.read(self.data)
+
+    def get_requirements(self) -> dict[str, dict | None]:
         """Return what the likelihood needs: statistics in the used bins, and deviations with ``emulator_error``.
 
         Returns
         -------
-        dict of product to {"r_edges": list}
+        dict of product to the bins of the request
         """
         names = [self._products, *([self._deviations] if self.emulator_error else [])]
-        return {
-            name: {"r_edges": list(self._edges[statistic])}
-            for products in names
-            for statistic, name in products.items()
+        found: dict[str, dict | None] = {
+            name: dict(self._options_of[statistic]) for products in names for statistic, name in products.items()
         }
+        return found | ({} if self._number_density is None else {self._density_name: None})
+
+    @property
+    def _density_name(self) -> str:
+        """Name in the run of the predicted number density."""
+        return f"n_gal_ia_{self.tag}" if self.tag else "n_gal_ia"
 
     def get_version(self) -> str:
         """Return the version of the package, and thus of the packaged data.
@@ -194,7 +247,16 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         -------
         float
         """
-        return self.log_likelihood(self.theory_vector(), self.deviations())
+        logp = self.log_likelihood(self.theory_vector(), self.deviations())
+        if self._number_density is None:
+            return logp
+        return logp + self._log_density(self.provider.get_param(self._density_name))
+
+    def _log_density(self, number: Any) -> Any:
+        """Return the log-likelihood of a predicted number density [(h/Mpc)^3]."""
+        assert self._number_density is not None
+        mean, sigma = self._number_density
+        return -0.5 * ((number - mean) / sigma) ** 2
 
     def theory_vector(self) -> np.ndarray:
         """Return the prediction at the current point in the used bins.
@@ -220,7 +282,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """Concatenate products at the current point in the used bins, (..., n)."""
         return np.concatenate(
             [
-                self.provider.get_result(name, r_edges=self._edges[statistic])[..., self._index[statistic]]
+                self.provider.get_result(name, **self._options_of[statistic])[..., self._index[statistic]]
                 for statistic, name in names.items()
             ],
             axis=-1,
@@ -292,11 +354,12 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             A prediction is not finite, with ``stop_at_error``.
         """
         vectors = self._joined(products, self._products)
-        return self._finite(vectors, self._joined_deviations(products) if self.emulator_error else None)
+        logp = self._finite(vectors, self._joined_deviations(products) if self.emulator_error else None)
+        return logp if self._number_density is None else logp + self._log_density(products[self._density_name])
 
     def _joined_deviations(self, products: Mapping) -> torch.Tensor | Factored:
         """Concatenate deviations in the used bins; if factored, with rows for the factors of each statistic."""
-        found = {name: products[product][self._edges[name]] for name, product in self._deviations.items()}
+        found = {name: products[product][self._keys[name]] for name, product in self._deviations.items()}
         if not all(isinstance(value, Factored) for value in found.values()):
             parts = [dense(value)[..., self._index[name]] for name, value in found.items()]
             return torch.cat(parts, dim=-1).to(torch.float64)
@@ -314,7 +377,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     def _joined(self, products: Mapping, names: Mapping[str, str]) -> torch.Tensor:
         """Concatenate products in the used bins, (..., n)."""
         parts = [
-            products[name][self._edges[statistic]][..., self._index[statistic]] for statistic, name in names.items()
+            products[name][self._keys[statistic]][..., self._index[statistic]] for statistic, name in names.items()
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.float64)
 
@@ -360,6 +423,23 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         whitened = self._data.whitening @ self.residuals(theory_vector)
         chi2 = float(whitened @ whitened)
         return chi2 if np.isfinite(chi2) else float("nan")
+
+    def chi2_of(self, theory_vector: ArrayLike, statistic: str) -> float:
+        """Return chi^2 of one statistic, from its own block of the covariance of the data.
+
+        Parameters
+        ----------
+        theory_vector : array (n,)
+        statistic : str
+
+        Returns
+        -------
+        float
+        """
+        part = self.slices[statistic]
+        residuals = self.residuals(theory_vector)[part]
+        factor = self.hartlap_factors[statistic]
+        return float(factor * residuals @ np.linalg.solve(self.covariance_matrix[part, part], residuals))
 
     @property
     def n_fitted(self) -> int:

@@ -15,7 +15,7 @@ from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, c
 from iaemu.models.fixed_occupation import Factored
 from iaemu.parameters import ALIGNMENT_PARAMETERS
 from iaemu.ranges import Range
-from iaemu.statistics import STATISTICS
+from iaemu.statistics import MEASURED
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
 from iaemu_cobaya.likelihoods.distribution import (
     DISTRIBUTIONS,
@@ -41,6 +41,8 @@ class Options:
     ----------
     r_min, r_max, covariance, correlation_from, distribution
         The first three can be mappings of statistic to value.
+    mask
+        Mapping of statistic to separations [Mpc/h]; the bins that contain them are left out.
     """
 
     r_min: float | Mapping | None = None
@@ -48,6 +50,7 @@ class Options:
     covariance: str | Mapping = "auto"
     correlation_from: Any = None
     distribution: str = "t"
+    mask: Mapping | None = None
 
     def of(self, name: str, statistic: str) -> Any:
         """Return the value of an option for one statistic.
@@ -69,12 +72,36 @@ class Options:
         value = getattr(self, name)
         if not isinstance(value, Mapping):
             return value
-        unknown = [key for key in value if key not in STATISTICS]
+        unknown = [key for key in value if key not in MEASURED]
         if unknown:
             raise MeasurementError(
-                f"{name}: unknown statistic(s) {', '.join(map(str, unknown))}; use xi, omega or eta."
+                f"{name}: unknown statistic(s) {', '.join(map(str, unknown))}; use {', '.join(MEASURED)}."
             )
         return value.get(statistic)
+
+    def masked(self, statistic: str) -> list[float]:
+        """Return the separations of a statistic whose bins are left out.
+
+        Parameters
+        ----------
+        statistic : str
+
+        Returns
+        -------
+        list of float [Mpc/h]
+
+        Raises
+        ------
+        MeasurementError
+            The option is not a mapping of statistics to numbers.
+        """
+        if self.mask is not None and not isinstance(self.mask, Mapping):
+            raise MeasurementError(f"mask: give {{statistic: [separations in Mpc/h]}}; got {self.mask}.")
+        values = self.of("mask", statistic) if self.mask else None
+        listed = values if isinstance(values, (list, tuple)) else [] if values is None else [values]
+        for value in listed:
+            Range(above=0).check(f"mask of {statistic} [Mpc/h]", value, error=MeasurementError)
+        return [float(value) for value in listed]
 
 
 class DataVector:
@@ -286,6 +313,14 @@ class DataVector:
             used &= bins.r_low >= r_min * (1.0 - EDGE_TOLERANCE)
         if r_max is not None:
             used &= bins.r_high <= r_max * (1.0 + EDGE_TOLERANCE)
+        for value in self._options.masked(statistic):
+            inside = (bins.r_low * (1.0 - EDGE_TOLERANCE) <= value) & (value <= bins.r_high * (1.0 + EDGE_TOLERANCE))
+            if not inside.any():
+                raise MeasurementError(
+                    f"mask: no bin of {statistic} contains r = {value:g} Mpc/h; the separations of "
+                    f"{self.measurement.name} are {', '.join(f'{r:.4g}' for r in bins.r)}."
+                )
+            used &= ~inside
         if not used.any():
             raise MeasurementError(
                 f"No bin of {statistic} lies between r_min = {r_min} and r_max = {r_max} Mpc/h: the bins of "

@@ -8,16 +8,22 @@ A likelihood requests what it needs, in its own bins::
     def logp(self, **params):
         omega = self.provider.get_ia_omega(r_edges=[0.1, 0.151, 0.228])    # array (2,)
 
-The products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and the error of each prediction, as ``ia_xi_deviations``, ...
-Only requested statistics and bins are computed, and several likelihoods can request different bins. The option ``tag``
-adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory for each of several galaxy samples.
+The products are ``ia_xi``, ``ia_omega`` and ``ia_eta``, and what surveys measure: ``ia_wgg``, ``ia_wgplus`` and the
+quadrupole ``ia_xigplus2``. Those are requested in bins of r_p, or at single separations::
+
+    {"ia_wgg": {"rp_edges": [0.1, 0.2, 0.4], "pi_max": 60}, "ia_wgplus": {"rp": [0.15, 0.3], "pi_max": 60}}
+
+and need the shape amplitude, see :meth:`ForwardModelTheory.shape_amplitude`. The error of each prediction is a product
+too, such as ``ia_xi_deviations``. Only requested statistics and bins are computed, and several likelihoods can request
+different bins. The option ``tag`` adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory for each of several galaxy samples.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -26,9 +32,12 @@ from cobaya.theory import Theory
 from numpy.typing import ArrayLike
 
 from iaemu import __version__
+from iaemu.binning import check_edges
 from iaemu.models.base import ForwardModel
-from iaemu.models.fixed_occupation import dense
+from iaemu.models.fixed_occupation import Factored, dense
+from iaemu.observables.projected import PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
+from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
@@ -38,6 +47,13 @@ from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampl
 
 #: Derived parameters, as {name in Cobaya: attribute of the prediction}.
 DERIVED = {f"{name}_ia": name for name in COUNTS}
+
+#: What models predict as products.
+PRODUCTS = (*STATISTICS, *PROJECTION_OF)
+
+#: Parameters of which one gives the shape amplitude, as {name: amplitude of one}. The rms ellipticity of axes of random
+#: direction is sqrt(8/15) times that of a galaxy whose axis is perpendicular to the line of sight.
+SHAPE_PARAMETERS = {"e_rms": math.sqrt(15.0 / 8.0), "a_shape": 1.0}
 
 #: Points that are prepared in one call of the model.
 _BATCH = 512
@@ -63,6 +79,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
     support: str
     param_map: dict
     tag: str | None
+    responsivity: Annotated[float, Range(above=0, at_most=2)] | None
 
     # ------------------------------------------------------------------ set-up
 
@@ -74,11 +91,12 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             raise LoggedError(self.log, "support: must be one of %s; got '%s'.", ", ".join(POLICIES), self.support)
         self.param_map = dict(self.param_map or {})
         self.tag = check_tag(self.tag, self.log)
-        self._products = {product_name(statistic, self.tag): statistic for statistic in STATISTICS}
-        self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in STATISTICS}
+        self._products = {product_name(statistic, self.tag): statistic for statistic in PRODUCTS}
+        self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in PRODUCTS}
         self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
         self.model = self._general_model = self._load_model()
-        self.names = mapped_names(self.model.parameters, self.param_map, self.log)
+        self.names, self._shape_names = self._mapped()
+        self._shape: tuple[str, float] | None = None
         self._evaluation = Evaluation(self.model, self.names, self.support, self.log, lambda: self.stop_at_error)
         self._required_params: list[str] = []
         self._varying = set(self.names)
@@ -116,6 +134,27 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         return {name: None for name in self.names}
 
+    def _mapped(self) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Return the names in the run of the general model's parameters, and those of the shape amplitude."""
+        parameters = self._general_model.parameters
+        names = mapped_names((*parameters, *SHAPE_PARAMETERS), self.param_map, self.log)
+        shape = names[len(parameters) :]
+        return names[: len(parameters)], dict(zip(SHAPE_PARAMETERS, shape, strict=True))
+
+    @property
+    def _inputs(self) -> tuple[str, ...]:
+        """Names in the run of all parameters on which the products depend."""
+        return self.names if self._shape is None else (*self.names, self._shape[0])
+
+    def get_can_support_params(self) -> list[str]:
+        """Return the names of the optional parameters: those of the shape amplitude.
+
+        Returns
+        -------
+        list of str
+        """
+        return list(self._shape_names.values())
+
     def get_can_provide_params(self) -> list[str]:
         """Return the names of the derived parameters that this theory can compute.
 
@@ -150,6 +189,8 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         ----------
         **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
             Bin edges [Mpc/h]; None stands for those of the model. The same holds for ``ia_xi_deviations``, ...
+            ``ia_wgg`` and ``ia_wgplus``: {"rp_edges" or "rp": array, "pi_max": float} [Mpc/h]; ``ia_xigplus2``:
+            {"r_edges": array}; all three: {"projection": Projection}.
 
         Raises
         ------
@@ -186,15 +227,11 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             )
 
     def _check_request(self, product: str, options: Mapping | None) -> EdgesKey:
-        options = dict(options or {})
-        key = edges_key(options.pop("r_edges", None))
-        if options:
-            raise LoggedError(
-                self.log,
-                "%s: unknown option(s) %s; the only option is 'r_edges'.",
-                product,
-                ", ".join(map(str, options)),
-            )
+        statistic = self._products.get(product) or self._deviations[product]
+        try:
+            key = _bins_key(statistic, dict(options or {}))
+        except ValueError as error:
+            raise LoggedError(self.log, "%s: %s", product, error) from error
         if key is None:
             return None
         try:
@@ -223,6 +260,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         super().initialize_with_provider(provider)
         self._simplify(provider.model.parameterization.constant_params())
+        self._find_shape()
         self._required_params = [name for name in self._derived if name in provider.requirement_providers]
         # A varying occupation is passed as tensors. If it is passed as numbers, the model caches what depends on it.
         constants = provider.model.parameterization.constant_params()
@@ -262,9 +300,41 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 f" ({own})" if own else "",
             )
 
+    def _find_shape(self) -> None:
+        """Find the parameter of the shape amplitude, which predictions of shapes need."""
+        requested = set().union(*self._evaluation.requests.values(), *self._evaluation.deviation_requests.values())
+        given = [name for name, run_name in self._shape_names.items() if run_name in self.input_params]
+        if not requested & _SHAPES:
+            return
+        if len(given) != 1:
+            raise LoggedError(
+                self.log,
+                "w_g+ and xi_g+,2 need the shape amplitude: give one of the parameters %s in 'params' of the run, as a "
+                "number or with a prior; %s. e_rms is the rms ellipticity of the sample (both components), from which "
+                "the amplitude is sqrt(15/8) e_rms.",
+                " and ".join(self._shape_names.values()),
+                "both are given" if given else "none is given",
+            )
+        self._shape = self._shape_names[given[0]], SHAPE_PARAMETERS[given[0]] / (2.0 * (self.responsivity or 0.5))
+
+    def shape_amplitude(self, params: Mapping) -> Any:
+        """Return the factor a of w_g+ at points: the ellipticity of a galaxy seen with its axis in the plane of the sky.
+
+        Parameters
+        ----------
+        params : mapping of name in the run to tensor (n,) or float
+            ``a_shape``, or ``e_rms``, the rms ellipticity of the sample (both components), with a = sqrt(15/8) e_rms.
+
+        Returns
+        -------
+        tensor (n,) or float
+            Divided by 2 R with the option ``responsivity`` R, for shapes in units of shear; 1 if no parameter is used.
+        """
+        return 1.0 if self._shape is None else params[self._shape[0]] * self._shape[1]
+
     def _simplify(self, constants: Mapping[str, float]) -> None:
         """Use a simpler model if slopes of the strengths are constant at 0."""
-        names = mapped_names(self._general_model.parameters, self.param_map, self.log)
+        names, _ = self._mapped()
         known = dict(zip(self._general_model.parameters, names, strict=True))
         self.model = self._general_model.with_constants(
             {name: float(constants[run_name]) for name, run_name in known.items() if run_name in constants}
@@ -304,10 +374,10 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         bool
             False, for zero likelihood, at points outside the supported region with the option ``support: reject``.
         """
-        if len(params_values_dict) < len(self.names):
+        if not set(self.names) <= set(params_values_dict):
             # Without a Cobaya model, slopes need not be given.
             self._simplify({name: 0.0 for name in self.names if name not in params_values_dict})
-        prepared = self._prepared.pop(tuple(params_values_dict[name] for name in self.names), None)
+        prepared = self._prepared.pop(tuple(params_values_dict[name] for name in self._inputs), None)
         if prepared is not None:
             state.update(prepared)
             return True
@@ -353,13 +423,16 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         values = [params[name] for name in self.names]
         found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
         prediction: Mapping[str, Any] = {}
+        amplitude = self.shape_amplitude(params)
         requests, deviation_requests = self._evaluation.requests, self._evaluation.deviation_requests
         for key in dict.fromkeys([*requests, *deviation_requests]):
             prediction, deviations = self._evaluation.predict(values, key, bool(derived))
             for statistic in requests.get(key, ()):
-                found[product_name(statistic, self.tag)][key] = prediction[statistic]
+                value = prediction[statistic]
+                found[product_name(statistic, self.tag)][key] = _scaled(value, amplitude, statistic)
             for statistic in deviation_requests.get(key, ()):
-                found[product_name(statistic, self.tag, deviations=True)][key] = deviations[statistic]
+                value = deviations[statistic]
+                found[product_name(statistic, self.tag, deviations=True)][key] = _scaled(value, amplitude, statistic)
         if derived and not prediction:
             prediction, _ = self._evaluation.predict(values, None, True)
         for name in derived:
@@ -392,7 +465,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         array (n_bins,)
             Dimensionless.
         """
-        return self._product(product_name("xi", self.tag), r_edges)
+        return self._product(product_name("xi", self.tag), r_edges=r_edges)
 
     def get_ia_omega(self, r_edges: ArrayLike | None = None) -> np.ndarray:
         """Return the position-orientation correlation omega, <(e.r)^2> - 1/3, at the current point.
@@ -407,7 +480,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         array (n_bins,)
             Dimensionless.
         """
-        return self._product(product_name("omega", self.tag), r_edges)
+        return self._product(product_name("omega", self.tag), r_edges=r_edges)
 
     def get_ia_eta(self, r_edges: ArrayLike | None = None) -> np.ndarray:
         """Return the orientation-orientation correlation eta, <(e1.e2)^2> - 1/3, at the current point.
@@ -422,7 +495,50 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         array (n_bins,)
             Dimensionless.
         """
-        return self._product(product_name("eta", self.tag), r_edges)
+        return self._product(product_name("eta", self.tag), r_edges=r_edges)
+
+    def get_ia_wgg(self, **bins: Any) -> np.ndarray:
+        """Return the projected correlation function w_gg at the current point.
+
+        Parameters
+        ----------
+        **bins
+            As they were requested: ``rp_edges`` or ``rp``, and ``pi_max``; or ``projection``.
+
+        Returns
+        -------
+        array (n_rp,) [Mpc/h]
+        """
+        return self._product(product_name("w_gg", self.tag), **bins)
+
+    def get_ia_wgplus(self, **bins: Any) -> np.ndarray:
+        """Return the projected position-shape correlation w_g+ at the current point, positive for radial alignment.
+
+        Parameters
+        ----------
+        **bins
+            See :meth:`get_ia_wgg`.
+
+        Returns
+        -------
+        array (n_rp,) [Mpc/h]
+        """
+        return self._product(product_name("w_gplus", self.tag), **bins)
+
+    def get_ia_xigplus2(self, **bins: Any) -> np.ndarray:
+        """Return the quadrupole of the position-shape correlation at the current point (arXiv:2307.02545).
+
+        Parameters
+        ----------
+        **bins
+            As they were requested: ``r_edges``, or ``projection``.
+
+        Returns
+        -------
+        array (n_bins,)
+            Dimensionless.
+        """
+        return self._product(product_name("xi_gplus_2", self.tag), **bins)
 
     def get_result(self, result_name: str, **kwargs: Any) -> Any:
         """Return a product by name; the only way to get deviations, and products with a tag.
@@ -436,7 +552,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         result_name : str
             Name of the product.
         **kwargs
-            ``r_edges``, as in :meth:`get_ia_omega`.
+            The bins as they were requested, such as ``r_edges``.
 
         Returns
         -------
@@ -446,9 +562,10 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             return self._product(result_name, **kwargs)
         return super().get_result(result_name, **kwargs)
 
-    def _product(self, product: str, r_edges: ArrayLike | None = None) -> np.ndarray:
+    def _product(self, product: str, **bins: Any) -> np.ndarray:
         available = self.current_state[product]
-        key = edges_key(r_edges)
+        given = {name: value for name, value in bins.items() if value is not None}
+        key = _bins_key(self._products.get(product) or self._deviations[product], given) if given else None
         if key in available:
             return available[key]
         # Edges may be left out if only one binning was requested.
@@ -538,10 +655,10 @@ class DifferentiableTheory(ForwardModelTheory):
         params : mapping of name in the run to array (n,)
             The model's parameters. Points that were prepared before are forgotten.
         """
-        rows = np.stack([params[name] for name in self.names], axis=1)
+        rows = np.stack([params[name] for name in self._inputs], axis=1)
         self._prepared = {}
         for part in np.array_split(rows, -(-len(rows) // _BATCH)):
-            columns = dict(zip(self.names, part.T, strict=True))
+            columns = dict(zip(self._inputs, part.T, strict=True))
             tensors = {
                 name: torch.as_tensor(column.copy()) if name in self._varying or np.ptp(column) > 0 else column[0]
                 for name, column in columns.items()
@@ -572,7 +689,47 @@ class DifferentiableTheory(ForwardModelTheory):
         ]
 
 
+#: Products that are proportional to the shape amplitude.
+_SHAPES = {"w_gplus", "xi_gplus_2"}
+
+
+def _scaled(value: Any, amplitude: Any, statistic: str) -> Any:
+    """Return predictions (n, ...) or deviations times the shape amplitude, a number or tensor (n,)."""
+    if statistic not in _SHAPES:
+        return value
+    if isinstance(value, Factored):
+        return value._replace(factors=_scaled(value.factors, amplitude, statistic))
+    if isinstance(amplitude, torch.Tensor):
+        amplitude = amplitude.reshape(-1, *[1] * (value.ndim - 1))
+    return value * amplitude
+
+
+def _bins_key(statistic: str, options: dict[str, Any]) -> EdgesKey:
+    """Return the bins of a request as a key; ValueError if they are not valid for the statistic."""
+    known = {"w_gg": ("rp_edges", "rp", "pi_max"), "w_gplus": ("rp_edges", "rp", "pi_max")}.get(statistic, ("r_edges",))
+    if statistic in PROJECTION_OF:
+        known = (*known, "projection")
+    unknown = [str(name) for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"unknown option(s) {', '.join(unknown)}; the options are {', '.join(known)}.")
+    if statistic not in PROJECTION_OF:
+        return edges_key(options.get("r_edges"))
+    projection = options.pop("projection", None)
+    if projection is None and statistic == "xi_gplus_2":
+        if options.get("r_edges") is None:
+            raise ValueError("give 'r_edges', the edges of the bins [Mpc/h].")
+        edges = check_edges(options["r_edges"])
+        return Projection.between({statistic: (edges[:-1], edges[1:])})
+    if projection is None:
+        return Projection.of(options.get("rp_edges"), options.get("pi_max"), options.get("rp"))
+    if statistic not in projection.statistics or options:
+        raise ValueError(f"give bins of {statistic} as one Projection, and nothing else.")
+    return projection
+
+
 def _describe_key(key: EdgesKey) -> str:
     if key is None:
         return "the model's own bins"
+    if isinstance(key, Projection):
+        return key.describe()
     return f"{len(key) - 1} bins from {key[0]:.5g} to {key[-1]:.5g} Mpc/h"

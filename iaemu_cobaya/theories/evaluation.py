@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import AtOccupation
+from iaemu.observables.projected import PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
 from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
@@ -22,8 +23,8 @@ from iaemu_cobaya.gradients.torch_functions import RejectedRows
 #: Attributes of a prediction that are single numbers.
 COUNTS = ("n_gal", "f_sat")
 
-#: Bin edges as a dictionary key; None stands for the edges of the model.
-EdgesKey = tuple[float, ...] | None
+#: Bins as a dictionary key: edges, or a projection; None stands for the edges of the model.
+EdgesKey = tuple[float, ...] | Projection | None
 
 
 class Evaluation:
@@ -111,17 +112,24 @@ class Evaluation:
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
             theta = _columns(values)
-            found: Mapping[str, Any] = (
-                vars(self._guarded(self._model.predict, theta, key, statistics)) if statistics or counts else {}
-            )
+            found: Mapping[str, Any] = {}
+            if statistics or counts:
+                found = vars(self._guarded(self._predict, theta, key, statistics))
             self._reject_few_pairs(found, theta, key, statistics)
-            return found, self._guarded(self._model.deviations, theta, key, with_error) if with_error else {}
+            deviations = self._guarded(self._model.deviations, theta, key, with_error) if with_error else {}
+            return found, _projections(deviations, with_error)
         predictions, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
-        values_there: dict[str, Any] = {**predictions}
+        values_there: dict[str, Any] = _projections(predictions, statistics)
+        deviations = _projections(deviations, with_error)
         if counts:
             for name, count in ((name, getattr(fixed, name)) for name in COUNTS):
                 values_there[name] = None if count is None else mu.new_full((len(mu),), count)
         return values_there, deviations
+
+    def _predict(self, theta, bins, statistics, support: str) -> Any:
+        if isinstance(bins, Projection):
+            return self._model.project(theta, bins, support=support)
+        return self._model.predict(theta, bins, statistics, support)
 
     def _at_occupation(self, values: Sequence, key: EdgesKey) -> tuple[AtOccupation | None, Any]:
         """Return the model at a constant occupation, and the alignment strengths (n, n_strengths).
@@ -169,8 +177,7 @@ class Evaluation:
             return None  # the model does not know how many pairs to expect
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            edges = None if key is None else np.array(key)
-            self._model.predict(theta.detach(), edges, self.requests.get(key, STATISTICS), support="warn")
+            self._predict(theta.detach(), _bins_of(key), self.requests.get(key, STATISTICS), "warn")
         return next((str(entry.message) for entry in caught if issubclass(entry.category, FewPairsWarning)), None)
 
     def _reject_few_pairs(self, found: Mapping, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> None:
@@ -190,8 +197,9 @@ class Evaluation:
 
     def _guarded(self, call: Callable, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> Any:
         """Return ``call(theta, edges, statistics)``, with the policy applied to points outside the supported region."""
-        edges = None if key is None else np.array(key)
-        names = tuple(name for name in STATISTICS if name in statistics)
+        edges = _bins_of(key)
+        wanted = {PROJECTION_OF.get(name, name) for name in statistics}
+        names = tuple(name for name in STATISTICS if name in wanted)
         try:
             try:
                 self._model.support.enforce(theta)
@@ -229,19 +237,29 @@ class Evaluation:
         )
 
 
-def edges_key(r_edges: ArrayLike | None) -> EdgesKey:
-    """Return bin edges as a dictionary key.
+def _projections(found: Mapping[str, Any], statistics: set[str]) -> dict[str, Any]:
+    """Return predictions or deviations, with those of projected statistics under their own names."""
+    return {**found, **{name: found[PROJECTION_OF[name]] for name in statistics if name in PROJECTION_OF}}
+
+
+def _bins_of(key: EdgesKey) -> Any:
+    """Return what models take as bins."""
+    return key if key is None or isinstance(key, Projection) else np.array(key)
+
+
+def edges_key(r_edges: ArrayLike | Projection | None) -> EdgesKey:
+    """Return bins as a dictionary key.
 
     Parameters
     ----------
-    r_edges : array (n_bins + 1,), or None
+    r_edges : array (n_bins + 1,), Projection or None
         [Mpc/h]
 
     Returns
     -------
     EdgesKey
     """
-    if r_edges is None or isinstance(r_edges, tuple):
+    if r_edges is None or isinstance(r_edges, (tuple, Projection)):
         return r_edges
     return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
 

@@ -348,7 +348,7 @@ class ForwardModel(Deviations, Projecting, ABC):
         column = int(torch.nonzero(bins[row])[0])
         point = ", ".join(
             f"{name} = {float(value):.4g}"
-            for name, value in zip(self.parameters, points.reshape(-1, points.shape[-1])[row], strict=True)
+            for name, value in zip(self.parameters, points.detach().reshape(-1, points.shape[-1])[row], strict=True)
             if name in OCCUPATION_PARAMETERS
         )
         warnings.warn(
