@@ -9,7 +9,15 @@ if TYPE_CHECKING:
     from iaemu.measurement import Bins, Covariance, MeasurementError
     from iaemu_cobaya.likelihoods.correlations import IACorrelations
     from iaemu_cobaya.likelihoods.data_files import Measurement
-    from iaemu_cobaya.likelihoods.packaged import TNG300Sample1, TNG300Sample2, TNG300Sample3
+    from iaemu_cobaya.likelihoods.packaged import (
+        LOWZ,
+        GAMARed,
+        TNG300Projected,
+        TNG300Sample1,
+        TNG300Sample2,
+        TNG300Sample3,
+    )
+    from iaemu_cobaya.likelihoods.projected import ProjectedCorrelations
     from iaemu_cobaya.sampler.hmc import HMC
     from iaemu_cobaya.theories.halotools import HalotoolsIA
     from iaemu_cobaya.theories.models import IAEmu, MassDependentIA, TabulatedIA
@@ -17,14 +25,18 @@ if TYPE_CHECKING:
 #: Where public names live. They are imported on first use, so that commands start without Cobaya and torch.
 _HOME_OF = {
     "HMC": "iaemu_cobaya.sampler.hmc",
+    "LOWZ": "iaemu_cobaya.likelihoods.packaged",
     "Bins": "iaemu.measurement",
     "Covariance": "iaemu.measurement",
+    "GAMARed": "iaemu_cobaya.likelihoods.packaged",
     "HalotoolsIA": "iaemu_cobaya.theories.halotools",
     "IACorrelations": "iaemu_cobaya.likelihoods.correlations",
     "IAEmu": "iaemu_cobaya.theories.models",
     "MassDependentIA": "iaemu_cobaya.theories.models",
     "Measurement": "iaemu_cobaya.likelihoods.data_files",
     "MeasurementError": "iaemu.measurement",
+    "ProjectedCorrelations": "iaemu_cobaya.likelihoods.projected",
+    "TNG300Projected": "iaemu_cobaya.likelihoods.packaged",
     "TNG300Sample1": "iaemu_cobaya.likelihoods.packaged",
     "TNG300Sample2": "iaemu_cobaya.likelihoods.packaged",
     "TNG300Sample3": "iaemu_cobaya.likelihoods.packaged",
@@ -33,14 +45,18 @@ _HOME_OF = {
 
 __all__ = [
     "HMC",
+    "LOWZ",
     "Bins",
     "Covariance",
+    "GAMARed",
     "HalotoolsIA",
     "IACorrelations",
     "IAEmu",
     "MassDependentIA",
     "Measurement",
     "MeasurementError",
+    "ProjectedCorrelations",
+    "TNG300Projected",
     "TNG300Sample1",
     "TNG300Sample2",
     "TNG300Sample3",

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
+from iaemu_cobaya.naming import product_name
 
 if TYPE_CHECKING:
     from getdist.plots import GetDistPlotter
@@ -178,15 +179,17 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
             seconds = _predict(model, likes, chain.draws(1, seed)[0])[1]
         too_slow = n_band * seconds > BAND_SECONDS
         drawn = [_predict(model, likes, row)[0] for row in chain.draws(0 if too_slow else n_band, seed)]
+        parts = {name: _parts(model, like, chain.best()) for name, like in likes.items()}
     finally:
         model.close()
     predictions = [prediction for prediction in drawn if prediction is not None]
     n_panels = sum(len(like.statistics) for like in likes.values())
-    figure = Figure(figsize=(0.6 + 5.0 * n_panels, 4.2), layout="constrained")
-    axes = list(figure.subplots(1, n_panels, squeeze=False)[0])
+    figure = Figure(figsize=(0.6 + 5.0 * n_panels, 5.2), layout="constrained")
+    grid = figure.subplots(2, n_panels, squeeze=False, sharex="col", height_ratios=(3, 1))
+    axes, below = list(grid[0]), list(grid[1])
     lines = []
     for name, like in likes.items():
-        panels = [axes.pop(0) for _ in like.statistics]
+        panels, residuals = [axes.pop(0) for _ in like.statistics], [below.pop(0) for _ in like.statistics]
         band = None
         if len(predictions) > 1:
             band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
@@ -196,15 +199,36 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         p_value = like.p_value(best[name])
         chance = "" if np.isnan(p_value) else f", p = {p_value:.2g}"
         text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{chance}"
-        like.plot(best[name], band, panels, label=text, color=COLORS[0])
+        like.plot(best[name], band, panels, text, COLORS[0], parts[name], residuals)
         if len(likes) > 1:
             panels[0].set_title(name, fontsize=10, loc="left")
         chance += _of_hotelling(like) if chance else ""
         fitted = f"{n_bins} bins, {like.n_fitted} parameters"
         lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
+        if len(like.statistics) > 1:
+            each = {statistic: like.chi2_of(best[name], statistic) for statistic in like.statistics}
+            parts_of = (f"{value:.2f} for {len(like.bins[key])} bins of {key}" for key, value in each.items())
+            lines.append(f"    of which alone: {', '.join(parts_of)}")
     if too_slow:
         lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)
+
+
+def _parts(model: Model, like: IACorrelations, row: Mapping[str, float]) -> dict[str, dict[str, np.ndarray]]:
+    """Return the parts of w_g+ or of its quadrupole with shapes of centrals and of satellites, at a row of a chain."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    point = {name: row[name] for name in model.parameterization.sampled_params()}
+    inputs = model.parameterization.to_input(point)
+    for statistic, options in like.requests.items():
+        if statistic not in ("w_gplus", "xi_gplus_2"):
+            continue
+        theory = like.provider.requirement_providers[product_name(statistic, like.tag)]
+        theta = dict(zip(theory.model.parameters, (inputs[name] for name in theory.names), strict=True))
+        amplitude = float(theory.shape_amplitude(inputs))
+        projected = theory.model.project(theta, options["projection"], a_shape=amplitude, support="warn")
+        if projected.centrals is not None:
+            found[statistic] = {"shapes of centrals": projected.centrals, "shapes of satellites": projected.satellites}
+    return found
 
 
 def _of_hotelling(like: IACorrelations) -> str:

@@ -66,6 +66,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         1 for statistics without a Hartlap factor.
     n_regions : dict of statistic to int or None
         Number of regions from which the covariance was estimated, if it was.
+    requests : dict of statistic to dict
+        The options with which each statistic is requested from the theory: its bins.
     """
 
     data: str | os.PathLike | Measurement | None
@@ -83,7 +85,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     param_map: dict
 
     #: Statistics that the likelihood can use.
-    _known: ClassVar[tuple[str, ...]] = STATISTICS
+    _known: ClassVar[Sequence[str]] = STATISTICS
 
     # ------------------------------------------------------------------ set-up
 
@@ -107,9 +109,9 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         self.hartlap_factors = {name: self._data.block_of(name).hartlap_factor for name in self.statistics}
         self.n_regions = {name: self._data.block_of(name).n_regions for name in self.statistics}
         self.inverse_covariance = self._data.whitening.T @ self._data.whitening
-        #: How the theory knows the bins of each statistic, what to request, and which of these bins are used.
+        # How the theory knows the bins of each statistic, and which of these bins are used.
         self._keys: dict[str, Any] = {}
-        self._options_of: dict[str, dict[str, Any]] = {}
+        self.requests: dict[str, dict[str, Any]] = {}
         self._index: dict[str, Any] = {}
         try:
             self._find_bins()
@@ -146,7 +148,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             edges, index = bins.edges()
             # The theory uses tuples of edges as keys: this saves a conversion in every call.
             self._keys[statistic] = tuple(edges.tolist())
-            self._options_of[statistic] = {"r_edges": self._keys[statistic]}
+            self.requests[statistic] = {"r_edges": self._keys[statistic]}
             self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
 
     def _compare_redshifts(self, model: Any) -> None:
@@ -166,14 +168,15 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     def _check_number_density(self) -> tuple[float, float] | None:
         if self.n_gal is None:
             return None
-        given = self.n_gal if isinstance(self.n_gal, (list, tuple)) else [self.n_gal]
         try:
-            mean, sigma = (Range(above=0).check("n_gal [(h/Mpc)^3]", value) for value in given)
-        except ValueError as error:
+            mean, error = self.n_gal
+            for value in (mean, error):
+                Range(above=0).check("n_gal [(h/Mpc)^3]", value)
+        except (ValueError, TypeError) as reason:
             raise LoggedError(
                 self.log, "n_gal: give [mean, error], both positive, in (h/Mpc)^3; got %s.", self.n_gal
-            ) from error
-        return float(given[0]), float(given[1])
+            ) from reason
+        return float(mean), float(error)
 
     def _check_statistics(self) -> list[str]:
         statistics = [self.statistics] if isinstance(self.statistics, str) else list(self.statistics or [])
@@ -215,7 +218,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """
         names = [self._products, *([self._deviations] if self.emulator_error else [])]
         found: dict[str, dict | None] = {
-            name: dict(self._options_of[statistic]) for products in names for statistic, name in products.items()
+            name: dict(self.requests[statistic]) for products in names for statistic, name in products.items()
         }
         return found | ({} if self._number_density is None else {self._density_name: None})
 
@@ -282,7 +285,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """Concatenate products at the current point in the used bins, (..., n)."""
         return np.concatenate(
             [
-                self.provider.get_result(name, **self._options_of[statistic])[..., self._index[statistic]]
+                self.provider.get_result(name, **self.requests[statistic])[..., self._index[statistic]]
                 for statistic, name in names.items()
             ],
             axis=-1,
@@ -516,6 +519,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         axes: Sequence[Axes] | None = None,
         label: str = "prediction",
         color: str = "C0",
+        parts: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        residuals: Sequence[Axes] | None = None,
     ) -> list[Axes]:
         """Plot the data with error bars, with bins that are not used in grey, and a prediction.
 
@@ -529,6 +534,10 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             One for each statistic; by default new ones.
         label, color : str
             Label and colour of the prediction.
+        parts : mapping of statistic to {label: array}, optional
+            Parts of the prediction of a statistic.
+        residuals : sequence of matplotlib axes, optional
+            One for each statistic, for the residuals.
 
         Returns
         -------
@@ -547,7 +556,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         panels: list[Axes] = np.array(axes, dtype=object, ndmin=1).tolist()
         if len(panels) != n:
             raise ValueError(f"{len(panels)} axes for {n} statistics; give one for each.")
-        for ax, statistic in zip(panels, self.statistics, strict=True):
+        below = [None] * n if residuals is None else list(residuals)
+        for ax, lower, statistic in zip(panels, below, self.statistics, strict=True):
             part = self.slices[statistic]
             plot_statistic(
                 ax,
@@ -558,5 +568,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
                 band=None if band is None else [np.asarray(limit)[part] for limit in band],
                 label=label,
                 color=color,
+                parts=(parts or {}).get(statistic),
+                residuals=lower,
             )
         return panels

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, cast
 
 from cobaya.log import LoggedError
 
-from iaemu.binning import BinningError
 from iaemu.measurement import Measurement, MeasurementError
 from iaemu.observables.projected import PROJECTION_OF, Projection
 from iaemu.ranges import Range
@@ -16,7 +17,7 @@ from iaemu_cobaya.likelihoods.surveys import read_survey
 
 
 class ProjectedCorrelations(IACorrelations):
-    """Likelihood of w_gg, w_g+, both with their joint covariance, or of the quadrupole of the position-shape correlation.
+    """Likelihood of w_gg and w_g+ with their joint covariance, and of the quadrupole of the position-shape correlation.
 
     The theory needs the shape amplitude for w_g+: the parameter ``e_rms`` or ``a_shape``, see its YAML.
 
@@ -29,28 +30,44 @@ class ProjectedCorrelations(IACorrelations):
     """
 
     pi_max: Annotated[float, Range(above=0)] | None
-    covariance_files: Any
-    edges: Any
+    read_options: dict | None
 
-    _known: ClassVar[tuple[str, ...]] = tuple(PROJECTION_OF)
+    _known: ClassVar[Sequence[str]] = tuple(PROJECTION_OF)
 
     def _read_source(self) -> Measurement:
-        return read_survey(self.data, pi_max=self.pi_max)
+        options = dict(self.read_options or {})
+        known = list(inspect.signature(read_survey).parameters)[1:]
+        unknown = [str(name) for name in options if name not in known]
+        if unknown or "pi_max" in options:
+            raise LoggedError(
+                self.log,
+                "read_options: unknown option(s) %s; the options are %s.",
+                ", ".join(unknown) or "pi_max (give it beside read_options)",
+                ", ".join(name for name in known if name != "pi_max"),
+            )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            measurement = read_survey(cast(str, self.data), pi_max=self.pi_max, **options)
+        for warning in caught:
+            self.mpi_warning("%s", warning.message)
+        return measurement
 
     def _find_bins(self) -> None:
         """Request each statistic at its own separations, all in one projection for each Pi_max."""
         pi_max = self.pi_max if self.pi_max is not None else self.measurement.metadata.get("pi_max")
-        self.pi_max = None if pi_max is None else float(pi_max)
-        groups = [[name for name in self.statistics if name != "xi_gplus_2"], ["xi_gplus_2"]]
-        for group in groups:
+        for group in (("w_gg", "w_gplus"), ("xi_gplus_2",)):
             names = [name for name in group if name in self.statistics]
             if not names:
                 continue
             try:
                 limits = {name: (self.bins[name].r_low, self.bins[name].r_high) for name in names}
-                projection = Projection.between(limits, self.pi_max)
-            except BinningError as error:
-                raise MeasurementError(f"{self.measurement.name}: {error} (Option 'pi_max' of the likelihood.)") from error
+                projection = Projection.between(limits, pi_max)
+            except ValueError as error:
+                raise MeasurementError(
+                    f"{self.measurement.name}: {error} Neither the file nor the option 'pi_max' states it."
+                    if pi_max is None
+                    else f"{self.measurement.name}: {error}"
+                ) from error
             for name in names:
-                self._keys[name], self._options_of[name] = projection, {"projection": projection}
+                self._keys[name], self.requests[name] = projection, {"projection": projection}
                 self._index[name] = slice(None)

@@ -266,7 +266,7 @@ def _chain_route(chain: Chain, tables: Chain) -> Route:
     route = _route_of(chain, f"{MOCKS}, Cobaya mcmc{stopped}", int(steps) * n_realisations * len(catalogues))
     mocks = MockEnsemble(catalogues, n_realisations, options["seed"], options["seeds"])
     like = _likelihood(1)()
-    edges = like.get_requirements()["ia_omega"]["r_edges"]
+    edges = like.requests["omega"]["r_edges"]
     theta = {**dict(zip(ALIGNMENT_PARAMETERS, route.moments.mean, strict=True)), **occupation(1)}
     deviations = mocks.deviations(theta, edges, ("omega",))["omega"]
     draws = _strengths_of(tables)
@@ -281,7 +281,7 @@ def _direct_routes(
 ) -> list[Route]:
     """Return the two posteriors from mocks at draws with the tables; the mocks are stored in ``folder``."""
     like = _likelihood(sample)()
-    edges = like.get_requirements()["ia_omega"]["r_edges"]
+    edges = like.requests["omega"]["r_edges"]
     rows = tables.draws(n_points, seed=sample)
     mu = np.array([[row[name] for name in ALIGNMENT_PARAMETERS] for row in rows])
     points, corners = (

@@ -15,7 +15,8 @@ quadrupole ``ia_xigplus2``. Those are requested in bins of r_p, or at single sep
 
 and need the shape amplitude, see :meth:`ForwardModelTheory.shape_amplitude`. The error of each prediction is a product
 too, such as ``ia_xi_deviations``. Only requested statistics and bins are computed, and several likelihoods can request
-different bins. The option ``tag`` adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory for each of several galaxy samples.
+different bins. The option ``tag`` adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory
+for each of several galaxy samples.
 """
 
 from __future__ import annotations
@@ -318,7 +319,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         self._shape = self._shape_names[given[0]], SHAPE_PARAMETERS[given[0]] / (2.0 * (self.responsivity or 0.5))
 
     def shape_amplitude(self, params: Mapping) -> Any:
-        """Return the factor a of w_g+ at points: the ellipticity of a galaxy seen with its axis in the plane of the sky.
+        """Return the factor a of w_g+: the ellipticity of a galaxy seen with its axis in the plane of the sky.
 
         Parameters
         ----------
