@@ -295,13 +295,15 @@ class BoxError:
         random = total**2 / torch.as_tensor(self.metadata["box_sizes"], dtype=torch.float64) ** 3
         density = random.sum(dim=-1, keepdim=True)
         weight = random / density  # (n, 1, n_boxes)
+        sizes = [len(projection.gg), len(projection.gplus), len(projection.gplus)]
         found: dict[str, Any] = {}
-        for term, (by_region, whole, names) in tables.items():
-            parts, first, gone = (torch.tensordot(amplitudes[term], table, dims=1) for table in (by_region, *whole))
-            for column, name in enumerate(names):
-                expected = torch.einsum("nkx,nxb->nkb", weight * numbers / total, first[:, column])
-                expected = expected - torch.einsum("nkx,nxb->nkb", weight, gone[:, column]) / n_regions
-                value = scale * (parts[:, column] - expected) / density
+        for term, (columns, *sums) in tables.items():
+            parts, first, gone = (torch.tensordot(amplitudes[term], table, dims=1) for table in sums)
+            expected = torch.einsum("nkx,nxb->nkb", weight * numbers / total, first)
+            expected = expected - torch.einsum("nkx,nxb->nkb", weight, gone) / n_regions
+            values = (scale * (parts - expected) / density).split([sizes[column] for column in columns], dim=-1)
+            for column, value in zip(columns, values, strict=True):
+                name = ("xi", "A_c", "A_s")[column]
                 found[name] = found[name] + value if name in found else value
         return found
 
@@ -310,25 +312,21 @@ class BoxError:
         if projection not in self._binned:
             with torch.inference_mode(False), torch.no_grad():
                 found = projection.matrices(self.r_edges)
-                per_volume = {
-                    name: torch.as_tensor(matrix / shell_volumes(self.r_edges))
-                    for name, matrix in (("DD", found.of_xi), ("A_c", found.of_omega), ("A_s", found.of_omega))
-                }
                 sides = [size / self.per_side for size in self.metadata["box_sizes"]]
                 leaving = torch.as_tensor(np.stack([1.0 - pairs_inside_cube(self.r_edges, side) for side in sides]))
+                quantities = {"DD": found.of_xi, "A_c": found.of_omega, "A_s": found.of_omega}
+                per_volume = [torch.as_tensor((m / shell_volumes(self.r_edges)).T) for m in quantities.values()]
 
-                def sums(term, kept, weights=None):
-                    table = self._tables[f"sums.{term}"]
-                    if weights is None:
-                        return torch.stack([table[:, i] @ per_volume[name].T for i, name in kept], dim=1)
-                    whole = table.sum(dim=2)[:, :, None] * weights
-                    return torch.stack([whole[:, i] @ per_volume[name].T for i, name in kept], dim=1)
+                def sums(columns, table):
+                    return torch.cat([table[:, i] @ per_volume[column] for column, i in columns.items()], dim=-1)
 
                 binned = {}
-                for term, quantities in TERMS.items():
-                    kept = [(i, name) for i, name in enumerate(quantities) if name in per_volume]
-                    both = sums(term, kept, 2.0 - leaving), sums(term, kept, 1.0 - leaving)
-                    binned[term] = sums(term, kept), both, ["xi" if name == "DD" else name for _, name in kept]
+                for term, names in TERMS.items():
+                    columns = {column: names.index(name) for column, name in enumerate(quantities) if name in names}
+                    table = self._tables[f"sums.{term}"]
+                    whole = table.sum(dim=2)[:, :, None]
+                    shares = (sums(columns, whole * share) for share in (2.0 - leaving, 1.0 - leaving))
+                    binned[term] = (list(columns), sums(columns, table), *shares)
                 self._binned[projection] = binned
             self._forget()
         return self._binned[projection]

@@ -182,8 +182,8 @@ def combine(
     """
     flat = {name: value.flatten(start_dim=1) for name, value in ingredients.items()}
     found = orientation_statistics(mu, flat, statistics)
-    shape = next(iter(ingredients.values())).shape
-    values = {name: value.reshape(shape) for name, value in found.items()}
+    n_deviations = next(iter(ingredients.values())).shape[1]
+    values = {name: value.unflatten(1, (n_deviations, -1)) for name, value in found.items()}
     if "xi" in statistics:
         values["xi"] = ingredients["xi"]
     return values

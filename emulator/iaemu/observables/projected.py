@@ -341,7 +341,10 @@ def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.nd
     """Return the matrix from means over the shells between nodes to means over other shells."""
     low, high = np.where(high > low, low, low / _NEARBY), np.where(high > low, high, high * _NEARBY)
     below = np.tri(len(nodes), len(nodes) - 1, -1) * shell_volumes(nodes)
-    upper, lower = (np.stack([interpolation_weights(nodes, r) for r in edges]) for edges in (high, low))
+    upper, lower = (
+        np.array([interpolation_weights(nodes, r) for r in edges]).reshape(len(edges), len(nodes))
+        for edges in (high, low)
+    )
     return (upper - lower) @ below / (4.0 / 3.0 * np.pi * (high**3 - low**3))[:, None]
 
 
