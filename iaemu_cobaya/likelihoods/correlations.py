@@ -79,8 +79,8 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
     distribution: str
     n_parameters: Annotated[int, Range(at_least=0)] | None
     emulator_error: bool
-    n_gal: list | tuple | None
-    mask: dict | None
+    n_gal: Any
+    mask: Any
     tag: str | None
     param_map: dict
 

@@ -50,7 +50,7 @@ class Options:
     covariance: str | Mapping = "auto"
     correlation_from: Any = None
     distribution: str = "t"
-    mask: Mapping | None = None
+    mask: Any = None
 
     def of(self, name: str, statistic: str) -> Any:
         """Return the value of an option for one statistic.
