@@ -171,6 +171,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
     try:
         likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
         best, seconds = _predict(model, likes, chain.best())
+        errors = {name: like.deviations() for name, like in likes.items()} if best is not None else {}
         if best is None:
             point = {name: chain.best()[name] for name in model.parameterization.sampled_params()}
             raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {point}")
@@ -205,6 +206,8 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         chance += _of_hotelling(like) if chance else ""
         fitted = f"{n_bins} bins, {like.n_fitted} parameters"
         lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
+        if errors[name] is not None:
+            lines.append(f"    with the error of the prediction: chi2 = {like.chi2(best[name], errors[name]):.2f}")
         if len(like.statistics) > 1:
             each = {statistic: like.chi2_of(best[name], statistic) for statistic in like.statistics}
             parts_of = (f"{value:.2f} for {len(like.bins[key])} bins of {key}" for key, value in each.items())

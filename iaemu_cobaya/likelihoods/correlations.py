@@ -411,12 +411,14 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             text = "%s It gets zero likelihood. (This is not repeated; 'stop_at_error: True' stops the run instead.)"
             self.log.warning(text, message)
 
-    def chi2(self, theory_vector: ArrayLike) -> float:
-        """Return chi^2 of a prediction from the covariance of the data alone, with a Hartlap factor if that is chosen.
+    def chi2(self, theory_vector: ArrayLike, deviations: np.ndarray | None = None) -> float:
+        """Return chi^2 of a prediction from the covariance of the data, with a Hartlap factor if that is chosen.
 
         Parameters
         ----------
         theory_vector : array (n,)
+        deviations : array (K, n), optional
+            See :meth:`deviations`: their C_emu is added to the covariance of the data.
 
         Returns
         -------
@@ -425,6 +427,10 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """
         whitened = self._data.whitening @ self.residuals(theory_vector)
         chi2 = float(whitened @ whitened)
+        if deviations is not None:
+            scaled = deviations @ self._data.whitening.T
+            along = scaled @ whitened
+            chi2 -= float(along @ np.linalg.solve(np.eye(len(scaled)) + scaled @ scaled.T, along))
         return chi2 if np.isfinite(chi2) else float("nan")
 
     def chi2_of(self, theory_vector: ArrayLike, statistic: str) -> float:

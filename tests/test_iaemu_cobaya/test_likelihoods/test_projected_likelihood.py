@@ -236,3 +236,13 @@ def test_packaged_surveys_are_fitted_at_their_separations(kind):
     assert like.chi2(like.data_vector) == 0.0
     correlation = like.covariance_matrix / np.sqrt(np.outer(*[np.diag(like.covariance_matrix)] * 2))
     assert np.linalg.eigvalsh(correlation)[0] > 1e-6
+
+
+def test_chi_squared_with_the_error_of_the_prediction_is_that_of_the_summed_covariance():
+    like = ProjectedCorrelations({"data": measurement()})
+    rng = np.random.default_rng(1)
+    vector = like.data_vector * (1 + 0.1 * rng.normal(size=16))
+    deviations = rng.normal(size=(5, 16)) * 0.03 * like.data_vector
+    residuals = like.data_vector - vector
+    whole = like.covariance_matrix + deviations.T @ deviations
+    assert like.chi2(vector, deviations) == pytest.approx(residuals @ np.linalg.solve(whole, residuals), rel=1e-8)
