@@ -10,6 +10,7 @@ Source: github.com/echo-IA/IAmeasurementsStore, code/make_fits.ipynb.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ _SEPARATIONS = ("SEP", "R_P", "RP")
 _ANGLES = ("ANG", "THETA", "ANGLE")
 _ERRORS = ("ERROR", "ERR", "SIGMA")
 _PAIR = ("SAMPLE", "SAMPLE1", "SAMPLE2", "BIN", "BIN1", "BIN2")
+
+#: Bytes of a line of a header, and of the blocks of which a FITS file is made.
+_CARD, _BLOCK = 80, 2880
 
 #: Units of separations in Mpc/h, without what is neither letter nor number.
 _MPC_H = ("", "mpch", "mpch1", "h1mpc", "hmpc", "1hmpc", "mpcperh")
@@ -164,30 +168,64 @@ def read_2pt(content: bytes, label: str, pair: Mapping[str, int] | None = None) 
 def _extensions(content: bytes, label: str) -> list[_Extension]:
     from astropy.io import fits
 
+    _check_structure(content, label)
     found = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # A file that ends too early gives only this warning, and then wrong numbers or an error of NumPy.
-            warnings.filterwarnings("error", message=".*truncated.*")
-            with fits.open(
-                BytesIO(content), memmap=False, lazy_load_hdus=False, disable_image_compression=True
-            ) as hdus:
-                for hdu in hdus[1:]:
-                    columns, units, image = {}, {}, None
-                    if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
-                        columns = {name.upper().strip(): np.array(hdu.data[name]) for name in hdu.columns.names}
-                        units = {entry.name.upper().strip(): str(entry.unit or "") for entry in hdu.columns}
-                    elif isinstance(hdu, fits.ImageHDU) and hdu.data is not None:
-                        image = np.array(hdu.data, dtype=np.float64)
-                    header = {str(key).upper(): value for key, value in hdu.header.items()}
-                    found.append(_Extension(str(hdu.name).strip(), header, columns, units, image))
+        with (
+            warnings.catch_warnings(action="ignore"),
+            fits.open(BytesIO(content), memmap=False, lazy_load_hdus=False, disable_image_compression=True) as hdus,
+        ):
+            for hdu in hdus[1:]:
+                columns, units, image = {}, {}, None
+                if isinstance(hdu, fits.BinTableHDU | fits.TableHDU):
+                    columns = {name.upper().strip(): np.array(hdu.data[name]) for name in hdu.columns.names}
+                    units = {entry.name.upper().strip(): str(entry.unit or "") for entry in hdu.columns}
+                elif isinstance(hdu, fits.ImageHDU) and hdu.data is not None:
+                    image = np.array(hdu.data, dtype=np.float64)
+                header = {str(key).upper(): value for key, value in hdu.header.items()}
+                found.append(_Extension(str(hdu.name).strip(), header, columns, units, image))
     except (Exception, MemoryError) as error:  # astropy raises whatever a damaged header leads to
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise MeasurementError(
-            f"{label} is damaged or cut short, and cannot be read as FITS ({reason}). Copy or download it again."
-        ) from error
+        raise _damaged(label, " ".join(str(error).split())[:200] or type(error).__name__) from error
     return found
+
+
+def _check_structure(content: bytes, label: str) -> None:
+    """Raise unless headers and data follow one another to the end of the file.
+
+    Of a file that was cut short or damaged, astropy drops what comes after, with a warning at most, and sizes that are
+    no numbers take it minutes.
+    """
+    at = 0
+    while content[at:].strip(b"\0 "):
+        sizes, start = {}, at
+        for at in range(start, len(content), _CARD):
+            card = content[at : at + _CARD]
+            if at == start and not card.startswith(b"XTENSION= '" if at else b"SIMPLE  =                    T"):
+                raise _damaged(label, f"no part begins at byte {at}, where one should")
+            key, value = card[:8].decode("latin-1").strip(), card[10:].partition(b"/")[0].strip()
+            if key == "END":
+                break
+            if re.fullmatch("BITPIX|[PG]COUNT|NAXIS[1-9]?", key):
+                if not re.fullmatch(rb"-?[0-9]{1,12}", value) or (int(value) < 0 and key != "BITPIX"):
+                    raise _damaged(label, f"{key} is {value.decode('latin-1')} at byte {at}")
+                sizes[key] = int(value)
+        else:
+            raise _damaged(label, f"the header that begins at byte {start} has no end")
+        axes = [sizes.get(f"NAXIS{axis}", -1) for axis in range(1, sizes.get("NAXIS", 0) + 1)]
+        if not {"BITPIX", "NAXIS"} <= set(sizes) or -1 in axes or sizes["BITPIX"] not in (8, 16, 32, 64, -32, -64):
+            raise _damaged(label, f"the header that begins at byte {start} does not say how much data follow")
+        size = abs(sizes["BITPIX"]) // 8 * sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + math.prod(axes))
+        at = -(-(at + _CARD) // _BLOCK) * _BLOCK
+        if axes:
+            if at + size > len(content):
+                raise _damaged(label, f"it needs {at + size} bytes, but has {len(content)}")
+            at += -(-size // _BLOCK) * _BLOCK
+
+
+def _damaged(label: str, reason: str) -> MeasurementError:
+    return MeasurementError(
+        f"{label} is damaged or cut short, and cannot be read as FITS ({reason}). Copy or download it again."
+    )
 
 
 def _column(label: str, entry: _Extension, names: Sequence[str], rows: np.ndarray) -> np.ndarray | None:
@@ -195,8 +233,8 @@ def _column(label: str, entry: _Extension, names: Sequence[str], rows: np.ndarra
     if name is None:
         return None
     values = entry.columns[name]
-    if values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise MeasurementError(f"{label}: the column {name} must hold one number per row.")
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise MeasurementError(f"{label}: the column {name} must hold one real number (TFORM D or E) per row.")
     unit = entry.units.get(name, "") or (_stated_unit(entry.header) if name in _SEPARATIONS else "")
     if name not in _ERRORS and re.sub(r"[^a-z0-9]", "", unit.lower()) not in _MPC_H:
         raise MeasurementError(
@@ -277,6 +315,9 @@ def _covariance(
             if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < len(matrix):
                 raise MeasurementError(f"{label}: the first row of {name} in its header, STRT_{key[5:]}, is {start!r}.")
             starts[statistic_of(str(name)) or str(name)] = start
+    lost = [name for name in _STATISTICS.values() if name in starts and name not in sizes]
+    if lost:
+        raise MeasurementError(f"{label} has a part of {', '.join(lost)}, but there is no such extension in the file.")
     missing = [name for name in sizes if name not in starts]
     if missing:
         raise MeasurementError(

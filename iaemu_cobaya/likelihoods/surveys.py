@@ -127,6 +127,8 @@ def read_survey(
     for names, matrix in found.covariances:
         keep = np.concatenate([used[statistic] for statistic in names])
         covariances += _parts(name, bins, names, matrix[np.ix_(keep, keep)], correlations)
+    if n_regions is not None and not covariances:
+        raise MeasurementError(f"n_regions: there is no covariance that came from {n_regions} regions; leave it out.")
     if n_regions is None and found.n_regions is not None and covariances:
         if _has_noise([matrix for _, matrix in covariances], found.n_regions):
             n_regions = found.n_regions
