@@ -47,8 +47,12 @@ PI_LIMIT, RP_LIMIT = 200.0, 2.5
 #: Parts of each bin between nodes, and of the range beyond them, in which functions are taken as constant.
 _PARTS, _TAIL_PARTS = 6, 96
 
-#: Factor between a single separation and the limits of the bin about it, where a bin is needed.
-_NEARBY = 1.05
+#: Fewest nodes of a model from which statistics are projected.
+_MIN_NODES = 10
+
+#: Factors between a single separation and the limits of the bin about it: where its pairs are counted, and where a mean
+#: over shells stands for a value.
+_NEARBY, _CLOSE = 1.2, 1.05
 
 
 def cylinder_weights(
@@ -244,7 +248,13 @@ class Projection:
         BinningError
             A separation is not within what nodes and large scales allow.
         """
-        return _matrices(self, tuple(check_edges(nodes).tolist()))
+        values = np.asarray(nodes, dtype=np.float64)
+        if len(values) < _MIN_NODES or values[0] <= 0:
+            raise BinningError(
+                "This model does not know its correlations in narrow bins of r, which w_gg and w_g+ need. Use the "
+                "emulator (IAEmu) or tables (TabulatedIA)."
+            )
+        return _matrices(self, tuple(check_edges(values).tolist()))
 
 
 def _checked(name: str, low: Any, high: Any) -> Limits:
@@ -339,7 +349,7 @@ def _pairs(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, pi_max: float) 
 
 def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return the matrix from means over the shells between nodes to means over other shells."""
-    low, high = np.where(high > low, low, low / _NEARBY), np.where(high > low, high, high * _NEARBY)
+    low, high = np.where(high > low, low, low / _CLOSE), np.where(high > low, high, high * _CLOSE)
     below = np.tri(len(nodes), len(nodes) - 1, -1) * shell_volumes(nodes)
     upper, lower = (
         np.array([interpolation_weights(nodes, r) for r in edges]).reshape(len(edges), len(nodes))

@@ -142,6 +142,11 @@ def test_separations_beyond_what_is_known_are_refused(edges):
         Projection.of(edges, 60.0).matrices(NODES)
 
 
+def test_models_of_few_bins_are_refused():
+    with pytest.raises(BinningError, match="narrow bins of r"):
+        Projection.of((0.5, 1.0), 60.0).matrices([0.0, 30.0])
+
+
 def test_statistics_of_other_names_are_refused():
     with pytest.raises(BinningError, match="w_plusplus"):
         Projection.between({"w_plusplus": ([1.0], [2.0])}, 60.0)
