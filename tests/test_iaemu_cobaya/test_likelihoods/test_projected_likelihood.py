@@ -1,6 +1,7 @@
 """The likelihood of w_gg and w_g+ in Cobaya: same value as by hand, gradients, options, clear errors."""
 
 import logging
+from functools import cache
 
 import numpy as np
 import pytest
@@ -26,6 +27,17 @@ def flat(low, high, ref):
 SAMPLED = {"mu_cen": flat(-1, 1, 0.7), "mu_sat": flat(-1, 1, 0.1), "e_rms": flat(0.05, 0.6, 0.25)}
 
 
+@cache
+def emulator():
+    return iaemu.load()
+
+
+@cache
+def tables():
+    return iaemu.load("tables-pm160")
+
+
+@cache
 def measurement(statistics=("w_gg", "w_gplus"), pi_max=60.0, single=False, **metadata):
     """Values of the emulator, with errors of 5 %, in bins or at single separations."""
     edges = np.geomspace(0.3, 20, 9)
@@ -34,10 +46,10 @@ def measurement(statistics=("w_gg", "w_gplus"), pi_max=60.0, single=False, **met
     theta = np.array([*STRENGTHS.values(), *OCCUPATION.values()])
     values = {}
     if names:
-        found = iaemu.load().project(theta, Projection.between({name: (low, high) for name in names}, pi_max or 60.0))
+        found = emulator().project(theta, Projection.between({name: (low, high) for name in names}, pi_max or 60.0))
         values = {name: getattr(found, name) * (0.3 if name == "w_gplus" else 1.0) for name in names}
     if "xi_gplus_2" in statistics:
-        found = iaemu.load().project(theta, Projection.between({"xi_gplus_2": (low, high)}))
+        found = emulator().project(theta, Projection.between({"xi_gplus_2": (low, high)}))
         values["xi_gplus_2"] = 0.3 * found.xi_gplus_2
     bins = {name: Bins(low, high, value, 0.05 * np.abs(value)) for name, value in values.items()}
     errors = np.concatenate([one.error for one in bins.values()])
@@ -47,9 +59,10 @@ def measurement(statistics=("w_gg", "w_gplus"), pi_max=60.0, single=False, **met
 
 
 def model_of(data=None, params=None, theory="iaemu_cobaya.IAEmu", theory_options=None, **options):
+    artifact = tables() if "Tabulated" in theory else emulator()
     return get_model(
         {
-            "theory": {theory: theory_options},
+            "theory": {theory: {"artifact": artifact, **(theory_options or {})}},
             "likelihood": {NAME: {"data": measurement() if data is None else data, **options}},
             "params": {**SAMPLED, **OCCUPATION} if params is None else params,
         }
@@ -62,7 +75,7 @@ def test_is_chi_squared_of_the_prediction():
     point = {"mu_cen": 0.6, "mu_sat": 0.2, "e_rms": 0.2}
     a_shape = np.sqrt(15 / 8) * 0.2
     theta = np.array([0.6, 0.2, *OCCUPATION.values()])
-    found = iaemu.load().project(theta, like.requests["w_gg"]["projection"], a_shape=a_shape)
+    found = emulator().project(theta, like.requests["w_gg"]["projection"], a_shape=a_shape)
     residuals = like.data_vector - np.concatenate([found.w_gg, found.w_gplus])
     expected = -0.5 * residuals @ np.linalg.solve(like.measurement.covariances[0].matrix, residuals)
     assert model.loglike(point, return_derived=False) == pytest.approx(expected, rel=1e-6)
@@ -72,8 +85,10 @@ def test_is_chi_squared_of_the_prediction():
     assert like.chi2_of(vector, "w_gg") == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("theory", ["iaemu_cobaya.IAEmu", "iaemu_cobaya.TabulatedIA"])
-@pytest.mark.parametrize("free", [False, True], ids=["fixed occupation", "free occupation"])
+@pytest.mark.parametrize(
+    ("theory", "free"),
+    [("iaemu_cobaya.IAEmu", False), ("iaemu_cobaya.IAEmu", True), ("iaemu_cobaya.TabulatedIA", False)],
+)
 def test_gradients_are_those_of_the_log_posterior(theory, free):
     params = {**SAMPLED, **OCCUPATION}
     if free:
@@ -129,7 +144,7 @@ def test_several_samples_have_tags_and_their_own_amplitude():
 def test_the_number_density_is_a_gaussian_constraint():
     point = {"mu_cen": 0.6, "mu_sat": 0.2, "e_rms": 0.22}
     with_density, plain = model_of(n_gal=[5e-4, 1e-4]), model_of()
-    number = iaemu.load().predict({**STRENGTHS, **OCCUPATION}, statistics=()).n_gal
+    number = emulator().predict({**STRENGTHS, **OCCUPATION}, statistics=()).n_gal
     difference = with_density.loglike(point, return_derived=False) - plain.loglike(point, return_derived=False)
     assert difference == pytest.approx(-0.5 * ((number - 5e-4) / 1e-4) ** 2)
 
@@ -162,19 +177,21 @@ def test_single_separations_are_not_averaged():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": measurement(pi_max=None)}, "pi_max is missing.*Neither the file nor the option 'pi_max'"),
-        ({"data": measurement(), "pi_max": 400.0}, "pi_max"),
-        ({"data": measurement(), "statistics": ["omega"]}, "statistics: give one or more of w_gg"),
-        ({"data": measurement(("w_gplus",))}, "w_gg is not in measurement, which contains w_gplus"),
-        ({"data": measurement(), "mask": {"w_gg": [100.0]}}, "mask: no bin of w_gg contains r = 100"),
-        ({"data": measurement(), "mask": [1.0]}, "mask: give"),
-        ({"data": measurement(), "n_gal": 3e-4}, r"n_gal: give \[mean, error\]"),
-        ({"data": measurement(), "n_gal": [3e-4, 0]}, r"n_gal: give \[mean, error\]"),
+        ({"data": {"pi_max": None}}, "pi_max is missing.*Neither the file nor the option 'pi_max'"),
+        ({"data": {}, "pi_max": 400.0}, "pi_max"),
+        ({"data": {}, "statistics": ["omega"]}, "statistics: give one or more of w_gg"),
+        ({"data": {"statistics": ("w_gplus",)}}, "w_gg is not in measurement, which contains w_gplus"),
+        ({"data": {}, "mask": {"w_gg": [100.0]}}, "mask: no bin of w_gg contains r = 100"),
+        ({"data": {}, "mask": [1.0]}, "mask: give"),
+        ({"data": {}, "n_gal": 3e-4}, r"n_gal: give \[mean, error\]"),
+        ({"data": {}, "n_gal": [3e-4, 0]}, r"n_gal: give \[mean, error\]"),
         ({"data": "surveys/lowz", "read_options": {"edge": 1}}, "read_options: unknown option.*edges"),
         ({"data": None}, "data: give a file"),
     ],
 )
 def test_wrong_options_say_what_to_give(options, message):
+    if isinstance(options["data"], dict):
+        options = {**options, "data": measurement(**options["data"])}
     with pytest.raises(LoggedError, match=message):
         ProjectedCorrelations(options)
 
@@ -217,7 +234,7 @@ def test_other_likelihoods_can_request_them():
     model.loglike({**STRENGTHS, "e_rms": 0.22}, return_derived=False)
     found = model.provider.get_ia_wgg(rp_edges=[1.0, 2.0, 4.0], pi_max=40)
     theta = {**STRENGTHS, **OCCUPATION}
-    np.testing.assert_allclose(found, iaemu.load().project(theta, [1.0, 2.0, 4.0], 40).w_gg, rtol=1e-6)
+    np.testing.assert_allclose(found, emulator().project(theta, [1.0, 2.0, 4.0], 40).w_gg, rtol=1e-6)
     assert model.provider.get_ia_wgplus(rp=[2.0], pi_max=40).shape == (1,)
 
 
