@@ -1,6 +1,7 @@
 """Compare the gradients of emulators with central differences in double precision, at random points.
 
     python benchmarks/gradient_accuracy.py factorised-pm160 iaemunet-pm160
+    python benchmarks/gradient_accuracy.py --projected factorised-pm160 tables-pm160     # of w_gg and w_g+
 
 The gradient is that of a fixed random combination of all outputs, each divided by its rms. The error at a point is the
 norm of the difference of the two gradients, divided by the norm of the gradient. Central differences are extrapolated
@@ -14,28 +15,33 @@ import argparse
 import numpy as np
 import torch
 
-from iaemu.models.factorised import Emulator
+from iaemu.models import ForwardModel, load
 from iaemu.statistics import STATISTICS
 
 
-def projection(emulator: Emulator, weights: torch.Tensor, scale: torch.Tensor):
+def all_outputs(model: ForwardModel, theta: torch.Tensor, projected: bool) -> torch.Tensor:
+    if projected:
+        found = model.project(theta, np.geomspace(0.3, 20.0, 13), 60.0, support="warn")
+        return torch.cat([found.w_gg, found.w_gplus], dim=-1)
+    prediction = model.predict(theta, support="warn")
+    return torch.cat([getattr(prediction, name) for name in STATISTICS], dim=-1)
+
+
+def combination(model: ForwardModel, weights: torch.Tensor, scale: torch.Tensor, projected: bool):
     def function(theta: torch.Tensor) -> torch.Tensor:
-        prediction = emulator.predict(theta, support="warn")
-        outputs = torch.cat([getattr(prediction, name) for name in STATISTICS], dim=-1)
-        return (outputs / scale * weights).sum(dim=-1)
+        return (all_outputs(model, theta, projected) / scale * weights).sum(dim=-1)
 
     return function
 
 
-def gradient_errors(emulator: Emulator, n: int, seed: int, step: float) -> np.ndarray:
+def gradient_errors(emulator: ForwardModel, n: int, seed: int, step: float, projected: bool = False) -> np.ndarray:
     """Return relative errors (n,) of the gradient; parameters are in units of the widths of the supported region."""
     rng = np.random.default_rng(seed)
     theta = torch.as_tensor(emulator.support.sample(n, rng))
     with torch.no_grad():
-        prediction = emulator.predict(theta)
-        outputs = torch.cat([getattr(prediction, name) for name in STATISTICS], dim=-1)
+        outputs = all_outputs(emulator, theta, projected)
     weights = torch.as_tensor(rng.standard_normal(outputs.shape[-1]))
-    function = projection(emulator, weights, outputs.square().mean(dim=0).sqrt())
+    function = combination(emulator, weights, outputs.square().mean(dim=0).sqrt(), projected)
     width = theta.std(dim=0)
 
     point = theta.clone().requires_grad_(True)
@@ -59,13 +65,14 @@ def main(arguments=None) -> None:
     parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
     parser.add_argument("-n", "--n-points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--projected", action="store_true", help="w_gg and w_g+ in place of xi, omega and eta")
     parser.add_argument(
         "--step", type=float, default=2e-5, help="step of the differences, in standard deviations of the parameters"
     )
     options = parser.parse_args(arguments)
     print("| emulator | median | 99 % | worst |\n|---|---|---|---|")
     for name in options.artifacts:
-        errors = gradient_errors(Emulator.load(name), options.n_points, options.seed, options.step)
+        errors = gradient_errors(load(name), options.n_points, options.seed, options.step, options.projected)
         print(f"| {name} | {np.median(errors):.1e} | {np.percentile(errors, 99):.1e} | {errors.max():.1e} |")
 
 
