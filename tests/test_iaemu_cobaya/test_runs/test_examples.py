@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parents[3] / "yaml_examples"
 #: Its data are not on a machine that runs tests; see test_joint.py, also for runs of the other one with CAMB.
 NEEDS_DATA = {"joint_planck_lensing"}
 NEEDS_CAMB = {"joint_lensing"}
+#: As lowz_wgplus, which is run in their stead by default.
+SLOW_TO_RUN = {"gama_red", "tng300_projected"}
 EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in NEEDS_DATA]
 MCMC = [path for path in EXAMPLES if "\n  mcmc:" in path.read_text()]
 HMC = [path for path in EXAMPLES if "\n  iaemu_cobaya.HMC:" in path.read_text()]
@@ -35,8 +37,15 @@ no_camb = pytest.mark.skipif(
 )
 
 
-def cases(paths):
-    return [pytest.param(path, id=path.stem, marks=[no_camb] if path.stem in NEEDS_CAMB else []) for path in paths]
+def cases(paths, slow=()):
+    return [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=[no_camb] * (path.stem in NEEDS_CAMB) + [pytest.mark.slow] * (path.stem in slow),
+        )
+        for path in paths
+    ]
 
 
 def load(path):
@@ -88,7 +97,7 @@ def test_it_passes_cobayas_own_test_with_mocks(path):
     run(load(path), test=True)
 
 
-@pytest.mark.parametrize("path", cases(path for path in EXAMPLES if path.stem not in NEEDS_CAMB))
+@pytest.mark.parametrize("path", cases((path for path in EXAMPLES if path.stem not in NEEDS_CAMB), SLOW_TO_RUN))
 def test_it_runs_and_can_be_plotted(path, capsys, monkeypatch):
     monkeypatch.setattr(plotting, "data_plot", partial(data_plot, n_band=4))
     info = load(path)
