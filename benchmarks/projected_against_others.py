@@ -125,7 +125,7 @@ def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--catalogue", default="pm40", help="shipped name, or file, of the halos (default: pm40)")
     parser.add_argument("--point", choices=tuple(POINTS), default="tng3")
-    parser.add_argument("--pi-max", type=float, default=12.0, help="[Mpc/h]; halotools needs less than Lbox / 3")
+    parser.add_argument("--pi-max", type=float, default=11.0, help="[Mpc/h]; halotools needs less than Lbox / 3")
     parser.add_argument("--rp", type=float, nargs=2, default=(1.5, 10.0), help="least and largest r_p [Mpc/h]")
     parser.add_argument("--n-bins", type=int, default=4)
     parser.add_argument("--mu-bins", type=int, default=100, help="MeasureIA's bins in mu")

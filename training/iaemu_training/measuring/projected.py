@@ -162,7 +162,7 @@ def _some_lines(x, e, Lbox, edges, pi_max, lines, n_side, progress):
 
 def _all_lines(x, e, Lbox, edges, pi_max, n_side, progress):
     """As :func:`_some_lines`, for all lines of sight."""
-    fine = _shell_edges(np.append(edges, np.hypot(edges[-1], pi_max)))
+    fine = shell_edges(np.append(edges, np.hypot(edges[-1], pi_max)))
     sums = sum_by_region(x, e, Lbox, fine, n_side, progress)
     kinds = [np.stack(part[:2]) for part in (sums.auto, sums.cross)]
     inside = shell_nodes(fine).inside(Lbox / n_side)
@@ -184,7 +184,7 @@ def _all_lines(x, e, Lbox, edges, pi_max, n_side, progress):
     return found, sums.n_gal
 
 
-def _shell_edges(edges: np.ndarray) -> np.ndarray:
+def shell_edges(edges: np.ndarray) -> np.ndarray:
     """Return edges of narrow shells, among which are all of ``edges``."""
     parts = [
         np.geomspace(low, high, int(np.ceil(np.log10(high / low) / _SHELL)) + 1)[:-1] for low, high in pairwise(edges)

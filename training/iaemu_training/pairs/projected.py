@@ -119,6 +119,36 @@ def count_projected_by_region(
     shells : BinnedPairs
         In bins of r: pairs and (r_p / r)^2 eps_+.
     """
+    auto, cross, counts = sum_projected(positions, axes, Lbox, edges, pi_max, lines, n_side, progress)
+    found = []
+    for kinds, volume, nodes in (
+        ([0, 1, 2], 2.0 * np.pi * pi_max * np.diff(edges**2), cylinder_nodes(edges, pi_max, lines)),
+        ([4, 3], shell_volumes(edges), quadrupole_nodes(edges, lines)),
+    ):
+        random = spread(positions, axes, Lbox, n_side, nodes, progress)
+        found.append(BinnedPairs(Lbox, counts, volume, nodes.inside(Lbox / n_side), auto[kinds], cross[kinds], *random))
+    return found[0], found[1]
+
+
+def sum_projected(
+    positions: np.ndarray,
+    axes: np.ndarray,
+    Lbox: float,
+    edges: np.ndarray,
+    pi_max: float,
+    lines: np.ndarray,
+    n_side: int = 1,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the sums of :func:`count_projected_by_region` without those of random points.
+
+    Returns
+    -------
+    auto, cross : (5, n_regions, n_bins)
+        Sums over pairs in cylinders: number, eps_+, eps_+ of both; and in shells: (r_p / r)^2 eps_+, number.
+    n_gal : (n_regions,)
+        Number of galaxies.
+    """
     # Cells that follow the cylinders closely, unless that makes too many pairs of cells.
     reach = float(np.hypot(edges[-1], pi_max))
     n_cells = choose_cells(len(positions), Lbox, max(edges[-1], reach / 4.0), CELLS_PER_RADIUS)
@@ -130,14 +160,7 @@ def count_projected_by_region(
         in_threads(_count_regions, len(part), points, grid, n_side, edges * edges, pi_max, lines, part, sums)
     counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums.transpose(1, 2, 0, 3) / len(lines)
-    found = []
-    for kinds, volume, nodes in (
-        ([0, 1, 2], 2.0 * np.pi * pi_max * np.diff(edges**2), cylinder_nodes(edges, pi_max, lines)),
-        ([4, 3], shell_volumes(edges), quadrupole_nodes(edges, lines)),
-    ):
-        random = spread(positions, axes, Lbox, n_side, nodes, progress)
-        found.append(BinnedPairs(Lbox, counts, volume, nodes.inside(Lbox / n_side), auto[kinds], cross[kinds], *random))
-    return found[0], found[1]
+    return auto, cross, counts
 
 
 def cylinder_nodes(edges: np.ndarray, pi_max: float, lines: np.ndarray) -> Nodes:
