@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.binning import BINNINGS, PAPER_EDGES, BinningError, check_edges
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
-from iaemu.plots import LABELS, R_LABEL
+from iaemu.plots import LABELS, label_of_r
 from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
@@ -238,8 +238,8 @@ def draw(measurement: Measurement, file: IO[bytes]) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(measurement.bins)))
     for ax, (name, bins) in zip(panels, measurement.bins.items(), strict=True):
         ax.errorbar(bins.r, bins.value, bins.error, fmt="o", ms=4, color="#1f5fa8")
-        ax.set(xscale="log", xlabel=R_LABEL, title=LABELS[name])
-        if name == "xi" and np.all(bins.value > 0):
+        ax.set(xscale="log", xlabel=label_of_r(name), title=LABELS[name])
+        if name in ("xi", "w_gg", "w_gplus") and np.all(bins.value > 0):
             ax.set_yscale("log")
         else:
             ax.axhline(0, color="0.6", lw=0.8)

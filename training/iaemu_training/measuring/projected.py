@@ -68,7 +68,7 @@ def measure_projected(
     axes: ArrayLike,
     Lbox: float,
     rp_edges: ArrayLike,
-    pi_max: float,
+    pi_max: float | None = None,
     lines_of_sight: int | str | ArrayLike = 3,
     n_regions_per_side: int = 5,
     statistics: str | Sequence[str] = DEFAULT,
@@ -90,7 +90,7 @@ def measure_projected(
     rp_edges : (n_bins + 1,)
         Edges of the bins in r_p, and in r for the quadrupole [Mpc/h].
     pi_max : float
-        Largest separation along the line of sight [Mpc/h].
+        Largest separation along the line of sight [Mpc/h]; see :func:`largest_pi_max`. There is no default.
     lines_of_sight : int, "all" or (n, 3)
         Statistics are averaged over this number of axes of the box as lines of sight: 1 (z), 2 (y, z) or 3; over all
         directions; or over those of the given vectors. All directions suppose that there is no line of sight in the
@@ -123,10 +123,8 @@ def measure_projected(
     names = _checked_statistics(statistics)
     lines = _checked_lines(lines_of_sight)
     x, e, Lbox, edges = checked_galaxies(positions, axes, Lbox, rp_edges)
-    Range(above=0).check("pi_max [Mpc/h]", pi_max)
-    pi_max = float(pi_max)
+    pi_max = _check_box(Lbox, edges[-1], pi_max, lines_of_sight)
     n_side = check_regions(n_regions_per_side, Lbox, edges[-1])
-    _check_box(Lbox, edges, pi_max, lines)
     if lines is None:
         if "w_plusplus" in names:
             raise ValueError(
@@ -163,9 +161,10 @@ def _some_lines(x, e, Lbox, edges, pi_max, lines, n_side, progress):
 def _all_lines(x, e, Lbox, edges, pi_max, n_side, progress):
     """As :func:`_some_lines`, for all lines of sight."""
     fine = shell_edges(np.append(edges, np.hypot(edges[-1], pi_max)))
-    sums = sum_by_region(x, e, Lbox, fine, n_side, progress)
+    nodes = shell_nodes(fine, n_radii=1)
+    sums = sum_by_region(x, e, Lbox, fine, n_side, nodes, progress)
     kinds = [np.stack(part[:2]) for part in (sums.auto, sums.cross)]
-    inside = shell_nodes(fine).inside(Lbox / n_side)
+    inside = nodes.inside(Lbox / n_side)
     random = (sums.random_auto, sums.random_cross)
     shells = BinnedPairs(Lbox, sums.n_gal, shell_volumes(fine), inside, kinds[0], kinds[1], *random)
     matrices = cylinder_weights(fine, edges[:-1], edges[1:], pi_max)
@@ -215,8 +214,8 @@ def _enough(DD: np.ndarray) -> np.ndarray:
 
 
 def _checked_statistics(statistics) -> tuple[str, ...]:
-    names = [statistics] if isinstance(statistics, str) else list(statistics)
-    wrong = [name for name in names if name not in PROJECTED]
+    names = list(statistics) if isinstance(statistics, list | tuple | set) else [statistics]
+    wrong = [name for name in names if not isinstance(name, str) or name not in PROJECTED]
     if wrong or not names:
         raise ValueError(
             f"statistics of projected pairs are {', '.join(PROJECTED)}; got {', '.join(map(str, wrong)) or 'none'}. "
@@ -244,22 +243,41 @@ def _checked_lines(lines_of_sight) -> np.ndarray | None:
     )
 
 
-def _check_box(Lbox: float, edges: np.ndarray, pi_max: float, lines: np.ndarray | None) -> None:
-    """Raise ValueError unless the bins fit between a galaxy and its images, where the nearest image is the only one."""
-    half, rp_max = 0.5 * Lbox, edges[-1]
+def largest_pi_max(Lbox: float, rp_max: float, lines_of_sight: int | str | ArrayLike = 3) -> float:
+    """Return the largest Pi_max for which bins fit between a galaxy and its images, where the nearest is the only one.
+
+    Parameters
+    ----------
+    Lbox : float
+        Side of the box [Mpc/h].
+    rp_max : float
+        Largest r_p [Mpc/h].
+    lines_of_sight : int, "all" or (n, 3)
+        See :func:`measure_projected`.
+
+    Returns
+    -------
+    float
+        [Mpc/h]; 0 if no bin fits.
+    """
+    lines, half = _checked_lines(lines_of_sight), 0.5 * Lbox
     if lines is None:
-        most = np.sqrt(half**2 - rp_max**2)
-        fits, what = pi_max <= most, "all lines of sight"
-    else:
-        along = np.abs(lines).ravel()
-        across = rp_max * np.sqrt(np.clip(1.0 - along**2, 0.0, None))
-        fits = bool(np.all(along * pi_max + across <= half * (1 + 1e-12)))
-        most = np.min(np.divide(half - across, along, out=np.full_like(along, np.inf), where=along > 0))
-        what = "these lines of sight"
-    if fits:
-        return
-    remedy = f"Use pi_max up to {np.floor(most * 1e3) / 1e3:g} Mpc/h" if most > 0 else "Use smaller r_p"
-    raise ValueError(
-        f"pi_max = {pi_max:g} Mpc/h with r_p up to {rp_max:.4g} Mpc/h does not fit into half of the box, {half:g} "
-        f"Mpc/h along each of its axes, for {what}. {remedy}, or a larger box."
-    )
+        return float(np.sqrt(max(half**2 - rp_max**2, 0.0)))
+    along = np.abs(lines).ravel()
+    left = half - rp_max * np.sqrt(np.clip(1.0 - along**2, 0.0, None))
+    if left.min() < 0:
+        return 0.0
+    # At most half of the box, beyond which pairs repeat along an axis; along others it would not end.
+    return float(np.min(np.divide(left, along, out=np.full_like(along, half), where=along > 1e-12), initial=half))
+
+
+def _check_box(Lbox: float, rp_max: float, pi_max: float | None, lines_of_sight) -> float:
+    """Return Pi_max; raise ValueError if it is none, or too large for the box."""
+    most = np.floor(largest_pi_max(Lbox, rp_max, lines_of_sight) * 1e3) / 1e3
+    limits = f"in a box of {Lbox:g} Mpc/h with r_p up to {rp_max:.4g} Mpc/h it may be up to {most:g} Mpc/h"
+    if pi_max is None:
+        raise ValueError(f"pi_max is missing, the largest separation along the line of sight [Mpc/h]; {limits}.")
+    Range(above=0).check("pi_max [Mpc/h]", pi_max)
+    if pi_max > most:
+        raise ValueError(f"pi_max = {pi_max:g} Mpc/h is too large: {limits}. Lower pi_max or r_p, or use a larger box.")
+    return float(pi_max)

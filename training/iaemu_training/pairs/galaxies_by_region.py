@@ -15,8 +15,7 @@ from iaemu_training.work.kernels import in_threads, kernel
 
 # Most regions along a side.
 _MAX_SIDE = 100
-# Nodes of the integral over a shell. Their error is the same in all regions, and far below the scatter of galaxies.
-_RADII = 2
+# Directions of the nodes in a shell. Their error is the same in all regions, and far below the scatter of galaxies.
 _DIRECTIONS = 128
 
 
@@ -116,7 +115,7 @@ def count_pairs_by_region(
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
     n_side = check_regions(n_side, Lbox, edges[-1])
-    return sum_by_region(positions, axes, Lbox, edges, n_side, progress)
+    return sum_by_region(positions, axes, Lbox, edges, n_side, shell_nodes(edges), progress)
 
 
 def check_regions(n_side: int, Lbox: float, largest: float) -> int:
@@ -152,9 +151,12 @@ def check_regions(n_side: int, Lbox: float, largest: float) -> int:
 
 
 def sum_by_region(
-    positions: np.ndarray, axes: np.ndarray, Lbox: float, edges: np.ndarray, n_side: int, progress: bool = False
+    positions: np.ndarray, axes: np.ndarray, Lbox: float, edges: np.ndarray, n_side: int, nodes: Nodes, progress: bool
 ) -> RegionSums:
-    """Return the sums of :func:`count_pairs_by_region` for checked arguments; regions may be smaller than the bins."""
+    """Return the sums of :func:`count_pairs_by_region` for checked arguments; regions may be smaller than the bins.
+
+    ``nodes`` are those of :func:`shell_nodes`.
+    """
     # Each region holds a whole number of cells. A search radius spans at most a few of them.
     n_cells = choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS)
     grid = CellGrid.build(positions, Lbox, max(1, n_cells // n_side) * n_side)
@@ -165,21 +167,21 @@ def sum_by_region(
         in_threads(_count_regions, len(part), points, grid, n_side, edges * edges, part, sums)
     counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums[:, 0], sums[:, 1]
-    shells = spread(positions, axes, Lbox, n_side, shell_nodes(edges), progress)
+    shells = spread(positions, axes, Lbox, n_side, nodes, progress)
     return RegionSums(
         Lbox, n_side, edges, counts, PairSums(*auto.swapaxes(0, 1)), PairSums(*cross.swapaxes(0, 1)), *shells
     )
 
 
-def shell_nodes(edges: np.ndarray) -> Nodes:
+def shell_nodes(edges: np.ndarray, n_radii: int = 2) -> Nodes:
     """Return the nodes of the integral of (e . rhat)^2 - 1/3 over spherical shells with these edges [Mpc/h]."""
     # Gauss-Legendre nodes in the volume of each shell.
-    node, weight = np.polynomial.legendre.leggauss(_RADII)
+    node, weight = np.polynomial.legendre.leggauss(n_radii)
     low, high = edges[:-1, None] ** 3, edges[1:, None] ** 3
     radii = np.cbrt(0.5 * (low + high) + 0.5 * (high - low) * node)
     u = spiral(_DIRECTIONS)
     offset = (radii[:, :, None, None] * u).reshape(len(radii), -1, 3)
-    matrices = np.tile(u[:, :, None] * u[:, None] - np.eye(3) / 3.0, (_RADII, 1, 1))
+    matrices = np.tile(u[:, :, None] * u[:, None] - np.eye(3) / 3.0, (n_radii, 1, 1))
     weights = np.repeat(0.5 * weight / _DIRECTIONS, _DIRECTIONS)
     shape = (*offset.shape[:2], 3, 3)
     return Nodes.of(offset, np.broadcast_to(matrices, shape), np.broadcast_to(weights, shape[:2]))
