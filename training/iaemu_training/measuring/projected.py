@@ -18,7 +18,8 @@ separations and the angles in space: (r_p / r)^2 eps_+ of a pair has the mean ((
 w_g+ are integrals of xi(r) and (1 + xi) omega (:func:`iaemu.observables.projected.cylinder_weights`).
 
 Errors are from a jackknife as in :mod:`iaemu_training.measuring.jackknife`: what random points would give beside a
-removed region is subtracted. Regions may be shorter than Pi_max.
+removed region is subtracted. Regions may be shorter than Pi_max. (In bins of five to ten times the volume of a region
+the variance of w_gg of unclustered galaxies is 25 to 30 % too large, in smaller ones it is right.)
 """
 
 from __future__ import annotations
