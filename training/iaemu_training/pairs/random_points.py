@@ -138,11 +138,10 @@ def _spread_region(points, grid, reach, offset, form, weight, region, own, leavi
             if reach[b] <= wall:
                 continue
             for m in range(n_nodes):
-                sx = int(np.floor((x + offset[b, m, 0]) / side))
-                sy = int(np.floor((y + offset[b, m, 1]) / side))
-                sz = int(np.floor((z + offset[b, m, 2]) / side))
-                if sx == 0 and sy == 0 and sz == 0:
+                tx, ty, tz = x + offset[b, m, 0], y + offset[b, m, 1], z + offset[b, m, 2]
+                if 0 <= tx < side and 0 <= ty < side and 0 <= tz < side:
                     continue
+                sx, sy, sz = int(np.floor(tx / side)), int(np.floor(ty / side)), int(np.floor(tz / side))
                 there = ((x0 + sx) % n_side * n_side + (y0 + sy) % n_side) * n_side + (z0 + sz) % n_side
                 w = weight[b, m]
                 s = w * (
