@@ -18,6 +18,7 @@ from iaemu.measurement import Measurement
 from iaemu_cobaya.commands.door import main
 from iaemu_training.measuring.estimators import measure, parse_bins
 from iaemu_training.measuring.galaxy_files import GalaxyFileError, read_galaxies, write_galaxies
+from iaemu_training.measuring.projected import measure_projected
 
 N, LBOX = 60, 20.0
 RNG = np.random.default_rng(0)
@@ -201,6 +202,30 @@ def test_measure(fuzz):
         return all(np.isfinite(bins.value).all() and (bins.error > 0).all() for bins in measurement.bins.values())
 
     fuzz("measure", 3000, make, lambda values: measure(**values), ValueError, check)
+
+
+def test_measure_projected(fuzz):
+    start = dict(positions=X, axes=E, Lbox=LBOX, rp_edges=[1.0, 3.0, 6.0], pi_max=8.0, lines_of_sight=1)
+    start |= {"n_regions_per_side": 3, "statistics": ["w_gg", "xi_gplus_2"], "metadata": {"redshift": 0.0}}
+    lines = ["all", "z", 2, 4, [[0.0, 1.0, 1.0]], [[np.nan, 0.0, 0.0]], [], [[]], [1.0, 0.0, 0.0], X, True]
+    names = [[], ["w_gg", "w_gg"], "w_plusplus", "xi", ("w_gg", 3), {"w_gplus"}, None]
+
+    def make(rng):
+        name = list(start)[rng.integers(len(start))]
+        if name in ("positions", "axes"):
+            return start | {name: awkward_tensor(rng, start[name])}
+        if name == "rp_edges":
+            return start | {name: [[1.0, awkward_real(rng)], [awkward_real(rng)], awkward_real(rng)][rng.integers(3)]}
+        if name == "lines_of_sight" and rng.random() < 0.7:
+            return start | {name: lines[rng.integers(len(lines))]}
+        if name == "statistics":
+            return start | {name: names[rng.integers(len(names))]}
+        return start | {name: awkward_number(rng)}
+
+    def check(measurement):
+        return all(np.isfinite(bins.value).all() and (bins.error > 0).all() for bins in measurement.bins.values())
+
+    fuzz("measure_projected", 1500, make, lambda values: measure_projected(**values), ValueError, check)
 
 
 def awkward_real(rng):

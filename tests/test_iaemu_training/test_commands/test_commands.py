@@ -1,5 +1,6 @@
 """``iaemu mock`` and ``iaemu measure``, one after the other."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,24 @@ def test_options_reach_the_measurement(catalogue, tmp_path):
     assert not (tmp_path / "own.png").exists()
 
 
+def test_projected_statistics_are_measured(catalogue, tmp_path, capsys):
+    out = tmp_path / "own.txt"
+    options = ["--projected", "--pi-max", "12", "--bins", "1,2,4,8", "--regions", "3"]
+    assert main(["measure", str(catalogue), "-o", str(out), *options, "--json"]) == 0
+    measured, printed = Measurement.read(out), json.loads(capsys.readouterr().out)
+    assert measured.statistics == ("w_gg", "w_gplus")
+    assert [covariance.statistics for covariance in measured.covariances] == [("w_gg", "w_gplus")]
+    assert measured.metadata["pi_max"] == 12 and measured.metadata["lines_of_sight"] == np.eye(3).tolist()
+    assert printed["bins"]["w_gplus"]["value"] == measured.bins["w_gplus"].value.tolist()
+    assert (tmp_path / "own.png").is_file()
+    options += ["--all-lines-of-sight", "--statistics", "xi_gplus_2", "w_gg", "--no-plot"]
+    assert main(["measure", str(catalogue), "-o", str(out), *options]) == 0
+    again = Measurement.read(out)
+    assert again.statistics == ("w_gg", "xi_gplus_2") and again.metadata["lines_of_sight"] == "all"
+    apart = np.abs(again.bins["w_gg"].value - measured.bins["w_gg"].value)
+    assert np.all(apart < 3 * measured.bins["w_gg"].error)
+
+
 def test_notes_are_printed(catalogue, tmp_path, capsys):
     out = tmp_path / "own.txt"
     assert main(["measure", str(catalogue), "-o", str(out), "--regions", "2", "--no-plot"]) == 0
@@ -121,6 +140,10 @@ def test_notes_are_printed(catalogue, tmp_path, capsys):
         (["--Lbox", "10"], "Lbox / 2"),
         (["-o", "nowhere/own.txt"], "The folder nowhere does not exist"),
         (["-o", "own.png"], "own.png: name the file .txt"),
+        (["--projected", "--bins", "1,8"], "pi_max is missing, the largest separation along the line of sight"),
+        (["--projected", "--bins", "1,8", "--pi-max", "25"], "it may be up to 20 Mpc/h"),
+        (["--projected", "--bins", "1,8", "--pi-max", "9", "--statistics", "eta"], "xi_gplus_2; got eta"),
+        (["--pi-max", "9", "--statistics", "w_gg"], "--pi-max, w_gg: only with --projected"),
     ],
 )
 def test_errors_end_in_one_line_and_write_nothing(catalogue, tmp_path, capsys, arguments, message):

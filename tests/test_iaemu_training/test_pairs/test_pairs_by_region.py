@@ -116,7 +116,7 @@ def test_sums_over_shells_are_those_of_random_points(n_side):
                 cross[kind] += outside
         for found, expected in ((sums.random_auto, auto), (sums.random_cross, cross)):
             np.testing.assert_allclose(found.D[:, b], expected[0], atol=0.3)
-            np.testing.assert_allclose(found.S_omega[:, b], expected[1], atol=0.06)
+            np.testing.assert_allclose(found.S[:, b], expected[1], atol=0.06)
 
 
 def test_result_does_not_depend_on_the_number_of_threads(on_one_and_two_threads):

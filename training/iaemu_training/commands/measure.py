@@ -1,6 +1,8 @@
 """Measure xi(r), omega(r) and eta(r) of galaxies in a periodic box, with covariances from a spatial jackknife.
 
-The output has the format of the likelihood iaemu_cobaya.IACorrelations; a picture is written beside it.
+With --projected: w_gg(r_p), w_g+(r_p), w_++(r_p) and the quadrupole xi_g+,2(r) of the projected shapes of the major
+axes (shape amplitude 1), positive for radial alignment. The output has the format of the likelihoods
+iaemu_cobaya.IACorrelations and iaemu_cobaya.ProjectedCorrelations; a picture is written beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import IO
 
 from iaemu.measurement import SUFFIX, Measurement
 from iaemu.ranges import Range
-from iaemu.statistics import STATISTICS
+from iaemu.statistics import MEASURED, PROJECTED, STATISTICS
 from iaemu_training.commands.options import add_json, add_output, check_output, number, read_options, shows_progress
 from iaemu_training.commands.printing import measurement_document, measurement_table, note, show, warn
 
@@ -88,7 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--bins",
         default="paper",
         metavar="BINS",
-        help="radial bins: paper (default), tng300, or edges E0,E1,... [Mpc/h]",
+        help="bins of r, or of r_p: paper (default), tng300, or edges E0,E1,... [Mpc/h]",
     )
     parser.add_argument(
         "--regions",
@@ -100,13 +102,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--statistics",
         nargs="+",
-        choices=STATISTICS,
-        default=list(STATISTICS),
-        help="statistics to measure (default: all)",
+        choices=MEASURED,
+        help=f"statistics to measure: {', '.join(STATISTICS)} (default: all); or, with --projected, "
+        f"{', '.join(PROJECTED)} (default: w_gg w_gplus)",
     )
     parser.add_argument(
-        "--joint", action="store_true", help="write one covariance of all statistics (default: one for each)"
+        "--joint",
+        action="store_true",
+        help="write one covariance of all statistics (default: one for each; with --projected always one of all)",
     )
+    add_projection(parser)
     parser.add_argument(
         "--redshift",
         type=number(float, above=-1),
@@ -118,11 +123,56 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_json(parser, "the measurement")
 
 
+def add_projection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("projected statistics")
+    group.add_argument(
+        "--projected",
+        action="store_true",
+        help="measure what surveys do, with the projected ellipticity of each major axis; its shape amplitude, the "
+        "ellipticity of a galaxy whose axis is across the line of sight, is 1",
+    )
+    group.add_argument(
+        "--pi-max",
+        type=number(float, above=0),
+        metavar="LENGTH",
+        help="largest separation along the line of sight [Mpc/h]",
+    )
+    lines = group.add_mutually_exclusive_group()
+    lines.add_argument(
+        "--lines-of-sight",
+        type=number(int, at_least=1, at_most=3),
+        metavar="N",
+        help="axes of the box to average over: 1 (z), 2 (y and z) or 3 (default)",
+    )
+    lines.add_argument(
+        "--all-lines-of-sight",
+        action="store_true",
+        help="the exact mean over all lines of sight, from xi(r) and omega(r): smaller errors, for positions in real "
+        "space; without w_plusplus",
+    )
+
+
+def check_projection(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if options for projected statistics are without ``--projected``, or others with it."""
+    if not arguments.projected:
+        given = {
+            "--pi-max": arguments.pi_max,
+            "--lines-of-sight": arguments.lines_of_sight,
+            "--all-lines-of-sight": arguments.all_lines_of_sight,
+        }
+        words = [option for option, value in given.items() if value]
+        words += [name for name in arguments.statistics or () if name in PROJECTED]
+        if words:
+            raise ValueError(f"{', '.join(words)}: only with --projected.")
+
+
 def _measure(arguments: argparse.Namespace, name: str) -> Measurement:
     from iaemu.files import sha256_of_file
     from iaemu_training.measuring.estimators import MeasureWarning, measure, parse_bins
     from iaemu_training.measuring.galaxy_files import read_galaxies
+    from iaemu_training.measuring.projected import ALL, DEFAULT, measure_projected
 
+    check_projection(arguments)
     edges = parse_bins(arguments.bins)
     galaxies = read_galaxies(
         arguments.catalogue, arguments.positions, arguments.axes, arguments.select, arguments.scale
@@ -140,17 +190,21 @@ def _measure(arguments: argparse.Namespace, name: str) -> Measurement:
         **({} if redshift is None else {"redshift": float(redshift)}),
         **({"selection": list(arguments.select)} if arguments.select else {}),
     }
+    if arguments.projected:
+        lines = ALL if arguments.all_lines_of_sight else arguments.lines_of_sight or 3
+        measure_them = partial(measure_projected, pi_max=arguments.pi_max, lines_of_sight=lines)
+    else:
+        measure_them = partial(measure, joint=arguments.joint)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MeasureWarning)
-        measurement = measure(
+        measurement = measure_them(
             galaxies.positions,
             galaxies.axes,
             Lbox,
             edges,
-            arguments.regions,
-            arguments.statistics,
-            arguments.joint,
-            metadata,
+            n_regions_per_side=arguments.regions,
+            statistics=arguments.statistics or (DEFAULT if arguments.projected else STATISTICS),
+            metadata=metadata,
             progress=shows_progress(arguments),
         )
     for warning in caught:

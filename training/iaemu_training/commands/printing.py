@@ -65,10 +65,13 @@ def measurement_table(measurement: Measurement) -> str:
     -------
     str
     """
-    lines = [f"{'':6s} {'r_low':>8s} {'r_high':>8s} {'value':>11s} {'error':>10s}"]
+    width = max(6, *(len(name) for name in measurement.bins))
+    lines = [f"{'':{width}s} {'r_low':>8s} {'r_high':>8s} {'value':>11s} {'error':>10s}"]
     for name, bins in measurement.bins.items():
         rows = zip(bins.r_low, bins.r_high, bins.value, bins.error, strict=True)
-        lines += [f"{name:6s} {low:8.4f} {high:8.4f} {value:11.4g} {error:10.2g}" for low, high, value, error in rows]
+        lines += [
+            f"{name:{width}s} {low:8.4f} {high:8.4f} {value:11.4g} {error:10.2g}" for low, high, value, error in rows
+        ]
     return "\n".join(lines)
 
 

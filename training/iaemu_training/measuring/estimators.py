@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.binning import BINNINGS, PAPER_EDGES, BinningError, check_edges
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, check_covariance
-from iaemu.plots import LABELS, R_LABEL
+from iaemu.plots import LABELS, label_of_r
 from iaemu.statistics import STATISTICS, check_statistics
 from iaemu_training.measuring.jackknife import covariance, delete_one
 from iaemu_training.measuring.jackknife import statistics as whole_box
@@ -93,50 +93,97 @@ def measure(
     if not names:
         raise ValueError(f"statistics must name at least one of {', '.join(STATISTICS)}.")
     sums = count_pairs_by_region(positions, axes, Lbox, r_edges, n_regions_per_side, progress)
-    notes, bins, kept = [], {}, {}
-    _, n_outside = wrap_rounded(as_vectors(positions, "positions"), sums.Lbox)
-    if n_outside:
-        notes.append(f"{n_outside} galaxies outside the box by a rounding error were wrapped to its other side")
     values, estimates = whole_box(sums), delete_one(sums)
-    low, high = sums.r_edges[:-1], sums.r_edges[1:]
-    enough = (sums.total.DD >= 2 * MIN_PAIRS) & (sums.n_effective >= MIN_REGIONS)  # DD counts each pair twice
-    for name in names:
+    enough = enough_pairs(sums.total.DD, sums.n_effective)
+    return assemble(
+        {name: (values[name], estimates[name], enough) for name in names},
+        sums.r_edges,
+        joint,
+        notes_on_positions(positions, sums.Lbox),
+        {**(metadata or {}), **box_header(sums.Lbox, sums.n_gal), "estimator": ESTIMATOR},
+    )
+
+
+def enough_pairs(DD: np.ndarray, n_effective: np.ndarray) -> np.ndarray:
+    """Return whether bins have enough pairs, in enough regions, for an error from a jackknife."""
+    return (DD >= 2 * MIN_PAIRS) & (n_effective >= MIN_REGIONS)  # DD counts each pair twice
+
+
+def notes_on_positions(positions: ArrayLike, Lbox: float) -> list[str]:
+    """Return what a user should know of the positions."""
+    _, n_outside = wrap_rounded(as_vectors(positions, "positions"), Lbox)
+    return [f"{n_outside} galaxies outside the box by a rounding error were wrapped to its other side"] * (
+        n_outside > 0
+    )
+
+
+def box_header(Lbox: float, n_gal: np.ndarray) -> dict[str, Any]:
+    """Return entries of the header on the box and its galaxies (by region)."""
+    return {"Lbox": float(Lbox), "n_galaxies": int(n_gal.sum()), "n_regions": len(n_gal)}
+
+
+def assemble(
+    found: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    edges: np.ndarray,
+    joint: bool,
+    notes: list[str],
+    header: Mapping[str, Any],
+) -> Measurement:
+    """Return a measurement from values and delete-one estimates, without the bins that have too few pairs.
+
+    Parameters
+    ----------
+    found : mapping of statistic to (values, estimates, enough)
+        Of shapes (n_bins,), (n_regions, n_bins), and (n_bins,) of bool: whether there are enough pairs.
+    edges : (n_bins + 1,)
+        Edges of the bins [Mpc/h].
+    joint : bool
+        Estimate one covariance over all statistics instead of one for each.
+    notes : list of str
+        What a user should know; each gives a MeasureWarning, as do bins that are left out.
+    header : mapping
+        Entries of the header, with ``Lbox`` and ``n_galaxies``.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    MeasurementError
+        A statistic cannot be measured in any bin.
+    """
+    bins, kept = {}, {}
+    low, high = edges[:-1], edges[1:]
+    for name, (values, estimates, enough) in found.items():
         with np.errstate(invalid="ignore"):
-            errors = np.sqrt(np.diag(covariance(estimates[name])))
-        used = enough & np.isfinite(estimates[name]).all(axis=0) & (errors > 0)
+            errors = np.sqrt(np.diag(covariance(estimates)))
+        used = enough & np.isfinite(estimates).all(axis=0) & (errors > 0)
         if not used.any():
             raise MeasurementError(
-                f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: {sums.n_gal.sum()} "
-                f"galaxies in a box of {Lbox:g} Mpc/h have too few pairs there. Check the unit of the positions "
-                f"(Mpc/h), or use larger separations."
+                f"{name} cannot be measured in any bin from {low[0]:.4g} to {high[-1]:.4g} Mpc/h: "
+                f"{header['n_galaxies']} galaxies in a box of {header['Lbox']:g} Mpc/h have too few pairs there. Check "
+                f"the unit of the positions (Mpc/h), or use larger separations."
             )
         if not used.all():
             where = ", ".join(f"{low[i]:.4g}-{high[i]:.4g}" for i in np.flatnonzero(~used))
             notes.append(
                 f"{name}: left out {where} Mpc/h: fewer than {MIN_PAIRS} pairs, or in fewer than {MIN_REGIONS} regions"
             )
-        bins[name] = Bins(low[used], high[used], values[name][used], errors[used])
-        kept[name] = estimates[name][:, used]
+        bins[name] = Bins(low[used], high[used], values[used], errors[used])
+        kept[name] = estimates[:, used]
     covariances = []
-    for group in [tuple(names)] if joint else [(name,) for name in names]:
-        entry = _covariance(group, np.concatenate([kept[name] for name in group], axis=1), notes)
+    for group in [tuple(found)] if joint else [(name,) for name in found]:
+        columns = np.concatenate([kept[name] for name in group], axis=1)
+        entry = _covariance(group, columns, header["estimator"], notes)
         covariances += [] if entry is None else [entry]
     for note in notes:
-        warnings.warn(note, MeasureWarning, stacklevel=2)
-    header = {
-        **(metadata or {}),
-        "Lbox": float(sums.Lbox),
-        "n_galaxies": int(sums.n_gal.sum()),
-        "estimator": ESTIMATOR,
-        "n_regions": len(sums),
-        "measured_with": f"iaemu-cobaya {__version__}",
-    }
-    if notes:
-        header["notes"] = notes
-    return Measurement(bins, covariances, header)
+        warnings.warn(note, MeasureWarning, stacklevel=3)
+    header = {**header, "measured_with": f"iaemu-cobaya {__version__}"}
+    return Measurement(bins, covariances, {**header, "notes": notes} if notes else header)
 
 
-def _covariance(names, estimates: np.ndarray, notes: list) -> Covariance | None:
+def _covariance(names, estimates: np.ndarray, estimator: str, notes: list) -> Covariance | None:
     """Return the covariance of ``estimates`` (n_regions, n_bins); or None, and add a note, if it has no inverse."""
     n_regions, n_bins = estimates.shape
     label = ", ".join(names)
@@ -154,7 +201,7 @@ def _covariance(names, estimates: np.ndarray, notes: list) -> Covariance | None:
     except MeasurementError as error:
         notes.append(f"errors only, no covariance: {error}")
         return None
-    return Covariance(tuple(names), matrix, n_regions, {"estimator": ESTIMATOR})
+    return Covariance(tuple(names), matrix, n_regions, {"estimator": estimator})
 
 
 def parse_bins(text: str) -> np.ndarray:
@@ -191,8 +238,8 @@ def draw(measurement: Measurement, file: IO[bytes]) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(measurement.bins)))
     for ax, (name, bins) in zip(panels, measurement.bins.items(), strict=True):
         ax.errorbar(bins.r, bins.value, bins.error, fmt="o", ms=4, color="#1f5fa8")
-        ax.set(xscale="log", xlabel=R_LABEL, title=LABELS[name])
-        if name == "xi" and np.all(bins.value > 0):
+        ax.set(xscale="log", xlabel=label_of_r(name), title=LABELS[name])
+        if name in ("xi", "w_gg", "w_gplus") and np.all(bins.value > 0):
             ax.set_yscale("log")
         else:
             ax.axhline(0, color="0.6", lw=0.8)

@@ -23,6 +23,7 @@ import numpy as np
 from iaemu.binning import pairs_inside_cube, shell_volumes
 from iaemu_training.pairs.galaxies import random_pairs
 from iaemu_training.pairs.galaxies_by_region import RegionSums
+from iaemu_training.pairs.random_points import RandomSums
 
 
 def matched_cross_weight(n_regions: int) -> float:
@@ -59,18 +60,54 @@ def delete_one(sums: RegionSums, cross_weight: float | None = None) -> dict[str,
     weight = matched_cross_weight(n) if cross_weight is None else cross_weight
     DD, S_omega, S_eta = sums.remaining(weight)
     DD = np.where(DD > 1e-9 * np.maximum(sums.total.DD, 1.0), DD, 0.0)  # differences of sums have rounding errors
-    n_gal = sums.n_gal.sum()
-    # Random points have the density of the galaxies that remain; ``shell`` is their number in a shell, (n, n_bins).
-    density = (n_gal - sums.n_gal) / (sums.Lbox**3 * (1.0 - 1.0 / n))
-    shell = density[:, None] * shell_volumes(sums.r_edges)
     inside = pairs_inside_cube(sums.r_edges, sums.Lbox / sums.n_side)
-    # 1 / n of all ordered pairs have their first member in a region. Pairs across the border have either member in it.
-    RR = density[:, None] * sums.Lbox**3 * shell * (1.0 - (inside + 2.0 * weight * (1.0 - inside)) / n)
-    auto, cross = sums.random_auto, sums.random_cross
-    DR = shell * (n_gal - auto.D - weight * cross.D)
-    S_R = -shell * (auto.S_omega + weight * cross.S_omega)
+    volume = shell_volumes(sums.r_edges)
+    random = remaining_random_pairs(sums.n_gal, sums.Lbox, volume, inside, sums.random_auto, sums.random_cross, weight)
+    DR, S_R, RR = random
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"xi": (DD - 2.0 * DR + RR) / RR, "omega": (S_omega - S_R) / DD, "eta": S_eta / DD}
+
+
+def remaining_random_pairs(
+    n_gal: np.ndarray,
+    Lbox: float,
+    volume: np.ndarray,
+    inside: np.ndarray,
+    auto: RandomSums,
+    cross: RandomSums,
+    weight: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the pairs with random points in the box without each region in turn.
+
+    Parameters
+    ----------
+    n_gal : (n_regions,)
+        Number of galaxies in each region.
+    Lbox : float
+        Side of the box [Mpc/h].
+    volume : (n_bins,)
+        Volumes of the bins [(Mpc/h)^3].
+    inside : (n_bins,)
+        Probability that an unclustered pair whose first member is in a region has its second one there too.
+    auto, cross : RandomSums
+        Of :func:`~iaemu_training.pairs.random_points.spread`.
+    weight : float
+        Share of the pairs across its border that is removed with a region.
+
+    Returns
+    -------
+    DR, S_R, RR : (n_regions, n_bins) each
+        Pairs of galaxies and random points, the sum over shapes of the former, and pairs of random points.
+    """
+    n, total = len(n_gal), n_gal.sum()
+    # Random points have the density of the galaxies that remain; ``expected`` is their number in a bin.
+    density = (total - n_gal) / (Lbox**3 * (1.0 - 1.0 / n))
+    expected = density[:, None] * volume
+    # 1 / n of all ordered pairs have their first member in a region. Pairs across the border have either member in it.
+    RR = density[:, None] * Lbox**3 * expected * (1.0 - (inside + 2.0 * weight * (1.0 - inside)) / n)
+    DR = expected * (total - auto.D - weight * cross.D)
+    S_R = -expected * (auto.S + weight * cross.S)
+    return DR, S_R, RR
 
 
 def covariance(estimates: np.ndarray) -> np.ndarray:

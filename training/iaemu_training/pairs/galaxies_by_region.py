@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_training.pairs.cells import CellGrid, choose_cells, near_cells
 from iaemu_training.pairs.galaxies import CELLS_PER_RADIUS, PairSums, checked_galaxies, pair_terms
+from iaemu_training.pairs.random_points import PARTS, Nodes, RandomSums, bar, spread
 from iaemu_training.work.kernels import in_threads, kernel
 
 # Most regions along a side.
 _MAX_SIDE = 100
-# Steps of the progress bar for the pairs, and for the shells of random points.
-_PARTS = 25
-# Nodes of the integral over a shell. Their error is the same in all regions, and far below the scatter of galaxies.
-_RADII = 2
+# Directions of the nodes in a shell. Their error is the same in all regions, and far below the scatter of galaxies.
 _DIRECTIONS = 128
-
-
-class RandomSums(NamedTuple):
-    """Expected sums over pairs of a galaxy and a random point by region, per random point in a shell.
-
-    Attributes
-    ----------
-    D : (n, n_bins)
-        Sum, over galaxies, of the share of the shell around them that lies in, or across the border of, the region.
-    S_omega : (n, n_bins)
-        Sum, over galaxies, of the integral of (e . rhat)^2 - 1/3 over that share.
-    """
-
-    D: np.ndarray
-    S_omega: np.ndarray
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +38,7 @@ class RegionSums:
     cross : PairSums of (n, n_bins)
         Sums over ordered pairs with exactly one member in the region; each pair counts in two regions.
     random_auto, random_cross : RandomSums
-        The same for pairs of a galaxy and a random point. For the whole box D is the number of galaxies, S_omega is 0.
+        The same for pairs of a galaxy and a random point. For the whole box D is the number of galaxies, S is 0.
     """
 
     Lbox: float
@@ -134,115 +114,85 @@ def count_pairs_by_region(
         :func:`~iaemu_training.pairs.galaxies.count_pairs`.
     """
     positions, axes, Lbox, edges = checked_galaxies(positions, axes, Lbox, r_edges)
+    n_side = check_regions(n_side, Lbox, edges[-1])
+    return sum_by_region(positions, axes, Lbox, edges, n_side, shell_nodes(edges), progress)
+
+
+def check_regions(n_side: int, Lbox: float, largest: float) -> int:
+    """Return the number of regions along a side of the box if it is one, and if they are not too small.
+
+    Parameters
+    ----------
+    n_side : int
+    Lbox : float
+        Side of the box [Mpc/h].
+    largest : float
+        Largest separation [Mpc/h].
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        It is not a whole number from 2 to 100, or regions are smaller than the largest separation.
+    """
     if not isinstance(n_side, numbers.Integral) or isinstance(n_side, bool) or not 2 <= n_side <= _MAX_SIDE:
         raise ValueError(f"A jackknife needs 2 to {_MAX_SIDE} regions along each side of the box, got {n_side!r:.60}.")
-    n_side = int(n_side)
-    if edges[-1] > Lbox / n_side:
-        fewer = int(Lbox / edges[-1])
+    if largest > Lbox / n_side:
+        fewer = int(Lbox / largest)
         raise ValueError(
             f"{n_side} regions along a side of {Lbox:g} Mpc/h are {Lbox / n_side:.4g} Mpc/h wide, less than the "
-            f"largest separation, {edges[-1]:.4g} Mpc/h. Use at most {fewer} regions along a side, or smaller "
+            f"largest separation, {largest:.4g} Mpc/h. Use at most {fewer} regions along a side, or smaller "
             f"separations."
         )
+    return int(n_side)
+
+
+def sum_by_region(
+    positions: np.ndarray, axes: np.ndarray, Lbox: float, edges: np.ndarray, n_side: int, nodes: Nodes, progress: bool
+) -> RegionSums:
+    """Return the sums of :func:`count_pairs_by_region` for checked arguments; regions may be smaller than the bins.
+
+    ``nodes`` are those of :func:`shell_nodes`.
+    """
     # Each region holds a whole number of cells. A search radius spans at most a few of them.
     n_cells = choose_cells(len(positions), Lbox, edges[-1], CELLS_PER_RADIUS)
     grid = CellGrid.build(positions, Lbox, max(1, n_cells // n_side) * n_side)
     points = np.concatenate([positions, axes], axis=1)[grid.order]
     n_regions, n_bins = n_side**3, len(edges) - 1
     sums = np.zeros((n_regions, 2, 3, n_bins))
-    for part in _parts(n_regions, "pairs", progress):
+    for part in bar(np.array_split(np.arange(n_regions), min(n_regions, PARTS)), "pairs", progress):
         in_threads(_count_regions, len(part), points, grid, n_side, edges * edges, part, sums)
     counts = np.diff(grid.first).reshape((n_side, grid.n_cells // n_side) * 3).sum(axis=(1, 3, 5)).ravel()
     auto, cross = sums[:, 0], sums[:, 1]
-    shells = _spread_shells(positions, axes, Lbox, edges, n_side, progress)
+    shells = spread(positions, axes, Lbox, n_side, nodes, progress)
     return RegionSums(
         Lbox, n_side, edges, counts, PairSums(*auto.swapaxes(0, 1)), PairSums(*cross.swapaxes(0, 1)), *shells
     )
 
 
-def _parts(n_regions: int, description: str, progress: bool) -> Iterable[np.ndarray]:
-    """Split the regions into parts, with a progress bar over them."""
-    parts = np.array_split(np.arange(n_regions), min(n_regions, _PARTS))
-    # A bar leaves a thread behind, even if it is not shown.
-    return tqdm(parts, desc=description, unit="part", delay=BAR_AFTER) if progress else parts
-
-
-def _spread_shells(positions, axes, Lbox, edges, n_side, progress) -> tuple[RandomSums, RandomSums]:
-    """Return ``random_auto`` and ``random_cross`` of RegionSums."""
-    grid = CellGrid.build(positions, Lbox, n_side)
-    points = np.concatenate([positions, axes], axis=1)[grid.order]
+def shell_nodes(edges: np.ndarray, n_radii: int = 2) -> Nodes:
+    """Return the nodes of the integral of (e . rhat)^2 - 1/3 over spherical shells with these edges [Mpc/h]."""
     # Gauss-Legendre nodes in the volume of each shell.
-    node, weight = np.polynomial.legendre.leggauss(_RADII)
+    node, weight = np.polynomial.legendre.leggauss(n_radii)
     low, high = edges[:-1, None] ** 3, edges[1:, None] ** 3
     radii = np.cbrt(0.5 * (low + high) + 0.5 * (high - low) * node)
-    # Directions on a golden spiral.
-    cos = 1.0 - (2.0 * np.arange(_DIRECTIONS) + 1.0) / _DIRECTIONS
-    angle = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(_DIRECTIONS)
+    u = spiral(_DIRECTIONS)
+    offset = (radii[:, :, None, None] * u).reshape(len(radii), -1, 3)
+    matrices = np.tile(u[:, :, None] * u[:, None] - np.eye(3) / 3.0, (n_radii, 1, 1))
+    weights = np.repeat(0.5 * weight / _DIRECTIONS, _DIRECTIONS)
+    shape = (*offset.shape[:2], 3, 3)
+    return Nodes.of(offset, np.broadcast_to(matrices, shape), np.broadcast_to(weights, shape[:2]))
+
+
+def spiral(n: int) -> np.ndarray:
+    """Return n directions on a golden spiral, evenly distributed, (n, 3)."""
+    cos = 1.0 - (2.0 * np.arange(n) + 1.0) / n
+    angle = np.pi * (3.0 - np.sqrt(5.0)) * np.arange(n)
     sin = np.sqrt(1.0 - cos**2)
-    directions = np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
-    spread = np.zeros((n_side**3, 27, 2, len(edges) - 1))
-    for part in _parts(len(spread), "random points", progress):
-        in_threads(_fill_spread, len(part), points, grid, radii, 0.5 * weight, directions, part, spread)
-    inside = spread[:, 13]
-    leaving = spread.sum(axis=1) - inside
-    by_step = spread.reshape((n_side,) * 3 + (3, 3, 3) + spread.shape[2:])
-    entering = np.zeros_like(by_step[:, :, :, 0, 0, 0])
-    for step in np.ndindex(3, 3, 3):
-        if step != (1, 1, 1):
-            shift = tuple(np.subtract(step, 1))
-            entering += np.roll(by_step[(slice(None),) * 3 + step], shift, axis=(0, 1, 2))
-    across = leaving + entering.reshape(inside.shape)
-    return RandomSums(*inside.swapaxes(0, 1)), RandomSums(*across.swapaxes(0, 1))
-
-
-@kernel
-def _fill_spread(start, stop, points, grid, radii, weights, directions, regions, spread):
-    """Fill ``spread`` by :func:`_spread_region` for ``regions[start:stop]``."""
-    for k in range(start, stop):
-        spread[regions[k]] = _spread_region(points, grid, radii, weights, directions, regions[k])
-
-
-@kernel
-def _spread_region(points, grid, radii, weights, directions, region):
-    """Return D and S_omega of the shells around the galaxies of a region, by neighbouring region, (27, 2, n_bins).
-
-    Neighbour ``9 (sx + 1) + 3 (sy + 1) + sz + 1`` is (sx, sy, sz) regions away; 13 is the region itself. The sum over
-    all 27 is that of a whole shell: 1 and 0.
-    """
-    n_bins, n_radii = radii.shape
-    n_directions = len(directions)
-    n_side, first = grid.n_cells, grid.first
-    side = grid.Lbox / n_side
-    x0 = region // (n_side * n_side) * side
-    y0 = region // n_side % n_side * side
-    z0 = region % n_side * side
-    own = np.zeros((27, 2, n_bins))
-    own[13, 0] = first[region + 1] - first[region]
-    for i in range(first[region], first[region + 1]):
-        x, y, z = points[i, 0] - x0, points[i, 1] - y0, points[i, 2] - z0
-        wall = min(x, y, z, side - x, side - y, side - z)
-        for b in range(n_bins):
-            for k in range(n_radii):
-                r = radii[b, k]
-                if r <= wall:
-                    continue
-                weight = weights[k] / n_directions
-                for d in range(n_directions):
-                    ux, uy, uz = directions[d, 0], directions[d, 1], directions[d, 2]
-                    tx, ty, tz = x + r * ux, y + r * uy, z + r * uz
-                    sx = 0 if tx < 0 else 2 if tx >= side else 1
-                    sy = 0 if ty < 0 else 2 if ty >= side else 1
-                    sz = 0 if tz < 0 else 2 if tz >= side else 1
-                    there = 9 * sx + 3 * sy + sz
-                    if there == 13:
-                        continue
-                    along = points[i, 3] * ux + points[i, 4] * uy + points[i, 5] * uz
-                    turned = weight * (along * along - 1.0 / 3.0)
-                    own[there, 0, b] += weight
-                    own[13, 0, b] -= weight
-                    own[there, 1, b] += turned
-                    own[13, 1, b] -= turned
-    return own
+    return np.stack([sin * np.cos(angle), sin * np.sin(angle), cos], axis=1)
 
 
 @kernel
