@@ -207,7 +207,9 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         fitted = f"{n_bins} bins, {like.n_fitted} parameters"
         lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
         if errors[name] is not None:
-            lines.append(f"    with the error of the prediction: chi2 = {like.chi2(best[name], errors[name]):.2f}")
+            with_error = like.p_value(best[name], errors[name])
+            chance = "" if np.isnan(with_error) else f", p = {with_error:.2g}"
+            lines.append(f"    with the error of the prediction: chi2 = {like.chi2(best[name], errors[name]):.2f}{chance}")
         if len(like.statistics) > 1:
             each = {statistic: like.chi2_of(best[name], statistic) for statistic in like.statistics}
             parts_of = (f"{value:.2f} for {len(like.bins[key])} bins of {key}" for key, value in each.items())

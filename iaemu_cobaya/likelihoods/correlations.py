@@ -455,21 +455,25 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         """Number of fitted parameters: the option ``n_parameters``, those of the run, or 2 without a run."""
         return self._data.n_parameters
 
-    def p_value(self, theory_vector: ArrayLike) -> float:
-        """Return the probability of a larger chi^2 at the best fit, from the covariance of the data alone.
+    def p_value(self, theory_vector: ArrayLike, deviations: np.ndarray | None = None) -> float:
+        """Return the probability of a larger chi^2 at the best fit.
 
         Parameters
         ----------
         theory_vector : array (n,)
             The best fit.
+        deviations : array (K, n), optional
+            See :meth:`deviations`; without, from the covariance of the data alone.
 
         Returns
         -------
         float
             Of chi^2 for a known covariance, of Hotelling's T^2 for one from regions. NaN for several covariances of
-            which one is from regions, or without degrees of freedom.
+            which one is from regions, for one from regions with deviations, or without degrees of freedom.
         """
-        return self._data.p_value(self.chi2(theory_vector))
+        if deviations is not None and set(self.n_regions.values()) != {None}:
+            return math.nan
+        return self._data.p_value(self.chi2(theory_vector, deviations))
 
     def residuals(self, theory_vector: ArrayLike, normalised: bool = False) -> np.ndarray:
         """Return data minus prediction.
