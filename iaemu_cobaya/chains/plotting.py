@@ -209,7 +209,8 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         if errors[name] is not None:
             with_error = like.p_value(best[name], errors[name])
             chance = "" if np.isnan(with_error) else f", p = {with_error:.2g}"
-            lines.append(f"    with the error of the prediction: chi2 = {like.chi2(best[name], errors[name]):.2f}{chance}")
+            chi2 = like.chi2(best[name], errors[name])
+            lines.append(f"    with the error of the prediction: chi2 = {chi2:.2f}{chance}")
         if len(like.statistics) > 1:
             each = {statistic: like.chi2_of(best[name], statistic) for statistic in like.statistics}
             parts_of = (f"{value:.2f} for {len(like.bins[key])} bins of {key}" for key, value in each.items())

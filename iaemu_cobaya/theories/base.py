@@ -699,7 +699,7 @@ def _scaled(value: Any, amplitude: Any, statistic: str) -> Any:
     if statistic not in _SHAPES:
         return value
     if isinstance(value, Factored):
-        return value._replace(factors=_scaled(value.factors, amplitude, statistic))
+        return Factored(_scaled(value.factors, amplitude, statistic), value.rows)
     if isinstance(amplitude, torch.Tensor):
         amplitude = amplitude.reshape(-1, *[1] * (value.ndim - 1))
     return value * amplitude

@@ -1,8 +1,8 @@
 """Correlations of matter on large scales: what the models' correlation functions become beyond their nodes.
 
-In linear theory, with a linear bias b and linear (tidal) alignment,
+In linear theory, with a linear bias b and linear (tidal) alignment::
 
-    xi(r) = b^2 xi_mm(r),    (1 + xi) omega(r) = K Xi_2(r),    Xi_2 = xibar_mm - xi_mm,
+    xi(r) = b^2 xi_mm(r),    (1 + xi) omega(r) = K Xi_2(r),    Xi_2 = xibar_mm - xi_mm
 
 where xibar_mm(r) is the mean of xi_mm inside r: Xi_2 is the integral of k^2 P(k) j_2(k r) / (2 pi^2) (Hirata & Seljak
 2004, astro-ph/0406275; Blazek et al. 2011, arXiv:1101.4017). Both are linear in what is predicted, so that b^2 and K

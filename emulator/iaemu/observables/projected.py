@@ -2,14 +2,14 @@
 
 A galaxy whose light is stretched along the axis e has, seen along z, the ellipticity a (e_x^2 - e_y^2, 2 e_x e_y),
 which is linear in the tensor of e. At fixed separation r the mean of that tensor, about its trace, is
-(3/2) omega(r) (r_i r_j / r^2 - delta_ij / 3). Hence, exactly and in real space, with r^2 = r_p^2 + Pi^2,
+(3/2) omega(r) (r_i r_j / r^2 - delta_ij / 3). Hence, exactly and in real space, with r^2 = r_p^2 + Pi^2::
 
     w_gg(r_p) = int_-Pi_max^Pi_max xi(r) dPi,
-    w_g+(r_p) = (3/2) a int_-Pi_max^Pi_max [1 + xi(r)] omega(r) (r_p / r)^2 dPi,
+    w_g+(r_p) = (3/2) a int_-Pi_max^Pi_max [1 + xi(r)] omega(r) (r_p / r)^2 dPi
 
-positive for radial alignment: what the estimator (S+D - S+R) / RR measures. The shape amplitude a is that of a galaxy
-whose axis is perpendicular to the line of sight. Axes of random direction have <|ellipticity|^2> = (8/15) a^2, so that
-the rms ellipticity e_rms of a sample (both components) gives a = sqrt(15/8) e_rms. The quadrupole, with the
+It is positive for radial alignment: what the estimator (S+D - S+R) / RR measures. The shape amplitude a is that of a
+galaxy whose axis is perpendicular to the line of sight. Axes of random direction have a mean square of (8/15) a^2, so
+that the rms ellipticity e_rms of a sample (both components) gives a = sqrt(15/8) e_rms. The quadrupole, with the
 associated Legendre function L_{2,2} = 3 (1 - mu^2), is xi_g+,2(r) = (a/2) [1 + xi(r)] omega(r) (Singh et al. 2024,
 arXiv:2307.02545).
 
