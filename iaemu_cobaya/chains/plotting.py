@@ -17,6 +17,7 @@ from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
 from iaemu_cobaya.naming import product_name
+from iaemu_cobaya.theories.base import ForwardModelTheory
 
 if TYPE_CHECKING:
     from getdist.plots import GetDistPlotter
@@ -229,6 +230,8 @@ def _parts(model: Model, like: IACorrelations, row: Mapping[str, float]) -> dict
         if statistic not in ("w_gplus", "xi_gplus_2"):
             continue
         theory = like.provider.requirement_providers[product_name(statistic, like.tag)]
+        if not isinstance(theory, ForwardModelTheory):
+            continue  # a user's own theory does not tell the parts
         theta = dict(zip(theory.model.parameters, (inputs[name] for name in theory.names), strict=True))
         amplitude = float(theory.shape_amplitude(inputs))
         projected = theory.model.project(theta, options["projection"], a_shape=amplitude, support="warn")

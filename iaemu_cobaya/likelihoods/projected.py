@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
-from collections.abc import Sequence
-from typing import Annotated, ClassVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, cast
 
 from cobaya.log import LoggedError
 
@@ -29,12 +30,15 @@ class ProjectedCorrelations(IACorrelations):
     The others are those of :class:`IACorrelations`, with r_p in place of r, and w in Mpc/h.
     """
 
+    data: Any
     pi_max: Annotated[float, Range(above=0)] | None
     read_options: dict | None
 
     _known: ClassVar[Sequence[str]] = tuple(PROJECTION_OF)
 
     def _read_source(self) -> Measurement:
+        if not isinstance(self.data, (str, os.PathLike, Mapping)):
+            raise LoggedError(self.log, "data: give a file, a name, or {statistic: file}; got %s.", self.data)
         options = dict(self.read_options or {})
         known = list(inspect.signature(read_survey).parameters)[1:]
         unknown = [str(name) for name in options if name not in known]
@@ -47,7 +51,7 @@ class ProjectedCorrelations(IACorrelations):
             )
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            measurement = read_survey(cast(str, self.data), pi_max=self.pi_max, **options)
+            measurement = read_survey(cast(Any, self.data), pi_max=self.pi_max, **options)
         for warning in caught:
             self.mpi_warning("%s", warning.message)
         return measurement

@@ -168,6 +168,20 @@ def test_separations_are_cut_and_masked_by_statistic():
     assert high[-1] <= 10.0
 
 
+def test_plain_tables_of_each_statistic_are_read(tmp_path):
+    data = measurement()
+    files, covariances, size = {}, {}, len(data.bins["w_gg"])
+    for k, (name, bins) in enumerate(data.bins.items()):
+        files[name], covariances[name] = str(tmp_path / f"{name}.txt"), str(tmp_path / f"{name}_covariance.txt")
+        np.savetxt(files[name], np.stack([bins.r, bins.value, bins.error], axis=1), header="r_p value error")
+        np.savetxt(covariances[name], data.covariances[0].matrix[k * size : (k + 1) * size, k * size : (k + 1) * size])
+    options = {"covariance": covariances, "redshift": 0.1}
+    like = ProjectedCorrelations({"data": files, "pi_max": 60, "read_options": options})
+    np.testing.assert_allclose(like.data_vector, ProjectedCorrelations({"data": data}).data_vector)
+    assert like.measurement.metadata["redshift"] == 0.1
+    assert np.count_nonzero(like.covariance_matrix) == 2 * size**2
+
+
 def test_single_separations_are_not_averaged():
     single = ProjectedCorrelations({"data": measurement(single=True)})
     low, high = single.requests["w_gg"]["projection"].limits("w_gg")
@@ -187,6 +201,7 @@ def test_single_separations_are_not_averaged():
         ({"data": {}, "n_gal": [3e-4, 0]}, r"n_gal: give \[mean, error\]"),
         ({"data": "surveys/lowz", "read_options": {"edge": 1}}, "read_options: unknown option.*edges"),
         ({"data": None}, "data: give a file"),
+        ({"data": 3}, "data: give a file, a name"),
     ],
 )
 def test_wrong_options_say_what_to_give(options, message):
