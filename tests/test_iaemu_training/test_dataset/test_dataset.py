@@ -241,6 +241,7 @@ class TestSameWhateverHappens:
         assert output.read_bytes() == dataset.path.read_bytes()
         assert not output.with_name(output.name + ".parts").exists()
 
+    @pytest.mark.slow
     def test_killed_dask_worker(self, dataset, tables, tmp_path):
         psutil = pytest.importorskip("psutil")
         pytest.importorskip("distributed")

@@ -46,6 +46,7 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
+@pytest.mark.slow
 def test_an_installation_that_cannot_be_written_to_will_do(tmp_path):
     """A file in place of each folder that numba would make: for root, too, nothing can be written there."""
     in_the_way = tmp_path / "file"
