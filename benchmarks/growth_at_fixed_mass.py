@@ -10,11 +10,12 @@ amplitude A_IA to b D.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 import numpy as np
 from scipy.integrate import quad, trapezoid
 
-from iaemu_training.dataset.make_xi_matter import BOLSHOI_PLANCK, matter_power
+from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, matter_power
 
 #: Critical density at z = 0 [Msun/h / (Mpc/h)^3], and linear threshold of collapse.
 RHO_CRITICAL, DELTA_C = 2.775e11, 1.686
@@ -41,8 +42,8 @@ def main(arguments=None) -> None:
     parser.add_argument("--redshifts", type=float, nargs="+", default=(0.1, 0.27, 0.5))
     parser.add_argument("--log-masses", type=float, nargs="+", default=(12.0, 13.0, 13.5, 14.0))
     options = parser.parse_args(arguments)
-    Om = BOLSHOI_PLANCK["Om"]
-    k, power = matter_power(**BOLSHOI_PLANCK, z=0.0, halofit_version="linear", kmax=50.0)
+    Om = BOLSHOI_PLANCK.Om
+    k, power = matter_power(**asdict(BOLSHOI_PLANCK), z=0.0, halofit_version="linear", kmax=50.0)
 
     def sigma(log_mass: float) -> float:
         x = k * (3 * 10**log_mass / (4 * np.pi * Om * RHO_CRITICAL)) ** (1 / 3)

@@ -21,7 +21,7 @@ from scipy.special import jv
 
 import iaemu
 from iaemu import Projection
-from iaemu_training.dataset.make_xi_matter import BOLSHOI_PLANCK
+from iaemu_training.halos.cosmology import BOLSHOI_PLANCK
 
 #: TNG300 samples 1 and 2 (arXiv:2504.05235, table 2).
 SAMPLES = {1: (12.54, 0.26, 12.68, 13.48, 1.0), 2: (11.93, 0.26, 12.05, 12.85, 1.0)}
@@ -31,13 +31,13 @@ def analytic(occupation, rp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """w_gg of CCL, and w_g+ of pairs in one halo for a_1h = 1, integrated over all separations [Mpc/h]."""
     import pyccl as ccl
 
-    h = BOLSHOI_PLANCK["h"]
+    h = BOLSHOI_PLANCK.h
     cosmology = ccl.Cosmology(
-        Omega_c=BOLSHOI_PLANCK["Om"] - BOLSHOI_PLANCK["Ob"],
-        Omega_b=BOLSHOI_PLANCK["Ob"],
+        Omega_c=BOLSHOI_PLANCK.Om - BOLSHOI_PLANCK.Ob,
+        Omega_b=BOLSHOI_PLANCK.Ob,
         h=h,
-        sigma8=BOLSHOI_PLANCK["sigma8"],
-        n_s=BOLSHOI_PLANCK["ns"],
+        sigma8=BOLSHOI_PLANCK.sigma8,
+        n_s=BOLSHOI_PLANCK.ns,
     )
     logMmin, sigma_logM, logM0, logM1, alpha = occupation
     shared = {

@@ -20,7 +20,19 @@ PACKAGES = ("iaemu", "iaemu_training", "iaemu_cobaya")
 
 #: Within iaemu_training a room may import those before it.
 TRAINING_ROOMS = (
-    *("work", "halos", "pairs", "measuring", "mocks", "tables", "dataset", "evaluation", "fitting", "commands"),
+    *(
+        "work",
+        "halos",
+        "pairs",
+        "measuring",
+        "mocks",
+        "simulate",
+        "tables",
+        "dataset",
+        "evaluation",
+        "fitting",
+        "commands",
+    ),
 )
 
 #: The plugin runs without what trains emulators: it may import that in functions of these only.

@@ -1,6 +1,7 @@
 """The matter correlation function: its transform against exact pairs, its table against CAMB and against limits."""
 
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,15 +10,16 @@ from scipy.interpolate import CubicSpline
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, shell_volumes
 from iaemu_training.dataset.make_xi_matter import (
-    BOLSHOI_PLANCK,
     compute_matter_correlation,
     correlation_from_power,
     main,
-    matter_power,
     write_table,
 )
 from iaemu_training.dataset.matter import MatterCorrelation, MatterCorrelationError
+from iaemu_training.halos import cosmology
+from iaemu_training.halos.cosmology import matter_power
 
+BOLSHOI_PLANCK = asdict(cosmology.BOLSHOI_PLANCK)
 AT_Z0 = {**BOLSHOI_PLANCK, "z": 0.0}
 
 

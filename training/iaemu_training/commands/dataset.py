@@ -14,8 +14,8 @@ from iaemu_training.commands.options import (
     add_output,
     add_settings,
     add_tables,
+    add_workers,
     changed_settings,
-    number,
     read_options,
     shows_progress,
 )
@@ -40,20 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="matter correlation function (default: that of the Bolshoi-Planck cosmology at z = 0; make another with "
         "python -m iaemu_training.dataset.make_xi_matter)",
     )
-    parser.add_argument(
-        "--workers",
-        type=number(int, at_least=1, at_most=1024),
-        metavar="N",
-        help="worker processes (default: one for each core), or SLURM jobs (default: 1)",
-    )
-    parser.add_argument(
-        "--dask",
-        nargs="?",
-        const="local",
-        metavar="CLUSTER",
-        help="run on Dask: local (default), slurm (configured in ~/.config/dask/jobqueue.yaml), or the address or "
-        "scheduler file of a running scheduler",
-    )
+    add_workers(parser, "worker processes (default: one for each core)")
 
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:

@@ -8,6 +8,7 @@ from iaemu_training.commands.program import Command, run_program
 
 _HOME = "iaemu_training.commands"
 COMMANDS = {
+    "simulate": Command(f"{_HOME}.simulate", "simulate boxes of dark matter, and make their halo catalogues"),
     "tabulate": Command(f"{_HOME}.tabulate", "make tables of a halo catalogue"),
     "box-error": Command(f"{_HOME}.box_error", "estimate the error of predictions from the finite size of the boxes"),
     "dataset": Command(f"{_HOME}.dataset", "make a training set: labels from tables, and halotools-IA mocks"),

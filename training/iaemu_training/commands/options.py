@@ -161,6 +161,31 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_workers(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the options ``--workers`` and ``--dask``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    text : str
+        What the workers are, and their default.
+    """
+    parser.add_argument(
+        "--workers",
+        type=number(int, at_least=1, at_most=1024),
+        metavar="N",
+        help=f"{text}; or SLURM jobs (default: 1)",
+    )
+    parser.add_argument(
+        "--dask",
+        nargs="?",
+        const="local",
+        metavar="CLUSTER",
+        help="run on Dask: local (default), slurm (configured in ~/.config/dask/jobqueue.yaml), or the address or "
+        "scheduler file of a running scheduler",
+    )
+
+
 def read_options(
     parser: argparse.ArgumentParser,
     argv: list[str],

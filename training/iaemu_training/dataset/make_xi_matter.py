@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,9 @@ from scipy.fft import fht
 from scipy.interpolate import CubicSpline
 
 from iaemu.files import write_text
-from iaemu.ranges import Range
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.halos.columns import numbers
-
-#: Flat LCDM of Bolshoi-Planck (Klypin et al. 2016, arXiv:1411.4001; Rodriguez-Puebla et al. 2016, arXiv:1602.04813),
-#: to the digits that the shipped catalogues state.
-BOLSHOI_PLANCK = {"Om": 0.30711, "Ob": 0.048, "h": 0.678, "sigma8": 0.8228, "ns": 0.96}
+from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, matter_power
 
 #: Range of separations in the tables [Mpc/h], and points for each factor of 10.
 R_RANGE = (0.05, 30.0)
@@ -35,8 +32,6 @@ R_ACCEPTED = (0.01, 500.0)
 
 #: Range of the table of large scales [Mpc/h], and points for each factor of 10, which resolve the acoustic peak.
 LARGE_SCALES, LARGE_SCALES_PER_DECADE = (0.5, 400.0), 60
-
-_FIRST_AS = 2e-9  # arbitrary, since the amplitude is matched to sigma8
 
 
 def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
@@ -60,92 +55,6 @@ def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
         See :func:`matter_power` and :func:`correlation_from_power`.
     """
     return correlation_from_power(r, *matter_power(**parameters))
-
-
-def matter_power(
-    *,
-    Om: float,
-    Ob: float,
-    h: float,
-    sigma8: float,
-    ns: float,
-    z: float,
-    halofit_version: str = "mead2020",
-    kmax: float = 200.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the power spectrum of matter in flat LCDM with massless neutrinos with CAMB.
-
-    Parameters
-    ----------
-    Om, Ob : float
-        Densities of matter and of baryons at z = 0, in units of the critical density.
-    h : float
-        H0 / (100 km/s/Mpc).
-    sigma8 : float
-        Linear rms of the density contrast in spheres of 8 Mpc/h at z = 0, as CAMB computes it (to 0.02 %); the
-        primordial amplitude is scaled to match it.
-    ns : float
-        Primordial spectral index.
-    z : float
-        Redshift.
-    halofit_version : str
-        One of CAMB's non-linear models (mead2020 is HMcode-2020 without baryons), or "linear".
-    kmax : float
-        Largest k [h/Mpc].
-
-    Returns
-    -------
-    k : (n,) float64
-        CAMB's wave numbers [h/Mpc], from about 1e-4 to kmax, unevenly spaced.
-    power : (n,) float64
-        P(k) [(Mpc/h)^3].
-
-    Raises
-    ------
-    ImportError
-        CAMB is not installed.
-    ValueError
-        A parameter is out of range, CAMB does not have the model, or CAMB fails.
-    """
-    try:
-        import camb
-    except ImportError as error:
-        raise ImportError("The matter power spectrum is computed by CAMB. It takes: pip install camb") from error
-    for name, value, limits in (
-        ("Om", Om, Range(above=0, at_most=1)),
-        ("Ob", Ob, Range(above=0, below=1)),
-        ("h", h, Range(above=0, at_most=10)),
-        ("sigma8", sigma8, Range(above=0, at_most=10)),
-        ("ns", ns, Range(at_least=-5, at_most=5)),
-        ("z", z, Range(at_least=0, at_most=1000)),
-        ("kmax [h/Mpc]", kmax, Range(at_least=1, at_most=10_000)),
-    ):
-        limits.check(name, value)
-    if not Ob < Om:
-        raise ValueError(f"Om includes baryons, so 0 < Ob < Om <= 1 must hold; got Ob = {Ob}, Om = {Om}.")
-    linear = halofit_version == "linear"
-    if not linear and halofit_version not in camb.nonlinear.halofit_version_names:
-        raise ValueError(
-            f"CAMB has no non-linear model {halofit_version!r}; it has "
-            f"{', '.join(camb.nonlinear.halofit_version_names)}. Choose one of them, or 'linear'."
-        )
-    parameters = camb.CAMBparams()
-    parameters.set_cosmology(H0=100 * h, ombh2=Ob * h**2, omch2=(Om - Ob) * h**2, omk=0, mnu=0, num_massive_neutrinos=0)
-    parameters.InitPower.set_params(As=_FIRST_AS, ns=ns)
-    # z = 0 is needed for sigma8.
-    parameters.set_matter_power(redshifts=sorted({0.0, float(z)}, reverse=True), kmax=kmax * h)
-    parameters.WantCls = False
-    if not linear:
-        parameters.NonLinear = camb.model.NonLinear_pk
-        parameters.NonLinearModel.set_params(halofit_version=halofit_version)
-    try:
-        results = camb.get_results(parameters)
-        amplitude = _FIRST_AS * (sigma8 / results.get_sigma8_0()) ** 2
-        results.power_spectra_from_transfer(camb.initialpower.InitialPowerLaw(As=amplitude, ns=ns))
-        k, redshifts, power = results.get_linear_matter_power_spectrum(nonlinear=not linear)
-    except camb.CAMBError as error:
-        raise ValueError(f"CAMB fails at these parameters: {error}") from error
-    return k, power[int(np.argmin(np.abs(np.asarray(redshifts) - z)))]
 
 
 def correlation_from_power(r: ArrayLike, k: ArrayLike, power: ArrayLike) -> np.ndarray:
@@ -239,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("sigma8", "linear rms of the density contrast in spheres of 8 Mpc/h at z = 0"),
         ("ns", "primordial spectral index"),
     ):
-        parser.add_argument(f"--{name}", type=float, default=BOLSHOI_PLANCK[name], help=meaning)
+        parser.add_argument(f"--{name}", type=float, default=getattr(BOLSHOI_PLANCK, name), help=meaning)
     parser.add_argument("--z", type=float, default=0.0, help="redshift")
     parser.add_argument("--halofit-version", default="mead2020", help="one of CAMB's non-linear models, or linear")
     parser.add_argument("--kmax", type=float, default=200.0, help="largest k that CAMB computes [h/Mpc]")
@@ -268,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write_large_scales(arguments) -> None:
     """Write r, xi and Xi_2 on large scales, for the options of the command line."""
-    cosmology = {name: getattr(arguments, name) for name in BOLSHOI_PLANCK}
+    cosmology = {name: getattr(arguments, name) for name in asdict(BOLSHOI_PLANCK)}
     r = np.geomspace(R_ACCEPTED[0], LARGE_SCALES[1], 6001)
     xi = compute_matter_correlation(
         r, **cosmology, z=arguments.z, halofit_version=arguments.halofit_version, kmax=arguments.kmax
@@ -298,7 +207,7 @@ def _tabulate(arguments) -> MatterCorrelation:
     low, high = arguments.r_range
     if not R_ACCEPTED[0] <= low < high <= R_ACCEPTED[1]:
         raise ValueError(f"--r-range must lie within {R_ACCEPTED[0]:g} .. {R_ACCEPTED[1]:g} Mpc/h, lower end first.")
-    cosmology = {name: getattr(arguments, name) for name in BOLSHOI_PLANCK}
+    cosmology = {name: getattr(arguments, name) for name in asdict(BOLSHOI_PLANCK)}
     model, kmax = arguments.halofit_version, arguments.kmax
     r = np.geomspace(low, high, max(4, 1 + math.ceil(POINTS_PER_DECADE * math.log10(high / low))))
     xi = compute_matter_correlation(r, **cosmology, z=arguments.z, halofit_version=model, kmax=kmax)

@@ -70,6 +70,24 @@ _ATTRIBUTES = {
 _OM0, _CRITICAL_DENSITY = 0.30711, 2.77536627e11
 
 
+def virial_overdensity(Om0: float, redshift: float) -> float:
+    """Return the density of virialised halos in units of the mean (Bryan & Norman 1998, ApJ 495, 80), flat LCDM.
+
+    Parameters
+    ----------
+    Om0 : float
+        Density of matter at z = 0, in units of the critical density.
+    redshift : float
+
+    Returns
+    -------
+    float
+    """
+    growth = (1.0 + redshift) ** 3
+    Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
+    return (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+
+
 @dataclass(repr=False)
 class HaloCatalogue:
     """Halos of a periodic box at one redshift: hosts in ascending order of mass, with their sub-halos.
@@ -94,6 +112,8 @@ class HaloCatalogue:
         Position of each sub-halo minus that of its host [Mpc/h]; sorted by host, then by descending ``halo_mpeak``.
     attributes : dict
         Redshift, cosmology and origin of the catalogue, as text and numbers.
+    velocity : (n_hosts, 3) float64, optional
+        Peculiar velocities of the hosts [km/s], if known. Only audits of the halos use them.
 
     Raises
     ------
@@ -111,6 +131,7 @@ class HaloCatalogue:
     n_subhalos: np.ndarray
     offset: np.ndarray
     attributes: dict = field(default_factory=dict)
+    velocity: np.ndarray | None = None
 
     def __post_init__(self):
         self.name = str(self.name)
@@ -121,6 +142,7 @@ class HaloCatalogue:
         for key, kinds, kind in (
             *((key, "iuf", np.float64) for key in ("position", "mass", "axis", "offset")),
             ("n_subhalos", "iu", np.int64),
+            *(() if self.velocity is None else (("velocity", "iuf", np.float64),)),
         ):
             arrays[key] = numbers(getattr(self, key), f"{what}: {key}", kinds).astype(kind, copy=False)
             setattr(self, key, arrays[key])
@@ -169,9 +191,8 @@ class HaloCatalogue:
         array
             [comoving Mpc/h]
         """
-        Om0, growth = self.attributes.get("Om0", _OM0), (1.0 + self.attributes.get("redshift", 0.0)) ** 3
-        Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
-        overdensity = (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+        Om0 = self.attributes.get("Om0", _OM0)
+        overdensity = virial_overdensity(Om0, self.attributes.get("redshift", 0.0))
         return (3.0 * np.asarray(mass) / (4.0 * np.pi * overdensity * Om0 * _CRITICAL_DENSITY)) ** (1.0 / 3.0)
 
     @property
@@ -450,9 +471,9 @@ class HaloCatalogue:
     def write_packed(self, path: str | Path) -> None:
         """Write the catalogue in packed form: an HDF5 file of about 8 bytes for each sub-halo.
 
-        Positions are rounded to Lbox / 2^16, offsets to the largest offset over 2^15, axes to 2^-15, and masses to
-        single precision. Tables and mocks that are made from the file use the rounded values, so its ``sha256`` differs
-        from that of this catalogue. The file states the SHA-256 of its contents.
+        Positions are rounded to Lbox / 2^16, offsets and velocities to the largest over 2^15, axes to 2^-15, and masses
+        to single precision. Tables and mocks that are made from the file use the rounded values, so its ``sha256``
+        differs from that of this catalogue. The file states the SHA-256 of its contents.
 
         Parameters
         ----------
@@ -477,6 +498,9 @@ class HaloCatalogue:
             "offset": np.round(self.offset / reach * (2**15 - 1)).astype(np.int16),
         }
         attributes = {"format": PACKED_FORMAT, "Lbox": self.Lbox, "name": self.name, "offset_reach": reach}
+        if self.velocity is not None:
+            attributes["velocity_reach"] = fastest = float(np.abs(self.velocity).max()) or 1.0
+            packed["velocity"] = np.round(self.velocity / fastest * (2**15 - 1)).astype(np.int16)
         attributes |= {f"attribute_{key}": value for key, value in self.attributes.items()}
 
         def fill(file: h5py.File) -> None:
@@ -517,11 +541,12 @@ class HaloCatalogue:
             The file is damaged, does not agree with its checksum, or is not a packed catalogue.
         """
         arrays, stated, sealed = read_packed(path)
-        missing = [key for key in ("name", "Lbox", "offset_reach") if key not in stated]
+        reaches = ["offset_reach", *(["velocity_reach"] if "velocity" in arrays else [])]
+        missing = [key for key in ("name", "Lbox", *reaches) if key not in stated]
         if missing:
             raise CatalogueError(f"{Path(path).name} is damaged: it lacks the attribute(s) {', '.join(missing)}.")
-        for key in ("Lbox", "offset_reach"):
-            Range(above=0).check(f"{Path(path).name}: {key} [Mpc/h]", stated[key], error=CatalogueError)
+        for key in ("Lbox", *reaches):
+            Range(above=0).check(f"{Path(path).name}: {key}", stated[key], error=CatalogueError)
         if not sealed:
             warnings.warn(
                 f"{path} was packed by an earlier version and states no SHA-256, so it cannot be checked for damage. "
@@ -541,6 +566,7 @@ class HaloCatalogue:
             attributes={
                 key.removeprefix("attribute_"): value for key, value in stated.items() if key.startswith("attribute_")
             },
+            velocity=arrays["velocity"] * (stated["velocity_reach"] / (2**15 - 1)) if "velocity" in arrays else None,
         )
 
     # ------------------------------------------------------------------ to halotools

@@ -41,7 +41,7 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
     Lbox : float
         Side of the box [Mpc/h].
     arrays : dict
-        ``position``, ``mass``, ``axis``, ``n_subhalos``, ``offset`` as in
+        ``position``, ``mass``, ``axis``, ``n_subhalos``, ``offset``, and ``velocity`` if known, as in
         :class:`iaemu_training.halos.catalogue.HaloCatalogue`.
 
     Raises
@@ -55,6 +55,8 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
     shapes = {"position": (n, 3), "mass": (n,), "axis": (n, 3), "n_subhalos": (n,)}
     total = int(arrays["n_subhalos"].sum(dtype=np.float64))
     shapes["offset"] = (total, 3)
+    if "velocity" in arrays:
+        shapes["velocity"] = (n, 3)
     for key, shape in shapes.items():
         if arrays[key].shape != shape:
             raise CatalogueError(
@@ -70,6 +72,7 @@ def check_arrays(name: str, Lbox: float, arrays: dict[str, np.ndarray]) -> None:
         ("axis", np.abs(norm - 1.0) < 1e-3, "unit vectors"),
         ("n_subhalos", arrays["n_subhalos"] >= 0, "not negative"),
         ("offset", np.abs(arrays["offset"]) <= half, f"within half the side, {0.5 * Lbox:g} Mpc/h"),
+        *((("velocity", np.isfinite(arrays["velocity"]), "finite [km/s]"),) if "velocity" in arrays else ()),
     ):
         good = good.all(axis=1) if good.ndim > 1 else good
         if not good.all():

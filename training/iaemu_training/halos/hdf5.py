@@ -24,7 +24,10 @@ PACKED = {
     "axis": ("<i2", 3),
     "n_subhalos": ("<u2", 1),
     "offset": ("<i2", 3),
+    "velocity": ("<i2", 3),
 }
+#: Data sets that may be missing.
+OPTIONAL = ("velocity",)
 
 _BOX_OF_TNG = "Header/BoxSize"
 
@@ -237,6 +240,8 @@ def packed_content(file: h5py.File, name: str) -> tuple[dict[str, np.ndarray], d
     n = counts.shape[0] if isinstance(counts, h5py.Dataset) and counts.shape else 0
     arrays: dict[str, np.ndarray] = {}
     for key, (kind, width) in PACKED.items():
+        if key in OPTIONAL and key not in file:
+            continue
         # Shapes are checked before anything is read. The numbers of sub-halos give the number of offsets.
         rows = int(arrays["n_subhalos"].sum(dtype=np.int64)) if key == "offset" else n
         shape = (rows, width) if width > 1 else (rows,)

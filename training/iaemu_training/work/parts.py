@@ -127,7 +127,7 @@ class PartStore:
         self._held.__exit__(*error)
 
     def _leave_no_empty_folder(self, kind, *_) -> None:
-        if kind is not None and not any(self.folder.glob("*.npz")):
+        if kind is not None and {path.name for path in self.folder.iterdir()} <= {"identity.json", "lock"}:
             shutil.rmtree(self.folder)
 
     def _claim(self) -> None:
