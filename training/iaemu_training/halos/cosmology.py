@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import yaml
-from scipy.integrate import quad
 from scipy.special import hyp2f1
 
 from iaemu.extras import it_takes
@@ -122,13 +121,9 @@ class Cosmology:
         # The growing mode of flat LCDM in closed form; it is a while matter dominates.
         return float(a * hyp2f1(1.0 / 3.0, 1.0, 11.0 / 6.0, -(a**3) * (1.0 - self.Om) / self.Om))
 
-    def kick(self, earlier: float, later: float) -> float:
-        """Return what multiplies the gradient of the potential: (3/2) Om times the integral of da / (a^2 E)."""
-        return 1.5 * self.Om * quad(lambda a: 1.0 / (a**2 * self.E(a)), earlier, later)[0]
-
-    def drift(self, earlier: float, later: float) -> float:
-        """Return what multiplies the momentum a^2 dx/dt / H0: the integral of da / (a^3 E)."""
-        return quad(lambda a: 1.0 / (a**3 * self.E(a)), earlier, later)[0]
+    def momentum(self, a: float) -> float:
+        """Return a^2 dD/dt / H0: the momentum of a linear displacement whose size is D(a)."""
+        return a**2 * self.E(a) * self.growth_rate(a) * self.growth(a)
 
     @contextmanager
     def colossus(self) -> Iterator[None]:

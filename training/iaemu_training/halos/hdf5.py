@@ -269,6 +269,6 @@ def packed_seal(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> st
     str
     """
     digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
-    for key in PACKED:
+    for key in (key for key in PACKED if key in arrays):
         digest.update(f"{key} {arrays[key].shape} ".encode() + arrays[key].tobytes())
     return digest.hexdigest()

@@ -2,8 +2,8 @@
 
 Mass goes to the mesh by cloud-in-cell; the potential follows from a Fourier transform, with the window of one
 cloud-in-cell taken out; forces are differences of fourth order, interpolated by cloud-in-cell (Hockney & Eastwood 1988,
-chapter 5). Time steps are those of a leapfrog in the scale factor (Quinn et al. 1997, astro-ph/9710043). Particles and
-meshes are in single precision. A cell of the mesh adds up its particles in their order, however many threads there
+chapter 5). Time steps are those of a leapfrog in the scale factor, with factors for which linear growth is exact however
+long the steps are (FastPM, Feng et al. 2016, arXiv:1603.00476). Particles and meshes are in single precision. A cell of the mesh adds up its particles in their order, however many threads there
 are, so a run that was interrupted goes on bit for bit.
 """
 
@@ -20,7 +20,7 @@ from iaemu_training.work.kernels import in_threads, kernel
 
 #: Scale factor of the initial conditions, where logarithmic steps end, and the longest step in each of the two ranges.
 START, LOGARITHMIC_UNTIL = 0.02, 0.2
-STEP_LN_A, STEP_A = 0.135, 0.02
+STEP_LN_A, STEP_A = 0.26, 0.02
 
 
 def time_steps(redshifts: Sequence[float]) -> np.ndarray:
@@ -182,14 +182,24 @@ def evolve(
         potential = mesh.potential(position)
         before_move()
         if np.isclose(a, outputs, rtol=1e-9).any():
-            mesh.move(position, momentum, potential, cosmology.kick(earlier, a) * cell, 0.0)
+            mesh.move(position, momentum, potential, kick(cosmology, earlier, a, a) * cell, 0.0)
             on_output(float(a))
             earlier = a
         if step == len(steps) - 1:
             return
-        kick, drift = cosmology.kick(earlier, later) * cell, cosmology.drift(a, steps[step + 1])
-        mesh.move(position, momentum, potential, kick, drift)
+        impulse, way = kick(cosmology, earlier, later, a) * cell, drift(cosmology, a, steps[step + 1], later)
+        mesh.move(position, momentum, potential, impulse, way)
         on_step(step + 1)
+
+
+def kick(cosmology: Cosmology, earlier: float, later: float, at: float) -> float:
+    """Return what multiplies the gradient of the potential at a scale factor; (3/2) Om da / (a^2 E) in short steps."""
+    return (cosmology.momentum(later) - cosmology.momentum(earlier)) / cosmology.growth(at)
+
+
+def drift(cosmology: Cosmology, earlier: float, later: float, at: float) -> float:
+    """Return what multiplies the momentum at a scale factor; da / (a^3 E) in short steps."""
+    return (cosmology.growth(later) - cosmology.growth(earlier)) / cosmology.momentum(at)
 
 
 @kernel
