@@ -11,6 +11,7 @@ import math
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
 
 from iaemu_training.halos.columns import CatalogueError
@@ -171,6 +172,29 @@ def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray,
         per_ln_mass = _OMEGA_M * _RHO_CRITICAL / np.exp(ln_m) * multiplicity * np.abs(slope)
         found.append(trapezoid(per_ln_mass, ln_m, axis=1))
     return np.min(found, axis=0), np.max(found, axis=0)
+
+
+def virial_radius(mass: ArrayLike, Om0: float, redshift: float) -> np.ndarray:
+    """Return virial radii by the spherical collapse of Bryan & Norman 1998 (ApJ 495, 80), in a flat universe.
+
+    Parameters
+    ----------
+    mass : array
+        Virial masses [Msun/h].
+    Om0 : float
+        Density of matter today, in units of the critical one.
+    redshift : float
+        Redshift of the halos.
+
+    Returns
+    -------
+    array
+        [comoving Mpc/h]
+    """
+    growth = (1.0 + redshift) ** 3
+    Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
+    overdensity = (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+    return (3.0 * np.asarray(mass) / (4.0 * np.pi * overdensity * Om0 * _RHO_CRITICAL)) ** (1.0 / 3.0)
 
 
 def _growth(redshift: float) -> float:
