@@ -4,18 +4,19 @@ import itertools
 import shutil
 import sys
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 pytest.importorskip("h5py")
 asdf = pytest.importorskip("asdf")
-pytest.importorskip("abacusnbody.data.compaso_halo_catalog", reason="needs abacusutils")
+abacusutils = pytest.importorskip("abacusnbody.data.compaso_halo_catalog", reason="needs abacusutils")
 
-from iaemu_training.commands.iaemu_train import main
-from iaemu_training.halos import abacus
-from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
-from iaemu_training.halos.checks import virial_radius
+from iaemu_training.commands.iaemu_train import main  # noqa: E402
+from iaemu_training.halos import abacus  # noqa: E402
+from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue  # noqa: E402
+from iaemu_training.halos.checks import virial_radius  # noqa: E402
 
 PARTICLE_MASS = 2601143601.012268
 HEADER = {
@@ -70,7 +71,7 @@ def write_asdf(path, data, header):
     file.write_to(path, all_array_compression="blsc", compression_kwargs={"typesize": 4, "shuffle": "bitshuffle"})
 
 
-def write(folder, hosts, particles, header=HEADER, n_files=3, axis_codes=None, merged=None):
+def write(folder, hosts, particles, header=HEADER, n_files=2, axis_codes=None, merged=None):
     """Write a catalogue in slabs of x.
 
     Parameters
@@ -125,6 +126,14 @@ def write(folder, hosts, particles, header=HEADER, n_files=3, axis_codes=None, m
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_collection():
+    """abacusutils collects garbage after each file, which takes a tenth of a second with the test suite in memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(abacusutils, "gc", SimpleNamespace(collect=lambda: 0))
+        yield
+
+
 @pytest.fixture(scope="module")
 def written(pm40):
     """Hosts of pm40 in no order, with their sub-halos as subsample A, and these mirrored as B."""
@@ -134,9 +143,11 @@ def written(pm40):
         "n": np.round(pm40.mass[order] / PARTICLE_MASS).astype(int),
         "axis": pm40.axis[order],
     }
-    parts = np.split(pm40.offset, pm40.first_subhalo[1:])
-    offsets = [parts[row] for row in order]
     radius = virial_radius(hosts["n"] * PARTICLE_MASS, HEADER["Omega_M"], HEADER["Redshift"])
+    # Two more particles for each host, on its axis within and beyond the radius; and all hosts have room for them.
+    parts = [part[:200] for part in np.split(pm40.offset, pm40.first_subhalo[1:])]
+    ends = np.array([0.98, -1.02])[:, None] * (radius[:, None] * hosts["axis"])[:, None]
+    offsets = [np.concatenate([parts[row], end]) for row, end in zip(order, ends, strict=True)]
     return hosts, offsets, radius
 
 
@@ -170,8 +181,12 @@ def satellites(catalogue, row):
     return catalogue.offset[first : first + catalogue.n_subhalos[row]]
 
 
-def in_order(offset):
-    return offset[np.argsort(offset[:, 0])]
+def assert_same_points(found, expected, atol):
+    """In any order."""
+    assert len(found) == len(expected)
+    nearest = np.argmin(np.linalg.norm(found[:, None] - expected, axis=2), axis=1)
+    assert len(set(nearest)) == len(expected)
+    np.testing.assert_allclose(found, expected[nearest], rtol=0, atol=atol)
 
 
 class TestWhatIsRead:
@@ -197,8 +212,8 @@ class TestWhatIsRead:
             outside += np.sum(~inside)
             found = satellites(catalogue, rows_of(catalogue, hosts["position"][number][None])[0])
             # Particles' positions are rounded to a millionth of the box.
-            np.testing.assert_allclose(in_order(found), in_order(offsets[number][inside]), atol=8e-5)
-        assert outside == catalogue.attributes["n_particles_outside"] > 0
+            assert_same_points(found, offsets[number][inside], atol=4e-5)
+        assert outside == catalogue.attributes["n_particles_outside"] >= len(catalogue.mass)
 
     def test_attributes(self, catalogue):
         assert catalogue.Lbox == 40.0 and catalogue.name == "Mini_pm40_z0.100"
@@ -209,7 +224,7 @@ class TestWhatIsRead:
 
     def test_virial_radii_are_those_of_the_satellites(self, catalogue):
         apart = np.linalg.norm(catalogue.offset, axis=1) / catalogue.virial_radius[catalogue.subhalo_host]
-        assert 0.97 < apart.max() < 1.001
+        assert 0.979 < apart.max() < 1.0
 
     def test_the_inner_folder_and_a_single_file_do_as_well(self, catalogue, folder, written, tmp_path):
         assert HaloCatalogue.load(folder / "halo_info").sha256 == catalogue.sha256
@@ -231,7 +246,8 @@ class TestWhatIsRead:
         particles["A"][old] = hosts["position"][new] + moved[old]
         place = write(tmp_path / "Mini_pm40" / "halos" / "z0.100", hosts, particles, merged={old: new})
         cleaned = HaloCatalogue.read_abacus(place, max_satellites=1000)
-        whole = HaloCatalogue.read_abacus(place, max_satellites=1000, cleaned=False)
+        with pytest.warns(UserWarning, match="is read without cleaning. Some"):
+            whole = HaloCatalogue.read_abacus(place, max_satellites=1000, cleaned=False)
         assert len(cleaned.mass) == len(whole.mass) - 1
         assert cleaned.mass[-1] == pytest.approx((hosts["n"][new] + hosts["n"][old]) * PARTICLE_MASS, rel=1e-12)
         gained = [x for x in satellites(cleaned, -1) if np.abs(x - moved[old][0]).max() < 1e-4]
@@ -256,9 +272,9 @@ class TestChoices:
         both = HaloCatalogue.read_abacus(folder, subsamples="AB", max_satellites=1000)
         for row in (-1, -100, -1000):
             first, second = satellites(catalogue, row), satellites(mirrored, row)
-            np.testing.assert_allclose(in_order(first), in_order(-second), atol=2e-4)
+            assert_same_points(first, -second, atol=8e-5)
             everything = np.concatenate([first, second])
-            np.testing.assert_allclose(in_order(satellites(both, row)), in_order(everything), atol=1e-6)
+            assert_same_points(satellites(both, row), everything, atol=0)
 
     def test_order_is_random_and_reproducible(self, folder, catalogue):
         again, other = (HaloCatalogue.read_abacus(folder, seed=seed) for seed in (1, 2))
@@ -275,7 +291,7 @@ class TestChoices:
         monkeypatch.setattr(abacus, "_CHUNK", 100)
         found = HaloCatalogue.load(folder)
         np.testing.assert_array_equal(found.n_subhalos, catalogue.n_subhalos)
-        np.testing.assert_array_equal(in_order(satellites(found, -2)), in_order(satellites(catalogue, -2)))
+        assert_same_points(satellites(found, -2), satellites(catalogue, -2), atol=0)
 
     def test_wrong_values(self, folder):
         for wrong in ({"min_mass": -1}, {"subsamples": "C"}, {"max_satellites": 0}, {"seed": -1}):
@@ -304,7 +320,7 @@ class TestCommands:
 class TestMemory:
     def test_is_refused_with_figures(self, folder, monkeypatch):
         monkeypatch.setattr(abacus, "available_memory", lambda: 1e6)
-        with pytest.raises(CatalogueError, match="takes 0.00[0-9]* GiB of memory, but 0.000931 GiB are free") as error:
+        with pytest.raises(CatalogueError, match=r"takes 0.00[0-9]* GiB of memory, but 0.000931 GiB are free") as error:
             HaloCatalogue.load(folder)
         assert "min_mass=1.04e+12, max_satellites=100)" in str(error.value)
 
@@ -312,7 +328,7 @@ class TestMemory:
         """It is above what is taken, but not by much; 40,000 hosts with 12 satellites on average."""
         rng = np.random.default_rng(5)
         n, side = 40_000, 160.0
-        hosts = {"position": side * rng.random((n, 3)), "n": (40 / rng.random(n)).astype(int) + 40}
+        hosts = {"position": side * rng.random((n, 3)), "n": (40 / rng.uniform(0.001, 1, n)).astype(int) + 40}
         hosts["axis"] = rng.standard_normal((n, 3))
         hosts["axis"] /= np.linalg.norm(hosts["axis"], axis=1, keepdims=True)
         particles = {"A": [x + 0.02 * rng.standard_normal((rng.poisson(12), 3)) for x in hosts["position"]]}
@@ -357,7 +373,7 @@ class TestErrors:
         assert "is a folder; give" in self.error(tmp_path / "empty")
         assert "holds no halo_info/halo_info_000.asdf" in self.error(tmp_path / "empty", seed=1)
         assert f"Give {folder}" in self.error(folder.parent) and f"Give {folder}" in self.error(folder.parents[1])
-        assert "is one of the 3 files" in self.error(folder / "halo_info" / "halo_info_001.asdf")
+        assert "is one of the 2 files" in self.error(folder / "halo_info" / "halo_info_001.asdf")
         assert "is not a halo catalogue of AbacusSummit" in self.error(folder / "halo_rv_A" / "halo_rv_A_000.asdf")
         assert "There is no catalogue file" in self.error(tmp_path / "absent.asdf")
         (copy / "halo_info").rename(copy / "other")
@@ -365,9 +381,9 @@ class TestErrors:
         assert "is a light cone, which is not periodic" in self.error(copy)
 
     def test_missing_files(self, copy):
-        first, last = (copy / "halo_info" / f"halo_info_00{number}.asdf" for number in (0, 2))
+        first, last = (copy / "halo_info" / f"halo_info_00{number}.asdf" for number in (0, 1))
         last.rename(copy / "last")
-        assert "files leave the box empty from x = 26" in self.error(copy)
+        assert "files leave the box empty from x = 19" in self.error(copy)
         (copy / "last").rename(last)
         first.rename(copy / "first")
         assert "lacks halo_info_000.asdf. Copy all" in self.error(copy)
@@ -419,5 +435,5 @@ class TestErrors:
         codes = packed_axes(across / np.linalg.norm(across, axis=1, keepdims=True))
         place = tmp_path / "Mini_pm40" / "halos" / "z0.100"
         write(place, hosts, particles_of(hosts, offsets), axis_codes=codes, merged={})
-        with pytest.raises(CatalogueError, match="not elongated along the axes .* must exceed 1"):
+        with pytest.raises(CatalogueError, match=r"not elongated along the axes .* must exceed 1"):
             HaloCatalogue.load(place)

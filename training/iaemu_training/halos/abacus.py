@@ -41,9 +41,10 @@ _HEADER = ("BoxSize", "BoxSizeHMpc", "ParticleMassHMsun", "Redshift", "Omega_M")
 _COSMOLOGY = {"Om0": "Omega_M", "Ode0": "Omega_DE", "w0": "w0", "wa": "wa", "ns": "n_s", "A_s": "A_s"}
 #: Particles whose distances are found at once.
 _CHUNK = 4_000_000
-#: Memory for a halo and a particle of the largest file while it is unpacked, and for a host and a satellite that are
-#: kept, at the peak, when they are sorted and checked [bytes]; measured.
-_HALO_OF_FILE, _PARTICLE_OF_FILE, _HOST, _SATELLITE = 330, 32, 260, 110
+#: Memory, as measured with a margin of a fifth [bytes]. While a file is read: for each of its halos, its particles and
+#: those whose distances are found, and each host and satellite kept; and for these when they are sorted and checked.
+_HALO_OF_FILE, _PARTICLE_OF_FILE, _PARTICLE_OF_CHUNK, _HOST_READ, _SATELLITE_READ = 290, 24, 80, 80, 14
+_HOST, _SATELLITE = 110, 95
 
 
 @dataclass(frozen=True)
@@ -205,12 +206,10 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
         (int(match[1]), file) for file in (folder / "halo_info").glob("*.asdf") if (match := _FILE.fullmatch(file.name))
     )
     if not numbered:
-        below = sorted(
-            {str(inner.parent) for pattern in ("z*", "halos/z*") for inner in path.glob(f"{pattern}/halo_info")}
-        )
+        below = [str(inner.parent) for where in ("z*", "halos/z*") for inner in sorted(path.glob(f"{where}/halo_info"))]
         if below:
             raise CatalogueError(
-                f"{path} holds catalogues of several redshifts. Give the folder of one: {', '.join(below[:40])}."
+                f"{path} holds a folder for each redshift, of which a catalogue is one. Give {' or '.join(below[:40])}."
             )
         if next(folder.glob("lc_*.asdf"), None):
             raise CatalogueError(f"{path} is a light cone, which is not periodic. Give a folder with halo_info in it.")
@@ -269,8 +268,7 @@ def _header(files: list[Path], subsamples: str) -> dict[str, Any]:
         _check_columns(file, header, columns, subsamples)
         headers.append(header)
         for letter in subsamples:
-            particles = file.parents[1] / f"halo_rv_{letter}" / file.name.replace("halo_info", f"halo_rv_{letter}")
-            if not particles.is_file():
+            if not (particles := _particles(file, letter)).is_file():
                 raise CatalogueError(
                     f"{particles} is missing. Satellites are particles of subsample {letter}: copy the folder "
                     f"{particles.parent.name}. AbacusSummit has it at its primary redshifts (0.1, 0.2, 0.3, 0.4, 0.5, "
@@ -311,7 +309,7 @@ def _attributes(box: _Box) -> dict[str, Any]:
     header = box.header
     cosmology = {key: header[name] for key, name in _COSMOLOGY.items() if isinstance(header.get(name), (int, float))}
     if isinstance(header.get("H0"), (int, float)):
-        cosmology["h"] = header["H0"] / 100.0
+        cosmology["h"] = round(header["H0"] / 100.0, 10)
     return cosmology | {
         "cosmology": " ".join(f"{key}={value:g}" for key, value in cosmology.items()),
         "redshift": round(float(header["Redshift"]), 5) + 0.0,
@@ -330,16 +328,26 @@ def _attributes(box: _Box) -> dict[str, Any]:
 
 def _count(file: Path, box: _Box) -> _Count:
     """Count what a file holds."""
-    _, catalogue = _abacusutils()
+    asdf, catalogue = _abacusutils()
     parts = ("", "_merge") if box.cleaned else ("",)
     columns = [f"npout{letter}{part}" for letter in box.subsamples for part in parts]
     with _reading(file):
         halos = catalogue(file, cleaned=box.cleaned, halo_lc=False, fields=["N", *columns]).halos
-        particles = np.sum([np.asarray(halos[column], dtype=np.int64) for column in columns], axis=0)
+        of_halos = np.sum([np.asarray(halos[column], dtype=np.int64) for column in columns], axis=0)
         kept = box.keeps(halos["N"])
         too_massive = int(np.sum(box.mass(halos["N"]) >= box.mass_range[1]))
-    satellites = np.minimum(particles[kept], box.max_satellites)
-    return _Count(len(kept), int(particles.sum()), int(kept.sum()), int(satellites.sum()), too_massive)
+    n_particles = 0
+    for letter in box.subsamples:
+        particles = _particles(file, letter)
+        with _reading(particles), asdf.open(particles, lazy_load=True, memmap=False) as content:
+            n_particles += len(content["data"]["rvint"])
+    satellites = np.minimum(of_halos[kept], box.max_satellites)
+    return _Count(len(kept), n_particles, int(kept.sum()), int(satellites.sum()), too_massive)
+
+
+def _particles(file: Path, letter: str) -> Path:
+    """Return the path of the particles of the halos in a file, in a subsample."""
+    return file.parents[1] / f"halo_rv_{letter}" / file.name.replace("halo_info", f"halo_rv_{letter}")
 
 
 def _check_memory(box: _Box, counts: list[_Count]) -> None:
@@ -347,8 +355,14 @@ def _check_memory(box: _Box, counts: list[_Count]) -> None:
     if not n_hosts:
         low, high = max(box.min_mass, box.mass_range[0]), box.mass_range[1]
         raise CatalogueError(f"{box.folder} has no halo between {low:.4g} and {high:.4g} Msun/h.")
-    largest = max(_HALO_OF_FILE * count.halos + _PARTICLE_OF_FILE * count.particles for count in counts)
-    needed, free = largest + _HOST * n_hosts + _SATELLITE * n_satellites, available_memory()
+    largest = max(
+        _HALO_OF_FILE * count.halos
+        + _PARTICLE_OF_FILE * count.particles
+        + _PARTICLE_OF_CHUNK * min(count.particles, _CHUNK)
+        for count in counts
+    )
+    reading = largest + _HOST_READ * n_hosts + _SATELLITE_READ * n_satellites
+    needed, free = max(reading, _HOST * n_hosts + _SATELLITE * n_satellites), available_memory()
     if needed > free:
         raise CatalogueError(
             f"{box.folder} has {n_hosts} hosts of at least {box.min_mass:.4g} Msun/h, with up to {n_satellites} "
