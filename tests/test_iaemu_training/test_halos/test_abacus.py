@@ -263,6 +263,8 @@ class TestChoices:
         found = HaloCatalogue.read_abacus(folder, min_mass=1e12)
         assert len(found.mass) == np.sum(hosts["n"] * PARTICLE_MASS >= 1e12) > 100
         assert found.attributes["min_mass"] == 1e12
+        # The files of all but the most massive hosts are read and leave none.
+        assert len(HaloCatalogue.read_abacus(folder, min_mass=np.sort(hosts["n"])[-3] * PARTICLE_MASS).mass) == 3
         with pytest.raises(CatalogueError, match="no halo between 1e\\+15 and"):
             HaloCatalogue.read_abacus(folder, min_mass=1e15)
 
@@ -371,7 +373,7 @@ class TestErrors:
     def test_no_catalogue(self, folder, copy, tmp_path):
         (tmp_path / "empty").mkdir()
         assert "is a folder; give" in self.error(tmp_path / "empty")
-        assert "holds no halo_info/halo_info_000.asdf" in self.error(tmp_path / "empty", seed=1)
+        assert "there is no halo_info/halo_info_000.asdf" in self.error(tmp_path / "empty", seed=1)
         assert f"Give {folder}" in self.error(folder.parent) and f"Give {folder}" in self.error(folder.parents[1])
         assert "is one of the 2 files" in self.error(folder / "halo_info" / "halo_info_001.asdf")
         assert "is not a halo catalogue of AbacusSummit" in self.error(folder / "halo_rv_A" / "halo_rv_A_000.asdf")
@@ -386,7 +388,7 @@ class TestErrors:
         assert "files leave the box empty from x = 19" in self.error(copy)
         (copy / "last").rename(last)
         first.rename(copy / "first")
-        assert "lacks halo_info_000.asdf. Copy all" in self.error(copy)
+        assert "lacks halo_info_000.asdf. Copy" in self.error(copy)
         (copy / "first").rename(first)
         cleaning = copy.parents[2] / "cleaning" / "Mini_pm40" / "z0.100"
         (cleaning / "cleaned_rvpid" / "cleaned_rvpid_001.asdf").unlink()
@@ -413,6 +415,7 @@ class TestErrors:
             ({"x_L2com": None, "npoutA": None}, "lacks the column\\(s\\) x_L2com, npoutA"),
             ({"Redshift": 0.2}, "Redshift = 0.2, but halo_info_000.asdf 0.1. The files of"),
             ({"Omega_M": None}, "Omega_M of the header must be a number"),
+            ({"ParticleMassHMsun": 0.0}, "ParticleMassHMsun of the header must be a number, above 0"),
             ({"BoxSizeHMpc": 27.1}, "lengths must be in Mpc/h"),
         ],
     )

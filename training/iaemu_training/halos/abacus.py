@@ -214,20 +214,16 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
         if next(folder.glob("lc_*.asdf"), None):
             raise CatalogueError(f"{path} is a light cone, which is not periodic. Give a folder with halo_info in it.")
         raise CatalogueError(
-            f"{path} is no halo catalogue of AbacusSummit: it holds no halo_info/halo_info_000.asdf. Give the folder "
-            "of a redshift, such as AbacusSummit_base_c000_ph000/halos/z0.500."
+            f"{path} is no halo catalogue of AbacusSummit: there is no halo_info/halo_info_000.asdf in it. Give the "
+            "folder of a redshift, such as AbacusSummit_base_c000_ph000/halos/z0.500."
         )
     missing = sorted(set(range(numbered[-1][0] + 1)) - {number for number, _ in numbered})
     if missing:
         raise CatalogueError(
-            f"{folder / 'halo_info'} lacks halo_info_{missing[0]:03d}.asdf{_and_more(len(missing))}. Copy all files of "
-            "the catalogue: a part of a box is not periodic."
+            f"{folder / 'halo_info'} lacks {', '.join(f'halo_info_{number:03d}.asdf' for number in missing[:10])}. "
+            "Copy all files of the catalogue: a part of a box is not periodic."
         )
     return folder, [file for _, file in numbered]
-
-
-def _and_more(number: int) -> str:
-    return f" and {number - 1} more files" if number > 1 else ""
 
 
 @contextlib.contextmanager
@@ -286,7 +282,8 @@ def _header(files: list[Path], subsamples: str) -> dict[str, Any]:
 
 def _check_columns(file: Path, header: dict[str, Any], columns: set[str], subsamples: str) -> None:
     for key in _HEADER:
-        Range(above=-1).check(f"{file}: {key} of the header", header.get(key), error=CatalogueError)
+        limits = Range(above=-1 if key == "Redshift" else 0)
+        limits.check(f"{file}: {key} of the header", header.get(key), error=CatalogueError)
     if not math.isclose(header["BoxSize"], header["BoxSizeHMpc"], rel_tol=1e-6):
         raise CatalogueError(
             f"{file}: lengths must be in Mpc/h, but the header states BoxSize = {header['BoxSize']} and BoxSizeHMpc = "
@@ -367,7 +364,7 @@ def _check_memory(box: _Box, counts: list[_Count]) -> None:
         raise CatalogueError(
             f"{box.folder} has {n_hosts} hosts of at least {box.min_mass:.4g} Msun/h, with up to {n_satellites} "
             f"satellites. Reading them takes {needed / 2**30:.3g} GiB of memory, but {free / 2**30:.3g} GiB are free. "
-            "Read fewer of them in Python, and pass the packed copy to --catalogue:\n"
+            "Read fewer of them in Python, and pass the packed copy to --catalogue; for example:\n"
             "    from iaemu_training.halos.catalogue import HaloCatalogue\n"
             f"    catalogue = HaloCatalogue.read_abacus({str(box.folder)!r}, min_mass={10 * box.min_mass:.3g}, "
             f"max_satellites={max(1, box.max_satellites // 3)})\n"
@@ -469,8 +466,8 @@ def _check_axes(box: _Box, hosts: dict[str, np.ndarray], offset: np.ndarray) -> 
     if along.mean() < 1.0 - 5.0 * math.sqrt(0.8 / len(along)):
         raise CatalogueError(
             f"{box.folder}: the halos are not elongated along the axes in the column {AXIS_ON_DISK}: the particles' "
-            f"mean of 3 cos^2 to them is {along.mean():.3f}, but must exceed 1 (in AbacusSummit it is about 1.3). The "
-            "eigenvectors are packed in another order than abacusutils reads."
+            f"mean of 3 cos^2 to them is {along.mean():.3f}, but must exceed 1 (in abacusutils' own test box it is "
+            "1.36). The eigenvectors are packed in another order than abacusutils reads."
         )
 
 
