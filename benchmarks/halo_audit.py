@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -96,7 +97,10 @@ def against_smdpl(catalogues: list[HaloCatalogue], path: Path) -> None:
         ratio = share * (1.0 + biased)  # bias of all over that of centrals
         pairs = share**2 * (1.0 + xi) / (1.0 + ratio**2 * xi)
         reference = np.exp(np.interp(np.log(r), np.log(data["r"]), np.log(data["cc_ed_2"]))) / pairs
-        row(f"omega of hosts above 10^12 over that of SMDPL, b_sat/b_cen = {bias} (centrals {share:.2f})", omega / reference)
+        row(
+            f"omega of hosts above 10^12 over that of SMDPL, b_sat/b_cen = {bias} (centrals {share:.2f})",
+            omega / reference,
+        )
     row("omega of hosts", omega, "{:.4f}")
     print("r: " + " ".join(f"{value:.1f}" for value in r))
 
@@ -127,19 +131,19 @@ def against_theory(catalogues: list[HaloCatalogue], particles: list[Path], cells
         for model in ("mead2020", "linear"):
             at, power = matter_power(**asdict(BOLSHOI_PLANCK), z=z, halofit_version=model, kmax=60.0)
             rows.append(binned(np.exp(np.interp(np.log(np.maximum(k, 1e-3)), np.log(at), np.log(power)))))
-        for low, high in zip(BIAS_BINS, BIAS_BINS[1:], strict=False):
+        for low, high in pairwise(BIAS_BINS):
             chosen = (catalogue.log_mass > low) & (catalogue.log_mass <= high)
             halos = modes(catalogue.position[chosen].T.astype(np.float32), Lbox, cells)
             rows.append(binned((halos * np.conj(matter)).real))
         totals.append(np.array(rows))
-    n, power, hm, linear, *cross = np.sum(totals, axis=0)
+    _, power, hm, linear, *cross = np.sum(totals, axis=0)
     print("k: " + " ".join(f"{value:.2f}" for value in np.sqrt(K_EDGES[1:] * K_EDGES[:-1])))
     row(f"P(k) of matter over HMcode-2020, z = {z:g}", power / hm, "{:.3f}")
     row("P(k) of matter over linear theory", power / linear, "{:.3f}")
     with BOLSHOI_PLANCK.colossus():
         from colossus.lss import bias
 
-        for (low, high), found in zip(zip(BIAS_BINS, BIAS_BINS[1:], strict=False), cross, strict=True):
+        for (low, high), found in zip(pairwise(BIAS_BINS), cross, strict=True):
             grid = 10 ** np.linspace(low, high, 60)
             density = -np.diff(MassFunction(BOLSHOI_PLANCK, z).above(grid))
             middle = np.sqrt(grid[1:] * grid[:-1])

@@ -29,9 +29,10 @@ def power_of(position, Lbox, cells, k_edges):
     where = np.digitize(k, k_edges).ravel()
 
     def mean(values):
-        return np.bincount(where, (weight * values).ravel())[1 : len(k_edges)] / np.bincount(where, weight.ravel())[
-            1 : len(k_edges)
-        ]
+        return (
+            np.bincount(where, (weight * values).ravel())[1 : len(k_edges)]
+            / np.bincount(where, weight.ravel())[1 : len(k_edges)]
+        )
 
     return mean(np.abs(modes / window) ** 2 * Lbox**3 / cells**6), mean
 
@@ -47,7 +48,9 @@ def test_steps_meet_the_outputs_and_are_short():
 
 def test_growth_in_einstein_de_sitter_is_the_scale_factor_and_the_general_one_solves_its_equation():
     for a in (0.05, 0.3, 0.8):
-        assert EINSTEIN_DE_SITTER.growth(a) == pytest.approx(a) and EINSTEIN_DE_SITTER.growth_rate(a) == pytest.approx(1)
+        assert EINSTEIN_DE_SITTER.growth(a) == pytest.approx(a) and EINSTEIN_DE_SITTER.growth_rate(a) == pytest.approx(
+            1
+        )
     c, h = BOLSHOI_PLANCK, 1e-4
     for a in (0.1, 0.5, 1.0):
         rate = (np.log(c.growth(a * (1 + h))) - np.log(c.growth(a * (1 - h)))) / (2 * h)

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--catalogue",
         default="pm160a",
         help="halo catalogue: a shipped one (pm160a, pm160b, pm40), an HDF5 file with halotools' columns, a ROCKSTAR "
-        "file (.list), or a name in halotools' cache (default: pm160a)",
+        "file (.list), a redshift's folder of AbacusSummit, or a name in halotools' cache (default: pm160a)",
     )
     for name in (*PARAMETERS, *SLOPES):
         default = 0.0 if name in SLOPES else _SAMPLE_1.get(name)

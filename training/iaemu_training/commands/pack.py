@@ -12,8 +12,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "catalogue",
         metavar="CATALOGUE",
-        help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a shipped catalogue, or a "
-        "name in halotools' cache",
+        help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a redshift's "
+        "folder of AbacusSummit, a shipped catalogue, or a name in halotools' cache",
     )
     add_output(parser, "packed catalogue to write (.hdf5)")
 

@@ -31,8 +31,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--catalogue",
         action="append",
         required=True,
-        help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a shipped catalogue "
-        "(pm160a, pm160b, pm40), or a name in halotools' cache (bolplanck); may be repeated, for several boxes",
+        help="halo catalogue: an HDF5 file with halotools' columns, a ROCKSTAR file (.list), a redshift's folder of "
+        "AbacusSummit, a shipped catalogue (pm160a, pm160b, pm40), or a name in halotools' cache (bolplanck); may be "
+        "repeated, for several boxes",
     )
     parser.add_argument(
         "--logmmin",

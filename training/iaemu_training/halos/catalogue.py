@@ -2,8 +2,8 @@
 
 :class:`HaloCatalogue` holds what the mock model uses of a catalogue at one redshift: positions, masses and major axes
 of the hosts, and the positions of the sub-halos relative to their hosts, ordered by rank. It is read from HDF5 with
-halotools' columns, from the text of ROCKSTAR or consistent-trees, from halotools' cache, or from the packed form of
-the shipped catalogues.
+halotools' columns, from the text of ROCKSTAR or consistent-trees, from folders of AbacusSummit, from halotools' cache,
+or from the packed form of the shipped catalogues.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from numpy.typing import ArrayLike
 
 from iaemu.extras import it_takes
 from iaemu.ranges import Range
-from iaemu_training.halos.checks import check_arrays, check_physics
+from iaemu_training.halos.abacus import MAX_SATELLITES, is_abacus, read_abacus
+from iaemu_training.halos.checks import check_arrays, check_physics, virial_radius
 from iaemu_training.halos.columns import (
     AXIS_COLUMNS,
     COLUMNS,
@@ -66,26 +67,8 @@ _ATTRIBUTES = {
     "min_mass": Range(at_least=0),
 }
 
-#: Matter density of a catalogue that does not state it (Bolshoi-Planck), and critical density [h^2 Msun / Mpc^3].
-_OM0, _CRITICAL_DENSITY = 0.30711, 2.77536627e11
-
-
-def virial_overdensity(Om0: float, redshift: float) -> float:
-    """Return the density of virialised halos in units of the mean (Bryan & Norman 1998, ApJ 495, 80), flat LCDM.
-
-    Parameters
-    ----------
-    Om0 : float
-        Density of matter at z = 0, in units of the critical density.
-    redshift : float
-
-    Returns
-    -------
-    float
-    """
-    growth = (1.0 + redshift) ** 3
-    Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
-    return (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+#: Matter density of a catalogue that does not state it: Bolshoi-Planck's.
+_OM0 = 0.30711
 
 
 @dataclass(repr=False)
@@ -191,9 +174,7 @@ class HaloCatalogue:
         array
             [comoving Mpc/h]
         """
-        Om0 = self.attributes.get("Om0", _OM0)
-        overdensity = virial_overdensity(Om0, self.attributes.get("redshift", 0.0))
-        return (3.0 * np.asarray(mass) / (4.0 * np.pi * overdensity * Om0 * _CRITICAL_DENSITY)) ** (1.0 / 3.0)
+        return virial_radius(mass, self.attributes.get("Om0", _OM0), self.attributes.get("redshift", 0.0))
 
     @property
     def first_subhalo(self) -> np.ndarray:
@@ -236,9 +217,9 @@ class HaloCatalogue:
         source : str or path-like
             Path of a file; or the name of a shipped catalogue (``pm40``, ``pm160a``, ``pm160b``) or of a simulation in
             halotools' cache. Files are HDF5, or text of ROCKSTAR or consistent-trees, also compressed (.gz, .bz2,
-            .xz).
+            .xz). A catalogue of AbacusSummit is the folder of a redshift.
         progress : bool
-            Show a progress bar if reading a text file takes more than two seconds.
+            Show a progress bar if reading a text file or a folder takes more than two seconds.
 
         Returns
         -------
@@ -259,12 +240,17 @@ class HaloCatalogue:
         if is_hdf5 or (is_file and path.suffix.lower() in _HDF5_SUFFIXES):
             return cls.read_hdf5(path)
         if is_file:
-            return cls.read_rockstar(path, progress=progress)
+            return (cls.read_abacus if is_abacus(path) else cls.read_rockstar)(path, progress=progress)
         if str(source) in shipped:
             return cls.read_packed(shipped[str(source)])
         if path.is_dir():
-            raise CatalogueError(f"{path} is a folder; give the path of the catalogue file in it.")
-        if path.suffix.lower() in (*_HDF5_SUFFIXES, *_TEXT_SUFFIXES) or path.name != str(source):
+            if is_abacus(path):
+                return cls.read_abacus(path, progress=progress)
+            raise CatalogueError(
+                f"{path} is a folder; give the path of the catalogue file in it. (A folder of AbacusSummit holds "
+                "halo_info/halo_info_000.asdf.)"
+            )
+        if path.suffix.lower() in (*_HDF5_SUFFIXES, *_TEXT_SUFFIXES, ".asdf") or path.name != str(source):
             raise CatalogueError(f"There is no catalogue file {path}.")
         return cls.from_halotools_cache(str(source))
 
@@ -336,6 +322,53 @@ class HaloCatalogue:
             :meth:`from_columns`.
         """
         return cls.from_columns(*read_rockstar(path, Lbox, particle_mass, min_mass, progress))
+
+    @classmethod
+    def read_abacus(
+        cls,
+        path: str | Path,
+        min_mass: float | None = None,
+        subsamples: str = "A",
+        max_satellites: int = MAX_SATELLITES,
+        seed: int = 1,
+        cleaned: bool | None = None,
+        progress: bool = True,
+    ) -> HaloCatalogue:
+        """Read a CompaSO catalogue of AbacusSummit at one redshift; takes the extra ``abacus``.
+
+        Which of its columns are used, and what its masses are: :func:`iaemu_training.halos.abacus.read_abacus`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The folder of a redshift, which holds ``halo_info/halo_info_*.asdf``; or the file, if there is only one.
+        min_mass : float, optional
+            Keep hosts of at least this mass [Msun/h], and above 10^10.5 Msun/h. By default that of 40 particles.
+        subsamples : str
+            Subsamples of which satellites are taken: "A" (3 % of the particles), "B" (7 %) or "AB".
+        max_satellites : int
+            Most satellites of a host.
+        seed : int
+            Seed of the random order of satellites.
+        cleaned : bool, optional
+            Whether to apply the cleaning of Bose et al. 2022 (MNRAS 512, 837), which joins halos that CompaSO split.
+            By default, if a folder above holds a folder ``cleaning``.
+        progress : bool
+            Show a progress bar if reading takes more than two seconds.
+
+        Returns
+        -------
+        HaloCatalogue
+
+        Raises
+        ------
+        CatalogueError
+            abacusutils is not installed; the folder is no such catalogue, is a light cone, lacks a file, a column or
+            the particles, or mixes redshifts; a file is damaged; the halos lie across their axes, or do not fit into
+            memory; or as for the class.
+        """
+        mass_range = (10.0 ** BORROWING_EDGES[0], 10.0 ** BORROWING_EDGES[-1])
+        return cls(**read_abacus(path, mass_range, min_mass, subsamples, max_satellites, seed, cleaned, progress))
 
     @classmethod
     def from_halotools_cache(cls, name: str) -> HaloCatalogue:

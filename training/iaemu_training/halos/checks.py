@@ -11,6 +11,7 @@ import math
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
 
 from iaemu_training.halos.columns import CatalogueError
@@ -24,7 +25,8 @@ VIRIAL_RADII, STRAYS = 5.0, 0.01
 #: Least share of the side of the box that the halos must extend over.
 FILLED = 0.9
 
-_RHO_CRITICAL = 2.77536627e11  # h^2 Msun / Mpc^3
+#: Critical density at z = 0 [h^2 Msun / Mpc^3].
+CRITICAL_DENSITY = 2.77536627e11
 _OMEGA_M = 0.31
 #: Range of redshifts for a catalogue that does not state its own; range of linear amplitudes relative to Planck's.
 _REDSHIFTS = (0.0, 2.0)
@@ -171,9 +173,48 @@ def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray,
     for amplitude in amplitudes:
         nu2 = 0.707 * (1.686 / (amplitude * sigma)) ** 2
         multiplicity = 0.3222 * np.sqrt(2 * nu2 / np.pi) * (1 + nu2**-0.3) * np.exp(-0.5 * nu2)
-        per_ln_mass = _OMEGA_M * _RHO_CRITICAL / np.exp(ln_m) * multiplicity * np.abs(slope)
+        per_ln_mass = _OMEGA_M * CRITICAL_DENSITY / np.exp(ln_m) * multiplicity * np.abs(slope)
         found.append(trapezoid(per_ln_mass, ln_m, axis=1))
     return np.min(found, axis=0), np.max(found, axis=0)
+
+
+def virial_overdensity(Om0: float, redshift: float) -> float:
+    """Return the density of virialised halos in units of the mean (Bryan & Norman 1998, ApJ 495, 80), flat LCDM.
+
+    Parameters
+    ----------
+    Om0 : float
+        Density of matter today, in units of the critical one.
+    redshift : float
+
+    Returns
+    -------
+    float
+    """
+    growth = (1.0 + redshift) ** 3
+    Om = Om0 * growth / (Om0 * growth + 1.0 - Om0)
+    return (18.0 * np.pi**2 + 82.0 * (Om - 1.0) - 39.0 * (Om - 1.0) ** 2) / Om
+
+
+def virial_radius(mass: ArrayLike, Om0: float, redshift: float) -> np.ndarray:
+    """Return virial radii by the spherical collapse of Bryan & Norman 1998 (ApJ 495, 80), in a flat universe.
+
+    Parameters
+    ----------
+    mass : array
+        Virial masses [Msun/h].
+    Om0 : float
+        Density of matter today, in units of the critical one.
+    redshift : float
+        Redshift of the halos.
+
+    Returns
+    -------
+    array
+        [comoving Mpc/h]
+    """
+    overdensity = virial_overdensity(Om0, redshift)
+    return (3.0 * np.asarray(mass) / (4.0 * np.pi * overdensity * Om0 * CRITICAL_DENSITY)) ** (1.0 / 3.0)
 
 
 def _growth(redshift: float) -> float:
@@ -192,7 +233,7 @@ def _check_offsets(name: str, arrays: dict[str, np.ndarray]) -> None:
     if len(offset) < ENOUGH:
         return
     host = np.repeat(np.arange(len(n_subhalos)), n_subhalos)
-    volume = arrays["mass"][host] / (200.0 * _OMEGA_M * _RHO_CRITICAL)
+    volume = arrays["mass"][host] / (200.0 * _OMEGA_M * CRITICAL_DENSITY)
     apart = np.linalg.norm(offset, axis=1)
     in_radii = apart / (3.0 / (4.0 * np.pi) * volume) ** (1.0 / 3.0)
     far, share = int(np.argmax(in_radii)), np.mean(in_radii > VIRIAL_RADII)

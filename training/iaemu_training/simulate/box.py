@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
 
 from iaemu.files import write_whole
 from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
+from iaemu_training.halos.checks import CRITICAL_DENSITY
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, Cosmology, matter_power
 from iaemu_training.simulate.initial_conditions import initial_particles
 from iaemu_training.simulate.particle_mesh import Mesh, evolve, time_steps
 from iaemu_training.work.cluster import available_cores
+from iaemu_training.work.memory import available_memory
 from iaemu_training.work.parts import PartStore
 
 #: Seconds of one core for a step: for each cell of the mesh, and each particle.
 _SECONDS_PER_CELL, _SECONDS_PER_PARTICLE = 3.2e-8, 2e-7
-#: Mean density of matter at z = 0 for Om = 1 [Msun/h / (Mpc/h)^3].
-CRITICAL_DENSITY = 2.77536627e11
 
 
 class SimulationError(ValueError):
@@ -130,7 +129,7 @@ class Simulation:
         """
         folder = Path(folder).absolute()
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        memory = psutil.virtual_memory().available if memory is None else memory
+        memory = int(available_memory()) if memory is None else memory
         held = sum(file.stat().st_size for file in folder.rglob("*.npy"))
         disk = shutil.disk_usage(there).free + held if disk is None else disk
         cores = available_cores()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,10 @@ from scipy.optimize import brentq
 from iaemu._version import __version__
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.ranges import Range, check_fields
-from iaemu_training.halos.catalogue import HaloCatalogue, virial_overdensity
+from iaemu_training.halos.catalogue import HaloCatalogue
+from iaemu_training.halos.checks import virial_overdensity, virial_radius
 from iaemu_training.mocks.dimroth_watson import quantile
-from iaemu_training.simulate.box import CRITICAL_DENSITY, Simulation, particles_file
+from iaemu_training.simulate.box import Simulation, particles_file
 from iaemu_training.simulate.halos import Hosts, MassFunction, concentration_of, find_hosts, sort_particles
 from iaemu_training.simulate.shapes import Shapes, measure_shapes, nfw_radius
 
@@ -93,14 +95,12 @@ def make_catalogue(
     # Cells of two of the mesh hold few particles each, and the spheres of light halos reach over few of them.
     particles = sort_particles(snapshot[0], simulation.box, simulation.mesh // 2)
     a = 1.0 / (1.0 + redshift)
-    overdensity = virial_overdensity(simulation.cosmology.Om, redshift)
-    density = overdensity * CRITICAL_DENSITY * simulation.cosmology.Om
-
-    def radius_of(mass: np.ndarray) -> np.ndarray:
-        return (3.0 * mass / (4.0 * np.pi * density)) ** (1.0 / 3.0)
-
+    Om = simulation.cosmology.Om
+    radius_of = partial(virial_radius, Om0=Om, redshift=redshift)
     mass_function = MassFunction(simulation.cosmology, redshift, settings.mass_function)
-    hosts = find_hosts(particles, simulation.mesh, overdensity, radius_of, mass_function, settings.apart)
+    hosts = find_hosts(
+        particles, simulation.mesh, virial_overdensity(Om, redshift), radius_of, mass_function, settings.apart
+    )
     enough = hosts.mass >= LEAST_PARTICLES * simulation.particle_mass
     hosts = Hosts(*(column[enough][::-1] for column in hosts))
     n_satellites = np.clip(np.ceil(hosts.mass / _MASS_OF_A_SATELLITE), *_SATELLITES).astype(np.int64)

@@ -2,9 +2,10 @@
 
 Mass goes to the mesh by cloud-in-cell; the potential follows from a Fourier transform, with the window of one
 cloud-in-cell taken out; forces are differences of fourth order, interpolated by cloud-in-cell (Hockney & Eastwood 1988,
-chapter 5). Time steps are those of a leapfrog in the scale factor, with factors for which linear growth is exact however
-long the steps are (FastPM, Feng et al. 2016, arXiv:1603.00476). Particles and meshes are in single precision. A cell of the mesh adds up its particles in their order, however many threads there
-are, so a run that was interrupted goes on bit for bit.
+chapter 5). Time steps are those of a leapfrog in the scale factor, with factors for which linear growth is exact
+however long the steps are (FastPM, Feng et al. 2016, arXiv:1603.00476). Particles and meshes are in single precision.
+A cell of the mesh adds up its particles in their order, however many threads there are, so a run that was interrupted
+goes on bit for bit.
 """
 
 from __future__ import annotations
