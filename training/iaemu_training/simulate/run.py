@@ -13,6 +13,7 @@ from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.cosmology import Cosmology
 from iaemu_training.simulate.box import Simulation, SimulationError, simulate_particles
 from iaemu_training.simulate.catalogue import HaloSettings, make_catalogue, origin
+from iaemu_training.simulate.halos import MassFunction
 from iaemu_training.work.cluster import available_cores, workers
 from iaemu_training.work.kernels import LIMIT
 
@@ -101,6 +102,9 @@ def simulate(
     folder = Path(folder)
     missing = [box for box, simulation in simulations.items() if _missing(folder, box, simulation, settings)]
     if missing:
+        for simulation in simulations.values():
+            for z in simulation.redshifts:
+                MassFunction(simulation.cosmology, z, settings.mass_function)  # what it refuses, before any work
         folder.mkdir(exist_ok=True)
         alone = dask is None and n_workers == 1
         # Workers on this machine share its cores.
