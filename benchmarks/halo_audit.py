@@ -21,18 +21,20 @@ import h5py
 import numpy as np
 import scipy.fft
 from halotools.mock_observables import wp
+from scipy.spatial import KDTree
 
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, matter_power
-from iaemu_training.pairs.galaxies import count_pairs, random_pairs
 from iaemu_training.simulate.halos import MassFunction
 from iaemu_training.simulate.particle_mesh import Mesh
 
 PI_MAX = 40.0
 #: Thresholds of mass for w_p [log10 Msun/h], moved to the nearest limit of a mass bin of the reference.
 THRESHOLDS = (11.6, 12.0, 12.5, 13.0, 13.5)
-#: Bins of r [Mpc/h] for omega, and bins of log mass for the bias.
-R_EDGES = np.geomspace(2.0, 16.0, 8)
+#: Bins of r [Mpc/h] for omega, sub-halos over hosts above 10^12 Msun/h in SMDPL (their biases differ by 1.5), and bins
+#: of log mass for the bias.
+R_EDGES = np.geomspace(0.1, 16.0, 16)
+SATELLITES_OVER_CENTRALS = 0.28
 BIAS_BINS = (11.2, 11.6, 12.0, 12.5, 13.0, 13.5, 14.5)
 K_EDGES = np.array([0.035, 0.07, 0.14, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0, 3.0])
 
@@ -81,28 +83,51 @@ def against_bolshoi(catalogues: list[HaloCatalogue], path: Path) -> None:
 
 def against_smdpl(catalogues: list[HaloCatalogue], path: Path) -> None:
     data = np.genfromtxt(path, names=True)
-    sums = []
-    for catalogue in catalogues:
-        chosen = catalogue.mass > 1e12
-        found = count_pairs(catalogue.position[chosen], catalogue.axis[chosen], catalogue.Lbox, R_EDGES)
-        sums.append((found.DD, found.S_omega, random_pairs(chosen.sum(), catalogue.Lbox, R_EDGES)))
-    DD, S, RR = np.sum(sums, axis=0)
-    omega, xi = S / DD, DD / RR - 1.0
     r = np.sqrt(R_EDGES[1:] * R_EDGES[:-1])
     # Satellites over centrals, each times its bias: the ratio of the two at large r, where pairs are not clustered.
     far = data["r"] > 20
-    biased = np.average((data["cs_ed_2"] / data["cc_ed_2"])[far], weights=data["cc_ed_2"][far])
-    for bias in (1.4, 1.5, 1.6):
-        share = 1.0 / (1.0 + biased / bias)
-        ratio = share * (1.0 + biased)  # bias of all over that of centrals
-        pairs = share**2 * (1.0 + xi) / (1.0 + ratio**2 * xi)
-        reference = np.exp(np.interp(np.log(r), np.log(data["r"]), np.log(data["cc_ed_2"]))) / pairs
-        row(
-            f"omega of hosts above 10^12 over that of SMDPL, b_sat/b_cen = {bias} (centrals {share:.2f})",
-            omega / reference,
-        )
-    row("omega of hosts", omega, "{:.4f}")
-    print("r: " + " ".join(f"{value:.1f}" for value in r))
+    wanted = np.average((data["cs_ed_2"] / data["cc_ed_2"])[far], weights=data["cc_ed_2"][far])
+    rng = np.random.default_rng(1)
+    sums = {key: np.zeros(len(r)) for key in ("all", "cc_ed_2", "cs_ed_1", "cs_ed_2")}
+    share = SATELLITES_OVER_CENTRALS
+    for catalogue in 4 * catalogues:
+        host, offset = _sub_halos(catalogue, share, rng)
+        centrals = np.flatnonzero(catalogue.mass > 1e12)
+        position = np.concatenate([catalogue.position[centrals], catalogue.position[host] + offset]) % catalogue.Lbox
+        owner = np.concatenate([centrals, host])
+        pairs = KDTree(position, boxsize=catalogue.Lbox).query_pairs(R_EDGES[-1], output_type="ndarray")
+        for first, second in (pairs.T, pairs.T[::-1]):
+            apart = position[second] - position[first]
+            apart -= catalogue.Lbox * np.rint(apart / catalogue.Lbox)
+            distance = np.linalg.norm(apart, axis=1)
+            bins = np.digitize(distance, R_EDGES) - 1
+            inside = (bins >= 0) & (bins < len(r))
+            sums["all"] += np.bincount(bins[inside], minlength=len(r))
+            cosine = (catalogue.axis[owner[first]] * apart).sum(1) / np.maximum(distance, 1e-9)
+            central, satellite, same = first < len(centrals), second >= len(centrals), owner[first] == owner[second]
+            for key, chosen in (
+                ("cc_ed_2", central & ~satellite),
+                ("cs_ed_1", central & satellite & same),
+                ("cs_ed_2", central & satellite & ~same),
+            ):
+                chosen = chosen & inside
+                sums[key] += np.bincount(bins[chosen], cosine[chosen] ** 2 - 1 / 3, minlength=len(r))
+    print("r: " + " ".join(f"{value:.2f}" for value in r))
+    print(f"SMDPL: satellites over centrals, with their biases: {wanted:.2f}; satellites over centrals here: {share}")
+    for key in ("cc_ed_2", "cs_ed_1", "cs_ed_2"):
+        reference = np.interp(np.log(r), np.log(data["r"]), data[key])
+        seen = (reference > 2e-3) if key == "cs_ed_1" else r > 1.0
+        ratio = np.where(seen, sums[key] / sums["all"] / np.where(seen, reference, 1.0), np.nan)
+        row(f"omega of host axes above 10^12 over that of SMDPL, {key}", ratio)
+
+
+def _sub_halos(catalogue: HaloCatalogue, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw satellites of hosts above 10^12, as many as sub-halos of SMDPL above that mass: proportional to the mass."""
+    enough = np.where(catalogue.mass > 2e12, catalogue.mass, 0.0)
+    mean = enough / enough.sum() * share * np.sum(catalogue.mass > 1e12)
+    n = np.minimum(rng.poisson(mean), catalogue.n_subhalos)
+    chosen = catalogue.subhalo_rank <= np.repeat(n, catalogue.n_subhalos)
+    return catalogue.subhalo_host[chosen], catalogue.offset[chosen]
 
 
 def modes(position: np.ndarray, Lbox: float, cells: int) -> np.ndarray:
