@@ -85,10 +85,9 @@ class Mesh:
         (cells, cells, cells + 2) float32
             The last two along the last axis are not used.
         """
-        self._field[...] = 0.0
+        in_threads(_clear, self.cells, self._field)
         in_threads(deposit, self.cells, position, self._field, np.float32(self.cells / self.Lbox))
-        self._field *= np.float32(self.cells**3 / position.shape[1])
-        self._field -= np.float32(1.0)
+        in_threads(_contrast, self.cells, self._field, np.float32(self.cells**3 / position.shape[1]))
         return self._field
 
     def potential(self, position: np.ndarray) -> np.ndarray:
@@ -246,6 +245,15 @@ def deposit(low, high, position, field, inverse_cell):
             field[i1, j, k1] += dx * ty * dz
             field[i1, j1, k] += dx * dy * tz
             field[i1, j1, k1] += dx * dy * dz
+
+
+def _clear(start, stop, field):
+    field[start:stop] = 0.0
+
+
+def _contrast(start, stop, field, scale):
+    field[start:stop] *= scale
+    field[start:stop] -= np.float32(1.0)
 
 
 def _transform(start, stop, field, modes):
