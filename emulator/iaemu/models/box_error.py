@@ -205,7 +205,9 @@ class BoxError:
         str or None
             The reason, which is other halo catalogues or a wider supported region; None if it applies.
         """
-        if sorted(metadata.get("catalogue_sha256") or []) != sorted(self.metadata["catalogue_sha256"]):
+        # A model of several redshifts takes the error of the catalogues of any of them, see there.
+        known = [each.get("catalogue_sha256") or [] for each in (metadata, *(metadata.get("snapshots") or []))]
+        if sorted(self.metadata["catalogue_sha256"]) not in [sorted(hashes) for hashes in known]:
             mine, other = (", ".join(map(str, m.get("catalogues") or ["unknown"])) for m in (self.metadata, metadata))
             return f"it was made from the halo catalogues {mine}, the model from {other} (their hashes differ)"
         own, wanted = (Support.from_dict(values["support"]) for values in (self.metadata, metadata))

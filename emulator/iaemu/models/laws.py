@@ -192,6 +192,9 @@ class VaryingStrengthModel(ForwardModel):
                 return model.with_constants(constants)
         return self
 
+    def _moved(self, redshift: float) -> VaryingStrengthModel:
+        return VaryingStrengthModel(self.base.at_redshift(redshift), self.pivot, self.slopes)
+
     # ------------------------------------------------------------------ weights of orientations
 
     def _weights(self, theta: torch.Tensor) -> tuple[Callable | None, torch.Tensor | None]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, BinningError, check_edges, nesting_matrix
-from iaemu.models.tables import PairSums, correlations
+from iaemu.models.pair_sums import PairSums, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.ranges import Range, short
 from iaemu.statistics import STATISTICS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from iaemu.models.tables import PairSums, TabulatedModel
+from iaemu.models.pair_sums import PairSumModel, PairSums
 from iaemu.networks.factorised import INGREDIENTS
 from iaemu.progress import tqdm
 from iaemu_training.work.cluster import one_thread
@@ -44,7 +44,7 @@ class Labels:
         return f"<Labels: {len(self.theta)} points, {len(self.nodes) - 1} bins>"
 
 
-def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
+def iterate_sums(model: PairSumModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
     """Give batches of points, of shape (n, 7) or (n, 5), with their expected pair sums between the tables' nodes.
 
     It uses one thread: more do not help with such small batches, and would wait for each other on a busy machine.
@@ -56,7 +56,7 @@ def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[tor
         yield part, sums
 
 
-def make_labels(model: TabulatedModel, theta: np.ndarray, progress: bool = True) -> Labels:
+def make_labels(model: PairSumModel, theta: np.ndarray, progress: bool = True) -> Labels:
     """Compute labels at occupation parameters (n, 5) from tables, in the bins between their nodes."""
     volume = float(np.mean(model.box_volumes))
     rows = []
