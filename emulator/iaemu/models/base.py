@@ -189,7 +189,7 @@ class ForwardModel(Deviations, Projecting, AtRedshift, ABC):
             The edges are malformed, or a bin is beyond the nodes or thinner than they resolve.
         """
         if isinstance(r_edges, Projection):
-            r_edges.matrices(self.nodes)
+            self._matrices(r_edges)
         else:
             Rebinning.between(self.nodes, r_edges)
 

@@ -153,7 +153,7 @@ class Deviations:
         occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
         edges = self.r_edges if r_edges is None else r_edges
         if isinstance(edges, Projection):
-            found = self.box_error.projected(occupation, edges)
+            found = self.box_error.projected(occupation, edges, self.redshift or 0.0)  # type: ignore
         else:
             found = self.box_error.deviations(occupation, edges, names)
         return {name: value.to(theta.device) for name, value in found.items()}

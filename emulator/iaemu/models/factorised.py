@@ -407,7 +407,7 @@ class Emulator(NetworkModel):
         width = (dof / (dof - 2.0)) ** 0.5 / float(stdtrit(dof, 0.5 + 0.5 * ONE_SIGMA))
         networks = [self._network(theta), *self._others(theta)]
         if isinstance(r_edges, Projection):
-            bins, matrices = self._bins(self.nodes), r_edges.matrices(self.nodes)
+            bins, matrices = self._bins(self.nodes), self._matrices(r_edges)
             shells = [self._ingredients(network, theta, bins, ("xi", "omega")) for network in networks]
             found = [projected(each, matrices) for each in shells]
         else:
