@@ -27,8 +27,8 @@ class Labels:
 
     Attributes
     ----------
-    theta : (n, 5) float64
-        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``.
+    theta : (n, 5) or (n, 6) float64
+        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``; then the redshift, if there are several.
     values : (n, n_outputs) float64
         log(1 + xi), A and E in each bin, log10 of the number density [(h/Mpc)^3] and satellite fraction, in the order
         of the outputs of ``FactorisedNet``. NaN in bins with hardly any pairs.
@@ -45,7 +45,7 @@ class Labels:
 
 
 def iterate_sums(model: PairSumModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
-    """Give batches of points, of shape (n, 7) or (n, 5), with their expected pair sums between the tables' nodes.
+    """Give batches of points, of shape (n, 7), (n, 5) or (n, 6), with their expected pair sums between nodes.
 
     It uses one thread: more do not help with such small batches, and would wait for each other on a busy machine.
     """
@@ -57,7 +57,7 @@ def iterate_sums(model: PairSumModel, theta: np.ndarray) -> Iterator[tuple[torch
 
 
 def make_labels(model: PairSumModel, theta: np.ndarray, progress: bool = True) -> Labels:
-    """Compute labels at occupation parameters (n, 5) from tables, in the bins between their nodes."""
+    """Compute labels at occupation parameters (n, 5), or these and redshifts (n, 6), in the bins between nodes."""
     volume = float(np.mean(model.box_volumes))
     rows = []
     batches = -(-len(theta) // BATCH)

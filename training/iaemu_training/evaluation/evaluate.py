@@ -128,8 +128,8 @@ def evaluate(
     Parameters
     ----------
     emulator : iaemu.models.base.ForwardModel
-        The emulator. Its aleatoric errors, if any, must be those of one mock of all boxes added as one volume, like the
-        realisations of the data set.
+        The emulator. If it has several redshifts, that of the data set is chosen. Its aleatoric errors, if any, must be
+        those of one mock of all boxes added as one volume, like the realisations of the data set.
     dataset : Dataset
         Data set with mocks.
     r_edges : (n_bins + 1,)
@@ -156,6 +156,10 @@ def evaluate(
     """
     if n_bootstrap < 0:
         raise ValueError(f"The number of bootstrap samples must not be negative, got {n_bootstrap}.")
+    low, high = emulator.redshift_range or (0.0, 0.0)
+    if low < high:
+        # Data sets of earlier versions are all of z = 0.
+        emulator = emulator.at_redshift(float(dataset.attributes.get("redshift") or 0.0))
     held_out = hold_out(emulator, dataset, r_edges, cleaned, progress)
     used = [
         metric
@@ -254,6 +258,7 @@ def _about(held_out: HeldOut, names, cleaned, n_bootstrap, seed, emulator, datas
         "emulator_class": type(emulator).__name__,
         "dataset": names[1],
         "catalogues": dataset.attributes.get("catalogues"),
+        "redshift": emulator.redshift,
         "n_points": n,
         "n_realisations": cases["xi"].moments.n_realisations,
         "n_bins": n_bins,
