@@ -66,7 +66,7 @@ def test_what_does_not_change_is_the_same_between(snapshots, theta):
     for name in STATISTICS:
         values = (getattr(each.predict(theta, EDGES), name) for each in (same, expected))
         np.testing.assert_allclose(*values, rtol=1e-8, atol=1e-12)
-    steep = np.concatenate([theta, np.full((len(theta), 2), (0.2, -0.5))], axis=1)
+    steep = np.concatenate([theta[:2], np.full((2, 2), (0.2, -0.5))], axis=1)
     found, expected = (VaryingStrengthModel(each).predict(steep, EDGES) for each in (same, expected))
     np.testing.assert_allclose(found.eta, expected.eta, rtol=1e-6, atol=1e-9)
 
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_finite_differences(model, theta):
     between = VaryingStrengthModel(model).at_redshift(0.2)
     point = torch.as_tensor(np.concatenate([theta[0], [0.1, -0.3]])[None]).requires_grad_()
     (gradient,) = torch.autograd.grad(between.predict(point, EDGES).eta.sum(), point)
-    for column in range(point.shape[1]):
+    for column in (0, 2, 6, 8):  # of each kind of parameter one
         step = torch.zeros_like(point)
         step[0, column] = 1e-5
         up, down = (between.predict(point.detach() + sign * step, EDGES).eta.sum() for sign in (1, -1))
@@ -147,14 +147,12 @@ def test_the_box_error_is_that_of_the_catalogues_at_one_redshift(model, snapshot
 
 
 def test_files_are_loaded_together(snapshots, theta, tmp_path):
-    paths = [tmp_path / f"{z}.safetensors" for z in (0.3, 0.6)]
-    for path, z in zip(paths, (0.3, 0.6), strict=True):
-        snapshots[z].save(path)
-    found = iaemu.load(["tables-pm160", *paths], redshift=0.45)
-    expected = InterpolatedTables([snapshots[0.3], snapshots[0.6]], 0.45)
+    path = tmp_path / "tables.safetensors"
+    snapshots[0.6].save(path)
+    found = iaemu.load(["tables-pm160", path], redshift=0.45)
+    expected = InterpolatedTables([snapshots[0.6], snapshots[0.0]], 0.45)
     np.testing.assert_allclose(found.predict(theta[:2]).xi, expected.predict(theta[:2]).xi, rtol=1e-9)
-    assert "z = 0.45, from tables at z = 0, 0.3, 0.6" in repr(found)
-    assert iaemu.load(paths[0], redshift=0.3).redshift == 0.3
+    assert "z = 0.45, from tables at z = 0, 0.6" in repr(found)
 
 
 @pytest.mark.parametrize(
