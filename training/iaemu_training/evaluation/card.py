@@ -49,11 +49,11 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
     sides = ", ".join(f"{side:g}" for side in metadata.get("box_sizes") or [])
     lines += [
         f"Halo catalogues: {boxes}" + (f" (sides {sides} Mpc/h)" if sides else "") + f"; {metadata.get('cosmology')}; "
-        f"redshift {metadata.get('redshift')}. SHA-256 of the catalogues: "
+        f"{_redshifts(emulator)}. SHA-256 of the catalogues: "
         + ", ".join(f"`{digest[:16]}...`" for digest in metadata.get("catalogue_sha256") or ["not stated"])
         + ".",
         "",
-        "Do not use it for another cosmology or redshift, for redshift space, or for ellipticities: galaxies have "
+        "Do not use it for another cosmology or at other redshifts, for redshift space, or for ellipticities: galaxies have "
         "orientations only.",
         "",
         "## Uncertainties",
@@ -73,6 +73,14 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _redshifts(emulator: NetworkModel) -> str:
+    low, high = emulator.redshift_range or (None, None)
+    if low == high:
+        return f"redshift {low}"
+    known = ", ".join(f"{snapshot['redshift']:g}" for snapshot in emulator.metadata.get("snapshots") or [])
+    return f"any redshift from {low:g} to {high:g}, an option, trained on tables at {known} and between them"
 
 
 def _support(support: Support) -> list[str]:
