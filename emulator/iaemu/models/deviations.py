@@ -48,8 +48,10 @@ class Deviations:
     def box_error(self) -> BoxError | None:
         """The box error of the model, or None; it can be set.
 
-        By default it is the shipped one if that has the halo catalogues of the model. Setting a box error of other
-        catalogues, or one that does not cover the supported region, raises :class:`iaemu.artifact.ArtifactError`.
+        By default it is the shipped one if that has the halo catalogues of the model. A model of several redshifts
+        takes that of its catalogues at one of them for all: the boxes have the same structure at all redshifts. Setting
+        a box error of other catalogues, or one that does not cover the supported region, raises
+        :class:`iaemu.artifact.ArtifactError`.
         """
         if "_box_error" not in vars(self):
             shipped = _shipped_box_error() if self._takes_box_error else None

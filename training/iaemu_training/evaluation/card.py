@@ -53,7 +53,7 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
         + ", ".join(f"`{digest[:16]}...`" for digest in metadata.get("catalogue_sha256") or ["not stated"])
         + ".",
         "",
-        "Do not use it for another cosmology or at other redshifts, for redshift space, or for ellipticities: galaxies have "
+        "Do not use it for another cosmology or redshift, for redshift space, or for ellipticities: galaxies have "
         "orientations only.",
         "",
         "## Uncertainties",
@@ -80,7 +80,7 @@ def _redshifts(emulator: NetworkModel) -> str:
     if low == high:
         return f"redshift {low}"
     known = ", ".join(f"{snapshot['redshift']:g}" for snapshot in emulator.metadata.get("snapshots") or [])
-    return f"any redshift from {low:g} to {high:g}, an option, trained on tables at {known} and between them"
+    return f"redshifts {low:g} to {high:g}, an option (tables at {known})"
 
 
 def _support(support: Support) -> list[str]:

@@ -17,7 +17,7 @@ from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.statistics import STATISTICS
-from iaemu_training.dataset.file import SPLITS, Dataset
+from iaemu_training.dataset.file import SPLITS, Dataset, at_redshift_of
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, coverage_key
@@ -156,10 +156,7 @@ def evaluate(
     """
     if n_bootstrap < 0:
         raise ValueError(f"The number of bootstrap samples must not be negative, got {n_bootstrap}.")
-    low, high = emulator.redshift_range or (0.0, 0.0)
-    if low < high:
-        # Data sets of earlier versions are all of z = 0.
-        emulator = emulator.at_redshift(float(dataset.attributes.get("redshift") or 0.0))
+    emulator = at_redshift_of(dataset, emulator)
     held_out = hold_out(emulator, dataset, r_edges, cleaned, progress)
     used = [
         metric
