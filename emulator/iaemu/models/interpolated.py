@@ -3,7 +3,8 @@
 Halo catalogues of one simulation at several redshifts have the same large-scale structure, and what is predicted for
 one occupation changes smoothly from one to the next. So log DD and log RR, and thus log(1 + xi), the logarithm of the
 number of galaxies, the fraction of satellites and the ingredients of omega and eta (means over pairs) are interpolated
-between nodes, linearly in the scale factor; bins follow as those of tables at one redshift do.
+between nodes in z, by parabolas (:func:`iaemu.models.redshifts.snapshot_weights`); bins follow as those of tables at
+one redshift do.
 ``benchmarks/held_out_redshift.py`` measures the error at a redshift that is left out.
 """
 

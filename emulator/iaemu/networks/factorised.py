@@ -63,9 +63,9 @@ class OccupationNet(nn.Module):
     """A multilayer perceptron with smooth activations of the occupation parameters.
 
     Inputs are ``logMmin``, and the offsets of the other four parameters from the line of Zheng et al. 2007, scaled to
-    [-1, 1] over the supported region. With ``redshifts`` the scale factor is one more, scaled to [-1, 1] over their
-    range; :meth:`at_redshift` folds it into the first layer. Means and standard deviations of the outputs over the
-    training set are kept as buffers.
+    [-1, 1] over the supported region. With ``redshifts`` the redshift is one more, scaled to [-1, 1] over their range;
+    :meth:`at_redshift` folds it into the first layer. Means and standard deviations of the outputs over the training
+    set are kept as buffers.
 
     Parameters
     ----------
@@ -144,10 +144,10 @@ class OccupationNet(nn.Module):
         return torch.cat([scaled, self._scaled(theta[..., len(OCCUPATION_PARAMETERS) :])], dim=-1)
 
     def _scaled(self, redshift: Any) -> Any:
-        """Return the scale factor, -1 at the least redshift and 1 at the largest."""
+        """Return the redshift scaled to [-1, 1]."""
         assert self.redshifts is not None
-        first, last = (1.0 / (1.0 + z) for z in self.redshifts)
-        return (2.0 / (1.0 + redshift) - (first + last)) / (last - first)
+        low, high = self.redshifts
+        return (2.0 * redshift - (low + high)) / (high - low)
 
     def at_redshift(self, redshift: float) -> Self:
         """Return the network of one redshift, which has the parameters of the occupation as its only inputs.

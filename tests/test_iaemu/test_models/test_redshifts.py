@@ -71,11 +71,22 @@ def test_what_does_not_change_is_the_same_between(snapshots, theta):
     np.testing.assert_allclose(found.eta, expected.eta, rtol=1e-6, atol=1e-9)
 
 
-def test_weights_are_linear_in_the_scale_factor():
-    weights = snapshot_weights([0.0, 0.25, 1.0], [0.0, 0.6, 1.0, 1.0 / 0.9 - 1.0])
-    np.testing.assert_allclose(
-        weights, [[1, 0, 0], [0, (0.625 - 0.5) / 0.3, (0.8 - 0.625) / 0.3], [0, 0, 1], [0.5, 0.5, 0]]
-    )
+def test_weights_are_exact_for_what_is_smooth():
+    known, between = np.array([0.0, 0.25, 0.6, 1.0]), np.linspace(0.0, 1.0, 41)
+    weights = snapshot_weights(known, between)
+    for power in (0, 1, 2):
+        np.testing.assert_allclose(weights @ known**power, between**power, atol=1e-14)
+    np.testing.assert_allclose(snapshot_weights(known, known), np.eye(4), atol=1e-14)
+    np.testing.assert_allclose(snapshot_weights(known[:2], [0.1, 0.25]), [[0.6, 0.4], [0.0, 1.0]])
+    assert snapshot_weights([0.3], [0.3]).tolist() == [[1.0]]
+    # The derivative has no step where one parabola follows another.
+    step = 1e-7
+    slopes = [
+        np.diff(snapshot_weights(known, at + np.array(ends)), axis=0)
+        for at, ends in ((0.25, [-step, 0]), (0.25, [0, step]))
+    ]
+    np.testing.assert_allclose(slopes[0] / step, slopes[1] / step, atol=1e-5)
+    assert np.square(weights).sum(axis=1).max() < 1.05  # noise of single catalogues is hardly amplified
 
 
 def test_each_point_can_have_its_own_redshift(model, theta):
@@ -251,8 +262,8 @@ def test_the_redshift_is_folded_into_the_first_layer(emulator, theta):
     for folded, stored in ((moved.network, general), (moved.members[0], members[0]), (moved.radial, radial)):
         torch.testing.assert_close(folded(occupation), stored(with_redshift), rtol=1e-5, atol=1e-5)
         assert folded.inputs(occupation).shape[1] == 5 and stored.inputs(with_redshift).shape[1] == 6
-    ends = general.inputs(torch.tensor([[13.0, 0.4, 13.0, 14.0, 1.0, z] for z in (0.0, 0.6)]).double())[:, -1]
-    torch.testing.assert_close(ends.sort().values, torch.tensor([-1.0, 1.0]).double(), atol=1e-6, rtol=0)
+    ends = general.inputs(torch.tensor([[13.0, 0.4, 13.0, 14.0, 1.0, z] for z in (0.0, 0.6)], dtype=torch.float64))
+    torch.testing.assert_close(ends[:, -1], torch.tensor([-1.0, 1.0], dtype=torch.float64))
     assert emulator.redshift == 0.0 and moved.redshift == 0.25
     assert not np.allclose(moved.predict(theta, EDGES).xi, emulator.predict(theta, EDGES).xi, rtol=1e-3)
 

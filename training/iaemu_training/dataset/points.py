@@ -33,8 +33,7 @@ def occupation_points(support: Support, n: int, seed: int, redshifts: tuple[floa
 
     A quarter of them has each parameter with probability one half at an end of its range, so that a network is trained
     at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut off. With
-    a range of redshifts, the redshift is a sixth column that fills the range in the same way, uniform in the scale
-    factor.
+    a range of redshifts, the redshift is a sixth column that fills the range in the same way.
     """
     n_occupation = len(OCCUPATION_PARAMETERS)
     cube = _sobol(n_occupation + (redshifts is not None), n, seed)
@@ -45,9 +44,8 @@ def occupation_points(support: Support, n: int, seed: int, redshifts: tuple[floa
     points = support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
     if redshifts is None:
         return points
-    first, last = (1.0 / (1.0 + z) for z in redshifts)
-    z = np.clip(1.0 / (first + filled[:, n_occupation] * (last - first)) - 1.0, *redshifts)
-    return np.column_stack([points, z])
+    low, high = redshifts
+    return np.column_stack([points, low + filled[:, n_occupation] * (high - low)])
 
 
 def boundary_points(support: Support, n_per_face: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

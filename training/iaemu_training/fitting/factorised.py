@@ -155,7 +155,7 @@ def _by_redshift(
         yield model.redshift, emulator, model, theta
         return
     known = [snapshot["redshift"] for snapshot in model.metadata["snapshots"]]
-    halfway = [2.0 / sum(1.0 / (1.0 + z) for z in pair) - 1.0 for pair in pairwise(known)]
+    halfway = [0.5 * sum(pair) for pair in pairwise(known)]
     redshifts = sorted([*known, *halfway])
     for redshift, part in zip(redshifts, np.array_split(theta, len(redshifts)), strict=True):
         yield redshift, emulator.at_redshift(redshift), model.at_redshift(redshift), part
