@@ -52,3 +52,27 @@ def pm40_tables(pm40):
 
     support = Support(logMmin=(11.5, 12.8), log_mass_complete=11.0172)
     return tabulate([pm40], support, settings=TabulationSettings(mode_samples=1024), progress=False)
+
+
+@pytest.fixture(scope="session")
+def snapshots():
+    """The shipped tables as if they were those of other redshifts, by redshift: lighter halos, stronger alignment.
+
+    What is between two of them is known: it is made in the same way.
+    """
+    from iaemu.models.tables import TabulatedModel
+
+    today = TabulatedModel.load()
+
+    def at(redshift):
+        tensors = dict(today._tensors)
+        for name in tensors:
+            if name.endswith("log_mass"):
+                tensors[name] = tensors[name] - 0.15 * redshift
+        for name in ("two_halo_S_omega", "two_halo_S_eta"):
+            tensors[name] = tensors[name] * (1.0 + 0.2 * redshift)
+        names = [f"{name}-z{redshift}" for name in today.metadata["catalogues"]]
+        metadata = {**today.metadata, "redshift": redshift, "catalogues": names, "catalogue_sha256": names}
+        return TabulatedModel(tensors, metadata)
+
+    return {0.0: today, 0.3: at(0.3), 0.6: at(0.6)}

@@ -151,19 +151,29 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
             self.requests[statistic] = {"r_edges": self._keys[statistic]}
             self._index[statistic] = index if len(index) < len(edges) - 1 else slice(None)
 
+    @property
+    def _redshift(self) -> float | None:
+        """Mean redshift of the data, if it is known."""
+        own = self.measurement.metadata.get("redshift")
+        return float(own) if isinstance(own, (int, float)) else None
+
     def _compare_redshifts(self, model: Any) -> None:
-        """Warn if the data are at another redshift than the halo catalogues of the model."""
-        own, known = self.measurement.metadata.get("redshift"), getattr(model, "metadata", {}).get("redshift")
-        if isinstance(own, (int, float)) and known is not None and abs(own - known) > REDSHIFT_TOLERANCE:
-            self.mpi_warning(
-                "The mean redshift of %s is %.3g, but the halo catalogues of the model are at %.3g. Clustering and "
-                "alignment of the same halos change with redshift: the occupation is that of halos at %.3g which "
-                "cluster as these galaxies do. See the documentation, 'Fit w_g+ of a survey'.",
-                self.measurement.name,
-                own,
-                known,
-                known,
-            )
+        """Warn if the model cannot go to the redshift of the data."""
+        own, known = self._redshift, getattr(model, "redshift", None)
+        if own is None or known is None or abs(own - known) <= REDSHIFT_TOLERANCE:
+            return
+        low, high = model.redshift_range
+        if low <= own <= high:
+            return  # the run has chosen another redshift
+        self.mpi_warning(
+            "The mean redshift of %s is %.3g, but the halo catalogues of the model are at %s. Clustering and "
+            "alignment of the same halos change with redshift: the occupation is that of halos at %.3g which "
+            "cluster as these galaxies do. See the documentation, 'Fit w_g+ of a survey'.",
+            self.measurement.name,
+            own,
+            f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}",
+            known,
+        )
 
     def _check_number_density(self) -> tuple[float, float] | None:
         if self.n_gal is None:
@@ -215,10 +225,12 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         Returns
         -------
         dict of product to the bins of the request
+            With the mean redshift of the data, if it is known.
         """
         names = [self._products, *([self._deviations] if self.emulator_error else [])]
+        at = {} if self._redshift is None else {"redshift": self._redshift}
         found: dict[str, dict | None] = {
-            name: dict(self.requests[statistic]) for products in names for statistic, name in products.items()
+            name: {**self.requests[statistic], **at} for products in names for statistic, name in products.items()
         }
         return found | ({} if self._number_density is None else {self._density_name: None})
 

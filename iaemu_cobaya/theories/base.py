@@ -17,6 +17,9 @@ and need the shape amplitude, see :meth:`ForwardModelTheory.shape_amplitude`. Th
 too, such as ``ia_xi_deviations``. Only requested statistics and bins are computed, and several likelihoods can request
 different bins. The option ``tag`` adds a suffix to the names (``ia_omega_sample1``), so that a run can have one theory
 for each of several galaxy samples.
+
+A request may state the mean redshift of the data, ``{"ia_omega": {"r_edges": ..., "redshift": 0.27}}``. A model of
+several redshifts then predicts at that one, unless the option ``redshift`` chooses it.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from iaemu import __version__
 from iaemu.binning import check_edges
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import Factored, dense
+from iaemu.models.redshifts import TOLERANCE
 from iaemu.observables.projected import PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.ranges import Range
@@ -65,7 +69,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
 
     Attributes
     ----------
-    artifact : path, ForwardModel or None
+    artifact : path, list of path, ForwardModel or None
         The model that predicts. ``cobaya-doc`` describes this and the other options.
     support : str
     param_map : dict
@@ -76,11 +80,14 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         Names of the model's parameters in this run, in the order of the model.
     """
 
-    artifact: str | os.PathLike | ForwardModel | None
+    artifact: str | os.PathLike | list | tuple | ForwardModel | None
     support: str
     param_map: dict
     tag: str | None
     responsivity: Annotated[float, Range(above=0, at_most=2)] | None
+
+    #: Redshift that the run has chosen, if the theory has such an option.
+    _chosen_redshift: float | None = None
 
     # ------------------------------------------------------------------ set-up
 
@@ -103,6 +110,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         self._varying = set(self.names)
         self._checked = False
         self._warned_box_error = False
+        self._asked_redshift: tuple[str, float] | None = None
         self._prepared: dict[tuple[float, ...], dict] = {}
 
     def _load_model(self) -> ForwardModel:
@@ -191,16 +199,19 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         **requirements : ``ia_xi``, ``ia_omega``, ``ia_eta``: None or {"r_edges": array (n_bins + 1,) or None}
             Bin edges [Mpc/h]; None stands for those of the model. The same holds for ``ia_xi_deviations``, ...
             ``ia_wgg`` and ``ia_wgplus``: {"rp_edges" or "rp": array, "pi_max": float} [Mpc/h]; ``ia_xigplus2``:
-            {"r_edges": array}; all three: {"projection": Projection}.
+            {"r_edges": array}; all three: {"projection": Projection}. Each may have "redshift", that of the data.
 
         Raises
         ------
         LoggedError
-            There are unknown options, the edges are not valid or not all among those of the model, or deviations are
-            requested from a model that does not know its error.
+            There are unknown options, the edges are not valid or not all among those of the model, deviations are
+            requested from a model that does not know its error, or the redshift differs from that of other data.
         """
         super().must_provide(**requirements)
         for product, options in requirements.items():
+            if product in self._products or product in self._deviations:
+                options = dict(options or {})
+                self._go_to(options.pop("redshift", None), product)
             if product in self._products:
                 key = self._check_request(product, options)
                 self._evaluation.requests.setdefault(key, set()).add(self._products[product])
@@ -217,6 +228,29 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                     )
                 self._evaluation.deviation_requests.setdefault(key, set()).add(self._deviations[product])
                 self._warn_without_box_error()
+
+    def _go_to(self, redshift: float | None, product: str) -> None:
+        """Use the model at the redshift of data, or the nearest to it, unless the run has chosen one."""
+        low, high = self._general_model.redshift_range or (0.0, 0.0)
+        if redshift is None or self._chosen_redshift is not None or low == high:
+            return
+        redshift = min(max(float(redshift), low), high)
+        if self._asked_redshift is None:
+            self._asked_redshift = product, redshift
+            self.model = self._general_model = self._general_model.at_redshift(redshift)
+            self.names, self._shape_names = self._mapped()
+            self._evaluation.use(self.model, self.names)
+            self.mpi_info("Predictions are at z = %.4g, for the mean redshift of the data (%s).", redshift, product)
+        elif abs(redshift - self._asked_redshift[1]) > TOLERANCE:
+            raise LoggedError(
+                self.log,
+                "%s is requested at z = %.4g, and %s at z = %.4g, but a theory has one redshift. Choose it with the "
+                "option 'redshift' of the theory, or give each galaxy sample a theory of its own, with the same 'tag' "
+                "in theory and likelihood.",
+                *self._asked_redshift,
+                product,
+                redshift,
+            )
 
     def _warn_without_box_error(self) -> None:
         if not self._warned_box_error and self.model.box_error is None:

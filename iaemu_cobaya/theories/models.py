@@ -7,7 +7,15 @@ from typing import Annotated, ClassVar
 
 from cobaya.log import LoggedError
 
-from iaemu.models import BoxError, Emulator, ForwardModel, TabulatedModel, VaryingStrengthModel
+from iaemu.models import (
+    BoxError,
+    Emulator,
+    ForwardModel,
+    InterpolatedTables,
+    RedshiftError,
+    TabulatedModel,
+    VaryingStrengthModel,
+)
 from iaemu.parameters import SLOPES
 from iaemu.ranges import Range
 from iaemu_cobaya.theories.base import DifferentiableTheory
@@ -19,20 +27,30 @@ class ArtifactTheory(DifferentiableTheory):
     Attributes
     ----------
     box_error : path or None
+    redshift : float or None
     """
 
     box_error: str | os.PathLike | None
+    redshift: Annotated[float, Range(above=-1)] | None
 
     _kind: ClassVar[type[ForwardModel]]
 
     def _load_artifact(self, path) -> ForwardModel:
-        model = self._kind.load(path)
+        return self._with_box_error(self._kind.load(path))
+
+    def _with_box_error(self, model: ForwardModel) -> ForwardModel:
         if self.box_error is not None:
             model.box_error = BoxError.load(self.box_error)
         return model
 
     def _load_model(self) -> ForwardModel:
         model = super()._load_model()
+        self._chosen_redshift = self.redshift
+        if self.redshift is not None:
+            try:
+                model = model.at_redshift(self.redshift)
+            except RedshiftError as error:
+                raise LoggedError(self.log, "%s", error) from error
         try:
             return model if isinstance(model, VaryingStrengthModel) else self._with_slopes(model)
         except ValueError as error:
@@ -66,6 +84,11 @@ class TabulatedIA(ArtifactTheory):
     pivot: Annotated[float, Range(at_least=8, at_most=17)]
 
     _kind = TabulatedModel
+
+    def _load_artifact(self, path) -> ForwardModel:
+        if not isinstance(path, list | tuple):
+            return super()._load_artifact(path)
+        return self._with_box_error(InterpolatedTables.load(path))
 
     def _with_slopes(self, model: ForwardModel) -> VaryingStrengthModel:
         return VaryingStrengthModel(model, self.pivot, SLOPES)

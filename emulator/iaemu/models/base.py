@@ -21,6 +21,7 @@ from iaemu.display import describe_bins, shorten
 from iaemu.models.deviations import Deviations
 from iaemu.models.fixed_occupation import AtOccupation, EvaluatedOccupation, FixedOccupation, without_alignment
 from iaemu.models.projecting import Projecting
+from iaemu.models.redshifts import AtRedshift
 from iaemu.observables.projected import Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import FewPairsWarning, Prediction, in_parts
@@ -35,7 +36,7 @@ MIN_PAIRS = 3.0
 _VOLUME = Range(at_least=1, at_most=1e15)
 
 
-class ForwardModel(Deviations, Projecting, ABC):
+class ForwardModel(Deviations, Projecting, AtRedshift, ABC):
     """A model that maps parameters to correlation functions; the common interface of emulators, tables and mocks.
 
     If parameters are numbers or arrays, predictions are arrays. If they are tensors, predictions are tensors, and
@@ -188,7 +189,7 @@ class ForwardModel(Deviations, Projecting, ABC):
             The edges are malformed, or a bin is beyond the nodes or thinner than they resolve.
         """
         if isinstance(r_edges, Projection):
-            r_edges.matrices(self.nodes)
+            self._matrices(r_edges)
         else:
             Rebinning.between(self.nodes, r_edges)
 

@@ -205,7 +205,9 @@ class BoxError:
         str or None
             The reason, which is other halo catalogues or a wider supported region; None if it applies.
         """
-        if sorted(metadata.get("catalogue_sha256") or []) != sorted(self.metadata["catalogue_sha256"]):
+        # A model of several redshifts takes the error of the catalogues of any of them, see there.
+        known = [each.get("catalogue_sha256") or [] for each in (metadata, *(metadata.get("snapshots") or []))]
+        if sorted(self.metadata["catalogue_sha256"]) not in [sorted(hashes) for hashes in known]:
             mine, other = (", ".join(map(str, m.get("catalogues") or ["unknown"])) for m in (self.metadata, metadata))
             return f"it was made from the halo catalogues {mine}, the model from {other} (their hashes differ)"
         own, wanted = (Support.from_dict(values["support"]) for values in (self.metadata, metadata))
@@ -261,7 +263,7 @@ class BoxError:
             )
         return jackknife(sums, edges, self.metadata["box_sizes"], self.per_side)
 
-    def projected(self, theta: torch.Tensor, projection: Projection) -> dict[str, torch.Tensor]:
+    def projected(self, theta: torch.Tensor, projection: Projection, redshift: float = 0.0) -> dict[str, torch.Tensor]:
         """Return scaled deviations of projected statistics for each region.
 
         The deviations of S / RR, for any pair sum S, are those of 1 + xi with S in place of DD. They are linear in the
@@ -272,6 +274,8 @@ class BoxError:
         theta : tensor (n, 5), float64
             As for :meth:`deviations`.
         projection : Projection
+        redshift : float
+            That of the model, for the large scales.
 
         Returns
         -------
@@ -284,7 +288,7 @@ class BoxError:
             A parameter is wrong, or a separation is beyond what nodes and large scales allow.
         """
         amplitudes = self._amplitudes(as_theta(theta, OCCUPATION_PARAMETERS))
-        tables = self._for_projection(projection)
+        tables = self._for_projection(projection, redshift)
         numbers = sum(
             torch.tensordot(amplitudes[kind], self._tables[f"numbers.{kind}"], dims=1)
             for kind in ("central", "satellite")
@@ -307,11 +311,12 @@ class BoxError:
                 found[name] = found[name] + value if name in found else value
         return found
 
-    def _for_projection(self, projection: Projection) -> dict[str, tuple]:
+    def _for_projection(self, projection: Projection, redshift: float) -> dict[str, tuple]:
         """Return the sums of each term in these bins, by region, and of all regions with the shares of random pairs."""
-        if projection not in self._binned:
+        key = projection, redshift
+        if key not in self._binned:
             with torch.inference_mode(False), torch.no_grad():
-                found = projection.matrices(self.r_edges)
+                found = projection.matrices(self.r_edges, redshift)
                 sides = [size / self.per_side for size in self.metadata["box_sizes"]]
                 leaving = torch.as_tensor(np.stack([1.0 - pairs_inside_cube(self.r_edges, side) for side in sides]))
                 quantities = {"DD": found.of_xi, "A_c": found.of_omega, "A_s": found.of_omega}
@@ -327,9 +332,9 @@ class BoxError:
                     whole = table.sum(dim=2)[:, :, None]
                     shares = (sums(columns, whole * share) for share in (2.0 - leaving, 1.0 - leaving))
                     binned[term] = (list(columns), sums(columns, table), *shares)
-                self._binned[projection] = binned
+                self._binned[key] = binned
             self._forget()
-        return self._binned[projection]
+        return self._binned[key]
 
     def _forget(self) -> None:
         while len(self._binned) > _MAX_BINNINGS:

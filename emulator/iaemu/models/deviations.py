@@ -48,8 +48,10 @@ class Deviations:
     def box_error(self) -> BoxError | None:
         """The box error of the model, or None; it can be set.
 
-        By default it is the shipped one if that has the halo catalogues of the model. Setting a box error of other
-        catalogues, or one that does not cover the supported region, raises :class:`iaemu.artifact.ArtifactError`.
+        By default it is the shipped one if that has the halo catalogues of the model. A model of several redshifts
+        takes that of its catalogues at one of them for all: the boxes have the same structure at all redshifts. Setting
+        a box error of other catalogues, or one that does not cover the supported region, raises
+        :class:`iaemu.artifact.ArtifactError`.
         """
         if "_box_error" not in vars(self):
             shipped = _shipped_box_error() if self._takes_box_error else None
@@ -153,7 +155,7 @@ class Deviations:
         occupation = theta[:, len(ALIGNMENT_PARAMETERS) :].to(device="cpu", dtype=torch.float64)
         edges = self.r_edges if r_edges is None else r_edges
         if isinstance(edges, Projection):
-            found = self.box_error.projected(occupation, edges)
+            found = self.box_error.projected(occupation, edges, self.redshift or 0.0)  # type: ignore
         else:
             found = self.box_error.deviations(occupation, edges, names)
         return {name: value.to(theta.device) for name, value in found.items()}

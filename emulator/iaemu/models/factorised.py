@@ -19,6 +19,7 @@ from iaemu.models.deviations import scaled
 from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
 from iaemu.models.projecting import projected
 from iaemu.models.radial import StrengthResponse
+from iaemu.models.redshifts import nearest_snapshot, usual_redshift
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet, RadialNet
 from iaemu.observables.projected import Projection
@@ -45,7 +46,8 @@ class Emulator(NetworkModel):
     Parameters
     ----------
     network : FactorisedNet
-        The network whose outputs are the prediction.
+        The network whose outputs are the prediction. If it is one of several redshifts, so are the others, and the
+        emulator is at that of its metadata, or else at 0 or the nearest to it.
     nodes : array (n_nodes,)
         Edges of the bins that it predicts directly [Mpc/h].
     metadata : dict
@@ -83,6 +85,14 @@ class Emulator(NetworkModel):
         aleatoric: Aleatoric | None = None,
         radial: RadialNet | None = None,
     ):
+        #: The networks of a file, before their redshift is chosen.
+        self._stored = network, list(members), radial
+        for net in (network, *members, *([] if radial is None else [radial])):
+            net.eval().requires_grad_(False)
+        if network.redshifts is not None:
+            metadata = _at_one_redshift(metadata, network.redshifts)
+            network, *members = (net.at_redshift(metadata["redshift"]) for net in (network, *members))
+            radial = None if radial is None else radial.at_redshift(metadata["redshift"])
         super().__init__(network, nodes, metadata)
         if len(self.nodes) - 1 != network.n_bins:
             raise ArtifactError(f"The network has {network.n_bins} bins, but {len(self.nodes)} nodes.")
@@ -91,6 +101,20 @@ class Emulator(NetworkModel):
         self.members = [member.eval().requires_grad_(False) for member in members]
         self.aleatoric = aleatoric
         self.radial = None if radial is None else radial.eval().requires_grad_(False)
+
+    @property
+    def redshift_range(self) -> tuple[float, float] | None:
+        return self._stored[0].redshifts or super().redshift_range
+
+    def _moved(self, redshift: float) -> Emulator:
+        network, members, radial = self._stored
+        if network.redshifts is None:
+            return self
+        metadata = {**self.metadata, "redshift": redshift}
+        moved = Emulator(network, self.nodes, metadata, members, self.aleatoric, radial)
+        if "_box_error" in vars(self):
+            moved._box_error = self._box_error
+        return moved
 
     @property
     def r_edges(self) -> np.ndarray:
@@ -119,8 +143,9 @@ class Emulator(NetworkModel):
     # ------------------------------------------------------------------ files
 
     def _contents(self):
-        tensors = {f"network.{name}": value for name, value in self.network.to_arrays().items()}
-        for number, member in enumerate(self.members):
+        network, members, radial = self._stored
+        tensors = {f"network.{name}": value for name, value in network.to_arrays().items()}
+        for number, member in enumerate(members):
             tensors |= {f"member.{number}.{name}": value for name, value in member.to_arrays().items()}
         if self.aleatoric is not None:
             tensors |= {f"aleatoric.{name}": value for name, value in self.aleatoric.to_arrays().items()}
@@ -129,11 +154,11 @@ class Emulator(NetworkModel):
                 "network": self.aleatoric.network.config,
                 "volume": self.aleatoric.volume,
             }
-        if self.radial is not None:
-            tensors |= {f"radial.{name}": value for name, value in self.radial.to_arrays().items()}
-            self.metadata["radial"] = {**self.metadata.get("radial", {}), "network": self.radial.config}
+        if radial is not None:
+            tensors |= {f"radial.{name}": value for name, value in radial.to_arrays().items()}
+            self.metadata["radial"] = {**self.metadata.get("radial", {}), "network": radial.config}
         self.metadata["n_members"] = len(self.members)
-        return tensors, self.network.config
+        return tensors, network.config
 
     @classmethod
     def _check_layout(cls, metadata, shapes, path) -> None:
@@ -382,7 +407,7 @@ class Emulator(NetworkModel):
         width = (dof / (dof - 2.0)) ** 0.5 / float(stdtrit(dof, 0.5 + 0.5 * ONE_SIGMA))
         networks = [self._network(theta), *self._others(theta)]
         if isinstance(r_edges, Projection):
-            bins, matrices = self._bins(self.nodes), r_edges.matrices(self.nodes)
+            bins, matrices = self._bins(self.nodes), self._matrices(r_edges)
             shells = [self._ingredients(network, theta, bins, ("xi", "omega")) for network in networks]
             found = [projected(each, matrices) for each in shells]
         else:
@@ -392,6 +417,15 @@ class Emulator(NetworkModel):
             for statistic in names
             for name in ORIENTATION_INGREDIENTS.get(statistic, (statistic,))
         }
+
+
+def _at_one_redshift(metadata: dict, redshifts: tuple[float, float]) -> dict:
+    """Return metadata with the redshift of the predictions, and the halo catalogues nearest to it."""
+    redshift = metadata.get("redshift")
+    redshift = usual_redshift(*redshifts) if redshift is None else min(max(float(redshift), redshifts[0]), redshifts[1])
+    snapshot = nearest_snapshot(metadata, redshift) or {}
+    known = {name: snapshot[name] for name in ("catalogues", "catalogue_sha256") if name in snapshot}
+    return {**metadata, **known, "redshift": redshift}
 
 
 def _intersections(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:

@@ -192,6 +192,9 @@ class VaryingStrengthModel(ForwardModel):
                 return model.with_constants(constants)
         return self
 
+    def _moved(self, redshift: float) -> VaryingStrengthModel:
+        return VaryingStrengthModel(self.base.at_redshift(redshift), self.pivot, self.slopes)
+
     # ------------------------------------------------------------------ weights of orientations
 
     def _weights(self, theta: torch.Tensor) -> tuple[Callable | None, torch.Tensor | None]:
@@ -238,7 +241,7 @@ class VaryingStrengthModel(ForwardModel):
         if isinstance(r_edges, Projection):
             edges: Any = r_edges
             response = self.base._strength_response(occupation[0], self.nodes, *slopes)
-            response = response.projected(r_edges.matrices(self.nodes))
+            response = response.projected(self._matrices(r_edges))
             masked = self._projected(theta, r_edges)
             masked = self._mask_projected(masked, r_edges, theta, warn)
             response.xi, response.pairs = response.xi + 0.0 * masked["xi"], response.pairs + 0.0 * masked["A_c"]

@@ -80,7 +80,7 @@ class Projecting:
         """
         Range().check("a_shape", a_shape)
         projection = rp_edges if isinstance(rp_edges, Projection) else Projection.of(rp_edges, pi_max, rp)
-        matrices = projection.matrices(self.nodes)
+        matrices = self._matrices(projection)
         points = as_theta(theta, self.parameters)
         inside = self.support.enforce(points.double() if self._in_double else points, support, stacklevel=3)
 
@@ -137,7 +137,11 @@ class Projecting:
 
     def _projected(self, theta: torch.Tensor, projection: Projection) -> dict[str, torch.Tensor]:
         """Return what :func:`projected` makes of the model between nodes."""
-        return projected(self._shells(theta), projection.matrices(self.nodes))
+        return projected(self._shells(theta), self._matrices(projection))
+
+    def _matrices(self, projection: Projection) -> Matrices:
+        """Return the matrices of a projection at the redshift of the model; today's if that is not known."""
+        return projection.matrices(self.nodes, self.redshift or 0.0)  # type: ignore
 
 
 def projected(shells: Mapping[str, torch.Tensor], matrices: Matrices) -> dict[str, torch.Tensor]:

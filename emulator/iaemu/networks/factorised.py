@@ -8,9 +8,11 @@ distance of satellites from the centre of their host, for strengths that depend 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -61,8 +63,9 @@ class OccupationNet(nn.Module):
     """A multilayer perceptron with smooth activations of the occupation parameters.
 
     Inputs are ``logMmin``, and the offsets of the other four parameters from the line of Zheng et al. 2007, scaled to
-    [-1, 1] over the supported region. Means and standard deviations of the outputs over the training set are kept as
-    buffers.
+    [-1, 1] over the supported region. With ``redshifts`` the redshift is one more, scaled to [-1, 1] over their range;
+    :meth:`at_redshift` folds it into the first layer. Means and standard deviations of the outputs over the training
+    set are kept as buffers.
 
     Parameters
     ----------
@@ -72,11 +75,13 @@ class OccupationNet(nn.Module):
         Number of units in a hidden layer, and of hidden layers.
     activation : str
         A name in ``ACTIVATIONS``.
+    redshifts : (float, float), optional
+        Range of redshifts for which the network is trained; without, it is for one.
 
     Raises
     ------
     ValueError
-        A size is not allowed, or the activation is unknown.
+        A size is not allowed, the activation is unknown, or the redshifts are no range.
     """
 
     line_slope: torch.Tensor
@@ -85,13 +90,24 @@ class OccupationNet(nn.Module):
     output_mean: torch.Tensor
     output_std: torch.Tensor
 
-    def __init__(self, support: Support, n_outputs: int, width: int, depth: int, activation: str):
+    def __init__(
+        self,
+        support: Support,
+        n_outputs: int,
+        width: int,
+        depth: int,
+        activation: str,
+        redshifts: Sequence[float] | None = None,
+    ):
         super().__init__()
         check_sizes(width=width, depth=depth)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {activation!r}.")
-        self.config = {"width": int(width), "depth": int(depth), "activation": activation}
-        sizes = [len(OCCUPATION_PARAMETERS)] + [width] * depth
+        self.config: dict[str, Any] = {"width": int(width), "depth": int(depth), "activation": activation}
+        self.redshifts = None if redshifts is None else _redshift_range(redshifts)
+        if self.redshifts is not None:
+            self.config["redshifts"] = list(self.redshifts)
+        sizes = [len(OCCUPATION_PARAMETERS) + (self.redshifts is not None)] + [width] * depth
         layers = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
@@ -113,15 +129,50 @@ class OccupationNet(nn.Module):
 
         Parameters
         ----------
-        theta : tensor (..., 5)
-            In the order of ``OCCUPATION_PARAMETERS``.
+        theta : tensor (..., 5) or (..., 6)
+            In the order of ``OCCUPATION_PARAMETERS``; then the redshift, for a network of several.
 
         Returns
         -------
-        tensor (..., 5)
+        tensor like ``theta``
         """
-        line = self.line_slope * theta[..., :1] + self.line_intercept
-        return (theta - line) / self.half_width
+        occupation = theta[..., : len(OCCUPATION_PARAMETERS)]
+        line = self.line_slope * occupation[..., :1] + self.line_intercept
+        scaled = (occupation - line) / self.half_width
+        if self.redshifts is None:
+            return scaled
+        return torch.cat([scaled, self._scaled(theta[..., len(OCCUPATION_PARAMETERS) :])], dim=-1)
+
+    def _scaled(self, redshift: Any) -> Any:
+        """Return the redshift scaled to [-1, 1]."""
+        assert self.redshifts is not None
+        low, high = self.redshifts
+        return (2.0 * redshift - (low + high)) / (high - low)
+
+    def at_redshift(self, redshift: float) -> Self:
+        """Return the network of one redshift, which has the parameters of the occupation as its only inputs.
+
+        Parameters
+        ----------
+        redshift : float
+
+        Returns
+        -------
+        OccupationNet
+            It shares all weights but those of the first layer.
+        """
+        found = copy.copy(self)
+        found._modules = dict(self._modules)
+        first: Any = self.hidden[0]
+        n_inputs = len(OCCUPATION_PARAMETERS)
+        layer = nn.Linear(n_inputs, first.out_features, device="meta", dtype=first.weight.dtype)
+        layer.weight = nn.Parameter(first.weight[:, :n_inputs].detach().clone(), requires_grad=False)
+        added = first.weight[:, n_inputs].double() * self._scaled(float(redshift))
+        layer.bias = nn.Parameter((first.bias.double() + added).to(first.bias.dtype).detach(), requires_grad=False)
+        found.hidden = nn.Sequential(layer, *list(self.hidden)[1:])
+        found.redshifts = None
+        found.config = {name: value for name, value in self.config.items() if name != "redshifts"}
+        return found.eval()
 
     def forward(self, theta: torch.Tensor, head: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
         """Return the outputs (..., n_outputs) in physical units, or those of a :meth:`head`."""
@@ -156,6 +207,15 @@ class OccupationNet(nn.Module):
         return {name: value.detach().cpu().numpy() for name, value in self.state_dict().items()}
 
 
+def _redshift_range(redshifts: Sequence[float]) -> tuple[float, float]:
+    low, high = redshifts
+    for redshift in (low, high):
+        Range(above=-1).check("redshifts of a network", redshift)
+    if not low < high:
+        raise ValueError(f"The redshifts of a network must be a range, lower end first; got {low}, {high}.")
+    return float(low), float(high)
+
+
 class FactorisedNet(OccupationNet):
     """The network that maps occupation parameters to the ingredients.
 
@@ -167,7 +227,7 @@ class FactorisedNet(OccupationNet):
     support : Support
     n_bins : int
         Number of bins that it predicts.
-    width, depth, activation
+    width, depth, activation, redshifts
         See :class:`OccupationNet`.
 
     Raises
@@ -176,9 +236,18 @@ class FactorisedNet(OccupationNet):
         A size is not allowed, or the activation is unknown.
     """
 
-    def __init__(self, support: Support, n_bins: int, width: int = 256, depth: int = 3, activation: str = "silu"):
+    def __init__(
+        self,
+        support: Support,
+        n_bins: int,
+        width: int = 256,
+        depth: int = 3,
+        activation: str = "silu",
+        redshifts: Sequence[float] | None = None,
+    ):
         check_sizes(n_bins=n_bins)
-        super().__init__(support, len(INGREDIENTS) * int(n_bins) + len(SCALARS), width, depth, activation)
+        n_outputs = len(INGREDIENTS) * int(n_bins) + len(SCALARS)
+        super().__init__(support, n_outputs, width, depth, activation, redshifts)
         self.config = {"n_bins": int(n_bins), **self.config}
         self.n_bins = int(n_bins)
 
@@ -223,7 +292,7 @@ class RadialNet(OccupationNet):
     n_bins : int
         Number of bins that it predicts.
     n_components : int
-    width, depth, activation
+    width, depth, activation, redshifts
         See :class:`OccupationNet`.
 
     Attributes
@@ -259,9 +328,10 @@ class RadialNet(OccupationNet):
         width: int = 256,
         depth: int = 3,
         activation: str = "silu",
+        redshifts: Sequence[float] | None = None,
     ):
         check_sizes(n_bins=n_bins, n_components=n_components)
-        super().__init__(support, int(n_components), width, depth, activation)
+        super().__init__(support, int(n_components), width, depth, activation, redshifts)
         self.config = {"n_bins": int(n_bins), "n_components": int(n_components), **self.config}
         self.n_bins = int(n_bins)
         n_values = sum(self.SUMS.values()) * self.n_bins

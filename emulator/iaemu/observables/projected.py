@@ -231,13 +231,15 @@ class Projection:
             parts.append(f"{len(low)} of {name} from {low[0]:.4g} to {high[-1]:.4g} Mpc/h")
         return ", ".join(parts) + ("" if self.pi_max is None else f", Pi_max = {self.pi_max:g}")
 
-    def matrices(self, nodes: ArrayLike) -> Matrices:
+    def matrices(self, nodes: ArrayLike, redshift: float = 0.0) -> Matrices:
         """Return the matrices for a model.
 
         Parameters
         ----------
         nodes : array (n_nodes,)
             Nodes of the model [Mpc/h].
+        redshift : float
+            Redshift of its predictions, for the large scales.
 
         Returns
         -------
@@ -246,7 +248,7 @@ class Projection:
         Raises
         ------
         BinningError
-            A separation is not within what nodes and large scales allow.
+            A separation is not within what nodes and large scales allow, or the redshift is not.
         """
         values = np.asarray(nodes, dtype=np.float64)
         if len(values) < _MIN_NODES or values[0] <= 0:
@@ -254,7 +256,11 @@ class Projection:
                 "This model does not know its correlations in narrow bins of r, which w_gg and w_g+ need. Use the "
                 "emulator (IAEmu) or tables (TabulatedIA)."
             )
-        return _matrices(self, tuple(check_edges(values).tolist()))
+        try:
+            large = LargeScales.shipped(float(redshift))
+        except ValueError as error:
+            raise BinningError(str(error)) from error
+        return _matrices(self, tuple(check_edges(values).tolist()), large)
 
 
 def _checked(name: str, low: Any, high: Any) -> Limits:
@@ -299,9 +305,9 @@ class Matrices:
 
 
 @lru_cache(maxsize=64)
-def _matrices(projection: Projection, node_values: tuple[float, ...]) -> Matrices:
+def _matrices(projection: Projection, node_values: tuple[float, ...], large: LargeScales) -> Matrices:
     nodes = np.array(node_values)
-    bias, alignment = _large_scale_weights(nodes)
+    bias, alignment = _large_scale_weights(nodes, large)
     found = []
     for column, (limits, amplitude) in enumerate(((projection.gg, bias), (projection.gplus, alignment))):
         low, high = np.array(limits, dtype=np.float64).reshape(-1, 2).T
@@ -311,7 +317,7 @@ def _matrices(projection: Projection, node_values: tuple[float, ...]) -> Matrice
             found.append((0.5 * mean, mean, np.zeros(len(low))))
         else:
             _check_reach(nodes, low, high, RP_LIMIT * nodes[-1])
-            near, tail = _cylinders(nodes, low, high, projection.pi_max, column)
+            near, tail = _cylinders(nodes, low, high, projection.pi_max, column, large)
             found.append((near + np.outer(tail, amplitude), _pairs(nodes, low, high, projection.pi_max), tail))
     (of_xi, pairs_gg, tail_of_xi), (of_omega, pairs_gplus, tail_of_omega) = found
     return Matrices(of_xi, of_omega, pairs_gg, pairs_gplus, bias[None], alignment[None], tail_of_xi, tail_of_omega)
@@ -325,7 +331,7 @@ def _check_reach(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, last: flo
         )
 
 
-def _cylinders(nodes, low, high, pi_max: float, column: int) -> tuple[np.ndarray, np.ndarray]:
+def _cylinders(nodes, low, high, pi_max: float, column: int, large: LargeScales) -> tuple[np.ndarray, np.ndarray]:
     """Return the matrix of w_gg (column 0) or w_g+ (1) up to the last node, and the integrals beyond (n_rp,)."""
     if not len(low):
         return np.zeros((0, len(nodes) - 1)), np.zeros(0)
@@ -335,7 +341,7 @@ def _cylinders(nodes, low, high, pi_max: float, column: int) -> tuple[np.ndarray
     if reach <= nodes[-1]:
         return near, np.zeros(len(low))
     beyond = np.geomspace(nodes[-1], reach, _TAIL_PARTS + 1)
-    return near, cylinder_weights(beyond, low, high, pi_max)[column] @ LargeScales.shipped().in_shells(beyond)[column]
+    return near, cylinder_weights(beyond, low, high, pi_max)[column] @ large.in_shells(beyond)[column]
 
 
 def _pairs(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, pi_max: float) -> np.ndarray:
@@ -358,8 +364,8 @@ def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.nd
     return (upper - lower) @ below / (4.0 / 3.0 * np.pi * (high**3 - low**3))[:, None]
 
 
-def _large_scale_weights(nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _large_scale_weights(nodes: np.ndarray, large: LargeScales) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of xi and (1 + xi) omega whose sums are b^2 and K, from least squares weighted by volume."""
     used = nodes[:-1] >= min(MATCH_FROM, 0.5 * nodes[-1]) * (1 - 1e-3)
     volumes = shell_volumes(nodes) * used
-    return tuple(volumes * known / (volumes @ known**2) for known in LargeScales.shipped().in_shells(nodes))
+    return tuple(volumes * known / (volumes @ known**2) for known in large.in_shells(nodes))

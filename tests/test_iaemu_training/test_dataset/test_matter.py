@@ -9,9 +9,11 @@ from scipy.integrate import trapezoid
 from scipy.interpolate import CubicSpline
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, BinningError, shell_volumes
+from iaemu.observables.large_scale import LargeScales
 from iaemu_training.dataset.make_xi_matter import (
     compute_matter_correlation,
     correlation_from_power,
+    large_scales,
     main,
     write_table,
 )
@@ -239,6 +241,28 @@ def test_linear_growth_is_that_of_lcdm():
     np.testing.assert_allclose(then / now, (growth(0.5) / growth(1.0)) ** 2, rtol=0.005)
 
 
+def test_large_scales_between_the_redshifts_of_the_file_are_those_of_camb():
+    """At redshifts that are in no row of the shipped table, up to where both functions are large."""
+    pytest.importorskip("camb")
+    r = np.geomspace(1.0, 60.0, 40)
+    for z in (0.45, 1.2):
+        found = LargeScales.shipped(z)
+        for value, expected in zip(
+            (found.xi, found.Xi_2), large_scales(r, **{**AT_Z0, "z": z}, kmax=20.0), strict=True
+        ):
+            at = CubicSpline(np.log(found.r), found.r**2 * value)(np.log(r)) / r**2
+            np.testing.assert_allclose(at, expected, rtol=4e-3)
+    nearest = LargeScales.shipped(0.3)
+    assert np.abs(found.xi / nearest.xi - 1)[:100].min() > 0.2
+
+
+def test_large_scales_end_where_the_file_does():
+    assert LargeScales.shipped(-0.004).xi.tolist() == LargeScales.shipped(0.0).xi.tolist()
+    for z in (-0.1, 1.6, np.nan):
+        with pytest.raises(ValueError, match=r"known from 0 to 1\.5"):
+            LargeScales.shipped(z)
+
+
 def test_unreasonable_parameters_are_refused():
     pytest.importorskip("camb")
     with pytest.raises(ValueError, match="0 < Ob < Om"):
@@ -270,6 +294,19 @@ def test_command_line_makes_a_table_of_another_cosmology(tmp_path, capsys):
     assert made.cosmology == {**BOLSHOI_PLANCK, "Om": 0.27, "sigma8": 0.9} and made.redshift == 0.5
     assert made.r[0] == 1.0 and made.r[-1] == 40.0 and "linear theory" in made.source
     assert "written to" in capsys.readouterr().out
+
+
+def test_command_line_makes_a_table_of_large_scales_at_several_redshifts(tmp_path, capsys):
+    pytest.importorskip("camb")
+    output = tmp_path / "large.txt"
+    assert main([str(output), *"--large-scales --z 0.6 0 --kmax 5".split()]) == 0
+    lines = output.read_text().splitlines()
+    assert "# redshifts: 0, 0.6" in lines
+    rows = np.array([line.split() for line in lines if not line.startswith("#")], dtype=float)
+    shipped = LargeScales.shipped(0.6)
+    np.testing.assert_allclose(rows[60:110, 3], shipped.xi[60:110], rtol=5e-3)
+    assert main([str(output), "--z", "0", "0.6"]) == 1
+    assert "--z takes one redshift, got 2" in capsys.readouterr().err
 
 
 def test_command_line_says_what_is_wrong(tmp_path, capsys):

@@ -113,7 +113,14 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     common = [field.name for field in fields(TrainingSettings)]
     add_settings(group, TrainingSettings(), defaults=False)
     group = parser.add_argument_group("options of factorised")
-    group.add_argument("--tables", default=absent, help="tables (.safetensors; default: the shipped ones)")
+    group.add_argument(
+        "--tables",
+        nargs="+",
+        metavar="FILE",
+        default=absent,
+        help="tables (.safetensors; default: the shipped ones); several, of the same boxes at several redshifts, make "
+        "an emulator that predicts at any redshift between them",
+    )
     add_settings(group, FitSettings(), skip=common)
     group = parser.add_argument_group("options of iaemunet")
     group.add_argument(
@@ -134,7 +141,7 @@ def _overrides(arguments: argparse.Namespace) -> dict:
 
 
 def _fit_factorised(config: Config, checkpoint: Path, progress: bool):
-    from iaemu.models.tables import TabulatedModel
+    from iaemu.models import InterpolatedTables, TabulatedModel
     from iaemu_training.dataset.file import SHIPPED_MOCKS, Dataset
     from iaemu_training.fitting.factorised import fit_factorised
 
@@ -143,7 +150,7 @@ def _fit_factorised(config: Config, checkpoint: Path, progress: bool):
     if mocks is None and tables is None:
         mocks = SHIPPED_MOCKS
     return fit_factorised(
-        TabulatedModel.load(tables),
+        InterpolatedTables.load(tables) if isinstance(tables, list) else TabulatedModel.load(tables),
         config.settings,
         checkpoint=checkpoint,
         progress=progress,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from iaemu.binning import PAPER_EDGES, BinningError, check_edges, nesting_matrix
-from iaemu.models.tables import PairSums, correlations
+from iaemu.models.base import ForwardModel
+from iaemu.models.pair_sums import PairSums, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.ranges import Range, short
 from iaemu.statistics import STATISTICS
@@ -30,6 +31,8 @@ SPLITS = ("train", "validation", "test")
 SUMS = ("DD", "RR", "A_c", "A_s", "E_cc", "E_cs", "E_ss")
 _MOCK_SUMS = ("DD", "S_omega", "S_eta")
 _COUNTS = ("n_gal", "n_sat", "n_borrowed")
+
+Model = TypeVar("Model", bound=ForwardModel)
 
 #: The shipped data set, with mocks of the boxes of the shipped tables.
 SHIPPED_MOCKS = "calibration-pm160"
@@ -345,6 +348,28 @@ class Dataset:
                 f"{n_empty.size * shape[1]} bins are empty, at {np.sum(n_empty.any(axis=1))} points"
             )
         return "\n".join(lines)
+
+
+def at_redshift_of(dataset: Dataset, model: Model) -> Model:
+    """Return a model at the redshift of a data set, if it is one of several redshifts.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    model : ForwardModel
+
+    Returns
+    -------
+    ForwardModel
+
+    Raises
+    ------
+    RedshiftError
+        The model cannot go there.
+    """
+    low, high = model.redshift_range or (0.0, 0.0)
+    # Data sets of earlier versions are all of z = 0.
+    return model.at_redshift(float(dataset.attributes.get("redshift") or 0.0)) if low < high else model
 
 
 def _decode(value: Any) -> Any:

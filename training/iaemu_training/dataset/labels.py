@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from iaemu.models.tables import PairSums, TabulatedModel
+from iaemu.models.pair_sums import PairSumModel, PairSums
 from iaemu.networks.factorised import INGREDIENTS
 from iaemu.progress import tqdm
 from iaemu_training.work.cluster import one_thread
@@ -27,8 +27,8 @@ class Labels:
 
     Attributes
     ----------
-    theta : (n, 5) float64
-        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``.
+    theta : (n, 5) or (n, 6) float64
+        Occupation parameters in the order of ``OCCUPATION_PARAMETERS``; then the redshift, if there are several.
     values : (n, n_outputs) float64
         log(1 + xi), A and E in each bin, log10 of the number density [(h/Mpc)^3] and satellite fraction, in the order
         of the outputs of ``FactorisedNet``. NaN in bins with hardly any pairs.
@@ -44,8 +44,8 @@ class Labels:
         return f"<Labels: {len(self.theta)} points, {len(self.nodes) - 1} bins>"
 
 
-def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
-    """Give batches of points, of shape (n, 7) or (n, 5), with their expected pair sums between the tables' nodes.
+def iterate_sums(model: PairSumModel, theta: np.ndarray) -> Iterator[tuple[torch.Tensor, PairSums]]:
+    """Give batches of points, of shape (n, 7), (n, 5) or (n, 6), with their expected pair sums between nodes.
 
     It uses one thread: more do not help with such small batches, and would wait for each other on a busy machine.
     """
@@ -56,8 +56,8 @@ def iterate_sums(model: TabulatedModel, theta: np.ndarray) -> Iterator[tuple[tor
         yield part, sums
 
 
-def make_labels(model: TabulatedModel, theta: np.ndarray, progress: bool = True) -> Labels:
-    """Compute labels at occupation parameters (n, 5) from tables, in the bins between their nodes."""
+def make_labels(model: PairSumModel, theta: np.ndarray, progress: bool = True) -> Labels:
+    """Compute labels at occupation parameters (n, 5), or these and redshifts (n, 6), in the bins between nodes."""
     volume = float(np.mean(model.box_volumes))
     rows = []
     batches = -(-len(theta) // BATCH)

@@ -24,7 +24,8 @@ from numpy.typing import DTypeLike
 from iaemu.artifact import shipped_artifact
 from iaemu.binning import PAPER_EDGES, TNG_EDGES, nesting_matrix, union_edges
 from iaemu.files import remove_leftovers, sha256_of_file
-from iaemu.models.tables import TabulatedModel, correlations
+from iaemu.models.pair_sums import correlations
+from iaemu.models.tables import TabulatedModel
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields

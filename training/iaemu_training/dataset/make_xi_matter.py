@@ -33,6 +33,9 @@ R_ACCEPTED = (0.01, 500.0)
 #: Range of the table of large scales [Mpc/h], and points for each factor of 10, which resolve the acoustic peak.
 LARGE_SCALES, LARGE_SCALES_PER_DECADE = (0.5, 400.0), 60
 
+#: Redshifts of that table.
+LARGE_SCALES_Z = (0.0, 0.3, 0.6, 1.0, 1.5)
+
 
 def compute_matter_correlation(r: ArrayLike, **parameters: Any) -> np.ndarray:
     """Compute the matter correlation function of flat LCDM from CAMB's non-linear power spectrum.
@@ -149,7 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("ns", "primordial spectral index"),
     ):
         parser.add_argument(f"--{name}", type=float, default=getattr(BOLSHOI_PLANCK, name), help=meaning)
-    parser.add_argument("--z", type=float, default=0.0, help="redshift")
+    parser.add_argument(
+        "--z",
+        type=float,
+        nargs="+",
+        metavar="Z",
+        help=f"redshift (default: 0), or several for --large-scales (default: {' '.join(map(str, LARGE_SCALES_Z))})",
+    )
     parser.add_argument("--halofit-version", default="mead2020", help="one of CAMB's non-linear models, or linear")
     parser.add_argument("--kmax", type=float, default=200.0, help="largest k that CAMB computes [h/Mpc]")
     parser.add_argument(
@@ -176,30 +185,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _write_large_scales(arguments) -> None:
-    """Write r, xi and Xi_2 on large scales, for the options of the command line."""
+    """Write r, and xi and Xi_2 at each redshift, for the options of the command line."""
     cosmology = {name: getattr(arguments, name) for name in asdict(BOLSHOI_PLANCK)}
-    r = np.geomspace(R_ACCEPTED[0], LARGE_SCALES[1], 6001)
-    xi = compute_matter_correlation(
-        r, **cosmology, z=arguments.z, halofit_version=arguments.halofit_version, kmax=arguments.kmax
-    )
-    # xi falls more slowly than 1 / r^2 below the least r, where hardly any of the integral is.
-    spline = CubicSpline(np.log(r), r**3 * xi).antiderivative()
-    mean = 3.0 * (spline(np.log(r)) + xi[0] * r[0] ** 3 / 3.0) / r**3
+    redshifts = sorted(arguments.z or LARGE_SCALES_Z)
+    model, kmax = arguments.halofit_version, arguments.kmax
     n = 1 + math.ceil(LARGE_SCALES_PER_DECADE * math.log10(LARGE_SCALES[1] / LARGE_SCALES[0]))
-    at = np.geomspace(*LARGE_SCALES, n)
-    columns = [at, *(CubicSpline(np.log(r), r**2 * values)(np.log(at)) / at**2 for values in (xi, mean - xi))]
+    columns = [at := np.geomspace(*LARGE_SCALES, n)]
+    for z in redshifts:
+        columns += large_scales(at, **cosmology, z=z, halofit_version=model, kmax=kmax)
     import camb
 
     header = [
         "Correlations of matter in real space, flat LCDM with massless neutrinos",
         "cosmology: " + ", ".join(f"{key} = {value:.8g}" for key, value in cosmology.items()),
-        f"redshift: {arguments.z:.8g}",
-        f"source: P(k < {arguments.kmax:g} h/Mpc) of CAMB {camb.__version__}, {arguments.halofit_version}; FFTLog",
+        "redshifts: " + ", ".join(f"{z:.8g}" for z in redshifts),
+        f"source: P(k < {kmax:g} h/Mpc) of CAMB {camb.__version__}, {model}; FFTLog",
         "re-make: python -m iaemu_training.dataset.make_xi_matter OUTPUT --large-scales",
-        "columns: r [Mpc/h, comoving], xi, Xi_2 = (mean of xi inside r) - xi",
+        "columns: r [Mpc/h, comoving], then for each redshift xi and Xi_2 = (mean of xi inside r) - xi",
     ]
     rows = [" ".join(f"{value:.8e}" for value in row) for row in zip(*columns, strict=True)]
     write_text(arguments.output, "\n".join([f"# {line}" for line in header] + rows) + "\n")
+
+
+def large_scales(r: ArrayLike, **parameters: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the correlations of matter on large scales, see :mod:`iaemu.observables.large_scale`.
+
+    Parameters
+    ----------
+    r : (n,)
+        Comoving separations [Mpc/h], within 0.5 .. 400.
+    **parameters
+        Parameters of :func:`matter_power`.
+
+    Returns
+    -------
+    xi, Xi_2 : (n,) float64
+
+    Raises
+    ------
+    ImportError, ValueError
+        See :func:`compute_matter_correlation`.
+    """
+    fine = np.geomspace(R_ACCEPTED[0], LARGE_SCALES[1], 6001)
+    xi = compute_matter_correlation(fine, **parameters)
+    # xi falls more slowly than 1 / r^2 below the least r, where hardly any of the integral is.
+    spline = CubicSpline(np.log(fine), fine**3 * xi).antiderivative()
+    mean = 3.0 * (spline(np.log(fine)) + xi[0] * fine[0] ** 3 / 3.0) / fine**3
+    at = np.asarray(r, dtype=np.float64)
+    found = (CubicSpline(np.log(fine), fine**2 * values)(np.log(at)) / at**2 for values in (xi, mean - xi))
+    return next(found), next(found)
 
 
 def _tabulate(arguments) -> MatterCorrelation:
@@ -209,13 +243,16 @@ def _tabulate(arguments) -> MatterCorrelation:
         raise ValueError(f"--r-range must lie within {R_ACCEPTED[0]:g} .. {R_ACCEPTED[1]:g} Mpc/h, lower end first.")
     cosmology = {name: getattr(arguments, name) for name in asdict(BOLSHOI_PLANCK)}
     model, kmax = arguments.halofit_version, arguments.kmax
+    z, *more = arguments.z or [0.0]
+    if more:
+        raise ValueError(f"--z takes one redshift, got {len(more) + 1}; only --large-scales takes several.")
     r = np.geomspace(low, high, max(4, 1 + math.ceil(POINTS_PER_DECADE * math.log10(high / low))))
-    xi = compute_matter_correlation(r, **cosmology, z=arguments.z, halofit_version=model, kmax=kmax)
+    xi = compute_matter_correlation(r, **cosmology, z=z, halofit_version=model, kmax=kmax)
     import camb
 
     meaning = {"linear": "linear theory", "mead2020": "HMcode-2020, arXiv:2009.01858"}.get(model, "non-linear model")
     source = f"P(k < {kmax:g} h/Mpc) of CAMB {camb.__version__}, {model} ({meaning}); FFTLog"
-    return MatterCorrelation(r, xi, cosmology, arguments.z, source)
+    return MatterCorrelation(r, xi, cosmology, z, source)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,24 @@ def sobol_points(support: Support, n: int, seed: int) -> np.ndarray:
     return support.from_unit_cube(_sobol(len(PARAMETERS), n, seed))
 
 
-def occupation_points(support: Support, n: int, seed: int) -> np.ndarray:
+def occupation_points(support: Support, n: int, seed: int, redshifts: tuple[float, float] | None = None) -> np.ndarray:
     """Return quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the supported region.
 
     A quarter of them has each parameter with probability one half at an end of its range, so that a network is trained
-    at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut off.
+    at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut off. With
+    a range of redshifts, the redshift is a sixth column that fills the range in the same way.
     """
-    cube = _sobol(len(OCCUPATION_PARAMETERS), n, seed)
+    n_occupation = len(OCCUPATION_PARAMETERS)
+    cube = _sobol(n_occupation + (redshifts is not None), n, seed)
     stretch = np.where(np.arange(n) % 4 == 3, 2.0, np.where(np.arange(n) % 2 == 0, 1.1, 1.0))
+    filled = np.clip(0.5 + (cube - 0.5) * stretch[:, None], 0.0, 1.0)
     unit = np.full((n, len(PARAMETERS)), 0.5)
-    unit[:, len(ALIGNMENT_PARAMETERS) :] = np.clip(0.5 + (cube - 0.5) * stretch[:, None], 0.0, 1.0)
-    return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
+    unit[:, len(ALIGNMENT_PARAMETERS) :] = filled[:, :n_occupation]
+    points = support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
+    if redshifts is None:
+        return points
+    low, high = redshifts
+    return np.column_stack([points, low + filled[:, n_occupation] * (high - low)])
 
 
 def boundary_points(support: Support, n_per_face: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
     sides = ", ".join(f"{side:g}" for side in metadata.get("box_sizes") or [])
     lines += [
         f"Halo catalogues: {boxes}" + (f" (sides {sides} Mpc/h)" if sides else "") + f"; {metadata.get('cosmology')}; "
-        f"redshift {metadata.get('redshift')}. SHA-256 of the catalogues: "
+        f"{_redshifts(emulator)}. SHA-256 of the catalogues: "
         + ", ".join(f"`{digest[:16]}...`" for digest in metadata.get("catalogue_sha256") or ["not stated"])
         + ".",
         "",
@@ -73,6 +73,14 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
         "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _redshifts(emulator: NetworkModel) -> str:
+    low, high = emulator.redshift_range or (None, None)
+    if low == high:
+        return f"redshift {low}"
+    known = ", ".join(f"{snapshot['redshift']:g}" for snapshot in emulator.metadata.get("snapshots") or [])
+    return f"redshifts {low:g} to {high:g}, an option (tables at {known})"
 
 
 def _support(support: Support) -> list[str]:

@@ -17,7 +17,7 @@ from iaemu.models.base import ForwardModel
 from iaemu.parameters import PARAMETERS
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.statistics import STATISTICS
-from iaemu_training.dataset.file import SPLITS, Dataset
+from iaemu_training.dataset.file import SPLITS, Dataset, at_redshift_of
 from iaemu_training.evaluation import metrics as m
 from iaemu_training.evaluation.report import Report
 from iaemu_training.evaluation.scores import LEVELS, METRICS, Case, HeldOut, coverage_key
@@ -128,8 +128,8 @@ def evaluate(
     Parameters
     ----------
     emulator : iaemu.models.base.ForwardModel
-        The emulator. Its aleatoric errors, if any, must be those of one mock of all boxes added as one volume, like the
-        realisations of the data set.
+        The emulator. If it has several redshifts, that of the data set is chosen. Its aleatoric errors, if any, must be
+        those of one mock of all boxes added as one volume, like the realisations of the data set.
     dataset : Dataset
         Data set with mocks.
     r_edges : (n_bins + 1,)
@@ -156,6 +156,7 @@ def evaluate(
     """
     if n_bootstrap < 0:
         raise ValueError(f"The number of bootstrap samples must not be negative, got {n_bootstrap}.")
+    emulator = at_redshift_of(dataset, emulator)
     held_out = hold_out(emulator, dataset, r_edges, cleaned, progress)
     used = [
         metric
@@ -254,6 +255,7 @@ def _about(held_out: HeldOut, names, cleaned, n_bootstrap, seed, emulator, datas
         "emulator_class": type(emulator).__name__,
         "dataset": names[1],
         "catalogues": dataset.attributes.get("catalogues"),
+        "redshift": emulator.redshift,
         "n_points": n,
         "n_realisations": cases["xi"].moments.n_realisations,
         "n_bins": n_bins,

@@ -212,6 +212,10 @@ _NETWORKS: dict[str, tuple[type[TrainingSettings], tuple[str, ...]]] = {
 }
 
 
+#: Keys that may be a list of files.
+_SEVERAL = ("tables",)
+
+
 @dataclass(frozen=True)
 class Config:
     """Configuration of a training run.
@@ -222,8 +226,9 @@ class Config:
         The network to train.
     settings : FitSettings or IAEmuNetSettings
         Settings of its training.
-    sources : dict of str to str or None
-        Files by key. For factorised: ``tables`` (None for the shipped ones), and ``dataset`` with mocks for the
+    sources : dict of str to str, list of str or None
+        Files by key. For factorised: ``tables`` (None for the shipped ones; a list for those of several redshifts,
+        between which the emulator is to interpolate), and ``dataset`` with mocks for the
         aleatoric error (None for the shipped one, if the tables are the shipped ones, or else for no aleatoric error).
         For iaemunet: ``dataset``, and ``scatter``, the emulator whose aleatoric error is used for draws if the data set
         has no mocks (None for the shipped one).
@@ -235,7 +240,7 @@ class Config:
 
     network: str = "factorised"
     settings: TrainingSettings = field(default_factory=FitSettings)
-    sources: Mapping[str, str | None] = field(default_factory=dict)
+    sources: Mapping[str, Any] = field(default_factory=dict)
     accelerator: str = "auto"
     devices: Annotated[int, Range(at_least=1, at_most=1024)] = 1
 
@@ -291,7 +296,12 @@ class Config:
                 f"Unknown key(s) {', '.join(unknown)} for network: {network}; known are "
                 f"{', '.join(['network', *allowed])}."
             )
-        values = {name: _convert(name, value, *allowed[name]) for name, value in values.items()}
+        values = {
+            name: _files(name, value)
+            if name in _SEVERAL and isinstance(value, list | tuple)
+            else _convert(name, value, *allowed[name])
+            for name, value in values.items()
+        }
         return cls(
             network,
             settings_class(**{name: value for name, value in values.items() if name in known}),
@@ -433,6 +443,14 @@ class _Loader(yaml.SafeLoader):
         if twice:
             raise yaml.MarkedYAMLError(problem=f"the key {twice[0]} appears twice", problem_mark=node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _files(name: str, values) -> str | list[str]:
+    """Convert a list of files; a list of one is that one."""
+    if not values:
+        raise ConfigError(f"{name} is an empty list; give one or more files, or null.")
+    files = [_convert(name, value, str, False) for value in values]
+    return files[0] if len(files) == 1 else files
 
 
 def _convert(name: str, value, kind: type, optional: bool):

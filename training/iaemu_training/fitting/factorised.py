@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,8 @@ import torch
 from iaemu import __version__
 from iaemu.models.base import ForwardModel
 from iaemu.models.factorised import ONE_SIGMA, Emulator
-from iaemu.models.laws import VaryingStrengthModel
-from iaemu.models.tables import TabulatedModel
+from iaemu.models.laws import StrengthSupport, VaryingStrengthModel
+from iaemu.models.pair_sums import PairSumModel
 from iaemu.networks.factorised import FactorisedNet
 from iaemu.parameters import SLOPES
 from iaemu.prediction import FewPairsWarning
@@ -25,7 +27,7 @@ from iaemu_training.evaluation.metrics import relative_rms
 from iaemu_training.fitting.config import FitSettings, checkpoint_paths, radial_checkpoint
 from iaemu_training.fitting.harness import digest, seeded, stream, thinned, train
 from iaemu_training.fitting.occupation import OccupationTraining
-from iaemu_training.fitting.radial import fit_radial
+from iaemu_training.fitting.radial import fit_radial, several_redshifts
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
 
 #: Least fraction of the training points at which a bin has enough pairs for a label.
@@ -52,7 +54,7 @@ class Member:
 
 
 def fit_factorised(
-    model: TabulatedModel,
+    model: PairSumModel,
     settings: FitSettings | None = None,
     labels: Labels | None = None,
     checkpoint: str | Path | None = None,
@@ -65,8 +67,9 @@ def fit_factorised(
 
     Parameters
     ----------
-    model : TabulatedModel
-        Tables that give the labels and the supported region.
+    model : PairSumModel
+        Tables that give the labels and the supported region. Of :class:`iaemu.InterpolatedTables` the emulator learns
+        all redshifts.
     settings : FitSettings, optional
         Sizes of the networks and settings of their training.
     labels : Labels, optional
@@ -95,13 +98,14 @@ def fit_factorised(
         The checkpoint belongs to other settings, labels are not finite, or the mocks are of other boxes.
     """
     settings = settings or FitSettings()
-    if mocks is not None:
-        _check_boxes(model, mocks)
+    mocked = None if mocks is None else _redshift_of(model, mocks)
     members = fit_members(model, settings, labels, checkpoint, progress, accelerator, devices)
     metadata = {
         key: model.metadata.get(key)
         for key in ("catalogues", "catalogue_sha256", "cosmology", "redshift", "box_sizes", "box_volumes", "support")
     }
+    if "snapshots" in model.metadata:
+        metadata["snapshots"] = model.metadata["snapshots"]
     metadata.update(
         description="FactorisedNet trained on noise-free labels from tables",
         units="lengths Mpc/h, masses Msun/h",
@@ -117,10 +121,12 @@ def fit_factorised(
     emulator = Emulator(members[0].network, model.nodes, metadata, others, radial=radial)
     if len(members) > 1:
         rng = np.random.default_rng(settings.seed + 3000)
-        metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)  # some seconds
+        emulator.metadata["epistemic_scale"] = epistemic_scale(emulator, model, rng)  # some seconds
     if mocks is not None:
-        emulator.aleatoric, report = fit_scatter(emulator, mocks, ScatterSettings(seed=settings.seed), progress)
-        metadata["aleatoric"] = {"dataset": mocks.identity, **report}
+        # What the scatter has besides the number of pairs is taken to be the same at all redshifts.
+        there = emulator if mocked is None else emulator.at_redshift(mocked)
+        emulator.aleatoric, report = fit_scatter(there, mocks, ScatterSettings(seed=settings.seed), progress)
+        emulator.metadata["aleatoric"] = {"dataset": mocks.identity, **report}
     rng = np.random.default_rng(settings.seed + 2000)
     emulator.metadata["held_out"] = held_out_errors(emulator, model, rng)
     if radial is not None:
@@ -128,18 +134,35 @@ def fit_factorised(
     return emulator
 
 
-def _check_boxes(model: TabulatedModel, mocks: Dataset) -> None:
-    found, wanted = mocks.identity["boxes_sha256"], model.metadata["catalogue_sha256"]
-    if sorted(found) != sorted(wanted):
-        raise ValueError(
-            f"The mocks of {mocks.path} are not of the boxes of the tables, "
-            f"{', '.join(model.metadata['catalogues'])}. "
-            "Make a data set of these with iaemu train dataset, or leave out the mocks (dataset: null)."
-        )
+def _redshift_of(model: PairSumModel, mocks: Dataset) -> float | None:
+    """Return the redshift of mocks among those of tables; ValueError if they are of other boxes."""
+    found = sorted(mocks.identity["boxes_sha256"])
+    for snapshot in model.metadata.get("snapshots") or [model.metadata]:
+        if sorted(snapshot["catalogue_sha256"]) == found:
+            return snapshot.get("redshift")
+    raise ValueError(
+        f"The mocks of {mocks.path} are not of the boxes of the tables, "
+        f"{', '.join(model.metadata['catalogues'])}. "
+        "Make a data set of these with iaemu train dataset, or leave out the mocks (dataset: null)."
+    )
+
+
+def _by_redshift(
+    emulator: Emulator, model: PairSumModel, theta: np.ndarray
+) -> Iterator[tuple[float | None, Emulator, PairSumModel, np.ndarray]]:
+    """Give emulator and tables at the redshifts of the tables and halfway between them, with a share of the points."""
+    if several_redshifts(model) is None:
+        yield model.redshift, emulator, model, theta
+        return
+    known = [snapshot["redshift"] for snapshot in model.metadata["snapshots"]]
+    halfway = [0.5 * sum(pair) for pair in pairwise(known)]
+    redshifts = sorted([*known, *halfway])
+    for redshift, part in zip(redshifts, np.array_split(theta, len(redshifts)), strict=True):
+        yield redshift, emulator.at_redshift(redshift), model.at_redshift(redshift), part
 
 
 def epistemic_scale(
-    emulator: Emulator, model: TabulatedModel, rng: np.random.Generator, n: int = 2000
+    emulator: Emulator, model: PairSumModel, rng: np.random.Generator, n: int = 2000
 ) -> dict[str, float]:
     """Find the factor that turns the spread of the ensemble into its error against noise-free labels.
 
@@ -150,7 +173,7 @@ def epistemic_scale(
     ----------
     emulator : Emulator
         Emulator of several members.
-    model : TabulatedModel
+    model : PairSumModel
         Tables that give the labels.
     rng : numpy.random.Generator
         Generator of the points.
@@ -164,20 +187,21 @@ def epistemic_scale(
     """
     theta = model.support.sample(n, rng)
     emulator.metadata.pop("epistemic_scale", None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewPairsWarning)
-        truth = model.predict(theta, emulator.r_edges)
-        guess = emulator.predict(theta, uncertainties=True)
-    assert guess.sigma_epistemic is not None
-    scale = {}
-    for name in STATISTICS:
-        error = np.abs(getattr(guess, name) - getattr(truth, name))
-        scale[name] = float(np.nanquantile(error / guess.sigma_epistemic[name], ONE_SIGMA))
-    return scale
+    pulls: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
+    for _, tested, exact, part in _by_redshift(emulator, model, theta):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FewPairsWarning)
+            truth = exact.predict(part, tested.r_edges)
+            guess = tested.predict(part, uncertainties=True)
+        assert guess.sigma_epistemic is not None
+        for name in STATISTICS:
+            error = np.abs(getattr(guess, name) - getattr(truth, name))
+            pulls[name].append(error / guess.sigma_epistemic[name])
+    return {name: float(np.nanquantile(np.concatenate(parts), ONE_SIGMA)) for name, parts in pulls.items()}
 
 
 def fit_members(
-    model: TabulatedModel,
+    model: PairSumModel,
     settings: FitSettings,
     labels: Labels | None = None,
     checkpoint: str | Path | None = None,
@@ -199,8 +223,9 @@ def fit_members(
     if labels is not None and not np.array_equal(labels.nodes, model.nodes):
         raise ValueError("The labels were made for other bins than the tables'; make them again, or leave them out.")
     if labels is None:
-        labels = make_labels(model, occupation_points(model.support, settings.n_train, settings.seed), progress)
-    theta = occupation_points(model.support, settings.n_validation, settings.seed + 1000)
+        points = occupation_points(model.support, settings.n_train, settings.seed, several_redshifts(model))
+        labels = make_labels(model, points, progress)
+    theta = occupation_points(model.support, settings.n_validation, settings.seed + 1000, several_redshifts(model))
     validation = make_labels(model, theta, progress)
     known = np.isfinite(labels.values).mean(axis=0)
     if known.min() < _LEAST_KNOWN:
@@ -220,12 +245,12 @@ def fit_members(
     return members
 
 
-def factorised_network(model: TabulatedModel, settings: FitSettings, seed: int) -> tuple[FactorisedNet, torch.Tensor]:
+def factorised_network(model: PairSumModel, settings: FitSettings, seed: int) -> tuple[FactorisedNet, torch.Tensor]:
     """Return a network with random weights, and the weights of its outputs in the loss.
 
     Parameters
     ----------
-    model : TabulatedModel
+    model : PairSumModel
         Tables that give the supported region.
     settings : FitSettings
         Settings of the training.
@@ -238,7 +263,7 @@ def factorised_network(model: TabulatedModel, settings: FitSettings, seed: int) 
     weight : tensor (n_outputs,)
     """
     with seeded(stream(seed, "weights")):
-        shape = (settings.width, settings.depth, settings.activation)
+        shape = (settings.width, settings.depth, settings.activation, several_redshifts(model))
         network = FactorisedNet(model.support, len(model.nodes) - 1, *shape)
     weight = torch.ones(network.output.out_features)
     weight[network.rows(["log_1p_xi"])] = settings.xi_weight
@@ -248,7 +273,7 @@ def factorised_network(model: TabulatedModel, settings: FitSettings, seed: int) 
 
 def held_out_errors(
     emulator: Emulator,
-    model: TabulatedModel,
+    model: PairSumModel,
     rng: np.random.Generator,
     n: int = 2000,
     slopes: tuple[str, ...] = (),
@@ -269,22 +294,44 @@ def held_out_errors(
     -------
     dict
         For points "inside" the region, on its "faces" and at its "corners": "n_points"; and by statistic the "median"
-        and the 95th percentile "p95" over points, in the paper's bins.
+        and the 95th percentile "p95" over points, in the paper's bins. For an emulator of several redshifts these are
+        of all redshifts together, and "z = 0.3" and so on are those inside the region at each.
     """
     faces, corners = boundary_points(model.support, max(n // 20, 1), int(rng.integers(2**31)))
     places = {"inside": model.support.sample(n, rng), "faces": faces, "corners": corners}
-    errors: dict = {place: {"n_points": len(theta)} for place, theta in places.items()}
+    errors: dict = {}
+    by_redshift: dict = {}
+    for place, theta in places.items():
+        low, high = np.array([StrengthSupport.of(model.support).bounds(name, None) for name in slopes]).reshape(-1, 2).T
+        free = low + rng.uniform(size=(len(theta), len(slopes))) * (high - low)
+        points = np.concatenate([theta, free], axis=1)
+        found = {
+            redshift: _relative_errors(tested, exact, part, slopes)
+            for redshift, tested, exact, part in _by_redshift(emulator, model, points)
+        }
+        parts = list(found.values())
+        errors[place] = _quantiles({name: np.concatenate([part[name] for part in parts]) for name in STATISTICS})
+        if place == "inside" and len(parts) > 1:
+            by_redshift = {f"z = {redshift:.3g}": _quantiles(part) for redshift, part in found.items()}
+    return errors | by_redshift
+
+
+def _relative_errors(
+    emulator: Emulator, model: PairSumModel, theta: np.ndarray, slopes: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Return the error at each point (n,) by statistic."""
     exact: ForwardModel = VaryingStrengthModel(model, slopes=slopes) if slopes else model
     tested: ForwardModel = VaryingStrengthModel(emulator, slopes=slopes) if slopes else emulator
-    for place, theta in places.items():
-        low, high = np.array([exact.support.bounds(name, None) for name in slopes]).reshape(-1, 2).T
-        free = low + rng.uniform(size=(len(theta), len(slopes))) * (high - low)
-        theta = np.concatenate([theta, free], axis=1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FewPairsWarning)
-            truth, guess = exact.predict(theta, emulator.r_edges), tested.predict(theta)
-        for name in STATISTICS:
-            rms = relative_rms(getattr(guess, name), getattr(truth, name))
-            rms = rms[np.isfinite(rms)]
-            errors[place][name] = {"median": float(np.median(rms)), "p95": float(np.percentile(rms, 95))}
-    return errors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewPairsWarning)
+        truth, guess = exact.predict(theta, emulator.r_edges), tested.predict(theta)
+    return {name: relative_rms(getattr(guess, name), getattr(truth, name)) for name in STATISTICS}
+
+
+def _quantiles(errors: dict[str, np.ndarray]) -> dict:
+    """Return the number of points, and the median and 95th percentile by statistic."""
+    found: dict = {"n_points": len(errors[STATISTICS[0]])}
+    for name, values in errors.items():
+        known = values[np.isfinite(values)]
+        found[name] = {"median": float(np.median(known)), "p95": float(np.percentile(known, 95))}
+    return found

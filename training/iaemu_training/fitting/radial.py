@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from iaemu.models.tables import TabulatedModel
+from iaemu.models.pair_sums import PairSumModel
 from iaemu.networks.factorised import RadialNet
 from iaemu.progress import tqdm
 from iaemu_training.dataset.labels import BATCH, Labels, iterate_sums
@@ -24,7 +24,7 @@ _LEAST_PAIRS = 1.0
 
 
 def fit_radial(
-    model: TabulatedModel,
+    model: PairSumModel,
     settings: FitSettings,
     checkpoint: str | Path | None = None,
     progress: bool = True,
@@ -35,7 +35,7 @@ def fit_radial(
 
     Parameters
     ----------
-    model : TabulatedModel
+    model : PairSumModel
         Tables that know where satellites are.
     settings, checkpoint, progress, accelerator, devices
         See :func:`iaemu_training.fitting.factorised.fit_factorised`.
@@ -49,16 +49,16 @@ def fit_radial(
     ValueError
         The tables do not know where satellites are, or the checkpoint belongs to other settings.
     """
-    support, n_bins = model.support, len(model.nodes) - 1
-    points = occupation_points(support, max(settings.n_train // 2, 2), settings.seed + 4000)
+    support, n_bins, redshifts = model.support, len(model.nodes) - 1, several_redshifts(model)
+    points = occupation_points(support, max(settings.n_train // 2, 2), settings.seed + 4000, redshifts)
     n_components = min(N_COMPONENTS, len(points[:_N_FOR_COMPONENTS]))
     with seeded(stream(settings.seed, "radial weights")):
-        network = RadialNet(support, n_bins, n_components, settings.width, settings.depth, settings.activation)
+        shape = settings.width, settings.depth, settings.activation, redshifts
+        network = RadialNet(support, n_bins, n_components, *shape)
     scale = _find_components(network, model, points[:_N_FOR_COMPONENTS])
     labels = _labels(network, scale, model, points, progress)
-    validation = _labels(
-        network, scale, model, occupation_points(support, settings.n_validation, settings.seed + 5000), progress
-    )
+    validation_points = occupation_points(support, settings.n_validation, settings.seed + 5000, redshifts)
+    validation = _labels(network, scale, model, validation_points, progress)
     # A component matters as much as it contributes to the variance of the sums.
     weight = torch.as_tensor(labels.values.var(axis=0), dtype=torch.float32)
     seed = stream(settings.seed, "radial")
@@ -69,7 +69,13 @@ def fit_radial(
     return network
 
 
-def _values(model: TabulatedModel, theta: np.ndarray, progress: bool = False):
+def several_redshifts(model: PairSumModel) -> tuple[float, float] | None:
+    """Return the range of redshifts of a model; None if it is for one."""
+    found = model.redshift_range
+    return None if found is None or found[0] == found[1] else found
+
+
+def _values(model: PairSumModel, theta: np.ndarray, progress: bool = False):
     """Give the sums of batches of points, each divided by the number of pairs, (n, n_values); NaN with few pairs."""
     batches = iterate_sums(model, theta)
     for part, sums in tqdm(batches, total=-(-len(theta) // BATCH), desc="labels by radius", disable=not progress):
@@ -81,7 +87,7 @@ def _values(model: TabulatedModel, theta: np.ndarray, progress: bool = False):
         yield torch.cat([(found[name] / pairs).flatten(start_dim=1) for name in RadialNet.SUMS], dim=1).numpy()
 
 
-def _find_components(network: RadialNet, model: TabulatedModel, theta: np.ndarray) -> np.ndarray:
+def _find_components(network: RadialNet, model: PairSumModel, theta: np.ndarray) -> np.ndarray:
     """Set the mean and the components of the network; return the scale (n_values,) of the sums."""
     values = np.concatenate(list(_values(model, theta)))
     mean = np.nanmean(values, axis=0)
@@ -103,8 +109,8 @@ def _find_components(network: RadialNet, model: TabulatedModel, theta: np.ndarra
     return scale
 
 
-def _labels(network: RadialNet, scale: np.ndarray, model: TabulatedModel, theta: np.ndarray, progress: bool) -> Labels:
-    """Return the amplitudes of the components at points (n, 5)."""
+def _labels(network: RadialNet, scale: np.ndarray, model: PairSumModel, theta: np.ndarray, progress: bool) -> Labels:
+    """Return the amplitudes of the components at points (n, 5), or (n, 6) with redshifts."""
     mean, components = network.mean.double().numpy(), network.components.double().numpy()
     batches = _values(model, theta, progress)
     amplitudes = [(np.nan_to_num(values - mean) / scale) @ components.T for values in batches]

@@ -18,7 +18,7 @@ from iaemu.prediction import FewPairsWarning
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu.statistics import STATISTICS
-from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError
+from iaemu_training.dataset.file import SPLITS, Dataset, DatasetError, at_redshift_of
 
 #: Number of bins whose trend continues the scatter beyond the mocks: a factor of three in r.
 _N_TREND = 12
@@ -307,7 +307,10 @@ def training_arrays(
         y, held_y = _mocks(dataset, train), _mocks(dataset, held)
     else:
         origin["trained_on"] = "noise-free labels with draws of a bin covariance that was fitted to halotools-IA mocks"
-        emulator, rng = scatter(), np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,)))
+        emulator, rng = (
+            at_redshift_of(dataset, scatter()),
+            np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(7,))),
+        )
         y, held_y = (_draws(dataset, rows, emulator, n_realisations, rng) for rows in (train, held))
     return (dataset.theta[train], y, dataset.theta[held], held_y), origin
 

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from iaemu.binning import check_edges, shell_volumes
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat, rank_probability, rank_tail_sums
-from iaemu.models.tables import PairSums
+from iaemu.models.pair_sums import PairSums
 from iaemu.parameters import OCCUPATION_PARAMETERS, as_theta
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu_training.halos.catalogue import HaloCatalogue

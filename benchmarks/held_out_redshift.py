@@ -1,0 +1,90 @@
+"""Error of tables that are interpolated between redshifts, at a redshift that is left out.
+
+Each file but the first and the last is left out once; tables at its redshift are interpolated from all others, and from
+the two next to it alone, and compared with the file itself at random points of the common supported region. Prints
+Markdown tables: the error over bins (rms of the difference over rms of the truth; median and 95 % of the points); and
+by separation, the median absolute fractional error, beside that of the nearest redshift without interpolation. If
+catalogues hold few galaxies, their own noise is part of the error. With an emulator of several redshifts, its error
+against the same file is printed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+
+import numpy as np
+
+from iaemu import Emulator, InterpolatedTables, TabulatedModel
+from iaemu.binning import PAPER_EDGES, bin_centers
+from iaemu.prediction import FewPairsWarning
+from iaemu_training.evaluation.metrics import bin_median, relative_rms
+
+STATISTICS = ("xi", "omega", "eta")
+
+
+def errors(found, truth) -> dict[str, np.ndarray]:
+    """Return the error over bins of each point, by statistic and for the number density."""
+    over_bins = {name: relative_rms(getattr(found, name), getattr(truth, name)) for name in STATISTICS}
+    return over_bins | {"n_gal": np.abs(found.n_gal / truth.n_gal - 1.0)}
+
+
+def row(label: str, found: dict[str, np.ndarray]) -> tuple[str, dict]:
+    """Return a row of a table, and its numbers."""
+    numbers = {
+        name: [float(np.nanpercentile(values[np.isfinite(values)], p)) for p in (50, 95)]
+        for name, values in found.items()
+    }
+    return f"| {label} | " + " | ".join(f"{m:.2%} ({p:.2%})" for m, p in numbers.values()) + " |", numbers
+
+
+def main(argv=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", help="three or more files of tables of the same boxes")
+    parser.add_argument("--emulator", help="emulator of several redshifts")
+    parser.add_argument("-n", "--n-points", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=20250407)
+    parser.add_argument("--json", help="also write the numbers to this file")
+    arguments = parser.parse_args(argv)
+    if len(arguments.tables) < 3:
+        parser.error("give three or more files of tables: one is left out between two others")
+    warnings.simplefilter("ignore", FewPairsWarning)
+    everything = InterpolatedTables([TabulatedModel.load(path) for path in arguments.tables])
+    theta = everything.support.sample(arguments.n_points, np.random.default_rng(arguments.seed))
+    edges = PAPER_EDGES[PAPER_EDGES <= everything.nodes[-1] * 1.001]
+    result: dict = {"n_points": len(theta), "seed": arguments.seed}
+    for number in range(1, len(everything.tables) - 1):
+        left_out = everything.tables[number]
+        others = [one for one in everything.tables if one is not left_out]
+        z, known = left_out.redshift, ", ".join(f"{one.redshift:g}" for one in others)
+        label = f"z = {z:g}, from {known}"
+        truth = left_out.predict(theta, edges)
+        print(f"\n### {label}: {len(theta)} points\n\n| from | xi | omega | eta | n_gal |\n|---|---|---|---|---|")
+        entry = result[label] = {}
+        nearest = min(others, key=lambda one, z=z: abs(one.redshift - z))
+        rows: dict = {"all others": InterpolatedTables(others).at_redshift(z)}
+        rows["the two next to it"] = InterpolatedTables(others[number - 1 : number + 1]).at_redshift(z)
+        rows["the nearest alone"] = nearest
+        if arguments.emulator:
+            rows["the emulator"] = Emulator.load(arguments.emulator).at_redshift(z)
+        predictions = {name: model.predict(theta, edges, support="warn") for name, model in rows.items()}
+        for name, found in predictions.items():
+            text, entry[name] = row(name, errors(found, truth))
+            print(text)
+        print("\n| r [Mpc/h] | xi | omega | eta | (with the nearest alone) |\n|---|---|---|---|---|")
+        kept = predictions["all others"], predictions["the nearest alone"]
+        by_bin = [
+            {s: bin_median(np.abs(getattr(found, s) / getattr(truth, s) - 1.0)) for s in STATISTICS} for found in kept
+        ]
+        entry["by_bin"] = {s: by_bin[0][s].tolist() for s in STATISTICS}
+        for k, r in enumerate(bin_centers(edges)):
+            mine, other = ([f"{one[s][k]:.1%}" for s in STATISTICS] for one in by_bin)
+            print(f"| {r:.3g} | {' | '.join(mine)} | {', '.join(other)} |")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
