@@ -58,7 +58,7 @@ class HaloSettings:
 
     mass_function: str = "tinker08"
     apart: Annotated[float, Range(at_least=0, at_most=5)] = 1.3
-    axis_p2: Annotated[float, Range(above=0, at_most=1)] = 0.56
+    axis_p2: Annotated[float, Range(above=0, at_most=1)] = 0.57
     stretch: tuple[Annotated[float, Range(at_least=1, at_most=10)], Annotated[float, Range(at_least=1, at_most=10)]] = (
         2.3,
         1.6,
