@@ -48,7 +48,7 @@ from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
 from iaemu_cobaya.options import ChecksOptions
 from iaemu_cobaya.theories.evaluation import COUNTS, EdgesKey, Evaluation, edges_key
-from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, sampled_cosmology
+from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, other_cosmology, sampled_cosmology
 
 #: Derived parameters, as {name in Cobaya: attribute of the prediction}.
 DERIVED = {f"{name}_ia": name for name in COUNTS}
@@ -191,7 +191,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         return {} if self.tag else super().get_can_provide_methods()
 
-    def must_provide(self, **requirements: Mapping | None) -> None:
+    def must_provide(self, **requirements: Mapping | None) -> dict[str, Any] | None:
         """Register what a likelihood needs. Cobaya can call this several times.
 
         Parameters
@@ -200,6 +200,11 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
             Bin edges [Mpc/h]; None stands for those of the model. The same holds for ``ia_xi_deviations``, ...
             ``ia_wgg`` and ``ia_wgplus``: {"rp_edges" or "rp": array, "pi_max": float} [Mpc/h]; ``ia_xigplus2``:
             {"r_edges": array}; all three: {"projection": Projection}. Each may have "redshift", that of the data.
+
+        Returns
+        -------
+        dict or None
+            What is needed of other components in turn; None here.
 
         Raises
         ------
@@ -228,6 +233,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                     )
                 self._evaluation.deviation_requests.setdefault(key, set()).add(self._deviations[product])
                 self._warn_without_box_error()
+        return None
 
     def _go_to(self, redshift: float | None, product: str) -> None:
         """Use the model at the redshift of data, or the nearest to it, unless the run has chosen one."""
@@ -325,15 +331,26 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         }[self.support]
         for sentence in impossible + clipped:
             self.mpi_warning("%s; %s (option 'support: %s').", sentence, consequence, self.support)
-        cosmology = sampled_cosmology(provider.model)
-        if cosmology:
-            own = self.model.metadata.get("cosmology")
-            self.mpi_warning(
-                "This run samples cosmological parameters (%s), but the alignment model has one fixed cosmology%s: its "
-                "prediction does not depend on them.",
-                ", ".join(cosmology),
-                f" ({own})" if own else "",
-            )
+        self._compare_cosmology(provider.model)
+
+    def _compare_cosmology(self, model: Any) -> None:
+        """Warn if the run has, or samples, another cosmology than the model."""
+        sampled, fixed = sampled_cosmology(model), other_cosmology(model, self.model.cosmology or {})
+        if not sampled and not fixed:
+            return
+        what = [f"samples cosmological parameters ({', '.join(sampled)})"] if sampled else []
+        what += [f"fixes {', '.join(fixed)}"] if fixed else []
+        own = self.model.metadata.get("cosmology")
+        self.mpi_warning(
+            "This run %s, but the alignment model has one fixed cosmology%s: %s.",
+            " and ".join(what),
+            f" ({own})" if own else "",
+            self._what_follows_cosmology(),
+        )
+
+    def _what_follows_cosmology(self) -> str:
+        """What to say of the prediction in a run of another cosmology than the model's."""
+        return "its prediction does not depend on them"
 
     def _find_shape(self) -> None:
         """Find the parameter of the shape amplitude, which predictions of shapes need."""

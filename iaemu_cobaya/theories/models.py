@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar
 
+import torch
 from cobaya.log import LoggedError
 
 from iaemu.models import (
@@ -16,8 +18,10 @@ from iaemu.models import (
     TabulatedModel,
     VaryingStrengthModel,
 )
+from iaemu.models.growth import RescaledModel, sigma8_of
 from iaemu.parameters import SLOPES
 from iaemu.ranges import Range
+from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.theories.base import DifferentiableTheory
 
 
@@ -28,10 +32,12 @@ class ArtifactTheory(DifferentiableTheory):
     ----------
     box_error : path or None
     redshift : float or None
+    rescale : "growth" or None
     """
 
     box_error: str | os.PathLike | None
     redshift: Annotated[float, Range(above=-1)] | None
+    rescale: str | None
 
     _kind: ClassVar[type[ForwardModel]]
 
@@ -59,6 +65,78 @@ class ArtifactTheory(DifferentiableTheory):
     def _with_slopes(self, model: ForwardModel) -> VaryingStrengthModel:
         """Return the model with the slopes that are parameters of this theory."""
         raise NotImplementedError
+
+    # ------------------------------------------------------------------ another cosmology
+
+    def initialize(self) -> None:
+        """Load the forward model, and see whether it can be rescaled if the run asks for it."""
+        super().initialize()
+        self._rescaled: tuple[Any, float] | None = None
+        if self.rescale not in (None, "growth"):
+            raise LoggedError(self.log, "rescale: must be 'growth' or null; got '%s'.", self.rescale)
+        if self.rescale:
+            try:
+                sigma8_of(self.model)
+            except ValueError as error:
+                raise LoggedError(self.log, "rescale: %s", error) from error
+
+    def get_requirements(self) -> dict[str, Any]:
+        """Return the model's parameters, under their names in this run, and sigma8(z) with the option ``rescale``.
+
+        Returns
+        -------
+        dict
+        """
+        return super().get_requirements() | self._sigma8_z()
+
+    def must_provide(self, **requirements: Mapping | None) -> dict[str, Any]:
+        """Register what a likelihood needs, see :class:`ForwardModelTheory`.
+
+        Parameters
+        ----------
+        **requirements
+
+        Returns
+        -------
+        dict
+            sigma8(z) with the option ``rescale``: the redshift of the data may have changed that of the model.
+        """
+        super().must_provide(**requirements)
+        return self._sigma8_z()
+
+    def _sigma8_z(self) -> dict[str, Any]:
+        return {"sigma8_z": {"z": [self._redshift]}} if self.rescale else {}
+
+    @property
+    def _redshift(self) -> float:
+        return self.model.redshift or 0.0
+
+    def _evaluate(self, params: Mapping, derived: Collection[str]) -> dict[str, Any]:
+        if self.rescale:
+            self._rescale(next((len(value) for value in params.values() if isinstance(value, torch.Tensor)), 1))
+        return super()._evaluate(params, derived)
+
+    def _rescale(self, n: int) -> None:
+        """Evaluate the model at the run's sigma8(z), for n points that have it in common."""
+        sigma8 = float(self.provider.get_sigma8_z([self._redshift])[0])
+        if self._rescaled == (self.model, sigma8):
+            return
+        try:
+            self._evaluation.use(RescaledModel(self.model, sigma8), self.names)
+        except ValueError as error:
+            if self.support != "reject" or self.stop_at_error:
+                raise LoggedError(self.log, "rescale: %s", error) from error
+            self.log.debug("Rejected: %s", error)
+            raise RejectedRows(torch.ones(n, dtype=torch.bool)) from error
+        self._rescaled = self.model, sigma8
+
+    def _what_follows_cosmology(self) -> str:
+        if not self.rescale:
+            return super()._what_follows_cosmology()
+        return (
+            f"of these, its prediction follows sigma8 at z = {self._redshift:g} alone, in linear theory at fixed "
+            "occupation (rescale: growth)"
+        )
 
 
 class IAEmu(ArtifactTheory):

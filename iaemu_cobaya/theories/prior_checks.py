@@ -19,6 +19,9 @@ COSMOLOGICAL_PARAMETERS = frozenset(
 #: The range of an unbounded prior is taken as the interval that contains this probability.
 CONFIDENCE = 0.9999995
 
+#: Relative differences of cosmological parameters that are not worth a warning.
+COSMOLOGY_TOLERANCE = 0.01
+
 _N_GRID = 65
 _TOLERANCE = 1e-9
 
@@ -35,6 +38,39 @@ def sampled_cosmology(model: Model) -> list[str]:
     list of str
     """
     return [name for name in model.parameterization.sampled_params() if name in COSMOLOGICAL_PARAMETERS]
+
+
+def other_cosmology(model: Model, own: Mapping[str, float]) -> list[str]:
+    """Return which cosmological parameters a Cobaya model fixes at other values than those of an alignment model.
+
+    Parameters
+    ----------
+    model : Model
+    own : mapping of str to float
+        What is known of Om, Ob, h, sigma8 and ns of the alignment model.
+
+    Returns
+    -------
+    list of str
+        Such as "H0 = 70 (the model: 67.8)", for each that differs by more than ``COSMOLOGY_TOLERANCE``.
+    """
+    constants, found = model.parameterization.constant_params(), []
+    for needs, value, names in (
+        ("h", lambda h: 100.0 * h, ("H0",)),
+        ("h", lambda h: h, ("h",)),
+        ("Om", lambda Om: Om, ("omegam", "Omega_m")),
+        ("sigma8", lambda sigma8: sigma8, ("sigma8",)),
+        ("ns", lambda ns: ns, ("ns", "n_s")),
+        ("Ob h", lambda Ob, h: Ob * h**2, ("ombh2", "omega_b")),
+        ("Om Ob h", lambda Om, Ob, h: (Om - Ob) * h**2, ("omch2", "omega_cdm")),
+    ):
+        if not set(needs.split()) <= set(own):
+            continue
+        mine = value(*(own[name] for name in needs.split()))
+        for name in names:
+            if name in constants and abs(constants[name] / mine - 1.0) > COSMOLOGY_TOLERANCE:
+                found.append(f"{name} = {constants[name]:.5g} (the model: {mine:.5g})")
+    return found
 
 
 def parameter_ranges(model: Model, names: Mapping[str, str]) -> dict[str, tuple[float, float]]:

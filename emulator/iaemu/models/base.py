@@ -6,6 +6,7 @@ Emulators, tables and mocks map the same parameters to xi, omega and eta, and ha
 
 from __future__ import annotations
 
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,9 @@ from iaemu.statistics import STATISTICS, check_statistics
 #: Fewest unordered pairs that are expected in all halo catalogues together, for a bin to be predicted. With fewer, a
 #: ratio of expectations says little about what is measured, and truncations could make it unphysical.
 MIN_PAIRS = 3.0
+
+#: Our names of what catalogues state of their cosmology.
+_COSMOLOGY = {"Om0": "Om", "Om": "Om", "Ob0": "Ob", "Ob": "Ob", "h": "h", "sigma8": "sigma8", "ns": "ns"}
 
 #: Allowed volumes of a measurement [(Mpc/h)^3]; the largest exceeds that of the observable Universe.
 _VOLUME = Range(at_least=1, at_most=1e15)
@@ -142,6 +146,16 @@ class ForwardModel(Deviations, Projecting, AtRedshift, ABC):
         if "box_volumes" not in self.metadata:
             raise ValueError("The volumes of the halo catalogues are not in this model's metadata['box_volumes'].")
         return np.asarray(self.metadata["box_volumes"], dtype=np.float64)
+
+    @property
+    def cosmology(self) -> dict[str, float] | None:
+        """What the halo catalogues state of Om, Ob, h, sigma8, ns and others, with the redshift; None if nothing."""
+        held = (self.metadata.get("catalogue_attributes") or [{}])[0]
+        text = self.metadata.get("cosmology") or held.get("cosmology") or ""
+        found = {name: float(value) for name, value in re.findall(r"(\w+)\s*=\s*([-+.\deE]*\d)", str(text))}
+        found = {name: held[name] for name in _COSMOLOGY if isinstance(held.get(name), (int, float))} | found
+        found = {_COSMOLOGY.get(name, name): value for name, value in found.items() if name != "z"}
+        return found | {"redshift": self.redshift or 0.0} if found else None
 
     @property
     def has_uncertainties(self) -> bool:

@@ -37,7 +37,7 @@ def arguments(name, output):
 def test_outputs_that_cannot_be_are_refused_before_any_work(name, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    for place in ("file/below", "missing/x", "file" if name == "evaluate" else "folder"):
+    for place in ("file/below", "missing/x", "file" if name in ("evaluate", "simulate") else "folder"):
         assert main([name, *map(str, arguments(name, tmp_path / place))]) == 1
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and place.split("/")[0] in error

@@ -10,8 +10,10 @@ import pytest
 from iaemu_training.commands.iaemu_train import main
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, Cosmology
+from iaemu_training.simulate import run
 from iaemu_training.simulate.box import Simulation, SimulationError, simulate_particles
-from iaemu_training.simulate.run import boxes
+from iaemu_training.simulate.run import at_a_time, boxes
+from iaemu_training.work.cluster import available_cores
 
 SMALL = ["--box", "60", "--particles", "32", "--mesh", "64"]
 
@@ -130,7 +132,10 @@ def test_a_pair_at_two_redshifts(tmp_path, capsys):
         (["--cosmology", "omega=0.3"], "there is no parameter 'omega'; the parameters are Om, Ob, h, sigma8, ns"),
         (["--cosmology", "Om=low"], "Om must be a number; got 'low'"),
         (["--cosmology", "Om=0.04"], "Om must be"),
-        (["--redshifts", "-0.5"], "redshift must be a number, at least 0 and at most 20; got -0.5"),
+        (["--cosmology", "Om=0.3 Om=0.4"], "Om=0.3 Om=0.4: Om is stated twice"),
+        (["--cosmology", "bolplanck", "sigma8=0.8228"], "bolplanck and sigma8_0.8228 are the same"),
+        (["--cosmology", "h=0.7", "h = 0.7"], "'h = 0.7' would give boxes the same name as another, h_0.7"),
+        (["--redshifts=-0.5"], "must be a number, at least 0 and at most 20; got -0.5"),
         (["--redshifts", "0.3", "0.3"], "redshifts must differ by 0.01 or more"),
         (["--particles", "33"], "particles and mesh must be even"),
         (["--mesh", "512"], "mesh within 1 to 4 times particles; got 32 and 512"),
@@ -162,10 +167,45 @@ def test_boxes_have_names_of_their_own():
     assert found["grid-b-2b"].cosmology.sigma8 == 0.9 and found["grid-b-2b"].seed == 2 and found["grid-b-2b"].sign == -1
 
 
+def test_boxes_at_a_time_are_no_more_than_there_are():
+    assert at_a_time(5, 2, "local") == at_a_time(2, 8, None) == 2
+    assert at_a_time(100, None, "local") == available_cores()
+    assert at_a_time(5, None, "slurm") is None
+
+
+def test_an_error_in_one_box_ends_the_run(tmp_path, monkeypatch):
+    begun = []
+
+    def fail(folder, settings, keep, n_threads, progress, box, simulation):
+        begun.append(box)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(run, "_run_box", fail)
+    with pytest.raises(OSError, match="No space left"):
+        run.simulate(tmp_path / "out", {"a": Simulation(seed=1), "b": Simulation(seed=2)}, progress=False)
+    assert begun == ["a"]
+
+
+@pytest.mark.slow
+def test_boxes_on_dask_are_those_of_this_process(tmp_path, capsys):
+    cosmologies = ["--cosmology", "sigma8=0.74", "sigma8=0.9"]
+    assert main(["simulate", str(tmp_path / "grid"), *SMALL, *cosmologies, "--dask", "local", "--workers", "2"]) == 0
+    assert "2 box(es): 32^3 particles on a mesh of 64^3, 2 at a time, take" in capsys.readouterr().out
+    names = ["grid-sigma8_0.74.hdf5", "grid-sigma8_0.9.hdf5"]
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == names
+    low, high = (HaloCatalogue.load(tmp_path / "grid" / name) for name in names)
+    assert (low.attributes["sigma8"], high.attributes["sigma8"]) == (0.74, 0.9)
+    assert high.mass[-20:].mean() > 1.1 * low.mass[-20:].mean()  # the same phases, of larger amplitude
+    assert main(["simulate", str(tmp_path / "alone"), *SMALL, "--cosmology", "sigma8=0.9"]) == 0
+    alone = HaloCatalogue.load(tmp_path / "alone" / "alone.hdf5")
+    assert np.array_equal(alone.position, high.position) and np.array_equal(alone.axis, high.axis)
+
+
 def test_cosmologies_by_name_file_and_parameters(tmp_path):
     assert Cosmology.read("bolplanck") == BOLSHOI_PLANCK
     assert Cosmology.read("planck18").Om == pytest.approx(0.3111)
     assert Cosmology.read("Om=0.3, h=0.7") == Cosmology(0.3, 0.048, 0.7, 0.8228, 0.96)
+    assert Cosmology.read(" Om = 0.3 h= 0.7 ") == Cosmology.read("Om=0.3, h=0.7")
     path = tmp_path / "mine.yaml"
     path.write_text("{Om: 0.3, Ob: 0.05, h: 0.7, sigma8: 0.8, ns: 0.97}")
     assert Cosmology.read(str(path)) == Cosmology(0.3, 0.05, 0.7, 0.8, 0.97)

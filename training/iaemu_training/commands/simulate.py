@@ -8,13 +8,14 @@ take about two hours on 2 cores.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from iaemu_training.commands.options import (
+    add_output,
     add_settings,
     add_workers,
     changed_settings,
-    check_output,
     number,
     read_options,
     shows_progress,
@@ -24,25 +25,23 @@ from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.cosmology import Cosmology
 from iaemu_training.simulate.box import Simulation
 from iaemu_training.simulate.catalogue import HaloSettings
-from iaemu_training.simulate.run import boxes, simulate
+from iaemu_training.simulate.run import at_a_time, boxes, simulate
+from iaemu_training.work.cluster import available_cores
 
 #: Run again, it resumes.
 RESUMES = True
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "output",
-        type=Path,
-        metavar="OUT",
-        help="folder to write: OUT/OUT.hdf5 at z = 0, OUT/OUT-z0.3.hdf5 at others, packed halo catalogues",
+    add_output(
+        parser, "folder to write: OUT/OUT.hdf5 at z = 0, OUT/OUT-z0.3.hdf5 at others, packed halo catalogues", "OUT"
     )
     add_settings(
         parser, Simulation(), skip=("redshifts", "seed", "sign", "fixed", "cosmology"), particles={"metavar": "N"}
     )
     parser.add_argument(
         "--redshifts",
-        type=float,
+        type=number(float, at_least=0, at_most=20),
         nargs="+",
         default=[0.0],
         metavar="Z",
@@ -81,20 +80,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     add_options(parser)
-    arguments = read_options(parser, argv, check=False)
-    check_output(arguments.output, folder=True)
+    arguments = read_options(parser, argv, folder=True, positional=True)
     simulation = Simulation(
         **{name: getattr(arguments, name) for name in ("box", "particles", "mesh") if hasattr(arguments, name)},
         redshifts=tuple(arguments.redshifts),
         fixed=not arguments.gaussian,
     )
-    cosmologies = {
-        _label(text, number): Cosmology.read(text) for number, text in enumerate(arguments.cosmology, start=1)
-    }
+    cosmologies = _by_label(arguments.cosmology)
     found = boxes(arguments.output.resolve().name, simulation, arguments.seed, cosmologies, arguments.paired)
     n_workers = 1 if arguments.workers is None and arguments.dask is None else arguments.workers
-    if arguments.dask in (None, "local"):
-        note(arguments, f"{len(found)} box(es): {simulation.check_resources(arguments.output, n_workers or 1)}")
+    here = at_a_time(len(found), n_workers, arguments.dask)
+    if here is not None:
+        figures = simulation.check_resources(arguments.output, here)
+        minutes = round(len(found) * simulation.seconds(available_cores()) / 60)
+        together = f" All boxes together take about {minutes} minutes." if len(found) > here and minutes > 1 else ""
+        note(arguments, f"{len(found)} box(es): {figures}{together}")
     written = simulate(
         arguments.output,
         found,
@@ -107,6 +107,14 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     note(arguments, "\n".join(f"{path}: {HaloCatalogue.load(path)}" for path in written))
 
 
-def _label(text: str, number: int) -> str:
-    """What tells a cosmology in the names of boxes: its name, that of its file, or its number."""
-    return f"cosmology{number}" if "=" in text else Path(text).stem
+def _by_label(texts: list[str]) -> dict[str, Cosmology]:
+    """Read cosmologies, by what tells them in the names of boxes: their name, that of their file, or parameters."""
+    found: dict[str, Cosmology] = {}
+    for text in texts:
+        cosmology = Cosmology.read(text)
+        stated = "=" in text and not Path(text).is_file()
+        label = re.sub(r"[\s,]+", "-", re.sub(r"\s*=\s*", "_", text.strip())) if stated else Path(text).stem
+        if label in found:
+            raise ValueError(f"--cosmology: {text!r} would give boxes the same name as another, {label}; rename it.")
+        found[label] = cosmology
+    return found

@@ -367,7 +367,7 @@ def at_redshift_of(dataset: Dataset, model: Model) -> Model:
     RedshiftError
         The model cannot go there.
     """
-    low, high = model.redshift_range or (0.0, 0.0)
+    low, high = (model.redshift_range if isinstance(model, ForwardModel) else None) or (0.0, 0.0)
     # Data sets of earlier versions are all of z = 0.
     return model.at_redshift(float(dataset.attributes.get("redshift") or 0.0)) if low < high else model
 

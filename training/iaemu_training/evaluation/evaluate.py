@@ -255,7 +255,7 @@ def _about(held_out: HeldOut, names, cleaned, n_bootstrap, seed, emulator, datas
         "emulator_class": type(emulator).__name__,
         "dataset": names[1],
         "catalogues": dataset.attributes.get("catalogues"),
-        "redshift": emulator.redshift,
+        "redshift": emulator.redshift if isinstance(emulator, ForwardModel) else None,
         "n_points": n,
         "n_realisations": cases["xi"].moments.n_realisations,
         "n_bins": n_bins,

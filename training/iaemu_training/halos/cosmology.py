@@ -72,10 +72,12 @@ class Cosmology:
         ValueError
             There is no such name or file, a parameter is unknown, or out of range.
         """
-        if "=" in text:
-            stated = {}
-            for item in re.split(r"[\s,]+", text.strip()):
+        if "=" in text and not Path(text).is_file():
+            stated: dict[str, float] = {}
+            for item in re.split(r"[\s,]+", re.sub(r"\s*=\s*", "=", text.strip())):
                 name, _, value = item.partition("=")
+                if name in stated:
+                    raise ValueError(f"{text}: {name} is stated twice.")
                 stated[name] = _number(name, value)
             return cls(**{**asdict(BOLSHOI_PLANCK), **_known(stated, text)})
         if Path(text).is_file():

@@ -60,12 +60,14 @@ class Simulation:
     mesh: Annotated[int, Range(at_least=16, at_most=8192)] = 1024
     redshifts: tuple[float, ...] = (0.0,)
     seed: Seed = 1
-    sign: int = 1
+    sign: Annotated[int, Range(at_least=-1, at_most=1)] = 1
     fixed: bool = True
     cosmology: Cosmology = BOLSHOI_PLANCK
 
     def __post_init__(self):
         check_fields(self, SimulationError)
+        if not self.sign:
+            raise SimulationError("sign must be 1 or -1; got 0.")
         if not self.redshifts:
             raise SimulationError("Give at least one redshift.")
         for z in self.redshifts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import as_completed
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 
+from iaemu.progress import tqdm
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.cosmology import Cosmology
 from iaemu_training.simulate.box import Simulation, SimulationError, simulate_particles
@@ -42,16 +44,37 @@ def boxes(
     Raises
     ------
     SimulationError
-        A seed is given twice.
+        A seed or a cosmology is given twice.
     """
     if len(set(seeds)) < len(seeds):
         raise SimulationError(f"Each seed gives one box; got {', '.join(map(str, seeds))}.")
+    labels: dict[Cosmology, str] = {}
+    for label, cosmology in cosmologies.items():
+        if cosmology in labels:
+            raise SimulationError(f"Each cosmology gives one box; {labels[cosmology]} and {label} are the same.")
+        labels[cosmology] = label
     found = {}
     for (label, cosmology), seed, sign in product(cosmologies.items(), seeds, (1, -1) if paired else (1,)):
         parts = [name, *([label] if len(cosmologies) > 1 else []), *([str(seed)] if len(seeds) > 1 else [])]
         ending = {1: "a", -1: "b"}[sign] if paired else ""
         found["-".join(parts) + ending] = replace(simulation, seed=seed, sign=sign, cosmology=cosmology)
     return found
+
+
+def at_a_time(n_boxes: int, n_workers: int | None, dask: str | None) -> int | None:
+    """Return how many boxes run at a time on this machine; None if they run elsewhere.
+
+    Parameters
+    ----------
+    n_boxes : int
+    n_workers, dask
+        See :func:`iaemu_training.work.cluster.workers`.
+
+    Returns
+    -------
+    int or None
+    """
+    return max(1, min(n_workers or available_cores(), n_boxes)) if dask in (None, "local") else None
 
 
 def catalogue_file(folder: Path, box: str, redshift: float) -> Path:
@@ -84,7 +107,7 @@ def simulate(
     n_workers, dask
         Boxes that run at a time, and where: see :func:`iaemu_training.work.cluster.workers`.
     progress : bool
-        Show a progress bar, if boxes run one after the other.
+        Show a progress bar: of the steps if boxes run one after the other, otherwise of the boxes.
 
     Returns
     -------
@@ -106,13 +129,18 @@ def simulate(
             for z in simulation.redshifts:
                 MassFunction(simulation.cosmology, z, settings.mass_function)  # what it refuses, before any work
         folder.mkdir(exist_ok=True)
-        alone = dask is None and n_workers == 1
+        here = at_a_time(len(missing), n_workers, dask)
+        alone = dask is None and here == 1
         # Workers on this machine share its cores.
-        n_threads = None if alone or dask not in (None, "local") else max(1, available_cores() // (n_workers or 1))
+        n_threads = None if alone or here is None else max(1, available_cores() // here)
         run = partial(_run_box, folder, settings, keep_particles, n_threads, progress and alone)
-        with workers(n_workers, dask) as crew:
-            for future in [crew.executor.submit(run, box, simulations[box]) for box in missing]:
+        bar = tqdm(total=len(missing), desc="Boxes", disable=not progress or alone)
+        with workers(here or n_workers, dask) as crew, bar:
+            # In this process a task runs when it is submitted: an error should end the run at once.
+            futures = (crew.executor.submit(run, box, simulations[box]) for box in missing)
+            for future in futures if alone else as_completed(list(futures)):
                 future.result()
+                bar.update()
     return [catalogue_file(folder, box, z) for box, simulation in simulations.items() for z in simulation.redshifts]
 
 
