@@ -113,6 +113,7 @@ class TestFiles:
         shown = "effective draws: %.0f in the bulk, %.0f in the tails, %.0f of the mean;"
         assert shown % tuple(row[["ess_bulk", "ess_tail", "ess_mean"]]) in caplog.text
 
+    @pytest.mark.slow
     def test_cobayas_own_progress_plot_reads_it(self, finished):
         from cobaya.samplers.mcmc import plot_progress
 
@@ -203,6 +204,7 @@ def test_moments_of_a_normal_posterior(method):
     assert sampler.converged
 
 
+@pytest.mark.slow
 def test_finite_differences_sample_the_same_posterior():
     info = info_of(NoGradient, {"gradient": "finite_difference", "max_samples": 4000, "check_every": 100})
     _, sampler = run(info)
@@ -354,6 +356,7 @@ class TestResume:
         with pytest.raises(LoggedError, match=r"a\.1\.draws.* missing or too short"):
             run(self.yaml("a"), resume=True)
 
+    @pytest.mark.slow
     def test_killed_while_cobaya_writes_the_input_again(self):
         run(self.yaml("whole"))
         run(self.yaml("a", max_samples=4 * 40))
