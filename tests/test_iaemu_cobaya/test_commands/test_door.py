@@ -268,6 +268,7 @@ def test_json_of_mock_measure_and_card(tmp_path, capsys):
     assert err == "" and card["support"]["logMmin"] == [11.5, 14.0] and card["metadata"]["held_out"]
 
 
+@pytest.mark.slow
 def test_json_of_training_commands(tmp_path, capsys):
     pytest.importorskip("lightning")
     pytest.importorskip("halotools")
@@ -336,6 +337,7 @@ def test_completion_of_bash(code, tmp_path):
         assert "--mu-cen" in completed("iaemu", "mock", "--mu")
 
 
+@pytest.mark.slow
 def test_completion_of_other_shells():
     pytest.importorskip("shtab")
     done = iaemu("--print-completion", "zsh")

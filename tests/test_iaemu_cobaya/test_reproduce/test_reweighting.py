@@ -149,6 +149,7 @@ def few_chains(monkeypatch):
     monkeypatch.setattr(routes, "run", run_few)
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_figures_and_goes_on(tmp_path, capsys, few_chains):
     pytest.importorskip("halotools")
     folders = ["--output", str(tmp_path / "out"), "--chains", str(tmp_path / "chains")]

@@ -65,6 +65,7 @@ import iaemu_training.pairs.cells as cells
     assert done.stdout == "2 None\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_where_kernels_are_kept_is_no_harm(tmp_path):
     code = """
 import resource
