@@ -13,28 +13,13 @@ import argparse
 from dataclasses import asdict
 
 import numpy as np
-from scipy.integrate import quad, trapezoid
+from scipy.integrate import trapezoid
 
+from iaemu.models.growth import bias, growth_factor
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, matter_power
 
 #: Critical density at z = 0 [Msun/h / (Mpc/h)^3], and linear threshold of collapse.
 RHO_CRITICAL, DELTA_C = 2.775e11, 1.686
-
-
-def growth(z: float, Om: float) -> float:
-    """Linear growth factor over that at z = 0, in flat LCDM."""
-
-    def unnormalised(a: float) -> float:
-        return np.sqrt(Om / a**3 + 1 - Om) * quad(lambda x: (x * np.sqrt(Om / x**3 + 1 - Om)) ** -3, 1e-5, a)[0]
-
-    return unnormalised(1 / (1 + z)) / unnormalised(1.0)
-
-
-def bias(nu: float) -> float:
-    y = np.log10(200.0)
-    A, a = 1 + 0.24 * y * np.exp(-((4 / y) ** 4)), 0.44 * y - 0.88
-    C = 0.019 + 0.107 * y + 0.19 * np.exp(-((4 / y) ** 4))
-    return 1 - A * nu**a / (nu**a + DELTA_C**a) + 0.183 * nu**1.5 + C * nu**2.4
 
 
 def main(arguments=None) -> None:
@@ -53,7 +38,7 @@ def main(arguments=None) -> None:
     masses = ", ".join(f"{mass:g}" for mass in options.log_masses)
     print(f"| z | D^2 | w_gg over z = 0, log M = {masses} | w_g+ at fixed A_IA |\n|---|---|---|---|")
     for z in options.redshifts:
-        D = growth(z, Om)
+        D = growth_factor(Om, z)
         ratios = [D * bias(DELTA_C / (sigma(m) * D)) / bias(DELTA_C / sigma(m)) for m in options.log_masses]
         columns = (", ".join(f"{ratio**n:.2f}" for ratio in ratios) for n in (2, 1))
         print(f"| {z:g} | {D**2:.2f} | {' | '.join(columns)} |")

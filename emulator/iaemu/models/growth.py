@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.integrate import trapezoid
 from scipy.special import hyp2f1
 
 from iaemu.binning import check_edges
@@ -51,6 +52,23 @@ LOG_MASS = np.arange(10.5, 16.0, 0.04)
 _NEEDS = ("Om", "Ob", "h", "sigma8", "ns")
 
 
+def growing_mode(Om: float, a: float) -> float:
+    """Return the growing mode of linear theory in flat LCDM, in closed form; it is a while matter dominates.
+
+    Parameters
+    ----------
+    Om : float
+        Density of matter at z = 0.
+    a : float
+        Scale factor.
+
+    Returns
+    -------
+    float
+    """
+    return float(a * hyp2f1(1.0 / 3.0, 1.0, 11.0 / 6.0, -(a**3) * (1.0 - Om) / Om))
+
+
 def growth_factor(Om: float, z: float) -> float:
     """Return the linear growth factor over that at z = 0, in flat LCDM.
 
@@ -64,11 +82,7 @@ def growth_factor(Om: float, z: float) -> float:
     -------
     float
     """
-
-    def unnormalised(a: float) -> float:
-        return float(a * hyp2f1(1.0 / 3.0, 1.0, 11.0 / 6.0, -(a**3) * (1.0 - Om) / Om))
-
-    return unnormalised(1.0 / (1.0 + z)) / unnormalised(1.0)
+    return growing_mode(Om, 1.0 / (1.0 + z)) / growing_mode(Om, 1.0)
 
 
 def rms_of_spheres(radius: np.ndarray, Om: float, Ob: float, h: float, sigma8: float, ns: float) -> np.ndarray:
@@ -96,7 +110,7 @@ def rms_of_spheres(radius: np.ndarray, Om: float, Ob: float, h: float, sigma8: f
     transfer = logarithm / (logarithm + (14.2 + 731.0 / (1.0 + 62.5 * q)) * q**2)
     x = np.append(np.asarray(radius, dtype=np.float64), 8.0)[:, None] * k
     window = 3.0 * (np.sin(x) - x * np.cos(x)) / x**3
-    found = np.sqrt(np.trapezoid(k ** (ns + 3.0) * (transfer * window) ** 2, np.log(k), axis=1))
+    found = np.sqrt(trapezoid(k ** (ns + 3.0) * (transfer * window) ** 2, np.log(k), axis=1))
     return sigma8 * found[:-1] / found[-1]
 
 

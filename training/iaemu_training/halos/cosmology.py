@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import yaml
-from scipy.special import hyp2f1
 
 from iaemu.extras import it_takes
 from iaemu.files import read_text
+from iaemu.models.growth import growing_mode
 from iaemu.ranges import Range, check_fields
 
 
@@ -109,19 +109,15 @@ class Cosmology:
 
     def growth(self, a: float) -> float:
         """Return the linear growth factor D(a) over that at a = 1."""
-        return self._growth(a) / self._growth(1.0)
+        return growing_mode(self.Om, a) / growing_mode(self.Om, 1.0)
 
     def growth_rate(self, a: float) -> float:
         """Return d ln D / d ln a."""
-        return float(self.Om_at(a) * (2.5 * a / self._growth(a) - 1.5))
+        return float(self.Om_at(a) * (2.5 * a / growing_mode(self.Om, a) - 1.5))
 
     def Om_at(self, a: float) -> float:
         """Return the density of matter at a, in units of the critical density then."""
         return self.Om / a**3 / self.E(a) ** 2
-
-    def _growth(self, a: float) -> float:
-        # The growing mode of flat LCDM in closed form; it is a while matter dominates.
-        return float(a * hyp2f1(1.0 / 3.0, 1.0, 11.0 / 6.0, -(a**3) * (1.0 - self.Om) / self.Om))
 
     def momentum(self, a: float) -> float:
         """Return a^2 dD/dt / H0: the momentum of a linear displacement whose size is D(a)."""

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from iaemu_training.halos.cosmology import Cosmology, colossus_cosmology
+from iaemu_training.pairs.cells import minimum_image
 from iaemu_training.work.kernels import in_threads, kernel
 
 #: Least density of a peak, in units of the mean.
@@ -359,9 +360,9 @@ def _shrink(position, start, cells, Lbox, centre, first, last):
                 for k in range(lo2, hi2):
                     c = ((i % cells) * cells + (j % cells)) * cells + (k % cells)
                     for p in range(start[c], start[c + 1]):
-                        d0 = difference(position[p, 0], centre[0], Lbox)
-                        d1 = difference(position[p, 1], centre[1], Lbox)
-                        d2 = difference(position[p, 2], centre[2], Lbox)
+                        d0 = minimum_image(position[p, 0] - centre[0], Lbox)
+                        d1 = minimum_image(position[p, 1] - centre[1], Lbox)
+                        d2 = minimum_image(position[p, 2] - centre[2], Lbox)
                         if d0 * d0 + d1 * d1 + d2 * d2 < r * r:
                             s0 += d0
                             s1 += d1
@@ -394,9 +395,9 @@ def _overdensities(position, start, cells, Lbox, centre, claimed, levels, mean, 
                     for p in range(start[c], start[c + 1]):
                         if not all_free and claimed[p]:
                             continue
-                        d0 = difference(position[p, 0], centre[0], Lbox)
-                        d1 = difference(position[p, 1], centre[1], Lbox)
-                        d2 = difference(position[p, 2], centre[2], Lbox)
+                        d0 = minimum_image(position[p, 0] - centre[0], Lbox)
+                        d1 = minimum_image(position[p, 1] - centre[1], Lbox)
+                        d2 = minimum_image(position[p, 2] - centre[2], Lbox)
                         r2 = d0 * d0 + d1 * d1 + d2 * d2
                         if r2 < reach * reach:
                             histogram[min(int(np.sqrt(r2) * scale), _BINS - 1)] += 1
@@ -449,9 +450,9 @@ def _exclusive(position, start, cells, Lbox, centres, order, reach, levels, mean
                 for k in range(lo2, hi2):
                     c = ((i % cells) * cells + (j % cells)) * cells + (k % cells)
                     for p in range(start[c], start[c + 1]):
-                        d0 = difference(position[p, 0], centre[0], Lbox)
-                        d1 = difference(position[p, 1], centre[1], Lbox)
-                        d2 = difference(position[p, 2], centre[2], Lbox)
+                        d0 = minimum_image(position[p, 0] - centre[0], Lbox)
+                        d1 = minimum_image(position[p, 1] - centre[1], Lbox)
+                        d2 = minimum_image(position[p, 2] - centre[2], Lbox)
                         if d0 * d0 + d1 * d1 + d2 * d2 < R * R:
                             claimed[p] = 1
 
@@ -467,7 +468,7 @@ def _within_another(centres, centre, reach, largest, head, after, coarse, Lbox):
                 while e >= 0:
                     d2 = 0.0
                     for a in range(3):
-                        d2 += difference(centres[e, a], centre[a], Lbox) ** 2
+                        d2 += minimum_image(centres[e, a] - centre[a], Lbox) ** 2
                     if d2 < reach[e] ** 2:
                         return True
                     e = after[e]
@@ -483,9 +484,3 @@ def _coarse_cell(centre, coarse, Lbox):
 @kernel
 def span(centre, r, inverse_cell):
     return int(np.floor((centre - r) * inverse_cell)), int(np.floor((centre + r) * inverse_cell)) + 1
-
-
-@kernel
-def difference(x, y, Lbox):
-    d = x - y
-    return d - Lbox * np.rint(d / Lbox)

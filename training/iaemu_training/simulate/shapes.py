@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import lambertw
 
-from iaemu_training.simulate.halos import SortedParticles, difference, span
+from iaemu_training.pairs.cells import minimum_image
+from iaemu_training.simulate.halos import SortedParticles, span
 from iaemu_training.work.kernels import in_threads, kernel
 
 #: Iterations of the inertia tensor, the change of the axis ratios at which it has converged, and the softening of its
@@ -142,9 +143,9 @@ def _gather(position, start, cells, Lbox, centre, R, offset, r2, member):
             for k in range(lo2, hi2):
                 c = ((i % cells) * cells + (j % cells)) * cells + (k % cells)
                 for p in range(start[c], start[c + 1]):
-                    d0 = difference(position[p, 0], centre[0], Lbox)
-                    d1 = difference(position[p, 1], centre[1], Lbox)
-                    d2 = difference(position[p, 2], centre[2], Lbox)
+                    d0 = minimum_image(position[p, 0] - centre[0], Lbox)
+                    d1 = minimum_image(position[p, 1] - centre[1], Lbox)
+                    d2 = minimum_image(position[p, 2] - centre[2], Lbox)
                     q = d0 * d0 + d1 * d1 + d2 * d2
                     if q < R * R:
                         if n < r2.size:
