@@ -19,7 +19,7 @@ from iaemu.models.deviations import scaled
 from iaemu.models.network import NativeBins, NetworkModel, on_meta, rebinned, state_shapes, with_prefix
 from iaemu.models.projecting import projected
 from iaemu.models.radial import StrengthResponse
-from iaemu.models.redshifts import nearest_snapshot, usual_redshift
+from iaemu.models.redshifts import nearest_snapshot, support_at, usual_redshift
 from iaemu.networks.aleatoric import Aleatoric, AleatoricNet
 from iaemu.networks.factorised import FactorisedNet, RadialNet
 from iaemu.observables.projected import Projection
@@ -420,11 +420,13 @@ class Emulator(NetworkModel):
 
 
 def _at_one_redshift(metadata: dict, redshifts: tuple[float, float]) -> dict:
-    """Return metadata with the redshift of the predictions, and the halo catalogues nearest to it."""
+    """Return metadata with the redshift of the predictions, what is supported there, and the nearest catalogues."""
     redshift = metadata.get("redshift")
     redshift = usual_redshift(*redshifts) if redshift is None else min(max(float(redshift), redshifts[0]), redshifts[1])
     snapshot = nearest_snapshot(metadata, redshift) or {}
     known = {name: snapshot[name] for name in ("catalogues", "catalogue_sha256") if name in snapshot}
+    if snapshot:
+        known["support"] = support_at(metadata["snapshots"], redshift).to_dict()
     return {**metadata, **known, "redshift": redshift}
 
 

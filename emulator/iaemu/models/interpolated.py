@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -23,9 +24,9 @@ from iaemu.artifact import ArtifactError
 from iaemu.halomodel.radial import N_TWO
 from iaemu.models.pair_sums import PairSumModel, PairSums
 from iaemu.models.radial import StrengthResponse
-from iaemu.models.redshifts import TOLERANCE, RedshiftError, snapshot_weights, usual_redshift
+from iaemu.models.redshifts import TOLERANCE, RedshiftError, snapshot_weights, support_at, usual_redshift
 from iaemu.models.tables import TabulatedModel
-from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, Support, as_theta
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, as_theta
 from iaemu.ranges import Range
 
 #: Sums that are interpolated in units of the number of pairs.
@@ -38,8 +39,8 @@ _LEAST_PAIRS, _LARGEST_MEAN = 1e-3, 1.0
 class InterpolatedTables(PairSumModel):
     """Tables of the same boxes at several redshifts, at a redshift between them.
 
-    They are loaded with ``iaemu.load([FILE, FILE, ...], redshift=0.3)``. The supported region is what all of them
-    support. At the redshift of a file only that file is used.
+    They are loaded with ``iaemu.load([FILE, FILE, ...], redshift=0.3)``. At the redshift of a file only that file is
+    used; between files, the supported region is what all support that are used there.
 
     The attributes are those of :class:`iaemu.ForwardModel`.
 
@@ -69,7 +70,15 @@ class InterpolatedTables(PairSumModel):
         used = [one for one, weight in zip(self.tables, self._weights[0], strict=True) if weight]
         #: The only tables that are used, if there is one.
         self._alone = used[0] if len(used) == 1 else None
-        self.nodes, self.support = first.nodes, _intersection([one.support for one in self.tables])
+        snapshots = [
+            {
+                **{name: one.metadata[name] for name in ("redshift", "catalogues", "catalogue_sha256")},
+                "support": one.support.to_dict(),
+            }
+            for one in self.tables
+        ]
+        _check_regions(snapshots)
+        self.nodes, self.support = first.nodes, support_at(snapshots, redshift)
         # One set of functions of the radius for all redshifts, so that their sums can be interpolated.
         self.radial = used[0].radial if all(one.radial is not None for one in self.tables) else None
         self.metadata = {
@@ -77,10 +86,7 @@ class InterpolatedTables(PairSumModel):
             "cosmology": _cosmology(first),
             "support": self.support.to_dict(),
             "redshift": redshift,
-            "snapshots": [
-                {name: one.metadata[name] for name in ("redshift", "catalogues", "catalogue_sha256")}
-                for one in self.tables
-            ],
+            "snapshots": snapshots,
         }
         for name in ("catalogues", "catalogue_sha256"):
             self.metadata[name] = [entry for one in used for entry in one.metadata[name]]
@@ -303,18 +309,13 @@ def _cosmology(tables: TabulatedModel) -> str | None:
     return None if stated is None else re.sub(r"[,;]?\s*\bz\s*=\s*[-+.\d]+\s*$", "", str(stated))
 
 
-def _intersection(supports: Sequence[Support]) -> Support:
-    """Return what all regions contain; ArtifactError if there is nothing."""
-    known = [one.to_dict() for one in supports]
-    limits = {
-        "n_rmse": min(one["n_rmse"] for one in known),
-        "sigma_logM_min": max(one["sigma_logM_min"] for one in known),
-        "n_sigma_complete": max(one["n_sigma_complete"] for one in known),
-        "log_mass_complete": max((one["log_mass_complete"] for one in known if one["log_mass_complete"]), default=None),
-        "logM0_max": min((one["logM0_max"] for one in known if one["logM0_max"]), default=None),
-    }
-    logMmin = max(one["logMmin"][0] for one in known), min(one["logMmin"][1] for one in known)
-    try:
-        return Support(logMmin=logMmin, **limits)
-    except ValueError as error:
-        raise ArtifactError(f"The tables have no supported region in common: {error}") from error
+def _check_regions(snapshots: Sequence[dict]) -> None:
+    """Raise ArtifactError if a redshift between two tables has no supported region."""
+    known = [one["redshift"] for one in snapshots]
+    for low, high in pairwise(known):
+        try:
+            support_at(snapshots, 0.5 * (low + high))
+        except ValueError as error:
+            raise ArtifactError(
+                f"The tables have no supported region in common between z = {low:.4g} and {high:.4g}: {error}"
+            ) from error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from iaemu.parameters import Support
 from iaemu.ranges import Range
 
 #: Differences in redshift that are of no importance: the halo catalogues of a simulation are rarely at round redshifts.
@@ -141,6 +142,40 @@ def _lagrange(nodes: np.ndarray, at: float) -> np.ndarray:
     return np.array([np.prod((at - rest) / (node - rest)) for node, rest in zip(nodes, others, strict=True)])
 
 
+def support_at(snapshots: Sequence[Mapping], redshift: float) -> Support:
+    """Return the supported region at a redshift: what all halo catalogues support that are used there.
+
+    At the redshift of a catalogue this is its own region. Catalogues at high redshift hold fewer massive hosts.
+
+    Parameters
+    ----------
+    snapshots : sequence of mapping
+        The "redshift" and the "support" of each, redshifts increasing.
+    redshift : float
+        Within their range.
+
+    Returns
+    -------
+    Support
+
+    Raises
+    ------
+    ValueError
+        The regions have nothing in common.
+    """
+    weights = snapshot_weights([one["redshift"] for one in snapshots], [redshift])[0]
+    known = [one["support"] for one, weight in zip(snapshots, weights, strict=True) if weight]
+    limits = {
+        "n_rmse": min(one["n_rmse"] for one in known),
+        "sigma_logM_min": max(one["sigma_logM_min"] for one in known),
+        "n_sigma_complete": max(one["n_sigma_complete"] for one in known),
+        "log_mass_complete": max((one["log_mass_complete"] for one in known if one["log_mass_complete"]), default=None),
+        "logM0_max": min((one["logM0_max"] for one in known if one["logM0_max"]), default=None),
+    }
+    logMmin = max(one["logMmin"][0] for one in known), min(one["logMmin"][1] for one in known)
+    return Support(logMmin=logMmin, **limits)
+
+
 def nearest_snapshot(metadata: dict, redshift: float | None = None) -> dict | None:
     """Return the entry of the halo catalogues whose redshift is nearest to that of a model.
 
@@ -154,7 +189,7 @@ def nearest_snapshot(metadata: dict, redshift: float | None = None) -> dict | No
     Returns
     -------
     dict or None
-        Its ``redshift``, ``catalogues`` and ``catalogue_sha256``; None for a model of one redshift.
+        Its ``redshift``, ``catalogues``, ``catalogue_sha256`` and ``support``; None for a model of one redshift.
     """
     found = metadata.get("snapshots") or []
     wanted = metadata["redshift"] if redshift is None and found else redshift

@@ -246,10 +246,7 @@ def emulator(snapshots):
     radial.components.copy_(0.01 * torch.randn(radial.components.shape, generator=generator))
     known = ("support", "box_volumes", "box_sizes", "cosmology")
     metadata = {name: tables.metadata[name] for name in known} | {
-        "snapshots": [
-            {name: snapshots[z].metadata[name] for name in ("redshift", "catalogues", "catalogue_sha256")}
-            for z in (0.0, 0.6)
-        ]
+        "snapshots": InterpolatedTables([snapshots[z] for z in (0.0, 0.6)]).metadata["snapshots"]
     }
     return Emulator(networks[0], tables.nodes, metadata, networks[1:], radial=radial)
 

@@ -49,14 +49,25 @@ def fitted(model, few_points):
 
 
 def test_points_fill_the_range_of_redshifts(model):
-    points = occupation_points(model.support, 1024, 3, (0.0, 0.6))
+    points = occupation_points(model.support, 1024, 3, model.metadata["snapshots"])
     assert points.shape == (1024, 6) and points[:, 5].min() == 0.0 and points[:, 5].max() == 0.6
-    assert abs(np.median(points[:, 5]) - 0.3) < 0.01
-    assert 50 < np.sum(points[:, 5] == 0.0) < 200  # at the ends too
+    between = points[(points[:, 5] > 0.0) & (points[:, 5] < 0.6)]
+    assert len(between) > 400 and abs(np.median(between[:, 5]) - 0.3) < 0.02
+    for redshift in (0.0, 0.6):
+        assert np.sum(points[:, 5] == redshift) >= 256  # a quarter, and ends of the range
+
+
+def test_points_fill_the_region_that_is_supported_at_their_redshift(model):
+    wide, narrow = model.support.to_dict(), {**model.support.to_dict(), "logMmin": (11.8, 12.4)}
+    snapshots = [{"redshift": 0.0, "support": wide}, {"redshift": 0.6, "support": narrow}]
+    points = occupation_points(model.support, 1024, 3, snapshots)
+    at_zero, later = points[points[:, 5] == 0.0, 0], points[points[:, 5] > 0.0, 0]
+    np.testing.assert_allclose([at_zero.min(), at_zero.max()], wide["logMmin"], atol=1e-9)
+    np.testing.assert_allclose([later.min(), later.max()], narrow["logMmin"], atol=1e-9)
 
 
 def test_labels_are_those_of_the_redshift_of_each_point(model):
-    points = occupation_points(model.support, 8, 3, (0.0, 0.6))
+    points = occupation_points(model.support, 8, 3, model.metadata["snapshots"])
     found = make_labels(model, points, progress=False)
     for row, redshift in enumerate(points[:, 5]):
         one = make_labels(model.at_redshift(redshift), points[[row], :5], progress=False)

@@ -6,7 +6,7 @@ from scipy.stats import kstest
 
 pytest.importorskip("h5py")
 
-from iaemu.parameters import PARAMETERS, ZHENG07_LINE, Support
+from iaemu.parameters import OCCUPATION_PARAMETERS, PARAMETERS, ZHENG07_LINE, Support
 from iaemu_training.dataset.points import PARAMETER_SETS, occupation_points, sobol_points, tube_points
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.limits import MIN_HOSTS, CatalogueLimits
@@ -143,6 +143,18 @@ class TestPoints:
         n = 1024
         unit = (sobol_points(self.support, n, 1)[:, LOGMMIN] - 11.5) / 2.5
         assert kstest(unit, "uniform").statistic < 2.0 / n
+
+    @pytest.mark.parametrize("column", range(5))
+    def test_points_at_the_ends_of_one_range_fill_the_others(self, column):
+        points = occupation_points(self.support, 4096, 1)
+        limits = [self.support.bounds(name, points[:, 0]) for name in OCCUPATION_PARAMETERS]
+        low, high = (np.column_stack([np.broadcast_to(ends[i], len(points)) for ends in limits]) for i in (0, 1))
+        unit = (points - low) / (high - low)
+        for end in (0.0, 1.0):
+            rows = np.abs(unit[:, column] - end) < 1e-6
+            assert rows.sum() > 250
+            for other in np.delete(unit[rows], column, axis=1).T:
+                assert np.all(np.histogram(other, 4, (-1e-9, 1 + 1e-9))[0] > 0.1 * rows.sum())
 
     def test_occupation_points_leave_out_alignment(self):
         points = occupation_points(self.support, 100, 1)

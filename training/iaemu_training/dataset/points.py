@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import qmc
 
+from iaemu.models.redshifts import snapshot_weights, support_at
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, PARAMETERS, Support
 
 _LOGMMIN = PARAMETERS.index("logMmin")
@@ -28,24 +31,49 @@ def sobol_points(support: Support, n: int, seed: int) -> np.ndarray:
     return support.from_unit_cube(_sobol(len(PARAMETERS), n, seed))
 
 
-def occupation_points(support: Support, n: int, seed: int, redshifts: tuple[float, float] | None = None) -> np.ndarray:
-    """Return quasi-random (scrambled Sobol) occupation parameters (n, 5) that fill the supported region.
+def occupation_points(
+    support: Support, n: int, seed: int, snapshots: Sequence[Mapping[str, Any]] | None = None
+) -> np.ndarray:
+    """Return quasi-random (scrambled Sobol) occupation parameters that fill the supported region.
 
-    A quarter of them has each parameter with probability one half at an end of its range, so that a network is trained
-    at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut off. With
-    a range of redshifts, the redshift is a sixth column that fills the range in the same way.
+    A quarter of the points has each parameter with probability one half at an end of its range, so that a network is
+    trained at faces, edges and corners of the region. In half of the others, ranges are stretched by a tenth, and cut
+    off. With several redshifts, half of the points are at those of the snapshots, in equal parts, and the redshifts of
+    the others fill the range in the same way.
+
+    Parameters
+    ----------
+    support : Support
+        Not used with ``snapshots``.
+    n, seed : int
+    snapshots : sequence of mapping, optional
+        The "redshift" and the "support" of each, redshifts increasing.
+
+    Returns
+    -------
+    array (n, 5) or (n, 6)
+        The redshift is the last column, if there are several.
     """
     n_occupation = len(OCCUPATION_PARAMETERS)
-    cube = _sobol(n_occupation + (redshifts is not None), n, seed)
-    stretch = np.where(np.arange(n) % 4 == 3, 2.0, np.where(np.arange(n) % 2 == 0, 1.1, 1.0))
+    cube = _sobol(n_occupation + (snapshots is not None), n, seed)
+    # Not every fourth point: the numbers of a Sobol sequence with one remainder are in one part of the cube.
+    order = np.random.default_rng(seed).permutation(n)
+    stretch = np.where(order % 4 == 3, 2.0, np.where(order % 2 == 0, 1.1, 1.0))
     filled = np.clip(0.5 + (cube - 0.5) * stretch[:, None], 0.0, 1.0)
     unit = np.full((n, len(PARAMETERS)), 0.5)
     unit[:, len(ALIGNMENT_PARAMETERS) :] = filled[:, :n_occupation]
-    points = support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
-    if redshifts is None:
-        return points
-    low, high = redshifts
-    return np.column_stack([points, low + filled[:, n_occupation] * (high - low)])
+    if snapshots is None:
+        return support.from_unit_cube(unit)[:, len(ALIGNMENT_PARAMETERS) :]
+    known = [float(one["redshift"]) for one in snapshots]
+    redshift = known[0] + filled[:, n_occupation] * (known[-1] - known[0])
+    redshift = np.where(order // 4 % 2 == 0, np.take(known, order // 8 % len(known)), redshift)
+    points = np.empty((n, n_occupation))
+    used = snapshot_weights(known, redshift) != 0.0
+    for pattern in np.unique(used, axis=0):  # the region is the same wherever the same snapshots are used
+        rows = np.flatnonzero((used == pattern).all(axis=1))
+        region = support_at(snapshots, redshift[rows[0]])
+        points[rows] = region.from_unit_cube(unit[rows])[:, len(ALIGNMENT_PARAMETERS) :]
+    return np.column_stack([points, redshift])
 
 
 def boundary_points(support: Support, n_per_face: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

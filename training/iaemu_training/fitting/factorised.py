@@ -27,7 +27,7 @@ from iaemu_training.evaluation.metrics import relative_rms
 from iaemu_training.fitting.config import FitSettings, checkpoint_paths, radial_checkpoint
 from iaemu_training.fitting.harness import digest, seeded, stream, thinned, train
 from iaemu_training.fitting.occupation import OccupationTraining
-from iaemu_training.fitting.radial import fit_radial, several_redshifts
+from iaemu_training.fitting.radial import fit_radial, redshift_range, several_redshifts
 from iaemu_training.fitting.scatter import ScatterSettings, fit_scatter
 
 #: Least fraction of the training points at which a bin has enough pairs for a label.
@@ -148,17 +148,17 @@ def _redshift_of(model: PairSumModel, mocks: Dataset) -> float | None:
 
 
 def _by_redshift(
-    emulator: Emulator, model: PairSumModel, theta: np.ndarray
-) -> Iterator[tuple[float | None, Emulator, PairSumModel, np.ndarray]]:
-    """Give emulator and tables at the redshifts of the tables and halfway between them, with a share of the points."""
-    if several_redshifts(model) is None:
-        yield model.redshift, emulator, model, theta
+    emulator: Emulator, model: PairSumModel, n: int
+) -> Iterator[tuple[float | None, Emulator, PairSumModel, int]]:
+    """Give emulator and tables at the redshifts of the tables and halfway between them, with a share of n points."""
+    snapshots = several_redshifts(model)
+    if snapshots is None:
+        yield model.redshift, emulator, model, n
         return
-    known = [snapshot["redshift"] for snapshot in model.metadata["snapshots"]]
-    halfway = [0.5 * sum(pair) for pair in pairwise(known)]
-    redshifts = sorted([*known, *halfway])
-    for redshift, part in zip(redshifts, np.array_split(theta, len(redshifts)), strict=True):
-        yield redshift, emulator.at_redshift(redshift), model.at_redshift(redshift), part
+    known = [snapshot["redshift"] for snapshot in snapshots]
+    redshifts = sorted([*known, *(0.5 * sum(pair) for pair in pairwise(known))])
+    for redshift in redshifts:
+        yield redshift, emulator.at_redshift(redshift), model.at_redshift(redshift), max(n // len(redshifts), 1)
 
 
 def epistemic_scale(
@@ -185,10 +185,10 @@ def epistemic_scale(
     dict of str to float
         Factor by statistic.
     """
-    theta = model.support.sample(n, rng)
     emulator.metadata.pop("epistemic_scale", None)
     pulls: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
-    for _, tested, exact, part in _by_redshift(emulator, model, theta):
+    for _, tested, exact, share in _by_redshift(emulator, model, n):
+        part = exact.support.sample(share, rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewPairsWarning)
             truth = exact.predict(part, tested.r_edges)
@@ -263,7 +263,7 @@ def factorised_network(model: PairSumModel, settings: FitSettings, seed: int) ->
     weight : tensor (n_outputs,)
     """
     with seeded(stream(seed, "weights")):
-        shape = (settings.width, settings.depth, settings.activation, several_redshifts(model))
+        shape = (settings.width, settings.depth, settings.activation, redshift_range(several_redshifts(model)))
         network = FactorisedNet(model.support, len(model.nodes) - 1, *shape)
     weight = torch.ones(network.output.out_features)
     weight[network.rows(["log_1p_xi"])] = settings.xi_weight
@@ -297,23 +297,18 @@ def held_out_errors(
         and the 95th percentile "p95" over points, in the paper's bins. For an emulator of several redshifts these are
         of all redshifts together, and "z = 0.3" and so on are those inside the region at each.
     """
-    faces, corners = boundary_points(model.support, max(n // 20, 1), int(rng.integers(2**31)))
-    places = {"inside": model.support.sample(n, rng), "faces": faces, "corners": corners}
-    errors: dict = {}
-    by_redshift: dict = {}
-    for place, theta in places.items():
-        low, high = np.array([StrengthSupport.of(model.support).bounds(name, None) for name in slopes]).reshape(-1, 2).T
-        free = low + rng.uniform(size=(len(theta), len(slopes))) * (high - low)
-        points = np.concatenate([theta, free], axis=1)
-        found = {
-            redshift: _relative_errors(tested, exact, part, slopes)
-            for redshift, tested, exact, part in _by_redshift(emulator, model, points)
-        }
-        parts = list(found.values())
-        errors[place] = _quantiles({name: np.concatenate([part[name] for part in parts]) for name in STATISTICS})
-        if place == "inside" and len(parts) > 1:
-            by_redshift = {f"z = {redshift:.3g}": _quantiles(part) for redshift, part in found.items()}
-    return errors | by_redshift
+    found: dict[str, dict] = {"inside": {}, "faces": {}, "corners": {}}
+    for redshift, tested, exact, share in _by_redshift(emulator, model, n):
+        faces, corners = boundary_points(exact.support, max(share // 20, 1), int(rng.integers(2**31)))
+        places = {"inside": exact.support.sample(share, rng), "faces": faces, "corners": corners}
+        low, high = np.array([StrengthSupport.of(exact.support).bounds(name, None) for name in slopes]).reshape(-1, 2).T
+        for place, theta in places.items():
+            free = low + rng.uniform(size=(len(theta), len(slopes))) * (high - low)
+            found[place][redshift] = _relative_errors(tested, exact, np.concatenate([theta, free], axis=1), slopes)
+    errors = {place: _quantiles(list(parts.values())) for place, parts in found.items()}
+    if len(found["inside"]) > 1:
+        errors |= {f"z = {redshift:.3g}": _quantiles([part]) for redshift, part in found["inside"].items()}
+    return errors
 
 
 def _relative_errors(
@@ -328,8 +323,9 @@ def _relative_errors(
     return {name: relative_rms(getattr(guess, name), getattr(truth, name)) for name in STATISTICS}
 
 
-def _quantiles(errors: dict[str, np.ndarray]) -> dict:
+def _quantiles(parts: list[dict[str, np.ndarray]]) -> dict:
     """Return the number of points, and the median and 95th percentile by statistic."""
+    errors = {name: np.concatenate([part[name] for part in parts]) for name in STATISTICS}
     found: dict = {"n_points": len(errors[STATISTICS[0]])}
     for name, values in errors.items():
         known = values[np.isfinite(values)]

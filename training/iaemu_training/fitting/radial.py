@@ -49,15 +49,15 @@ def fit_radial(
     ValueError
         The tables do not know where satellites are, or the checkpoint belongs to other settings.
     """
-    support, n_bins, redshifts = model.support, len(model.nodes) - 1, several_redshifts(model)
-    points = occupation_points(support, max(settings.n_train // 2, 2), settings.seed + 4000, redshifts)
+    support, n_bins, snapshots = model.support, len(model.nodes) - 1, several_redshifts(model)
+    points = occupation_points(support, max(settings.n_train // 2, 2), settings.seed + 4000, snapshots)
     n_components = min(N_COMPONENTS, len(points[:_N_FOR_COMPONENTS]))
     with seeded(stream(settings.seed, "radial weights")):
-        shape = settings.width, settings.depth, settings.activation, redshifts
+        shape = settings.width, settings.depth, settings.activation, redshift_range(snapshots)
         network = RadialNet(support, n_bins, n_components, *shape)
     scale = _find_components(network, model, points[:_N_FOR_COMPONENTS])
     labels = _labels(network, scale, model, points, progress)
-    validation_points = occupation_points(support, settings.n_validation, settings.seed + 5000, redshifts)
+    validation_points = occupation_points(support, settings.n_validation, settings.seed + 5000, snapshots)
     validation = _labels(network, scale, model, validation_points, progress)
     # A component matters as much as it contributes to the variance of the sums.
     weight = torch.as_tensor(labels.values.var(axis=0), dtype=torch.float32)
@@ -69,10 +69,15 @@ def fit_radial(
     return network
 
 
-def several_redshifts(model: PairSumModel) -> tuple[float, float] | None:
-    """Return the range of redshifts of a model; None if it is for one."""
-    found = model.redshift_range
-    return None if found is None or found[0] == found[1] else found
+def several_redshifts(model: PairSumModel) -> list[dict] | None:
+    """Return the snapshots of a model, with their "redshift" and "support"; None if it is for one redshift."""
+    found = model.metadata.get("snapshots") or []
+    return found if len(found) > 1 else None
+
+
+def redshift_range(snapshots: list[dict] | None) -> tuple[float, float] | None:
+    """Return the least and the largest redshift of snapshots."""
+    return None if snapshots is None else (snapshots[0]["redshift"], snapshots[-1]["redshift"])
 
 
 def _values(model: PairSumModel, theta: np.ndarray, progress: bool = False):
