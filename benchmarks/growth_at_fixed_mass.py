@@ -15,7 +15,7 @@ from dataclasses import asdict
 import numpy as np
 from scipy.integrate import trapezoid
 
-from iaemu.models.growth import bias, growth_factor
+from iaemu.halomodel.abundance import bias, growth_factor
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK, matter_power
 
 #: Critical density at z = 0 [Msun/h / (Mpc/h)^3], and linear threshold of collapse.

@@ -18,9 +18,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from iaemu.halomodel.abundance import LOG_MASS, growth_factor, halos
 from iaemu.models import TabulatedModel
 from iaemu.models.base import ForwardModel
-from iaemu.models.growth import LOG_MASS, RescaledModel, growth_factor, halos, sigma8_of
+from iaemu.models.growth import RescaledModel, sigma8_of
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.pairs.galaxies import count_pairs, random_pairs
 

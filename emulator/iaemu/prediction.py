@@ -149,6 +149,8 @@ class ProjectedPrediction:
         (1 + xi) omega = K Xi_2.
     n_gal, f_sat : (...), or None
         See :class:`Prediction`.
+    b2, K : (..., 1), or None
+        Amplitudes of the large scales, in a projection of these.
     """
 
     projection: Projection
@@ -162,6 +164,8 @@ class ProjectedPrediction:
     tail_gplus: Any = None
     n_gal: Any = None
     f_sat: Any = None
+    b2: Any = None
+    K: Any = None
 
     def __repr__(self) -> str:
         names = [name for name in self.projection.statistics if getattr(self, name) is not None]
@@ -177,6 +181,41 @@ class ProjectedPrediction:
         ProjectedPrediction
         """
         return ProjectedPrediction(**{field.name: _as_arrays(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass
+class LargeScalePrediction:
+    """What galaxies are on large scales, see :meth:`iaemu.ForwardModel.large_scale`.
+
+    Values are arrays if the parameters were numbers or arrays, and differentiable tensors if they were tensors.
+
+    Attributes
+    ----------
+    b_g : (...)
+        Linear bias.
+    A_IA : (...)
+        Amplitude of the intrinsic alignment of the NLA model, positive for radial alignment.
+    log10_M_h : (...)
+        Mean of the log10 host mass over galaxies [log10 Msun/h], with the mass function of Tinker et al. 2010.
+    n_gal, f_sat : (...)
+        See :class:`Prediction`.
+    deviations : dict of "b_g" and "A_IA" to (..., K), or None
+        Vectors whose sums of squares are the variances of the prediction's error, and of products the covariance.
+    """
+
+    b_g: Any
+    A_IA: Any
+    log10_M_h: Any
+    n_gal: Any
+    f_sat: Any
+    deviations: dict | None = None
+
+    @property
+    def sigma(self) -> dict[str, Any] | None:
+        """Standard deviations of the errors of ``b_g`` and ``A_IA``, each (...); None without ``deviations``."""
+        if self.deviations is None:
+            return None
+        return {name: (vectors**2).sum(-1) ** 0.5 for name, vectors in self.deviations.items()}
 
 
 def _as_arrays(value: Any) -> Any:

@@ -24,7 +24,6 @@ several redshifts then predicts at that one, unless the option ``redshift`` choo
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
@@ -40,31 +39,25 @@ from iaemu.binning import check_edges
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import Factored, dense
 from iaemu.models.redshifts import TOLERANCE
-from iaemu.observables.projected import PROJECTION_OF, Projection
+from iaemu.observables.projected import AMPLITUDE_OF, PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
-from iaemu_cobaya.naming import MapsParameters, check_tag, mapped_names, product_name
+from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
 from iaemu_cobaya.options import ChecksOptions
-from iaemu_cobaya.theories.evaluation import COUNTS, EdgesKey, Evaluation, edges_key
+from iaemu_cobaya.theories.derived import SHAPES, DerivesParameters
+from iaemu_cobaya.theories.evaluation import EdgesKey, Evaluation, edges_key
 from iaemu_cobaya.theories.prior_checks import compare_prior_with_support, other_cosmology, sampled_cosmology
-
-#: Derived parameters, as {name in Cobaya: attribute of the prediction}.
-DERIVED = {f"{name}_ia": name for name in COUNTS}
 
 #: What models predict as products.
 PRODUCTS = (*STATISTICS, *PROJECTION_OF)
-
-#: Parameters of which one gives the shape amplitude, as {name: amplitude of one}. The rms ellipticity of axes of random
-#: direction is sqrt(8/15) times that of a galaxy whose axis is perpendicular to the line of sight.
-SHAPE_PARAMETERS = {"e_rms": math.sqrt(15.0 / 8.0), "a_shape": 1.0}
 
 #: Points that are prepared in one call of the model.
 _BATCH = 512
 
 
-class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
+class ForwardModelTheory(DerivesParameters, MapsParameters, ChecksOptions, Theory):
     """Base of the theories. Subclasses load the forward model.
 
     Attributes
@@ -101,12 +94,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         self.tag = check_tag(self.tag, self.log)
         self._products = {product_name(statistic, self.tag): statistic for statistic in PRODUCTS}
         self._deviations = {product_name(statistic, self.tag, deviations=True): statistic for statistic in PRODUCTS}
-        self._derived = {f"{name}_{self.tag}" if self.tag else name: value for name, value in DERIVED.items()}
         self.model = self._general_model = self._load_model()
-        self.names, self._shape_names = self._mapped()
-        self._shape: tuple[str, float] | None = None
+        self._map_names()
         self._evaluation = Evaluation(self.model, self.names, self.support, self.log, lambda: self.stop_at_error)
-        self._required_params: list[str] = []
         self._varying = set(self.names)
         self._checked = False
         self._warned_box_error = False
@@ -143,35 +133,10 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         return {name: None for name in self.names}
 
-    def _mapped(self) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Return the names in the run of the general model's parameters, and those of the shape amplitude."""
-        parameters = self._general_model.parameters
-        names = mapped_names((*parameters, *SHAPE_PARAMETERS), self.param_map, self.log)
-        shape = names[len(parameters) :]
-        return names[: len(parameters)], dict(zip(SHAPE_PARAMETERS, shape, strict=True))
-
     @property
     def _inputs(self) -> tuple[str, ...]:
         """Names in the run of all parameters on which the products depend."""
         return self.names if self._shape is None else (*self.names, self._shape[0])
-
-    def get_can_support_params(self) -> list[str]:
-        """Return the names of the optional parameters: those of the shape amplitude.
-
-        Returns
-        -------
-        list of str
-        """
-        return list(self._shape_names.values())
-
-    def get_can_provide_params(self) -> list[str]:
-        """Return the names of the derived parameters that this theory can compute.
-
-        Returns
-        -------
-        list of str
-        """
-        return list(self._derived)
 
     def get_can_provide(self) -> list[str]:
         """Return the names of the products.
@@ -244,7 +209,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         if self._asked_redshift is None:
             self._asked_redshift = product, redshift
             self.model = self._general_model = self._general_model.at_redshift(redshift)
-            self.names, self._shape_names = self._mapped()
+            self._map_names()
             self._evaluation.use(self.model, self.names)
             self.mpi_info("Predictions are at z = %.4g, for the mean redshift of the data (%s).", redshift, product)
         elif abs(redshift - self._asked_redshift[1]) > TOLERANCE:
@@ -301,8 +266,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """
         super().initialize_with_provider(provider)
         self._simplify(provider.model.parameterization.constant_params())
-        self._find_shape()
-        self._required_params = [name for name in self._derived if name in provider.requirement_providers]
+        self._find_derived(provider)
         # A varying occupation is passed as tensors. If it is passed as numbers, the model caches what depends on it.
         constants = provider.model.parameterization.constant_params()
         occupation = {
@@ -352,42 +316,9 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         """What to say of the prediction in a run of another cosmology than the model's."""
         return "its prediction does not depend on them"
 
-    def _find_shape(self) -> None:
-        """Find the parameter of the shape amplitude, which predictions of shapes need."""
-        requested = set().union(*self._evaluation.requests.values(), *self._evaluation.deviation_requests.values())
-        given = [name for name, run_name in self._shape_names.items() if run_name in self.input_params]
-        if not requested & _SHAPES:
-            return
-        if len(given) != 1:
-            raise LoggedError(
-                self.log,
-                "w_g+ and xi_g+,2 need the shape amplitude: give one of the parameters %s in 'params' of the run, as a "
-                "number or with a prior; %s. e_rms is the rms ellipticity of the sample (both components), from which "
-                "the amplitude is sqrt(15/8) e_rms.",
-                " and ".join(self._shape_names.values()),
-                "both are given" if given else "none is given",
-            )
-        self._shape = self._shape_names[given[0]], SHAPE_PARAMETERS[given[0]] / (2.0 * (self.responsivity or 0.5))
-
-    def shape_amplitude(self, params: Mapping) -> Any:
-        """Return the factor a of w_g+: the ellipticity of a galaxy seen with its axis in the plane of the sky.
-
-        Parameters
-        ----------
-        params : mapping of name in the run to tensor (n,) or float
-            ``a_shape``, or ``e_rms``, the rms ellipticity of the sample (both components), with a = sqrt(15/8) e_rms.
-
-        Returns
-        -------
-        tensor (n,) or float
-            Divided by 2 R with the option ``responsivity`` R, for shapes in units of shear; 1 if no parameter is used.
-        """
-        return 1.0 if self._shape is None else params[self._shape[0]] * self._shape[1]
-
     def _simplify(self, constants: Mapping[str, float]) -> None:
         """Use a simpler model if slopes of the strengths are constant at 0."""
-        names, _ = self._mapped()
-        known = dict(zip(self._general_model.parameters, names, strict=True))
+        known = self._run_names
         self.model = self._general_model.with_constants(
             {name: float(constants[run_name]) for name, run_name in known.items() if run_name in constants}
         )
@@ -449,9 +380,6 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         state.update(row)
         return True
 
-    def _derived_names(self) -> list[str]:
-        return list(dict.fromkeys([*self.output_params, *self._required_params]))
-
     def _rows(self, found: Mapping, derived: Collection[str], n: int) -> list[dict]:
         """Split what :meth:`_evaluate` returns for n points into what Cobaya stores for each."""
         products: dict[str, dict] = {}
@@ -479,7 +407,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
         requests, deviation_requests = self._evaluation.requests, self._evaluation.deviation_requests
         for key in dict.fromkeys([*requests, *deviation_requests]):
             prediction, deviations = self._evaluation.predict(values, key, bool(derived))
-            for statistic in requests.get(key, ()):
+            for statistic in requests.get(key, set()) - set(AMPLITUDE_OF):
                 value = prediction[statistic]
                 found[product_name(statistic, self.tag)][key] = _scaled(value, amplitude, statistic)
             for statistic in deviation_requests.get(key, ()):
@@ -487,13 +415,7 @@ class ForwardModelTheory(MapsParameters, ChecksOptions, Theory):
                 found[product_name(statistic, self.tag, deviations=True)][key] = _scaled(value, amplitude, statistic)
         if derived and not prediction:
             prediction, _ = self._evaluation.predict(values, None, True)
-        for name in derived:
-            found[name] = prediction[self._derived[name]]
-            if found[name] is None:
-                raise LoggedError(
-                    self.log, "%s: this model does not predict it. Remove it from params, or use TabulatedIA.", name
-                )
-        return found
+        return found | self._derive(params, derived, prediction)
 
     def __repr__(self) -> str:
         names = ", ".join(getattr(self, "names", ()))
@@ -741,13 +663,9 @@ class DifferentiableTheory(ForwardModelTheory):
         ]
 
 
-#: Products that are proportional to the shape amplitude.
-_SHAPES = {"w_gplus", "xi_gplus_2"}
-
-
 def _scaled(value: Any, amplitude: Any, statistic: str) -> Any:
     """Return predictions (n, ...) or deviations times the shape amplitude, a number or tensor (n,)."""
-    if statistic not in _SHAPES:
+    if statistic not in SHAPES:
         return value
     if isinstance(value, Factored):
         return Factored(_scaled(value.factors, amplitude, statistic), value.rows)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from iaemu.models.base import ForwardModel
 from iaemu.models.fixed_occupation import AtOccupation
-from iaemu.observables.projected import PROJECTION_OF, Projection
+from iaemu.observables.projected import AMPLITUDE_OF, PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, SupportError
 from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
@@ -22,6 +22,9 @@ from iaemu_cobaya.gradients.torch_functions import RejectedRows
 
 #: Attributes of a prediction that are single numbers.
 COUNTS = ("n_gal", "f_sat")
+
+#: Of which correlation function each statistic of a projection is made.
+_OF = PROJECTION_OF | AMPLITUDE_OF
 
 #: Bins as a dictionary key: edges, or a projection; None stands for the edges of the model.
 EdgesKey = tuple[float, ...] | Projection | None
@@ -75,7 +78,7 @@ class Evaluation:
         names : sequence of str
             Names of its parameters in the run.
         """
-        self._model, self._names = model, names
+        self.model, self._names = model, names
         # Positions of the alignment strengths and the occupation parameters among the parameters.
         self._occupation = [model.parameters.index(name) for name in OCCUPATION_PARAMETERS]
         self._strengths = [i for i, name in enumerate(model.parameters) if name not in OCCUPATION_PARAMETERS]
@@ -116,7 +119,7 @@ class Evaluation:
             if statistics or counts:
                 found = vars(self._guarded(self._predict, theta, key, statistics))
             self._reject_few_pairs(found, theta, key, statistics)
-            deviations = self._guarded(self._model.deviations, theta, key, with_error) if with_error else {}
+            deviations = self._guarded(self.model.deviations, theta, key, with_error) if with_error else {}
             return found, _projections(deviations, with_error)
         predictions, deviations = fixed.with_deviations(mu) if with_error else (fixed(mu), {})
         values_there: dict[str, Any] = _projections(predictions, statistics)
@@ -128,8 +131,8 @@ class Evaluation:
 
     def _predict(self, theta, bins, statistics, support: str) -> Any:
         if isinstance(bins, Projection):
-            return self._model.project(theta, bins, support=support)
-        return self._model.predict(theta, bins, statistics, support)
+            return self.model.project(theta, bins, support=support)
+        return self.model.predict(theta, bins, statistics, support)
 
     def _at_occupation(self, values: Sequence, key: EdgesKey) -> tuple[AtOccupation | None, Any]:
         """Return the model at a constant occupation, and the alignment strengths (n, n_strengths).
@@ -138,7 +141,7 @@ class Evaluation:
         strengths are outside their limits, so that the policy applies.
         """
         occupation = tuple(values[column] for column in self._occupation)
-        if not self._model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
+        if not self.model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
             return None, None
         mu = _columns([values[column] for column in self._strengths])
         if not bool(((mu.detach() >= self._low) & (mu.detach() <= self._high)).all()):
@@ -150,7 +153,7 @@ class Evaluation:
             theta[0, self._occupation] = torch.tensor(occupation, dtype=torch.float64)
 
             def at_occupation(theta, *arguments, **options):
-                return self._model.at_occupation(occupation, *arguments, **options)
+                return self.model.at_occupation(occupation, *arguments, **options)
 
             held = (occupation, statistics), self._guarded(at_occupation, theta, key, statistics)
             values_there = held[1](torch.zeros(1, len(self._strengths), dtype=torch.float64))
@@ -173,7 +176,7 @@ class Evaluation:
         -------
         str or None
         """
-        if "box_volumes" not in self._model.metadata:
+        if "box_volumes" not in self.model.metadata:
             return None  # the model does not know how many pairs to expect
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -198,18 +201,18 @@ class Evaluation:
     def _guarded(self, call: Callable, theta: torch.Tensor, key: EdgesKey, statistics: set[str]) -> Any:
         """Return ``call(theta, edges, statistics)``, with the policy applied to points outside the supported region."""
         edges = _bins_of(key)
-        wanted = {PROJECTION_OF.get(name, name) for name in statistics}
+        wanted = {_OF.get(name, name) for name in statistics}
         names = tuple(name for name in STATISTICS if name in wanted)
         try:
             try:
-                self._model.support.enforce(theta)
+                self.model.support.enforce(theta)
                 return call(theta, edges, statistics=names, support="reject")
             except SupportError as error:
                 if self._policy == "raise" or (self._policy == "reject" and self._stop_at_error()):
                     raise LoggedError(self._log, "%s", error) from error
                 if self._policy == "reject":
                     self._log.debug("Rejected: %s", error)
-                    raise RejectedRows(~self._model.support.contains(theta)) from error
+                    raise RejectedRows(~self.model.support.contains(theta)) from error
                 self._warn(error)
                 with warnings.catch_warnings():
                     # Cobaya's log has the warning already.
@@ -239,7 +242,7 @@ class Evaluation:
 
 def _projections(found: Mapping[str, Any], statistics: set[str]) -> dict[str, Any]:
     """Return predictions or deviations, with those of projected statistics under their own names."""
-    return {**found, **{name: found[PROJECTION_OF[name]] for name in statistics if name in PROJECTION_OF}}
+    return {**found, **{name: found[_OF[name]] for name in statistics if name in _OF}}
 
 
 def _bins_of(key: EdgesKey) -> Any:

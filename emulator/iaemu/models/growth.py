@@ -18,19 +18,15 @@ alignment stay those of the model; non-linear growth and the scale dependence of
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.integrate import trapezoid
-from scipy.special import hyp2f1
 
 from iaemu.binning import check_edges
+from iaemu.halomodel.abundance import NEEDS, growth_factor, halos, occupied
 from iaemu.halomodel.alignment import ORIENTATION_INGREDIENTS
-from iaemu.halomodel.occupation import mean_ncen, mean_nsat
 from iaemu.models.base import ForwardModel
 from iaemu.models.box_error import BoxError
 from iaemu.parameters import OCCUPATION_PARAMETERS
@@ -41,139 +37,6 @@ ONE_HALO, TWO_HALO = 1.0, 3.0
 
 #: Range of sigma8(z) over that of the model. In simulations at 0.6 times, omega is a third below the rescaled one.
 RATIO = Range(at_least=0.7, at_most=1.4)
-
-#: Linear threshold of collapse, and critical density at z = 0 [Msun/h / (Mpc/h)^3].
-_DELTA_C, _RHO_CRITICAL = 1.686, 2.77536627e11
-
-#: Nodes of host mass [log10 Msun/h]: from the least that halotools' model occupies.
-LOG_MASS = np.arange(10.5, 16.0, 0.04)
-
-#: What a model must state of its cosmology.
-_NEEDS = ("Om", "Ob", "h", "sigma8", "ns")
-
-
-def growing_mode(Om: float, a: float) -> float:
-    """Return the growing mode of linear theory in flat LCDM, in closed form; it is a while matter dominates.
-
-    Parameters
-    ----------
-    Om : float
-        Density of matter at z = 0.
-    a : float
-        Scale factor.
-
-    Returns
-    -------
-    float
-    """
-    return float(a * hyp2f1(1.0 / 3.0, 1.0, 11.0 / 6.0, -(a**3) * (1.0 - Om) / Om))
-
-
-def growth_factor(Om: float, z: float) -> float:
-    """Return the linear growth factor over that at z = 0, in flat LCDM.
-
-    Parameters
-    ----------
-    Om : float
-        Density of matter at z = 0.
-    z : float
-
-    Returns
-    -------
-    float
-    """
-    return growing_mode(Om, 1.0 / (1.0 + z)) / growing_mode(Om, 1.0)
-
-
-def rms_of_spheres(radius: np.ndarray, Om: float, Ob: float, h: float, sigma8: float, ns: float) -> np.ndarray:
-    """Return the linear rms of the density contrast in spheres at z = 0.
-
-    Parameters
-    ----------
-    radius : array (n,)
-        [Mpc/h]
-    Om, Ob, h, sigma8, ns : float
-        A flat cosmology, as of ``ForwardModel.cosmology``.
-
-    Returns
-    -------
-    array (n,)
-        With the transfer function of Eisenstein & Hu 1998 without wiggles (astro-ph/9709112, equations 26 to 31).
-    """
-    k = np.geomspace(1e-4, 1e2, 1500)
-    omh2, share, theta2 = Om * h**2, Ob / Om, (2.7255 / 2.7) ** 2
-    horizon = 44.5 * h * np.log(9.83 / omh2) / np.sqrt(1.0 + 10.0 * (Ob * h**2) ** 0.75)
-    alpha = 1.0 - 0.328 * np.log(431.0 * omh2) * share + 0.38 * np.log(22.3 * omh2) * share**2
-    shape = Om * h * (alpha + (1.0 - alpha) / (1.0 + (0.43 * k * horizon) ** 4))
-    q = k * theta2 / shape
-    logarithm = np.log(2.0 * math.e + 1.8 * q)
-    transfer = logarithm / (logarithm + (14.2 + 731.0 / (1.0 + 62.5 * q)) * q**2)
-    x = np.append(np.asarray(radius, dtype=np.float64), 8.0)[:, None] * k
-    window = 3.0 * (np.sin(x) - x * np.cos(x)) / x**3
-    found = np.sqrt(trapezoid(k ** (ns + 3.0) * (transfer * window) ** 2, np.log(k), axis=1))
-    return sigma8 * found[:-1] / found[-1]
-
-
-def bias(nu: np.ndarray) -> np.ndarray:
-    """Return the linear bias of halos of 200 times the mean density: Tinker et al. 2010, equation 6 and table 2.
-
-    Parameters
-    ----------
-    nu : array
-        Peak height.
-
-    Returns
-    -------
-    array
-    """
-    y = np.log10(200.0)
-    fall = np.exp(-((4.0 / y) ** 4))
-    A, a, C = 1.0 + 0.24 * y * fall, 0.44 * y - 0.88, 0.019 + 0.107 * y + 0.19 * fall
-    return 1.0 - A * nu**a / (nu**a + _DELTA_C**a) + 0.183 * nu**1.5 + C * nu**2.4
-
-
-def multiplicity(nu: np.ndarray, z: float) -> np.ndarray:
-    """Return nu f(nu), the share of matter in halos per unit of ln nu: Tinker et al. 2010, equations 8 to 12.
-
-    Parameters
-    ----------
-    nu : array
-        Peak height.
-    z : float
-
-    Returns
-    -------
-    array
-        For halos of 200 times the mean density, normalised at z = 0.
-    """
-    growing = 1.0 + min(z, 3.0)
-    beta, phi = 0.589 * growing**0.20, -0.729 * growing**-0.08
-    eta, gamma = -0.243 * growing**0.27, 0.864 * growing**-0.01
-    return 0.368 * nu * (1.0 + (beta * nu) ** (-2.0 * phi)) * nu ** (2.0 * eta) * np.exp(-0.5 * gamma * nu**2)
-
-
-def halos(cosmology: Mapping[str, float], ratio: float) -> np.ndarray:
-    """Return the abundance of halos per unit of log mass, and the same times their bias, at fixed masses.
-
-    Parameters
-    ----------
-    cosmology : mapping of str to float
-        As of ``ForwardModel.cosmology``.
-    ratio : float
-        Factor of sigma8(z).
-
-    Returns
-    -------
-    array (2, n_masses)
-        At the masses ``LOG_MASS``, in units that do not depend on ``ratio``.
-    """
-    own = {name: cosmology[name] for name in _NEEDS}
-    radius = (3.0 * 10.0**LOG_MASS / (4.0 * np.pi * own["Om"] * _RHO_CRITICAL)) ** (1.0 / 3.0)
-    z = cosmology["redshift"]
-    rms = rms_of_spheres(radius, **own) * growth_factor(own["Om"], z) * ratio
-    nu = _DELTA_C / rms
-    number = multiplicity(nu, z) * np.gradient(np.log(nu), LOG_MASS) * 10.0 ** (10.5 - LOG_MASS)
-    return np.stack([number, number * bias(nu)])
 
 
 def sigma8_of(model: ForwardModel) -> float:
@@ -193,7 +56,7 @@ def sigma8_of(model: ForwardModel) -> float:
         The model does not state its cosmology.
     """
     known = model.cosmology or {}
-    missing = [name for name in _NEEDS if name not in known]
+    missing = [name for name in NEEDS if name not in known]
     if missing:
         raise ValueError(
             f"The cosmology of this model is not known: its halo catalogues do not state {', '.join(missing)}. Give "
@@ -255,10 +118,7 @@ class RescaledModel(ForwardModel):
         dict of str to tensor (n,), float64
             "one_halo", and on large scales "xi", "omega" of (1 + xi) omega and "eta" of (1 + xi) eta.
         """
-        columns = (column[:, None] for column in occupation.cpu().double().unbind(dim=1))
-        logMmin, sigma_logM, logM0, logM1, alpha = columns
-        log_mass = torch.as_tensor(LOG_MASS)
-        centrals, satellites = mean_ncen(log_mass, logMmin, sigma_logM), mean_nsat(log_mass, logM0, logM1, alpha)
+        centrals, satellites = occupied(occupation.cpu())
         galaxies, pairs = centrals + satellites, satellites * (2.0 * centrals + satellites)
         (number, biased, within), (number_1, biased_1, within_1) = (
             (galaxies @ found[0], galaxies @ found[1], pairs @ found[0]) for found in self._sums

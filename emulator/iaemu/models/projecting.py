@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from iaemu.halomodel.abundance import NEEDS, growth_factor, mean_log_host_mass
 from iaemu.halomodel.alignment import mean_p2
-from iaemu.observables.projected import PROJECTION_OF, Matrices, Projection
-from iaemu.parameters import ALIGNMENT_PARAMETERS, Support, as_theta, has_tensor
-from iaemu.prediction import ProjectedPrediction, in_parts
+from iaemu.observables.large_scale import C1_RHO_CRITICAL
+from iaemu.observables.projected import AMPLITUDE_OF, LARGE_SCALES_FROM, PROJECTION_OF, Matrices, Projection
+from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, Support, as_theta, has_tensor
+from iaemu.prediction import LargeScalePrediction, ProjectedPrediction, in_parts
 from iaemu.ranges import Range
 
 #: What is needed between nodes.
@@ -35,6 +37,9 @@ class Projecting:
     nodes: np.ndarray
     _at_once: int
     _in_double: bool
+
+    #: sigma8(z) over that of the halo catalogues.
+    ratio: float = 1.0
 
     def project(
         self,
@@ -96,7 +101,7 @@ class Projecting:
         keep = inside if support == "reject" else None
         values = in_parts(points, evaluate, keep, self._at_once, self._in_double)
         values = self._mask_projected(values, projection, points, support != "reject")
-        names = {name: PROJECTION_OF[name] for name in projection.statistics}
+        names = {name: (PROJECTION_OF | AMPLITUDE_OF)[name] for name in projection.statistics}
         scale = {"xi": 1.0, "omega": a_shape}
         found: dict[str, Any] = {name: scale[of] * values[of] for name, of in names.items()}
         found |= {name: a_shape * values[name] for name in _PARTS if name in values}
@@ -111,6 +116,122 @@ class Projecting:
                 found[name] = amplitude[..., None] * tail
         prediction = ProjectedPrediction(projection, **found)
         return prediction if has_tensor(theta) else prediction.numpy()
+
+    def large_scale(
+        self,
+        theta: Any,
+        a_shape: float = 1.0,
+        *,
+        r_min: float = LARGE_SCALES_FROM,
+        deviations: bool = False,
+        support: str = "raise",
+    ) -> LargeScalePrediction:
+        """Predict what the galaxies are on large scales: bias, alignment amplitude, and mean host mass.
+
+        Beyond ``r_min``, xi = b_g^2 xi_mm and (1 + xi) omega = K Xi_2 are fitted, with xi_mm and Xi_2 of the matter at
+        the redshift of the model (:mod:`iaemu.observables.large_scale`). The amplitude is that of the NLA model, in the
+        convention of CCL and CosmoSIS (Bridle & King 2007, arXiv:0705.0166): the intrinsic shear is -A_IA C1 rho_cr
+        Om / D(z) times the tidal field in units of delta, so that
+
+            A_IA = (3/2) a K D(z) / (b_g C1 rho_cr Om),    C1 rho_cr = 0.0134, D(0) = 1.
+
+        It is positive for radial alignment.
+
+        Parameters
+        ----------
+        theta : mapping of names, array or tensor (..., n_parameters)
+            Parameters, as for ``predict``.
+        a_shape : float
+            Shape amplitude, as for ``project``, in units of shear: for shapes in units of ellipticity, divided by 2 R.
+        r_min : float
+            [Mpc/h], from 1.
+        deviations : bool
+            Whether to return the error of ``b_g`` and ``A_IA`` too.
+        support : "raise", "reject" or "warn"
+            See ``predict``.
+
+        Returns
+        -------
+        LargeScalePrediction
+
+        Raises
+        ------
+        ValueError
+            The model does not state its cosmology, or as for ``project``.
+        """
+        projection = self.check_large_scales(r_min)
+        found = self.project(theta, projection, a_shape=a_shape, deviations=deviations, support=support)
+        columns = [self.parameters.index(name) for name in OCCUPATION_PARAMETERS]
+        return self.from_amplitudes(found, as_theta(theta, self.parameters)[..., columns])
+
+    def from_amplitudes(self, found: ProjectedPrediction, occupation: torch.Tensor) -> LargeScalePrediction:
+        """Return what :meth:`large_scale` does, from a prediction of the amplitudes.
+
+        Parameters
+        ----------
+        found : ProjectedPrediction
+            With a projection onto the amplitudes of the large scales; ``K`` times the shape amplitude.
+        occupation : tensor (..., 5)
+            In the order of ``OCCUPATION_PARAMETERS``.
+
+        Returns
+        -------
+        LargeScalePrediction
+        """
+        cosmology = self._known_cosmology()
+        growth = growth_factor(cosmology["Om"], cosmology["redshift"])
+        factor = 1.5 * growth / (C1_RHO_CRITICAL * cosmology["Om"] * self.ratio)
+        root, K = found.b2[..., 0] ** 0.5, found.K[..., 0]
+        mass = mean_log_host_mass(cosmology, occupation.reshape(-1, occupation.shape[-1]), self.ratio)
+        mass = mass.reshape(occupation.shape[:-1])
+        errors = None
+        if found.deviations is not None:
+            of_root, of_K = found.deviations["b2"][..., 0] / (2.0 * root[..., None]), found.deviations["K"][..., 0]
+            of_A = factor * (of_K - (K / root)[..., None] * of_root) / root[..., None]
+            errors = {"b_g": of_root / self.ratio, "A_IA": of_A}
+        return LargeScalePrediction(
+            b_g=root / self.ratio,
+            A_IA=factor * K / root,
+            log10_M_h=mass if isinstance(root, torch.Tensor) else mass.numpy(),
+            n_gal=found.n_gal,
+            f_sat=found.f_sat,
+            deviations=errors,
+        )
+
+    def check_large_scales(self, r_min: float = LARGE_SCALES_FROM) -> Projection:
+        """Check that the model knows its large scales.
+
+        Parameters
+        ----------
+        r_min : float
+            See :meth:`large_scale`.
+
+        Returns
+        -------
+        Projection
+            That of the amplitudes.
+
+        Raises
+        ------
+        ValueError
+            It does not reach far enough, or does not state its cosmology.
+        """
+        projection = Projection.of_large_scales(r_min)
+        self._matrices(projection)
+        self._known_cosmology()
+        return projection
+
+    def _known_cosmology(self) -> Mapping[str, float]:
+        """Return the cosmology of the model and its redshift; ValueError if it is not known."""
+        known = self.cosmology or {}  # type: ignore
+        missing = [name for name in (*NEEDS, "redshift") if known.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"The amplitudes of the large scales need the cosmology of the model, whose halo catalogues do not "
+                f"state {', '.join(missing)}. Give them as attributes of the catalogue (Om0, Ob, h, sigma8, ns, "
+                "redshift), and make the tables again."
+            )
+        return known
 
     def _mask_projected(self, values: Mapping, projection: Projection, points: torch.Tensor, warn: bool) -> dict:
         """Return values with NaN, and a warning, where few pairs are expected in or near a bin."""

@@ -23,6 +23,10 @@ from scipy.interpolate import CubicSpline
 from iaemu.binning import check_edges
 from iaemu.files import read_text
 
+#: The constant of the NLA model times the critical density today (Bridle & King 2007, arXiv:0705.0166), as in CCL and
+#: CosmoSIS.
+C1_RHO_CRITICAL = 0.0134
+
 _SHIPPED = "matter_bolplanck.txt"
 
 #: How far a redshift may be beyond those of the table.

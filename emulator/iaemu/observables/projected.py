@@ -21,6 +21,7 @@ those of matter (:mod:`iaemu.observables.large_scale`), with the amplitudes that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,9 +38,16 @@ from iaemu.ranges import Range, real_array
 #: Of which correlation function each is the projection.
 PROJECTION_OF = {"w_gg": "xi", "w_gplus": "omega", "xi_gplus_2": "omega"}
 
+#: The same of the amplitudes of the large scales: xi = b^2 xi_mm, and (1 + xi) omega = K Xi_2.
+AMPLITUDE_OF = {"b2": "xi", "K": "omega"}
+
 #: Amplitudes on large scales are fitted to the bins between nodes beyond this separation [Mpc/h]. There (1 + xi) omega
 #: of galaxies in halos has the shape of linear theory; below, it depends on the model of the non-linear matter power.
 MATCH_FROM = 10.0
+
+#: The same for bias and alignment amplitude of galaxies [Mpc/h]: the box error is half as large, and linear theory
+#: agrees with the matter of the boxes (docs/validation/large_scale.md).
+LARGE_SCALES_FROM = 6.0
 
 #: Largest Pi_max [Mpc/h], and largest r_p in units of the last node.
 PI_LIMIT, RP_LIMIT = 200.0, 2.5
@@ -47,8 +55,8 @@ PI_LIMIT, RP_LIMIT = 200.0, 2.5
 #: Parts of each bin between nodes, and of the range beyond them, in which functions are taken as constant.
 _PARTS, _TAIL_PARTS = 6, 96
 
-#: Fewest nodes of a model from which statistics are projected.
-_MIN_NODES = 10
+#: Fewest nodes of a model from which statistics are projected, and shells from which amplitudes are found.
+_MIN_NODES, _MIN_SHELLS = 10, 3
 
 #: Factors between a single separation and the limits of the bin about it: where its pairs are counted, and where a mean
 #: over shells stands for a value.
@@ -124,9 +132,9 @@ class Projection:
     ----------
     gg, gplus : tuple of (float, float)
         Limits of the bins in r_p of w_gg and of w_g+ [Mpc/h]; equal for a statistic at one separation. For the
-        quadrupole, ``gplus`` are limits in r.
+        quadrupole, ``gplus`` are limits in r; for the amplitudes of the large scales both are.
     pi_max : float or None
-        Largest line-of-sight separation [Mpc/h]; None for the quadrupole.
+        Largest line-of-sight separation [Mpc/h]; None for the quadrupole and for amplitudes.
     """
 
     gg: Limits
@@ -198,11 +206,33 @@ class Projection:
         gplus = found.get("w_gplus", found.get("xi_gplus_2", ()))
         return cls(found.get("w_gg", ()), gplus, None if quadrupole or pi_max is None else float(pi_max))
 
+    @classmethod
+    def of_large_scales(cls, r_min: float = LARGE_SCALES_FROM) -> Projection:
+        """Return the projection onto the amplitudes of the large scales, "b2" and "K", between r_min and the last node.
+
+        Parameters
+        ----------
+        r_min : float
+            [Mpc/h]
+
+        Returns
+        -------
+        Projection
+
+        Raises
+        ------
+        BinningError
+            ``r_min`` is not allowed.
+        """
+        Range(at_least=1, at_most=100).check("r_min [Mpc/h]", r_min, error=BinningError)
+        limits = ((float(r_min), math.inf),)
+        return cls(limits, limits)
+
     @property
     def statistics(self) -> tuple[str, ...]:
         """Names of the statistics that have bins."""
         if self.pi_max is None:
-            return ("xi_gplus_2",)
+            return tuple(AMPLITUDE_OF) if self.gg else ("xi_gplus_2",)
         return tuple(name for name, bins in (("w_gg", self.gg), ("w_gplus", self.gplus)) if bins)
 
     def limits(self, statistic: str) -> np.ndarray:
@@ -216,7 +246,7 @@ class Projection:
         -------
         array (2, n) [Mpc/h]
         """
-        return np.array(self.gg if statistic == "w_gg" else self.gplus, dtype=np.float64).reshape(-1, 2).T
+        return np.array(self.gg if statistic in ("w_gg", "b2") else self.gplus, dtype=np.float64).reshape(-1, 2).T
 
     def describe(self) -> str:
         """Return the numbers of bins and their ranges, in a few words.
@@ -228,7 +258,8 @@ class Projection:
         parts = []
         for name in self.statistics:
             low, high = self.limits(name)
-            parts.append(f"{len(low)} of {name} from {low[0]:.4g} to {high[-1]:.4g} Mpc/h")
+            until = f"to {high[-1]:.4g} Mpc/h" if np.isfinite(high[-1]) else "Mpc/h on"
+            parts.append(f"{len(low)} of {name} from {low[0]:.4g} {until}")
         return ", ".join(parts) + ("" if self.pi_max is None else f", Pi_max = {self.pi_max:g}")
 
     def matrices(self, nodes: ArrayLike, redshift: float = 0.0) -> Matrices:
@@ -307,7 +338,9 @@ class Matrices:
 @lru_cache(maxsize=64)
 def _matrices(projection: Projection, node_values: tuple[float, ...], large: LargeScales) -> Matrices:
     nodes = np.array(node_values)
-    bias, alignment = _large_scale_weights(nodes, large)
+    if projection.statistics == tuple(AMPLITUDE_OF):
+        return _of_amplitudes(nodes, projection.gg[0][0], large)
+    bias, alignment = _large_scale_weights(nodes, min(MATCH_FROM, 0.5 * nodes[-1]), large)
     found = []
     for column, (limits, amplitude) in enumerate(((projection.gg, bias), (projection.gplus, alignment))):
         low, high = np.array(limits, dtype=np.float64).reshape(-1, 2).T
@@ -321,6 +354,18 @@ def _matrices(projection: Projection, node_values: tuple[float, ...], large: Lar
             found.append((near + np.outer(tail, amplitude), _pairs(nodes, low, high, projection.pi_max), tail))
     (of_xi, pairs_gg, tail_of_xi), (of_omega, pairs_gplus, tail_of_omega) = found
     return Matrices(of_xi, of_omega, pairs_gg, pairs_gplus, bias[None], alignment[None], tail_of_xi, tail_of_omega)
+
+
+def _of_amplitudes(nodes: np.ndarray, r_min: float, large: LargeScales) -> Matrices:
+    """Return the matrices whose statistics are the amplitudes themselves."""
+    if np.sum(_beyond(nodes, r_min)) < _MIN_SHELLS:
+        raise BinningError(
+            f"The amplitudes of the large scales are fitted beyond r = {r_min:g} Mpc/h, but this model ends at "
+            f"{nodes[-1]:.4g} Mpc/h. Use one that reaches further, such as the shipped emulator, or a smaller r_min."
+        )
+    bias, alignment = (weights[None] for weights in _large_scale_weights(nodes, r_min, large))
+    pairs, none = _beyond(nodes, r_min)[None].astype(np.float64), np.zeros(1)
+    return Matrices(bias, alignment, pairs, pairs, bias, alignment, none, none)
 
 
 def _check_reach(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, last: float) -> None:
@@ -364,8 +409,12 @@ def _mean_between(nodes: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.nd
     return (upper - lower) @ below / (4.0 / 3.0 * np.pi * (high**3 - low**3))[:, None]
 
 
-def _large_scale_weights(nodes: np.ndarray, large: LargeScales) -> tuple[np.ndarray, np.ndarray]:
+def _beyond(nodes: np.ndarray, r_min: float) -> np.ndarray:
+    """Return which shells between nodes are beyond a separation."""
+    return nodes[:-1] >= r_min * (1 - 1e-3)
+
+
+def _large_scale_weights(nodes: np.ndarray, r_min: float, large: LargeScales) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of xi and (1 + xi) omega whose sums are b^2 and K, from least squares weighted by volume."""
-    used = nodes[:-1] >= min(MATCH_FROM, 0.5 * nodes[-1]) * (1 - 1e-3)
-    volumes = shell_volumes(nodes) * used
+    volumes = shell_volumes(nodes) * _beyond(nodes, r_min)
     return tuple(volumes * known / (volumes @ known**2) for known in large.in_shells(nodes))

@@ -6,17 +6,9 @@ import torch
 from scipy.integrate import trapezoid
 
 import iaemu
+from iaemu.halomodel.abundance import bias, growth_factor, multiplicity, rms_of_spheres
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
-from iaemu.models.growth import (
-    ONE_HALO,
-    TWO_HALO,
-    RescaledModel,
-    bias,
-    growth_factor,
-    multiplicity,
-    rms_of_spheres,
-    sigma8_of,
-)
+from iaemu.models.growth import ONE_HALO, TWO_HALO, RescaledModel, sigma8_of
 
 BOLPLANCK = {"Om": 0.30711, "Ob": 0.048, "h": 0.678, "sigma8": 0.8228, "ns": 0.96}
 EDGES = np.array([0.1, 0.3, 0.8, 1.4, 2.2, 3.2, 6.0, 12.0])

@@ -14,7 +14,7 @@ import yaml
 
 from iaemu.extras import it_takes
 from iaemu.files import read_text
-from iaemu.models.growth import growing_mode
+from iaemu.halomodel.abundance import growing_mode
 from iaemu.ranges import Range, check_fields
 
 
