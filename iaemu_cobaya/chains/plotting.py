@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cobaya.component import get_component_class
-from cobaya.input import update_info
-from cobaya.log import LoggedError, logger_setup
 from cobaya.model import Model
 from matplotlib.figure import Figure
 
 from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.chains.reading import Chain, ChainError
+from iaemu_cobaya.chains.rebuild import rebuild_model
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
 from iaemu_cobaya.naming import product_name
 from iaemu_cobaya.theories.base import ForwardModelTheory
@@ -168,7 +166,10 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
     ChainError
         The run has no likelihood of this package, or its model cannot be rebuilt.
     """
-    model = _rebuild_model(chain)
+    try:
+        model = rebuild_model(chain)
+    except ChainError as error:
+        raise ChainError(f"no data plot: {error}") from error
     try:
         likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
         best, seconds = _predict(model, likes, chain.best())
@@ -243,57 +244,6 @@ def _parts(model: Model, like: IACorrelations, row: Mapping[str, float]) -> dict
 def _of_hotelling(like: IACorrelations) -> str:
     regions = like.n_regions[like.statistics[0]]
     return "" if regions is None else f" of Hotelling's T^2 with {regions} regions"
-
-
-def _rebuild_model(chain: Chain) -> Model:
-    """Rebuild the model of a chain with the likelihoods of this package only.
-
-    Others can take seconds per point, or need data that are not on this machine, and are not in the plot.
-    """
-    likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_ours(name, info)}
-    if not likelihoods:
-        raise ChainError(f"no data plot: {chain.name} has no likelihood of iaemu_cobaya")
-    inputs = {
-        name: info
-        for name, info in chain.info["params"].items()
-        if not isinstance(info, dict) or "prior" in info or "value" in info
-    }
-    info = {key: value for key, value in chain.info.items() if key in ("theory", "prior")}
-    # 'one' accepts the parameters of the likelihoods that are left out.
-    info.update(likelihood={**likelihoods, "one": None}, params=inputs)
-    logger_setup(50)
-    try:
-        info = update_info(info)
-        # get_model has no option to skip theories that only the other likelihoods need.
-        return Model(
-            info["params"],
-            info["likelihood"],
-            info.get("prior"),
-            info.get("theory"),
-            packages_path=chain.info.get("packages_path"),
-            skip_unused_theories=True,
-        )
-    except (LoggedError, ImportError, TypeError) as error:
-        raise ChainError(
-            f"no data plot: the model of {chain.name} cannot be rebuilt from {chain.root}.updated.yaml: {error}"
-        ) from error
-
-
-def _is_ours(name: str, info: Mapping | None) -> bool:
-    info = info or {}
-    if "external" in info:
-        return False
-    try:
-        found = get_component_class(
-            name,
-            kind="likelihood",
-            component_path=info.get("python_path"),
-            class_name=info.get("class"),
-            not_found_level="debug",
-        )
-    except (LoggedError, ImportError):
-        return False
-    return isinstance(found, type) and issubclass(found, IACorrelations)
 
 
 def _predict(model: Model, likes: Mapping[str, IACorrelations], row: Mapping[str, float]):

@@ -113,9 +113,8 @@ class DerivesParameters:
         """Find the parameter of the shape amplitude, which shapes need, and A_IA if it is derived."""
         requested = set().union(*self._evaluation.requests.values(), *self._evaluation.deviation_requests.values())
         given = [name for name, run_name in self._shape_names.items() if run_name in self.input_params]
-        if not requested & SHAPES and not derived:
-            return
-        if len(given) != 1:
+        needed = bool(requested & SHAPES or derived)
+        if len(given) != 1 and needed:
             raise LoggedError(
                 self.log,
                 "%s the shape amplitude: give one of the parameters %s in 'params' of the run, as a "
@@ -125,7 +124,13 @@ class DerivesParameters:
                 " and ".join(self._shape_names.values()),
                 "both are given" if given else "none is given",
             )
-        self._shape = self._shape_names[given[0]], SHAPE_PARAMETERS[given[0]] / (2.0 * (self.responsivity or 0.5))
+        if len(given) == 1:
+            self._shape = self._shape_names[given[0]], SHAPE_PARAMETERS[given[0]] / (2.0 * (self.responsivity or 0.5))
+
+    @property
+    def has_shape_amplitude(self) -> bool:
+        """Whether the run has a parameter of the shape amplitude."""
+        return self._shape is not None
 
     def shape_amplitude(self, params: Mapping) -> Any:
         """Return the factor a of w_g+: the ellipticity of a galaxy seen with its axis in the plane of the sky.

@@ -1,0 +1,215 @@
+"""What a chain says of the alignment amplitude A_IA, as a prior for other likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from cobaya.model import Model
+from matplotlib.figure import Figure
+
+from iaemu.halomodel.alignment import mean_p2
+from iaemu.halomodel.radial import RADII
+from iaemu.halomodel.strengths import satellite_strengths
+from iaemu.models.base import ForwardModel
+from iaemu.models.redshifts import RedshiftError
+from iaemu.parameters import ALIGNMENT_PARAMETERS, SLOPES
+from iaemu_cobaya.chains.reading import Chain, ChainError
+from iaemu_cobaya.chains.rebuild import rebuild_model
+from iaemu_cobaya.theories.base import ForwardModelTheory
+
+#: Within this radius [Mpc/h], the satellite shear of CCL's halo model is constant.
+_CORE = 0.06
+
+
+@dataclass(frozen=True)
+class AmplitudePrior:
+    """The posterior of A_IA at one redshift, as a Gaussian.
+
+    Attributes
+    ----------
+    theory : str
+        Name of the theory in the run.
+    redshift : float
+    values : dict of str to array (n,)
+        Of each draw: "A_IA", "b_g", "log10_M_h" and "f_sat"; and "a_1h", the amplitude of pairs in one host, if the
+        model knows where satellites are.
+    box : float
+        Error of A_IA because the halo catalogues are finite, and of the network; 0 if it is not known.
+    """
+
+    theory: str
+    redshift: float
+    values: dict[str, np.ndarray]
+    box: float
+
+    @property
+    def mean(self) -> float:
+        """Mean of A_IA."""
+        return float(self.values["A_IA"].mean())
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of A_IA in the chain, and its error from the halo catalogues, in quadrature."""
+        return float(np.hypot(self.values["A_IA"].std(), self.box))
+
+
+def amplitude_priors(
+    chain: Chain,
+    redshifts: Sequence[float] | None = None,
+    amplitude: float | None = None,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> list[AmplitudePrior]:
+    """Compute A_IA of draws of a chain.
+
+    Parameters
+    ----------
+    chain : Chain
+        Of a run with a theory of this package.
+    redshifts : sequence of float, optional
+        At which A_IA is computed, for the same strengths and occupation; by default that of the prediction of the run.
+    amplitude : float, optional
+        Shape amplitude (``ForwardModel.project``), if the run has no parameter for it.
+    n_draws, seed : int
+        Number of draws, and their seed.
+
+    Returns
+    -------
+    list of AmplitudePrior
+        By theory and redshift.
+
+    Raises
+    ------
+    ChainError
+        The model cannot be rebuilt, does not know its large scales or the redshift, or the shape amplitude is missing.
+    """
+    model = rebuild_model(chain)
+    theories = {name: one for name, one in model.theory.items() if isinstance(one, ForwardModelTheory)}
+    if not theories:
+        raise ChainError(f"{chain.name} has no theory of this package, so that nothing is known of A_IA.")
+    rows = chain.draws(n_draws, seed)
+    found = []
+    for name, theory in theories.items():
+        theta, shapes = _points(model, theory, rows, amplitude)
+        for redshift in redshifts or [theory.model.redshift or 0.0]:
+            try:
+                there = theory.model.at_redshift(redshift)
+                values = there.large_scale(theta, deviations=there.n_deviations > 0, support="warn")
+            except (RedshiftError, ValueError) as error:
+                raise ChainError(f"A_IA of {name} at z = {redshift:g}: {error}") from error
+            values.A_IA = values.A_IA * shapes
+            box = 0.0 if values.sigma is None else float(np.sqrt(np.mean((shapes * values.sigma["A_IA"]) ** 2)))
+            of_draws = {key: np.asarray(getattr(values, key)) for key in ("A_IA", "b_g", "log10_M_h", "f_sat")}
+            of_draws |= _one_halo(there, theta, shapes, of_draws["log10_M_h"])
+            found.append(AmplitudePrior(name, float(redshift), of_draws, box))
+    return found
+
+
+def _points(model: Model, theory: ForwardModelTheory, rows: Sequence[Mapping], amplitude: float | None):
+    """Return the parameters (n, n_parameters) of draws, and their shape amplitudes (n,)."""
+    names = list(model.parameterization.sampled_params())
+    theta, shapes = [], []
+    for row in rows:
+        inputs = model.parameterization.to_input({name: row[name] for name in names})
+        theta.append([float(inputs[name]) for name in theory.names])
+        shapes.append(float(theory.shape_amplitude(inputs)))
+    if theory.has_shape_amplitude:
+        return np.array(theta), np.array(shapes)
+    if amplitude is None:
+        raise ChainError(
+            f"The run has no shape amplitude for {theory.get_name()}, so that A_IA does not follow from it: give the "
+            "rms ellipticity of the sample with --e-rms."
+        )
+    return np.array(theta), np.full(len(theta), float(amplitude))
+
+
+def _one_halo(model: ForwardModel, theta: np.ndarray, shapes: np.ndarray, log_mass: np.ndarray) -> dict:
+    """Return a_1h of CCL's SatelliteShearHOD with its default slope b = -2, whose mean over satellites is ours.
+
+    The ellipticity of our satellites is a q(mu_sat) sin^2 of the angle to the line of sight, 2/3 in the mean; that of
+    CCL's is a_1h (r / Rvir)^-2, constant within 0.06 Mpc/h.
+    """
+    try:
+        profile = np.asarray(model.satellite_profile)  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):
+        return {}
+    columns = dict(zip(model.parameters, theta.T, strict=True))
+    mu, slope = (
+        torch.as_tensor(columns.get(name, np.zeros(len(theta)))) for name in (ALIGNMENT_PARAMETERS[1], SLOPES[1])
+    )
+    q = mean_p2(satellite_strengths(mu, slope, torch.as_tensor(RADII))).numpy() @ profile
+    Om = model.cosmology["Om"]  # type: ignore[index]
+    # The virial radius of 200 times the mean density.
+    virial = (3.0 * 10**log_mass / (4.0 * np.pi * 200.0 * Om * 2.77536627e11)) ** (1.0 / 3.0)
+    steep = np.maximum(RADII, _CORE / virial[:, None]) ** -2.0 @ profile
+    return {"a_1h": 2.0 / 3.0 * shapes * q / steep}
+
+
+def text_of(priors: Sequence[AmplitudePrior]) -> str:
+    """Return priors as text: a table, and lines for Cobaya, CosmoSIS and firecrown.
+
+    Parameters
+    ----------
+    priors : sequence of AmplitudePrior
+
+    Returns
+    -------
+    str
+    """
+    lines = ["  z       A_IA (posterior, error of the prediction)      b_g             log10 M_h       f_sat"]
+    for one in priors:
+        b, mass, share = (
+            f"{one.values[n].mean():.3f} ± {one.values[n].std():.3f}" for n in ("b_g", "log10_M_h", "f_sat")
+        )
+        spread = f"(± {one.values['A_IA'].std():.3f}, ± {one.box:.3f})"
+        lines.append(f"  {one.redshift:<6g}  {one.mean:.3f} ± {one.sigma:.3f} {spread:<26s}  {b}  {mass}  {share}")
+    for one in priors:
+        mean, sigma = f"{one.mean:.4g}", f"{one.sigma:.3g}"
+        mass = f"{one.values['log10_M_h'].mean():.3f}"
+        wide = f"{one.mean - 6 * one.sigma:.4g} {mean} {one.mean + 6 * one.sigma:.4g}"
+        lines += [
+            "",
+            f"{one.theory}, z = {one.redshift:g}",
+            f"  Cobaya       A_IA: {{prior: {{dist: norm, loc: {mean}, scale: {sigma}}}, latex: 'A_\\mathrm{{IA}}'}}",
+            f"  CosmoSIS     values.ini  [intrinsic_alignment_parameters]  A = {wide}",
+            f"               priors.ini  [intrinsic_alignment_parameters]  A = gaussian {mean} {sigma}",
+            f"  firecrown    ia_bias = {mean} ± {sigma} (LinearAlignmentSystematic, alphaz = 0)",
+            f"               log10_average_halo_mass = {mass} (MassDependentLinearAlignmentSystematic; log10 Msun/h)",
+        ]
+        if "a_1h" in one.values:
+            a_1h = one.values["a_1h"]
+            lines.append(
+                f"               ia_a_1h = {a_1h.mean():.3g} ± {a_1h.std():.2g}, ia_a_2h = {mean} ± {sigma} "
+                "(HMAlignmentSystematic; CCL's SatelliteShearHOD, b = -2)"
+            )
+    return "\n".join(lines)
+
+
+def prior_plot(priors: Sequence[AmplitudePrior]) -> Figure:
+    """Plot the posterior of A_IA at each redshift, and the Gaussian that stands for it.
+
+    Parameters
+    ----------
+    priors : sequence of AmplitudePrior
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for number, one in enumerate(priors):
+        color, values = f"C{number}", one.values["A_IA"]
+        reach = np.linspace(one.mean - 4 * max(one.sigma, 1e-6), one.mean + 4 * max(one.sigma, 1e-6), 400)
+        label = f"z = {one.redshift:g}" + (f", {one.theory}" if len({p.theory for p in priors}) > 1 else "")
+        axes.hist(values, bins=40, density=True, color=color, alpha=0.3)
+        shape = np.exp(-0.5 * ((reach - one.mean) / one.sigma) ** 2) / (one.sigma * np.sqrt(2 * np.pi))
+        axes.plot(reach, shape, color=color, label=f"{label}: {one.mean:.2f} ± {one.sigma:.2f}")
+    axes.set_xlabel(r"$A_\mathrm{IA}$")
+    axes.set_ylabel("density")
+    axes.set_yticks([])
+    axes.legend(frameon=False)
+    return figure
