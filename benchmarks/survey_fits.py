@@ -3,9 +3,11 @@
     cobaya-run yaml_examples/lowz_wgplus.yaml -f
     python benchmarks/survey_fits.py chains/lowz_wgplus chains/gama_red chains/tng300_projected
 
-Derived from each draw, with the emulator: the products a q(mu) that w_g+ measures; the bias b and the amplitude A_IA of
-the large scales, A_IA = (3/2) K / (b C1 rho_cr Om) from xi = b^2 xi_mm and (1 + xi) omega = K Xi_2 beyond 10 Mpc/h, at
-the redshift of the halo catalogues (with C1 rho_cr = 0.0134); number density and fraction of satellites.
+Derived from each draw, with the emulator at the redshift of the data: the products a q(mu) that w_g+ measures; bias,
+A_IA and mean host mass of the large scales (beyond 6 Mpc/h); number density and fraction of satellites.
+
+Beside it is a fit of linear alignment alone (NLA) by generalised least squares: w_gg = b^2 w_mm, w_g+ = b F w_Xi2 at
+r_p > 6 Mpc/h, with the correlations of matter of HMcode at the redshift of the data and the covariance of the data.
 
 The variants fit a q(mu_cen) and a q(mu_sat) to w_g+ by least squares, at the best occupation of the chain, with the
 covariance of the data alone: with w at the published separations, and averaged over the bins of w_gg.
@@ -20,13 +22,13 @@ import torch
 
 import iaemu
 from iaemu import Projection
+from iaemu.halomodel.abundance import growth_factor
 from iaemu.halomodel.alignment import mean_p2
+from iaemu.observables.large_scale import C1_RHO_CRITICAL, LargeScales
+from iaemu.observables.projected import cylinder_weights
 from iaemu.parameters import PARAMETERS
-from iaemu_cobaya import LOWZ
+from iaemu_cobaya import LOWZ, ProjectedCorrelations
 from iaemu_cobaya.chains import load_chain
-
-#: C1 rho_cr, and density of matter of the shipped halo catalogues.
-C1_RHO, OM = 0.0134, 0.30711
 
 #: Number of draws that are evaluated.
 N_DRAWS = 500
@@ -37,20 +39,45 @@ def derived(root: str, model: iaemu.ForwardModel) -> dict[str, np.ndarray]:
     rows = load_chain(root).draws(N_DRAWS, seed=0)
     theta = torch.tensor([[row[name] for name in PARAMETERS] for row in rows], dtype=torch.float64)
     a_shape = np.sqrt(15 / 8) * np.array([row["e_rms"] for row in rows])
-    q = mean_p2(theta[:, :2])
-    shells = model._shells(theta)
-    matrices = Projection.of(None, 60.0, [1.0]).matrices(model.nodes)
-    bias = np.sqrt((shells["xi"] @ torch.as_tensor(matrices.bias.T))[:, 0].numpy())
-    oriented = (1 + shells["xi"]) * (q[:, :1] * shells["A_c"] + q[:, 1:] * shells["A_s"])
-    K = a_shape * (oriented @ torch.as_tensor(matrices.alignment.T))[:, 0].numpy()
+    q = mean_p2(theta[:, :2]).numpy()
+    found = model.large_scale(theta.numpy(), support="warn")
     return {
-        "a q(mu_cen)": a_shape * q[:, 0].numpy(),
-        "a q(mu_sat)": a_shape * q[:, 1].numpy(),
-        "b": bias,
-        "A_IA": 1.5 * K / (bias * C1_RHO * OM),
-        "1e4 n_gal": 1e4 * shells["n_gal"].numpy(),
-        "f_sat": shells["f_sat"].numpy(),
+        "a q(mu_cen)": a_shape * q[:, 0],
+        "a q(mu_sat)": a_shape * q[:, 1],
+        "b_g": found.b_g,
+        "A_IA": a_shape * found.A_IA,
+        "log10 M_h": found.log10_M_h,
+        "1e4 n_gal": 1e4 * found.n_gal,
+        "f_sat": found.f_sat,
     }
+
+
+def linear_alignment(like: ProjectedCorrelations, pi_max: float, cosmology: dict, r_min: float = 6.0) -> str:
+    """b and A_IA of the NLA model alone, fitted to w_gg and w_g+ beyond r_min, as text."""
+    z = float(like.measurement.metadata["redshift"])
+    edges = np.geomspace(0.5 * r_min, 240.0, 3000)
+    matter, design, kept = LargeScales.shipped(z).in_shells(edges), [], []
+    for column, name in enumerate(("w_gg", "w_gplus")):
+        bins = like.bins[name]
+        weights = cylinder_weights(edges, bins.r_low, bins.r_high, pi_max)[column] @ matter[column]
+        far = np.sqrt(bins.r_low * bins.r_high) > r_min
+        kept.append(far)
+        design.append(np.outer(weights[far], np.arange(2) == column) * (1.0, 2.0 / 3.0)[column])
+    chosen = np.concatenate(kept)
+    design = np.concatenate(design)
+    data, covariance = like.data_vector[chosen], like.covariance_matrix[np.ix_(chosen, chosen)]
+    inverse = np.linalg.inv(covariance)
+    errors = np.linalg.inv(design.T @ inverse @ design)
+    best = errors @ design.T @ inverse @ data
+    bias = np.sqrt(best[0])
+    to_A_IA = growth_factor(cosmology["Om"], z) / (C1_RHO_CRITICAL * cosmology["Om"])
+    slopes = to_A_IA * np.array([-0.5 * best[1] / bias**3, 1.0 / bias])
+    residuals = data - design @ best
+    return (
+        f"z = {z:g}: b = {bias:.3f} ± {np.sqrt(errors[0, 0]) / (2 * bias):.3f}, "
+        f"A_IA = {to_A_IA * best[1] / bias:.2f} ± {np.sqrt(slopes @ errors @ slopes):.2f}, "
+        f"chi^2 = {residuals @ inverse @ residuals:.1f} for {len(data)} bins"
+    )
 
 
 def least_squares(model: iaemu.ForwardModel, occupation, projection: Projection, data, covariance) -> str:
@@ -68,9 +95,9 @@ def least_squares(model: iaemu.ForwardModel, occupation, projection: Projection,
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chains", nargs="+")
+    parser.add_argument("--redshift", type=float, help="of the prediction of these chains (default: 0)")
     options = parser.parse_args(arguments)
-    model = iaemu.load()
-    tables = {root: derived(root, model) for root in options.chains}
+    tables = {root: derived(root, iaemu.load(redshift=options.redshift)) for root in options.chains}
     names = list(next(iter(tables.values())))
     print("| chain | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for root, table in tables.items():
@@ -78,9 +105,11 @@ def main(arguments=None) -> None:
     for root in options.chains:
         if "lowz" not in root:
             continue
+        model = iaemu.load(redshift=options.redshift)
         best = load_chain(root).best()
         occupation = [best[name] for name in PARAMETERS[2:]]
         like = LOWZ()
+        print(f"\nNLA alone, r_p > 6 Mpc/h, LOWZ: {linear_alignment(like, 100.0, model.cosmology)}")
         part, bins = like.slices["w_gplus"], like.bins["w_gplus"]
         data, covariance = like.data_vector[part], like.covariance_matrix[part, part]
         edges, published = np.geomspace(0.1, 200.0, 21), np.geomspace(0.1, 200.0, 20)

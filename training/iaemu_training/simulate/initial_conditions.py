@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from iaemu_training.halos.cosmology import Cosmology
-from iaemu_training.work.cluster import available_cores
+from iaemu_training.work.kernels import n_threads
 
 
 def initial_particles(
@@ -119,8 +119,8 @@ def _to_space(modes: np.ndarray, k: list[np.ndarray], i: int, j: int | None = No
         if plane == 0:
             k2[0, 0] = 1.0
         product[plane] = modes[plane] * ((at[i] / k2 * np.complex64(1j)) if j is None else at[i] * at[j] / k2)
-    return scipy.fft.irfftn(product, s=(n,) * 3, workers=available_cores(), overwrite_x=True)
+    return scipy.fft.irfftn(product, s=(n,) * 3, workers=n_threads(), overwrite_x=True)
 
 
 def _transform(field: np.ndarray) -> np.ndarray:
-    return scipy.fft.rfftn(field, workers=available_cores())
+    return scipy.fft.rfftn(field, workers=n_threads())

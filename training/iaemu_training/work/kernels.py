@@ -44,6 +44,16 @@ def kernel(function: Callable) -> Callable:
     return compiled
 
 
+def n_threads() -> int:
+    """Return the largest number of threads in this context: ``LIMIT``, or numba's.
+
+    Returns
+    -------
+    int
+    """
+    return LIMIT.get() or numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+
+
 def in_threads(function: Callable[..., None], n: int, *arguments: Any) -> None:
     """Call ``function(start, stop, *arguments)`` in several threads, for parts that make up ``range(n)``.
 
@@ -59,14 +69,13 @@ def in_threads(function: Callable[..., None], n: int, *arguments: Any) -> None:
     *arguments : object
         Further arguments of the function.
     """
-    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    n_threads = min(LIMIT.get() or most, n)
-    if n_threads <= 1:
+    most = min(n_threads(), n)
+    if most <= 1:
         function(0, n, *arguments)
         return
-    n_parts = min(n, _PARTS * n_threads)
+    n_parts = min(n, _PARTS * most)
     bounds = [n * part // n_parts for part in range(n_parts + 1)]
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPoolExecutor(most) as pool:
         for _ in pool.map(lambda start, stop: function(start, stop, *arguments), bounds[:-1], bounds[1:]):
             pass
 
