@@ -32,7 +32,8 @@ def sample(root, params):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return sample(tmp_path_factory.mktemp("chains") / "derived", {"e_rms": 0.3, "A_IA": {"derived": True}, "b_g": {"derived": True}})
+    derived = {name: {"derived": True} for name in ("A_IA", "b_g")}
+    return sample(tmp_path_factory.mktemp("chains") / "derived", {"e_rms": 0.3, **derived})
 
 
 @pytest.fixture(scope="module")
