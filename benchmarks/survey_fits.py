@@ -9,6 +9,10 @@ A_IA and mean host mass of the large scales (beyond 6 Mpc/h); number density and
 Beside it is a fit of linear alignment alone (NLA) by generalised least squares: w_gg = b^2 w_mm, w_g+ = b F w_Xi2 at
 r_p > 6 Mpc/h, with the correlations of matter of HMcode at the redshift of the data and the covariance of the data.
 
+With --figure, A_IA is drawn against the mean host mass, beside the relation of van Uitert & Joachimi 2017
+(arXiv:1701.02307) for red galaxies and clusters in the form that firecrown has as a default,
+A_IA = 5.74 (M_h / 10^13.5 Msun/h)^0.44.
+
 The variants fit a q(mu_cen) and a q(mu_sat) to w_g+ by least squares, at the best occupation of the chain, with the
 covariance of the data alone: with w at the published separations, and averaged over the bins of w_gg.
 """
@@ -16,9 +20,11 @@ covariance of the data alone: with w at the published separations, and averaged 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import iaemu
 from iaemu import Projection
@@ -92,9 +98,24 @@ def least_squares(model: iaemu.ForwardModel, occupation, projection: Projection,
     return f"{values} | {residuals @ inverse @ residuals:.1f} / {len(data) - 2}"
 
 
+def picture(tables: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """A_IA against the mean host mass of each chain."""
+    figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    mass = np.linspace(12.0, 14.5, 50)
+    axes.plot(mass, 5.74 * 10 ** (0.44 * (mass - 13.5)), "k--", label="van Uitert & Joachimi 2017")
+    for name, table in tables.items():
+        values = [(table[key].mean(), table[key].std()) for key in ("log10 M_h", "A_IA")]
+        axes.errorbar(values[0][0], values[1][0], values[1][1], values[0][1], "o", label=Path(name).name)
+    axes.set(xlabel=r"mean $\log_{10} M_h$ [$M_\odot/h$]", ylabel=r"$A_\mathrm{IA}$", yscale="log")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("chains", nargs="+")
+    parser.add_argument("--figure", type=Path, help="picture of A_IA against host mass to write")
     parser.add_argument("--redshift", type=float, help="of the prediction of these chains (default: 0)")
     options = parser.parse_args(arguments)
     tables = {root: derived(root, iaemu.load(redshift=options.redshift)) for root in options.chains}
@@ -102,6 +123,8 @@ def main(arguments=None) -> None:
     print("| chain | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for root, table in tables.items():
         print(f"| {root} | " + " | ".join(f"{table[n].mean():.3f} ± {table[n].std():.3f}" for n in names) + " |")
+    if options.figure is not None:
+        picture(tables).savefig(options.figure, dpi=160)
     for root in options.chains:
         if "lowz" not in root:
             continue

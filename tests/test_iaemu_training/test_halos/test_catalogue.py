@@ -234,7 +234,7 @@ class TestSeal:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             hashes = [HaloCatalogue.load(name).sha256[:16] for name in ("pm160a", "pm160b", "pm40")]
-        assert hashes == ["0cc82523429461fe", "03e1bb1c4aa597f4", "1464ab61c66137d8"]
+        assert hashes == ["e5dc01fdf03a702a", "5c18b18f911af80d", "1464ab61c66137d8"]
 
     @pytest.mark.parametrize(
         "edit",
