@@ -4,7 +4,7 @@
     python benchmarks/survey_fits.py chains/lowz_wgplus chains/gama_red chains/tng300_projected
 
 Derived from each draw, with the emulator at the redshift of the data: the products a q(mu) that w_g+ measures; bias,
-A_IA and mean host mass of the large scales (beyond 6 Mpc/h); number density and fraction of satellites.
+A_IA and mean host mass of the large scales (beyond 10 Mpc/h); number density and fraction of satellites.
 
 Beside it is a fit of linear alignment alone (NLA) by generalised least squares: w_gg = b^2 w_mm, w_g+ = b F w_Xi2 at
 r_p > 6 Mpc/h, with the correlations of matter of HMcode at the redshift of the data and the covariance of the data.

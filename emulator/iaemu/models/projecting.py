@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from iaemu.halomodel.abundance import NEEDS, growth_factor, mean_log_host_mass
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.observables.large_scale import C1_RHO_CRITICAL
-from iaemu.observables.projected import AMPLITUDE_OF, LARGE_SCALES_FROM, PROJECTION_OF, Matrices, Projection
+from iaemu.observables.projected import AMPLITUDE_OF, MATCH_FROM, PROJECTION_OF, Matrices, Projection
 from iaemu.parameters import ALIGNMENT_PARAMETERS, OCCUPATION_PARAMETERS, Support, as_theta, has_tensor
 from iaemu.prediction import LargeScalePrediction, ProjectedPrediction, in_parts
 from iaemu.ranges import Range
@@ -122,7 +122,7 @@ class Projecting:
         theta: Any,
         a_shape: float = 1.0,
         *,
-        r_min: float = LARGE_SCALES_FROM,
+        r_min: float = MATCH_FROM,
         deviations: bool = False,
         support: str = "raise",
     ) -> LargeScalePrediction:
@@ -198,7 +198,7 @@ class Projecting:
             deviations=errors,
         )
 
-    def check_large_scales(self, r_min: float = LARGE_SCALES_FROM) -> Projection:
+    def check_large_scales(self, r_min: float = MATCH_FROM) -> Projection:
         """Check that the model knows its large scales.
 
         Parameters

@@ -124,7 +124,7 @@ def test_chains_have_it(tmp_path):
     ("change", "words"),
     [
         ({"params": {"A_IA": {"derived": True}, "e_rms": None}}, "A_IA needs the shape amplitude"),
-        ({"theory": {"artifact": ShortModel.made()}}, r"A_IA, b_g, log10_M_h: .*fitted beyond r = 6 Mpc/h"),
+        ({"theory": {"artifact": ShortModel.made()}}, r"A_IA, b_g, log10_M_h: .*fitted beyond r = 10 Mpc/h"),
     ],
 )
 def test_what_is_missing_is_said_at_the_start(change, words):
