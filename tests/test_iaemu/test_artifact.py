@@ -184,7 +184,9 @@ def test_numbers_that_changed_are_found_whatever_the_seal(shipped, kind, name, t
     with pytest.raises(ArtifactError):
         load(path)
     support = {**metadata["support"], "n_rmse": 4.5}
-    write_artifact(path, kind, tensors, {**metadata, "support": support})
+    # A model of several redshifts has the supported region of each.
+    snapshots = [{**one, "support": {**one["support"], "n_rmse": 4.5}} for one in metadata.get("snapshots", [])]
+    write_artifact(path, kind, tensors, {**metadata, "support": support, "snapshots": snapshots})
     with pytest.raises(ArtifactError, match="golden predictions of theta"):
         load(path)
     write_artifact(path, kind, tensors, {key: value for key, value in metadata.items() if key != "golden"})

@@ -49,11 +49,11 @@ def test_both_are_forward_models(emulator, tables):
 @pytest.mark.parametrize("edges", [PAPER_EDGES, TNG_EDGES], ids=["paper", "TNG"])
 def test_the_emulator_follows_the_tables_on_held_out_points(emulator, tables, theta, edges):
     exact, guess = tables.predict(theta, edges), emulator.predict(theta, edges)
-    for name, limit in (("xi", 0.01), ("omega", 0.006), ("eta", 0.012)):
+    for name, limit in (("xi", 0.012), ("omega", 0.012), ("eta", 0.024)):
         truth = getattr(exact, name)
         assert np.nanmedian(relative_rms(getattr(guess, name), truth)) < limit, name
     apart = np.abs(guess.n_gal / exact.n_gal - 1)
-    assert np.percentile(apart, 95) < 0.015 and apart.max() < 0.05
+    assert np.percentile(apart, 95) < 0.03 and apart.max() < 0.06
     np.testing.assert_allclose(guess.f_sat, exact.f_sat, atol=0.015)
 
 
@@ -212,7 +212,14 @@ def test_metadata_say_what_it_was_made_from(emulator, tables):
     for model in (emulator, tables):
         assert model.metadata["catalogues"] == ["pm160a", "pm160b"]
         assert all(len(value) == 64 for value in model.metadata["catalogue_sha256"])
-        assert "Bolshoi-Planck" in model.metadata["cosmology"]
+        assert model.cosmology == {
+            "Om": 0.30711,
+            "Ob": 0.048,
+            "h": 0.678,
+            "sigma8": 0.8228,
+            "ns": 0.96,
+            "redshift": 0.0,
+        }
     assert emulator.metadata["catalogue_sha256"] == tables.metadata["catalogue_sha256"]
 
 

@@ -253,7 +253,7 @@ def test_other_likelihoods_can_request_them():
     assert model.provider.get_ia_wgplus(rp=[2.0], pi_max=40).shape == (1,)
 
 
-@pytest.mark.parametrize(("redshift", "warned"), [(0.05, False), (0.27, True)])
+@pytest.mark.parametrize(("redshift", "warned"), [(0.05, False), (0.27, False), (1.5, True)])
 def test_another_redshift_is_warned_of(redshift, warned, caplog):
     with caplog.at_level(logging.WARNING):
         model_of(measurement(redshift=redshift))

@@ -131,7 +131,7 @@ def test_the_cosmology_of_the_catalogue_is_named_at_the_start(capsys):
     get_model(load_input_file(FOLDER / "joint_lensing.yaml"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "samples cosmological parameters" in line]
     assert "logA, ns, omch2" in line
-    assert "Om0=0.30711" in line
+    assert "Om = 0.30711" in line
 
 
 @needs_camb

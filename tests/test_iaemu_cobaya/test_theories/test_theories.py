@@ -413,7 +413,7 @@ def test_an_error_that_the_model_does_not_know_is_refused(make_info):
 
 def test_an_emulator_of_other_catalogues_says_that_its_error_is_not_whole(make_info, caplog):
     emulator = Emulator.load()
-    emulator.metadata = {**emulator.metadata, "catalogue_sha256": ["0" * 64]}
+    emulator.metadata = {**emulator.metadata, "catalogue_sha256": ["0" * 64], "snapshots": None}
     theory = {"iaemu_cobaya.IAEmu": {"artifact": emulator}}
     likelihood = {"iaemu_cobaya.TNG300Sample1": {"emulator_error": True}}
     get_model({"theory": theory, "likelihood": likelihood})

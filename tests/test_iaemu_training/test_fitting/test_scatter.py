@@ -108,9 +108,12 @@ class TestTrainingArrays:
         sigma = emulator.predict(theta, uncertainties=True).sigma_aleatoric["omega"]
         rows = mocks.cleaned & (mocks.split == 0)
         z = (y[:, :, 1] - mocks.read("labels/omega")[rows][:, None]) / sigma[:, None]
+        known = np.isfinite(z).all(axis=2)  # the emulator expects too few pairs elsewhere
+        assert known.mean() > 0.97
+        z = z[known]
         assert z.mean() == pytest.approx(0.0, abs=0.01)
         assert z.std() == pytest.approx(1.0, abs=0.01)
-        drawn = np.corrcoef(z.reshape(-1, 20).T)
+        drawn = np.corrcoef(z.T)
         matrix, nesting = emulator.aleatoric.correlations["omega"], nesting_matrix(mocks.fine_edges, PAPER_EDGES)
         share = nesting * np.sqrt(np.diff(mocks.fine_edges))
         joined = share @ matrix[:32, :32] @ share.T
