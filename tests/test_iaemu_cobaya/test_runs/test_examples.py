@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[3] / "yaml_examples"
 NEEDS_DATA = {"joint_planck_lensing"}
 NEEDS_CAMB = {"joint_lensing"}
 #: With a free occupation, as lowz_wgplus, which is run in their stead by default.
-SLOW_TO_RUN = {"gama_red", "tng300_projected", "tng_sample1_joint"}
+SLOW_TO_RUN = {"gama_red", "lowz_wgplus", "tng300_projected", "tng_all", "tng_sample1_joint"}
 EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in NEEDS_DATA]
 MCMC = [path for path in EXAMPLES if "\n  mcmc:" in path.read_text()]
 HMC = [path for path in EXAMPLES if "\n  iaemu_cobaya.HMC:" in path.read_text()]

@@ -227,6 +227,7 @@ class TestSameWhateverHappens:
             time.sleep(0.02)
         raise AssertionError(f"The run ended with status {process.returncode} before {n} parts were there.")
 
+    @pytest.mark.slow
     def test_killed_twice(self, dataset, tables, tmp_path):
         output = tmp_path / "killed.hdf5"
         for n, n_workers in ((2, "1"), (6, "2")):

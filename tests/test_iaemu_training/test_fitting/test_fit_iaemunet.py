@@ -75,6 +75,7 @@ def test_the_artifact_says_where_it_comes_from(emulator, tmp_path):
     np.testing.assert_array_equal(loaded.predict(theta).xi, emulator.predict(theta).xi)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_network(data, emulator, tmp_path, monkeypatch):
     before = torch.random.get_rng_state()
     with monkeypatch.context() as patch:
