@@ -129,7 +129,9 @@ class ShearData:
             )
         for label, values in (("separations", self.theta), ("values", self.values)):
             if not np.all(np.isfinite(values)):
-                raise MeasurementError(f"{self.name}: {label} must be finite; point {_first(~np.isfinite(values))} is not.")
+                raise MeasurementError(
+                    f"{self.name}: {label} must be finite; point {_first(~np.isfinite(values))} is not."
+                )
         if np.any(self.theta <= 0):
             raise MeasurementError(f"{self.name}: separations must be positive; got {self.theta.min():g} arcmin.")
         low, high = _ENDS_BETWEEN
@@ -207,7 +209,9 @@ class ShearData:
         if begins.startswith((b"SIMPLE", b"\x1f\x8b", b"\x89HDF")):
             return _read_sacc(path, begins.startswith(b"\x89HDF"), UNITS[theta_unit], name or str(path))
         if theta_unit != "arcmin":
-            raise MeasurementError(f"theta_unit: {path} is in our own format, whose unit is arcmin; got {theta_unit!r}.")
+            raise MeasurementError(
+                f"theta_unit: {path} is in our own format, whose unit is arcmin; got {theta_unit!r}."
+            )
         return _read_table(path, name or str(path))
 
     def write(self, path: str | Path) -> Path:
@@ -251,7 +255,9 @@ def _read_table(path: Path, name: str) -> ShearData:
         part.append([number_at(path, line, number) for number in numbers])
         wanted = {"nz": len(part[0]), "covariance": len(part)}.get(word, 4)
         if len(numbers) != wanted:
-            raise MeasurementError(f"{path}, line {line}: {word} must be followed by {wanted} numbers; got {len(numbers)}.")
+            raise MeasurementError(
+                f"{path}, line {line}: {word} must be followed by {wanted} numbers; got {len(numbers)}."
+            )
     if len(found["covariance"]) != len(statistics) or not found["nz"]:
         raise MeasurementError(
             f"{path}: there are {len(statistics)} points, {len(found['covariance'])} rows of the covariance and "
