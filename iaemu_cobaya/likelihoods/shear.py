@@ -107,8 +107,9 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         self._spectra = ShearSpectra(self.measurement)
         numbers = range(1, self.n_bins + 1)
         self._m, self._dz = ([f"{self.prefix}{kind}{number}" for number in numbers] for kind in self._nuisances)
-        known = (*COSMOLOGY[self.cosmology], *ALIGNMENT, *self._m, *self._dz)
-        self.names = dict(zip(known, mapped_names(known, self.param_map or {}, self.log), strict=True))
+        parameters = (*COSMOLOGY[self.cosmology], *ALIGNMENT, *self._m, *self._dz)
+        self.names = dict(zip(parameters, mapped_names(parameters, self.param_map or {}, self.log), strict=True))
+        self._optional = {"m_nu", "ia_ratio", "eta_IA", *self._m, *self._dz}
         self._lines, self._parts = _Recent(), _Recent()
         self.log.info("%s", self.measurement)
 
@@ -175,8 +176,7 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         -------
         dict
         """
-        optional = {"m_nu", "ia_ratio", "eta_IA", *self._m, *self._dz}
-        needed: dict[str, Any] = {name: None for key, name in self.names.items() if key not in optional}
+        needed: dict[str, Any] = {name: None for key, name in self.names.items() if key not in self._optional}
         if self.cosmology == "ccl":
             return needed
         z = self._redshifts
@@ -194,7 +194,7 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         -------
         list of str
         """
-        return [self.names[key] for key in self.names if key in ("m_nu", "ia_ratio", "eta_IA", *self._m, *self._dz)]
+        return [name for key, name in self.names.items() if key in self._optional]
 
     def get_can_provide_params(self) -> list[str]:
         """Return the names of the derived parameters: ``S8`` = sigma8 (Omega_m / 0.3)^0.5, from CCL's parameters.
@@ -245,7 +245,7 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         values = {
             key: params_values[name] if name in params_values else self.provider.get_param(name)
             for key, name in self.names.items()
-            if name in params_values or name in self.get_requirements()
+            if name in params_values or key not in self._optional
         }
         if _derived is not None and self.cosmology == "ccl":
             _derived["S8"] = values["sigma8"] * math.sqrt(values["Omega_m"] / 0.3)
@@ -298,18 +298,19 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
     def _current_cosmology(self, values: Mapping[str, float]) -> tuple[Hashable, Callable[[], Any]]:
         """Return what identifies the cosmology, and a function that makes it for CCL."""
         if self.cosmology == "ccl":
-            numbers = tuple(float(values.get(name, 0.0)) for name in COSMOLOGY["ccl"])
-            return numbers, lambda: shear_spectra.cosmology_of_parameters(*numbers, self.ccl or {})
-        z = self._redshifts
-        tables = [z, self.provider.get_comoving_radial_distance(z), self.provider.get_Hubble(z, units="km/s/Mpc")]
-        for nonlinear in (False, True):
-            k, at, power = self.provider.get_Pk_grid(("delta_tot", "delta_tot"), nonlinear=nonlinear)
-            # The theory may give more redshifts, which other likelihoods want.
-            wanted = np.searchsorted(at, z - 1e-9)
-            tables += [k, power[wanted]] if not nonlinear else [power[wanted]]
-        density = float(values["omegam"])
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(table).tobytes() for table in tables)).digest()
-        return (digest, density), lambda: shear_spectra.cosmology_of_tables(*tables, density)
+            chosen = {name: float(values[name]) for name in COSMOLOGY["ccl"] if name in values}
+            return tuple(chosen.items()), lambda: shear_spectra.cosmology_of_parameters(chosen, self.ccl or {})
+        z, give = self._redshifts, self.provider
+        distance, hubble = give.get_comoving_radial_distance(z), give.get_Hubble(z, units="km/s/Mpc")
+        k, at, linear = give.get_Pk_grid(("delta_tot", "delta_tot"), nonlinear=False)
+        nonlinear = give.get_Pk_grid(("delta_tot", "delta_tot"), nonlinear=True)[2]
+        # The theory may give more redshifts, which other likelihoods want.
+        wanted = np.searchsorted(at, z - 1e-9)
+        linear, nonlinear, density = linear[wanted], nonlinear[wanted], float(values["omegam"])
+        tables = [np.ascontiguousarray(table).tobytes() for table in (distance, hubble, k, linear, nonlinear)]
+        return (hashlib.sha256(b"".join(tables)).digest(), density), lambda: shear_spectra.cosmology_of_tables(
+            z, distance, hubble, k, linear, nonlinear, density
+        )
 
     def log_likelihood(self, theory_vector: np.ndarray) -> float:
         """Return the log-likelihood of a prediction.

@@ -21,7 +21,7 @@ k-th point with the first k points, in the order of the file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,8 @@ class ShearData:
         self._check_points()
         self._check_distributions()
         if self.covariance.shape != (len(self.values),) * 2:
-            raise MeasurementError(
-                f"{self.name}: the covariance has shape {self.covariance.shape}, but there are {len(self.values)} points."
-            )
+            shape, n = self.covariance.shape, len(self.values)
+            raise MeasurementError(f"{self.name}: the covariance has shape {shape}, but there are {n} points.")
         check_covariance(self.covariance, self.name, _REMEDY)
 
     def __repr__(self) -> str:
@@ -171,8 +170,9 @@ class ShearData:
         -------
         ShearData
         """
-        columns = (column[used] for column in (self.statistic, self.pairs, self.theta, self.values))
-        return ShearData(*columns, self.covariance[np.ix_(used, used)], self.z, self.nz, self.metadata, self.name)
+        names = ("statistic", "pairs", "theta", "values")
+        columns = {name: getattr(self, name)[used] for name in names}
+        return replace(self, **columns, covariance=self.covariance[np.ix_(used, used)])
 
     # ------------------------------------------------------------------ files
 

@@ -7,8 +7,8 @@ In the Limber approximation, for a flat universe, with W of lensing or of intrin
     W_IA(chi) = -A(z) 0.0134 Omega_m / D(z) n(chi),    D(0) = 1    (Bridle & King 2007, in the convention of CCL)
 
 and xi_+-(theta) = sum_l (2 l + 1) / (4 pi) d^l_2,+-2(theta) C(l), with Bessel functions J_0/4((l + 1/2) theta) for d at
-large l. CCL's ``angular_cl`` and ``correlation`` (in the flat sky) compute the same; here the integrals of all pairs are
-products of matrices, which takes a hundredth of the time.
+large l. CCL's ``angular_cl`` and ``correlation`` (in the flat sky) compute the same; here the integrals of all pairs
+are products of matrices, which takes a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -56,18 +56,14 @@ def import_ccl() -> Any:
     return pyccl
 
 
-def cosmology_of_parameters(
-    omega_m: float, sigma8: float, h: float, n_s: float, omega_b: float, m_nu: float, options: Mapping[str, Any]
-) -> Any:
+def cosmology_of_parameters(values: Mapping[str, float], options: Mapping[str, Any]) -> Any:
     """Return a flat LCDM cosmology of CCL.
 
     Parameters
     ----------
-    omega_m : float
-        Of all matter, neutrinos included.
-    sigma8, h, n_s, omega_b : float
-    m_nu : float
-        Mass of the one massive neutrino [eV].
+    values : mapping of str to float
+        Omega_m (of all matter, neutrinos included), sigma8, h, n_s, Omega_b, and optionally m_nu [eV] of one massive
+        neutrino.
     options : mapping
         Further arguments of ``pyccl.Cosmology``, such as ``transfer_function``.
 
@@ -76,14 +72,14 @@ def cosmology_of_parameters(
     pyccl.Cosmology
     """
     ccl = import_ccl()
-    settings = {"mass_split": "single", **options}
+    others = {name: values[name] for name in ("sigma8", "h", "n_s", "Omega_b")}
+    others.update(m_nu=values.get("m_nu", 0.0), mass_split="single")
     omega_nu = 0.0
-    if m_nu > 0:
+    if others["m_nu"] > 0:
         # CCL knows the density of neutrinos of a mass only once there is a cosmology; it does not depend on matter.
-        probe = ccl.Cosmology(Omega_c=0.25, Omega_b=omega_b, h=h, n_s=n_s, sigma8=0.8, m_nu=m_nu, mass_split="single")
-        omega_nu = float(probe["Omega_nu_mass"])
-    omega_c = omega_m - omega_b - omega_nu
-    return ccl.Cosmology(Omega_c=omega_c, Omega_b=omega_b, h=h, n_s=n_s, sigma8=sigma8, m_nu=m_nu, **settings)
+        omega_nu = float(ccl.Cosmology(Omega_c=0.25, **others)["Omega_nu_mass"])
+    omega_c = values["Omega_m"] - values["Omega_b"] - omega_nu
+    return ccl.Cosmology(Omega_c=omega_c, **{**others, **options})
 
 
 def cosmology_of_tables(
