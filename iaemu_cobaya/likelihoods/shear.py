@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -50,6 +51,8 @@ class _Recent:
 
     def __init__(self, size: int = 4):
         self._size, self._found = size, OrderedDict[Hashable, Any]()
+        # At the end of the process, before pyccl's own functions are gone with which it frees its cosmologies.
+        weakref.finalize(self, self._found.clear)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         if key not in self._found:

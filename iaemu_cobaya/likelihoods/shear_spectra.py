@@ -72,7 +72,7 @@ def cosmology_of_parameters(values: Mapping[str, float], options: Mapping[str, A
     pyccl.Cosmology
     """
     ccl = import_ccl()
-    others = {name: values[name] for name in ("sigma8", "h", "n_s", "Omega_b")}
+    others: dict[str, Any] = {name: values[name] for name in ("sigma8", "h", "n_s", "Omega_b")}
     others.update(m_nu=values.get("m_nu", 0.0), mass_split="single")
     omega_nu = 0.0
     if others["m_nu"] > 0:
