@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         TNG300Sample3,
     )
     from iaemu_cobaya.likelihoods.projected import ProjectedCorrelations
+    from iaemu_cobaya.likelihoods.shear import CosmicShear, DESY1Shear
     from iaemu_cobaya.sampler.hmc import HMC
     from iaemu_cobaya.theories.halotools import HalotoolsIA
     from iaemu_cobaya.theories.models import IAEmu, MassDependentIA, TabulatedIA
@@ -27,7 +28,9 @@ _HOME_OF = {
     "HMC": "iaemu_cobaya.sampler.hmc",
     "LOWZ": "iaemu_cobaya.likelihoods.packaged",
     "Bins": "iaemu.measurement",
+    "CosmicShear": "iaemu_cobaya.likelihoods.shear",
     "Covariance": "iaemu.measurement",
+    "DESY1Shear": "iaemu_cobaya.likelihoods.shear",
     "GAMARed": "iaemu_cobaya.likelihoods.packaged",
     "HalotoolsIA": "iaemu_cobaya.theories.halotools",
     "IACorrelations": "iaemu_cobaya.likelihoods.correlations",
@@ -47,7 +50,9 @@ __all__ = [
     "HMC",
     "LOWZ",
     "Bins",
+    "CosmicShear",
     "Covariance",
+    "DESY1Shear",
     "GAMARed",
     "HalotoolsIA",
     "IACorrelations",

@@ -240,7 +240,7 @@ class Covariance:
             There is no such file.
         """
         path = Path(path)
-        header, rows = _read_text(path, _COVARIANCE_FORMAT)
+        header, rows = read_header_and_rows(path, _COVARIANCE_FORMAT)
         lengths = {len(row) for _, row in rows}
         if not rows or lengths != {len(rows)}:
             raise MeasurementError(
@@ -283,7 +283,7 @@ class Covariance:
         header = {"format": _COVARIANCE_FORMAT, "statistics": list(self.statistics), **self.metadata}
         if self.n_regions is not None:
             header["n_regions"] = int(self.n_regions)
-        return _as_text(header, [" ".join(map(repr, row)) for row in self.matrix.tolist()])
+        return header_and_rows_as_text(header, [" ".join(map(repr, row)) for row in self.matrix.tolist()])
 
 
 @dataclass(frozen=True)
@@ -397,7 +397,7 @@ class Measurement:
             There is no such file.
         """
         path = Path(path)
-        header, rows = _read_text(path, _FORMAT)
+        header, rows = read_header_and_rows(path, _FORMAT)
         unit = header.pop("r_unit", None)
         if unit != "Mpc/h":
             raise MeasurementError(f"{path}: 'r_unit' in the header must be 'Mpc/h'; got {unit!r}.")
@@ -479,10 +479,14 @@ class Measurement:
             for statistic, bins in self.bins.items()
             for low, high, value, error in np.stack([bins.r_low, bins.r_high, bins.value, bins.error], axis=1).tolist()
         ]
-        return _as_text(header, rows)
+        return header_and_rows_as_text(header, rows)
 
 
-def check_covariance(matrix: np.ndarray, label: str) -> None:
+#: What to do about a covariance of correlation functions that is not positive definite.
+_REMEDY = "Estimate it from more regions than bins, use fewer bins, or use 'covariance: diagonal'."
+
+
+def check_covariance(matrix: np.ndarray, label: str, remedy: str = _REMEDY) -> None:
     """Check that a matrix is finite, symmetric and positive definite.
 
     Parameters
@@ -490,6 +494,8 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
     matrix : array (n, n)
     label : str
         Name in messages.
+    remedy : str
+        What the message says to do if an eigenvalue is not positive.
 
     Raises
     ------
@@ -531,8 +537,7 @@ def check_covariance(matrix: np.ndarray, label: str) -> None:
     if eigenvalues[0] <= 1e-12 * eigenvalues[-1]:
         raise MeasurementError(
             f"{label}: the covariance is not positive definite: its correlation matrix has the eigenvalue "
-            f"{eigenvalues[0]:.3g}. Estimate it from more regions than bins, use fewer bins, or use "
-            f"'covariance: diagonal'."
+            f"{eigenvalues[0]:.3g}. {remedy}"
         )
 
 
@@ -628,15 +633,36 @@ def _covariances_of(path: Path) -> tuple[list[str], list[str]]:
     statistic = f"_(?:{'|'.join(MEASURED)})"
     own = re.compile(re.escape(path.stem) + f"(?:{statistic})+_covariance(?:_new)?" + re.escape(SUFFIX))
     try:
-        header, _ = _read_text(path, _FORMAT)
+        header, _ = read_header_and_rows(path, _FORMAT)
         present, replaced = (_file_names(path, header.get(key)) for key in ("covariances", "replaces"))
     except (MeasurementError, OSError):
         return [], []
     return [name for name in present if own.fullmatch(name)], [name for name in replaced if own.fullmatch(name)]
 
 
-def _read_text(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
-    """Return the header of a file of the expected format, and (line number, words) of each row of its body."""
+def read_header_and_rows(path: Path, expected: str) -> tuple[dict[str, Any], list[tuple[int, list[str]]]]:
+    """Read a text file whose header is YAML behind ``#``, and check its format and checksum.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str
+        The format that the header must state, such as "iaemu covariance 1".
+
+    Returns
+    -------
+    header : dict
+        Without the format.
+    rows : list of (int, list of str)
+        Number of the line, and the words, of each row of the body.
+
+    Raises
+    ------
+    MeasurementError
+        The file cannot be read, is of another format, was cut short or has changed since it was written.
+    FileNotFoundError
+        There is no such file.
+    """
     try:
         text = read_text(path)
     except FileNotFoundError:
@@ -713,7 +739,24 @@ def _parsed_header(path: Path, text: str) -> dict[str, Any]:
     return parsed or {}
 
 
-def _as_text(header: Mapping[str, Any], rows: Sequence[str]) -> str:
+def header_and_rows_as_text(header: Mapping[str, Any], rows: Sequence[str]) -> str:
+    """Return the text of a file for :func:`read_header_and_rows`, with its checksum.
+
+    Parameters
+    ----------
+    header : mapping
+        With the format.
+    rows : sequence of str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    MeasurementError
+        The header cannot be written as YAML.
+    """
     try:
         text = yaml.dump(
             dict(header), Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True, default_flow_style=None

@@ -46,7 +46,12 @@ def packaged_names() -> list[str]:
     Returns
     -------
     list of str
+        Without cosmic shear, which :class:`iaemu_cobaya.likelihoods.shear_data.ShearData` reads.
     """
+    return [name for name in _names() if not name.startswith("shear/")]
+
+
+def _names() -> list[str]:
     root = _data_folder()
     files = sorted(root.glob(f"*/*{SUFFIX}"))
     return [str(file.relative_to(root).with_suffix("").as_posix()) for file in files if "_covariance" not in file.stem]
@@ -77,7 +82,7 @@ def resolve(source: Any) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {str(path)!r} (in the folder {Path.cwd()}), and no packaged measurement of this name. "
-            f"Packaged are: {', '.join(packaged_names())}."
+            f"Packaged are: {', '.join(_names())}."
         )
     return path
 

@@ -19,8 +19,16 @@ FOLDER = Path(__file__).parents[3] / "yaml_examples"
 #: Its data are not on a machine that runs tests; see test_joint.py, also for runs of the other one with CAMB.
 NEEDS_DATA = {"joint_planck_lensing"}
 NEEDS_CAMB = {"joint_lensing"}
+NEEDS_CCL = {"joint_cosmic_shear"}
 #: With a free occupation, as lowz_wgplus, which is run in their stead by default.
-SLOW_TO_RUN = {"gama_red", "lowz_wgplus", "tng300_projected", "tng_all", "tng_sample1_joint"}
+SLOW_TO_RUN = {
+    "gama_red",
+    "joint_cosmic_shear",
+    "lowz_wgplus",
+    "tng300_projected",
+    "tng_all",
+    "tng_sample1_joint",
+}
 EXAMPLES = [path for path in sorted(FOLDER.glob("*.yaml")) if path.stem not in NEEDS_DATA]
 MCMC = [path for path in EXAMPLES if "\n  mcmc:" in path.read_text()]
 HMC = [path for path in EXAMPLES if "\n  iaemu_cobaya.HMC:" in path.read_text()]
@@ -36,13 +44,19 @@ no_camb = pytest.mark.skipif(
     find_spec("camb") is None, reason="CAMB is not installed: pip install camb, or the extra 'test'"
 )
 
+no_ccl = pytest.mark.skipif(
+    find_spec("pyccl") is None, reason="CCL is not installed: pip install pyccl, or the extra 'test'"
+)
+
 
 def cases(paths, slow=()):
     return [
         pytest.param(
             path,
             id=path.stem,
-            marks=[no_camb] * (path.stem in NEEDS_CAMB) + [pytest.mark.slow] * (path.stem in slow),
+            marks=[no_camb] * (path.stem in NEEDS_CAMB)
+            + [no_ccl] * (path.stem in NEEDS_CCL)
+            + [pytest.mark.slow] * (path.stem in slow),
         )
         for path in paths
     ]
@@ -73,7 +87,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 def test_there_is_one_per_sample():
     assert {f"tng_sample{number}" for number in (1, 2, 3)} <= {path.stem for path in HMC}
-    assert {"tng_sample1_mcmc", "tng_sample1_halotools", "joint_lensing"} <= {path.stem for path in MCMC}
+    assert {"tng_sample1_mcmc", "tng_sample1_halotools", "joint_lensing", "joint_cosmic_shear"} <= {
+        path.stem for path in MCMC
+    }
     assert {"tng_sample1_evaluate", "tng_sample1_joint"} <= {path.stem for path in EXAMPLES}
 
 
