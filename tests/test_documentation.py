@@ -22,6 +22,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Written by programs, or run when the site is built.
 NOT_PAGES = ("reports", "results", "_build", "gallery.md")
 
+#: Their commands have tests of their own.
+SLOW_PAGES = ("own_galaxies.md", "own_data.md")
+
 BLOCK = re.compile(r"(?P<comments>(?:^<!-- [^\n]* -->\n)*)^```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
 
 
@@ -45,7 +48,11 @@ def blocks_of(page):
 
 def pages(languages):
     return [
-        pytest.param(page, id=str(page.relative_to(ROOT)))
+        pytest.param(
+            page,
+            id=str(page.relative_to(ROOT)),
+            marks=[pytest.mark.slow] * ("bash" in languages and page.name in SLOW_PAGES),
+        )
         for page in PAGES
         if not set(NOT_PAGES) & set(page.relative_to(ROOT).parts)
         and any(block.language in languages and not block.not_run for block in blocks_of(page))

@@ -169,6 +169,7 @@ def test_mass_dependent_ia_is_tabulated_ia_with_another_default():
     assert "prior" in mine["params"]["mu_cen_slope"] and theirs["params"]["mu_cen_slope"]["value"] == 0
 
 
+@pytest.mark.slow
 def test_three_samples_at_once_share_the_strengths(tables):
     """The example with a theory for each sample: its chi^2 is the sum of theirs at the same strengths."""
     info = load_input_file(EXAMPLES / "tng_all.yaml")

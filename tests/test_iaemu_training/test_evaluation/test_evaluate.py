@@ -381,6 +381,7 @@ class TestCommandLine:
         module.Dataset = lambda path: FakeDataset(n=80)
         monkeypatch.setitem(sys.modules, "iaemu_training.dataset.file", module)
 
+    @pytest.mark.slow
     def test_writes_a_report(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr("iaemu_training.evaluation.figures._N_EXAMPLES", 2)
         folder = tmp_path / "report"

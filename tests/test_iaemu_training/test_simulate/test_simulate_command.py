@@ -64,6 +64,7 @@ def test_stopped_and_resumed_equals_uninterrupted(simulation, uninterrupted, tmp
     assert not list(folder.glob("state-*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_one_step(simulation, uninterrupted, tmp_path):
     folder = tmp_path / "box"
     script = (
