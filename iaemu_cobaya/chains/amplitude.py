@@ -10,6 +10,7 @@ import torch
 from cobaya.model import Model
 from matplotlib.figure import Figure
 
+from iaemu.halomodel.abundance import CRITICAL_DENSITY
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.halomodel.radial import RADII
 from iaemu.halomodel.strengths import satellite_strengths
@@ -143,7 +144,7 @@ def _one_halo(model: ForwardModel, theta: np.ndarray, shapes: np.ndarray, log_ma
     q = mean_p2(satellite_strengths(mu, slope, torch.as_tensor(RADII))).numpy() @ profile
     Om = model.cosmology["Om"]  # type: ignore[index]
     # The virial radius of 200 times the mean density.
-    virial = (3.0 * 10**log_mass / (4.0 * np.pi * 200.0 * Om * 2.77536627e11)) ** (1.0 / 3.0)
+    virial = (3.0 * 10**log_mass / (4.0 * np.pi * 200.0 * Om * CRITICAL_DENSITY)) ** (1.0 / 3.0)
     steep = np.maximum(RADII, _CORE / virial[:, None]) ** -2.0 @ profile
     return {"a_1h": 2.0 / 3.0 * shapes * q / steep}
 

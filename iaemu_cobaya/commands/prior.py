@@ -8,7 +8,6 @@ holds the posterior, and the error because the halo catalogues are finite.
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 
 from iaemu.files import write_whole
@@ -62,12 +61,13 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     arguments = read_options(parser, argv, check=False)
     from iaemu_cobaya.chains.amplitude import amplitude_priors, prior_plot, text_of
     from iaemu_cobaya.chains.reading import ChainError, load_chain
+    from iaemu_cobaya.theories.derived import SHAPE_PARAMETERS
 
     chain = load_chain(arguments.chain, arguments.burn_in)
     path = arguments.output or chain.root.with_name(f"{chain.name}_A_IA.png")
     if path.suffix not in (".png", ".pdf"):
         raise ChainError(f"--output: the picture must end in .png or .pdf; got {str(path)!r}.")
-    amplitude = None if arguments.e_rms is None else math.sqrt(15.0 / 8.0) * arguments.e_rms
+    amplitude = None if arguments.e_rms is None else SHAPE_PARAMETERS["e_rms"] * arguments.e_rms
     priors = amplitude_priors(chain, arguments.redshifts, amplitude, arguments.n_draws)
     document = [
         {

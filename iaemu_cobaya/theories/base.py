@@ -402,20 +402,21 @@ class ForwardModelTheory(DerivesParameters, MapsParameters, ChecksOptions, Theor
         """
         values = [params[name] for name in self.names]
         found: dict[str, Any] = {product: {} for product in (*self._products, *self._deviations)}
-        prediction: Mapping[str, Any] = {}
+        predictions: dict[EdgesKey, Mapping[str, Any]] = {}
         amplitude = self.shape_amplitude(params)
         requests, deviation_requests = self._evaluation.requests, self._evaluation.deviation_requests
         for key in dict.fromkeys([*requests, *deviation_requests]):
             prediction, deviations = self._evaluation.predict(values, key, bool(derived))
+            predictions[key] = prediction
             for statistic in requests.get(key, set()) - set(AMPLITUDE_OF):
                 value = prediction[statistic]
                 found[product_name(statistic, self.tag)][key] = _scaled(value, amplitude, statistic)
             for statistic in deviation_requests.get(key, ()):
                 value = deviations[statistic]
                 found[product_name(statistic, self.tag, deviations=True)][key] = _scaled(value, amplitude, statistic)
-        if derived and not prediction:
-            prediction, _ = self._evaluation.predict(values, None, True)
-        return found | self._derive(params, derived, prediction)
+        if derived and not any(predictions.values()):
+            predictions[None], _ = self._evaluation.predict(values, None, True)
+        return found | self._derive(params, derived, predictions)
 
     def __repr__(self) -> str:
         names = ", ".join(getattr(self, "names", ()))

@@ -27,7 +27,7 @@ from iaemu.observables.projected import AMPLITUDE_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS
 from iaemu.prediction import ProjectedPrediction
 from iaemu_cobaya.naming import mapped_names
-from iaemu_cobaya.theories.evaluation import COUNTS, Evaluation
+from iaemu_cobaya.theories.evaluation import COUNTS, Evaluation, columns
 
 #: What is derived on large scales.
 LARGE_SCALES = ("A_IA", "b_g", "log10_M_h")
@@ -43,7 +43,7 @@ SHAPE_PARAMETERS = {"e_rms": math.sqrt(15.0 / 8.0), "a_shape": 1.0}
 SHAPES = {"w_gplus", "xi_gplus_2"}
 
 #: The bins of a request for the amplitudes of the large scales.
-_AMPLITUDES = Projection.of_large_scales()
+AMPLITUDES = Projection.of_large_scales()
 
 
 class DerivesParameters:
@@ -103,7 +103,7 @@ class DerivesParameters:
             except ValueError as error:
                 names = ", ".join(wanted[name] for name in LARGE_SCALES if name in wanted)
                 raise LoggedError(self.log, "%s: %s", names, error) from error
-            self._evaluation.requests.setdefault(_AMPLITUDES, set()).update(AMPLITUDE_OF)
+            self._evaluation.requests.setdefault(AMPLITUDES, set()).update(AMPLITUDE_OF)
         self._find_shape([wanted["A_IA"]] if "A_IA" in wanted else [])
 
     def _derived_names(self) -> list[str]:
@@ -147,35 +147,24 @@ class DerivesParameters:
         """
         return 1.0 if self._shape is None else params[self._shape[0]] * self._shape[1]
 
-    def _derive(self, params: Mapping, derived: Collection[str], prediction: Mapping[str, Any]) -> dict[str, Any]:
-        """Return derived parameters, tensors (n,), from a prediction and one of the amplitudes of the large scales."""
-        found: dict[str, Any] = {}
+    def _derive(self, params: Mapping, derived: Collection[str], found: Mapping[Any, Mapping]) -> dict[str, Any]:
+        """Return derived parameters, tensors (n,), from the predictions in each binning that was requested."""
         kinds = {name: self._derived[name] for name in derived}
+        known = dict(next(filter(None, found.values()), {}))
         if set(kinds.values()) & set(LARGE_SCALES):
-            # Alignment strengths come first, then the occupation; a constant occupation is one row.
-            columns = [params[name] for known, name in self._by_parameter().items() if known in OCCUPATION_PARAMETERS]
-            occupation = torch.stack(
-                torch.broadcast_tensors(*(torch.as_tensor(column, dtype=torch.float64) for column in columns)), dim=-1
-            )
-            prediction = {**prediction, **self._amplitudes(params, prediction, occupation.reshape(-1, len(columns)))}
+            known |= self._on_large_scales(params, found[AMPLITUDES])
         for name, kind in kinds.items():
-            found[name] = prediction[kind]
-            if found[name] is None:
+            if known[kind] is None:
                 raise LoggedError(
                     self.log, "%s: this model does not predict it. Remove it from params, or use TabulatedIA.", name
                 )
-        return found
+        return {name: known[kind] for name, kind in kinds.items()}
 
-    def _by_parameter(self) -> dict[str, str]:
-        return dict(zip(self.model.parameters, self.names, strict=True))
-
-    def _amplitudes(self, params: Mapping, prediction: Mapping[str, Any], occupation: torch.Tensor) -> dict[str, Any]:
-        values = [params[name] for name in self.names]
-        found, _ = self._evaluation.predict(values, _AMPLITUDES, True)
-        amplitude = torch.as_tensor(self.shape_amplitude(params), dtype=torch.float64).reshape(-1, 1)
-        amplitudes = ProjectedPrediction(_AMPLITUDES, b2=found["b2"], K=amplitude * found["K"])
-        return {
-            name: value
-            for name, value in vars(self._evaluation.model.from_amplitudes(amplitudes, occupation)).items()
-            if name in LARGE_SCALES
-        }
+    def _on_large_scales(self, params: Mapping, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is derived from a prediction of the amplitudes of the large scales."""
+        names = dict(zip(self.model.parameters, self.names, strict=True))
+        occupation = columns([params[names[known]] for known in OCCUPATION_PARAMETERS])
+        shape = torch.as_tensor(self.shape_amplitude(params), dtype=torch.float64).reshape(-1, 1)
+        amplitudes = ProjectedPrediction(AMPLITUDES, b2=prediction["b2"], K=shape * prediction["K"])
+        found = self._evaluation.model.from_amplitudes(amplitudes, occupation)
+        return {name: getattr(found, name) for name in LARGE_SCALES}

@@ -114,7 +114,7 @@ class Evaluation:
         statistics, with_error = self.requests.get(key, set()), self.deviation_requests.get(key, set())
         fixed, mu = self._at_occupation(values, key)
         if fixed is None:
-            theta = _columns(values)
+            theta = columns(values)
             found: Mapping[str, Any] = {}
             if statistics or counts:
                 found = vars(self._guarded(self._predict, theta, key, statistics))
@@ -143,7 +143,7 @@ class Evaluation:
         occupation = tuple(values[column] for column in self._occupation)
         if not self.model.factorises or any(isinstance(value, torch.Tensor) for value in occupation):
             return None, None
-        mu = _columns([values[column] for column in self._strengths])
+        mu = columns([values[column] for column in self._strengths])
         if not bool(((mu.detach() >= self._low) & (mu.detach() <= self._high)).all()):
             return None, None
         statistics = self.requests.get(key, set()) | self.deviation_requests.get(key, set())
@@ -267,8 +267,17 @@ def edges_key(r_edges: ArrayLike | Projection | None) -> EdgesKey:
     return tuple(np.asarray(r_edges, dtype=np.float64).ravel().tolist())
 
 
-def _columns(values: Sequence) -> torch.Tensor:
-    """Return numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are only numbers."""
+def columns(values: Sequence) -> torch.Tensor:
+    """Return numbers and tensors (n,) as the columns of one float64 tensor; n = 1 if there are only numbers.
+
+    Parameters
+    ----------
+    values : sequence of float or tensor (n,)
+
+    Returns
+    -------
+    tensor (n, n_values)
+    """
     n = next((len(value) for value in values if isinstance(value, torch.Tensor)), None)
     if n is None:
         return torch.tensor([values], dtype=torch.float64)

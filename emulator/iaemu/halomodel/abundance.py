@@ -14,7 +14,7 @@ from scipy.special import hyp2f1
 from iaemu.halomodel.occupation import mean_ncen, mean_nsat
 
 #: Linear threshold of collapse, and critical density at z = 0 [Msun/h / (Mpc/h)^3].
-_DELTA_C, _RHO_CRITICAL = 1.686, 2.77536627e11
+_DELTA_C, CRITICAL_DENSITY = 1.686, 2.77536627e11
 
 #: Nodes of host mass [log10 Msun/h]: from the least that halotools' model occupies.
 LOG_MASS = np.arange(10.5, 16.0, 0.04)
@@ -145,7 +145,7 @@ def halos(cosmology: Mapping[str, float], ratio: float) -> np.ndarray:
 def _halos(values: tuple[float, ...], ratio: float) -> np.ndarray:
     *known, z = values
     own = dict(zip(NEEDS, known, strict=True))
-    radius = (3.0 * 10.0**LOG_MASS / (4.0 * np.pi * own["Om"] * _RHO_CRITICAL)) ** (1.0 / 3.0)
+    radius = (3.0 * 10.0**LOG_MASS / (4.0 * np.pi * own["Om"] * CRITICAL_DENSITY)) ** (1.0 / 3.0)
     rms = rms_of_spheres(radius, **own) * growth_factor(own["Om"], z) * ratio
     nu = _DELTA_C / rms
     number = multiplicity(nu, z) * np.gradient(np.log(nu), LOG_MASS) * 10.0 ** (10.5 - LOG_MASS)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
 
+from iaemu.halomodel.abundance import CRITICAL_DENSITY
 from iaemu_training.halos.columns import CatalogueError
 
 #: Least number of hosts (or sub-halos) for a check.
@@ -25,8 +26,6 @@ VIRIAL_RADII, STRAYS = 5.0, 0.01
 #: Least share of the side of the box that the halos must extend over.
 FILLED = 0.9
 
-#: Critical density at z = 0 [h^2 Msun / Mpc^3].
-CRITICAL_DENSITY = 2.77536627e11
 _OMEGA_M = 0.31
 #: Range of redshifts for a catalogue that does not state its own; range of linear amplitudes relative to Planck's.
 _REDSHIFTS = (0.0, 2.0)
