@@ -17,7 +17,7 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "joss"]
 
 html_theme = "furo"
 html_title = f"iaemu-cobaya {version}"
