@@ -326,6 +326,8 @@ class Measurement:
             if not isinstance(statistic, str) or statistic not in MEASURED:
                 raise MeasurementError(f"{self.name}: unknown statistic {short(statistic)}; use {', '.join(MEASURED)}.")
             _check_bins(f"{self.name}: {statistic}", bins, statistic in PROJECTED)
+            if statistic in ("omega", "eta"):
+                _check_cosines(f"{self.name}: {statistic}", bins)
         seen: set[str] = set()
         for covariance in self.covariances:
             label = f"{self.name}: the covariance of {', '.join(covariance.statistics)}"
@@ -585,6 +587,16 @@ def _check_bins(label: str, bins: Bins, points: bool = False) -> None:
         raise MeasurementError(
             f"{label}: bins {bad} and {bad + 1} overlap or are not sorted: {bins.r_low[bad]:.6g} .. "
             f"{bins.r_high[bad]:.6g} and {bins.r_low[bad + 1]:.6g} .. {bins.r_high[bad + 1]:.6g} Mpc/h."
+        )
+
+
+def _check_cosines(label: str, bins: Bins) -> None:
+    """Raise MeasurementError if a mean of cos^2 - 1/3 is far outside of its limits."""
+    beyond = np.maximum(-1.0 / 3.0 - bins.value, bins.value - 2.0 / 3.0) > 5.0 * bins.error
+    for bad in np.flatnonzero(beyond).tolist():
+        raise MeasurementError(
+            f"{label} is {bins.value[bad]:.6g} in bin {bad}, with the error {bins.error[bad]:.6g}, but a mean of "
+            "cos^2 - 1/3 lies between -1/3 and 2/3. If it is in per cent, divide it and its error by 100."
         )
 
 

@@ -5,7 +5,8 @@ comments behind '#'. Its columns are r_low, r_high, value and error; or r, value
 come from --covariance. A heading with these names, or --columns, names them in any order.
 
 Of w_gg and w_g+ (--pi-max), tables may have r_p, value and error, without edges. Give several tables as w_gg=FILE
-w_gplus=FILE; or a FITS file in the 2pt format of echo-IA, which holds all of them and their covariance.
+w_gplus=FILE, or the same one twice if its heading names both (r_p w_gg error w_gplus error); or a FITS file in the 2pt
+format of echo-IA, which holds all of them and their covariance.
 """
 
 from __future__ import annotations
@@ -49,14 +50,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME",
-        help="names of the columns, in their order: statistic, r_low, r_high, r, value, error, or - for a column that "
+        help="names of the columns, in their order: statistic, r_low, r_high, r (r_p), value, error, or - for one that "
         "is not used (default: as the file names them, or by their number)",
     )
     add(
         "--edges",
+        action="append",
         metavar="EDGES",
         help="bin edges, if the table has centres r: E0,E1,... in the unit of r, a file that holds them, paper or "
-        "tng300",
+        "tng300; or w_gg=EDGES, repeated for each statistic",
     )
     add(
         "--covariance",
@@ -142,7 +144,6 @@ def _survey(arguments: argparse.Namespace) -> tuple[Measurement, tuple[str, ...]
     """What :func:`iaemu_cobaya.likelihoods.surveys.read_survey` reads, or None if the table is of another kind."""
     from iaemu.measurement import Measurement
     from iaemu.statistics import PROJECTED
-    from iaemu_cobaya.commands.plain_table import numbers_of
     from iaemu_cobaya.likelihoods.surveys import is_fits, read_survey
 
     source: Any = arguments.table[0] if len(arguments.table) == 1 else None
@@ -175,7 +176,7 @@ def _survey(arguments: argparse.Namespace) -> tuple[Measurement, tuple[str, ...]
             redshift=arguments.redshift,
             n_regions=arguments.n_regions,
             covariance=covariance,
-            edges=None if arguments.edges is None else numbers_of(arguments.edges),
+            edges=_limits(arguments.edges),
             pair=None if arguments.pair is None else {k: int(v) for k, v in _numbers("--pair", arguments.pair).items()},
             r_min=_cut("--r-min", arguments.r_min),
             r_max=_cut("--r-max", arguments.r_max),
@@ -204,7 +205,7 @@ def _plain(arguments: argparse.Namespace) -> tuple[Measurement, tuple[str, ...]]
         table,
         arguments.statistic,
         arguments.columns,
-        arguments.edges,
+        _of_each("--edges", arguments.edges),
         Path(arguments.covariance[0]) if arguments.covariance else None,
         arguments.n_regions,
         arguments.scale,
@@ -229,9 +230,25 @@ def _pairs(option: str, words: Sequence[str]) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value or name in found:
-            raise ValueError(f"{option}: give several as w_gg=FILE w_gplus=FILE, each once; got {word}.")
+            raise ValueError(f"{option}: give one for each statistic, w_gg=... w_gplus=..., each once; got {word}.")
         found[name] = value
     return found
+
+
+def _of_each(option: str, words: Sequence[str] | None) -> str | dict[str, str] | None:
+    """Return one value for all statistics, or one for each (w_gg=VALUE)."""
+    if words is None or (len(words) == 1 and "=" not in words[0]):
+        return None if words is None else words[0]
+    return _pairs(option, words)
+
+
+def _limits(words: Sequence[str] | None) -> Any:
+    from iaemu_cobaya.commands.plain_table import numbers_of
+
+    given = _of_each("--edges", words)
+    if isinstance(given, dict):
+        return {statistic: numbers_of(text) for statistic, text in given.items()}
+    return None if given is None else numbers_of(given)
 
 
 def _numbers(option: str, words: Sequence[str]) -> dict[str, float]:

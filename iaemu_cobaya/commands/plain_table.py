@@ -11,14 +11,14 @@ import numpy as np
 from iaemu.binning import BINNINGS
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, number_in
 from iaemu.statistics import MEASURED, PROJECTED
-from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, COLUMNS, PlainTable, square_matrix
+from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, COLUMNS, PlainTable, edges_in, meaning, square_matrix
 
 
 def measurement_from_table(
     path: str | Path,
     statistic: str | None = None,
     columns: Sequence[str] = (),
-    edges: str | None = None,
+    edges: str | Mapping[str, str] | None = None,
     covariance: str | Path | None = None,
     n_regions: int | None = None,
     scale: float = 1.0,
@@ -36,7 +36,7 @@ def measurement_from_table(
         Of :data:`iaemu_cobaya.likelihoods.plain_table.COLUMNS`, and ``-`` for those that are not used. By default
         those that the file names, or, of a file without names, ``r value``, ``r value error`` or ``r_low r_high value
         error`` by their number.
-    edges : str, optional
+    edges : str, or mapping of statistic to str, optional
         Bin edges for a table with a column ``r``: numbers with commas between, the name of a file that holds them, or
         ``paper`` or ``tng300``. Projected statistics may do without: then values are those at ``r``.
     covariance : str or Path, optional
@@ -60,7 +60,7 @@ def measurement_from_table(
         What the table holds is not clear, not complete or not a measurement.
     """
     table = PlainTable.read(path)
-    names = _columns_of(table, columns, covariance is not None)
+    names = _columns_of(table, columns, covariance is not None and edges is None)
     found = {name: table.column(names.index(name), name) for name in names if name in COLUMNS[1:]}
     if "statistic" in names:
         kinds = [words[names.index("statistic")] for _, words in table.rows]
@@ -96,12 +96,12 @@ def measurement_from_table(
     return Measurement(bins, covariances, dict(metadata or {}), str(path)), names
 
 
-def _columns_of(table: PlainTable, columns: Sequence[str], with_covariance: bool) -> tuple[str, ...]:
+def _columns_of(table: PlainTable, columns: Sequence[str], may_be_limits: bool) -> tuple[str, ...]:
     width = len(table.rows[0][1])
-    names = tuple(columns) or table.names
+    names = tuple(map(meaning, columns)) or table.names
     known = f"{', '.join(COLUMNS)}, or - for a column that is not used"
     if not names:
-        if width not in BY_NUMBER or (width == 3 and with_covariance):
+        if width not in BY_NUMBER or (width == 3 and may_be_limits):
             raise MeasurementError(
                 f"{table.path} has {width} columns, and nothing says what they are: name each with --columns ({known})."
             )
@@ -123,7 +123,11 @@ def _columns_of(table: PlainTable, columns: Sequence[str], with_covariance: bool
 
 
 def _limits(
-    table: PlainTable, found: Mapping[str, np.ndarray], kinds: Sequence[str], edges: str | None, scale: float
+    table: PlainTable,
+    found: Mapping[str, np.ndarray],
+    kinds: Sequence[str],
+    edges: str | Mapping[str, str] | None,
+    scale: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Limits of the bins [Mpc/h]."""
     if "r_low" in found and "r_high" in found:
@@ -145,14 +149,17 @@ def _limits(
             f"{table.path} has bin centres, which do not say where the bins end: give --edges E0,E1,... or a file with "
             "the edges, or columns r_low and r_high."
         )
-    limits = BINNINGS[edges] / scale if edges in BINNINGS else numbers_of(edges)
     low, high = np.empty(len(kinds)), np.empty(len(kinds))
     for kind in dict.fromkeys(kinds):
+        given = edges if isinstance(edges, str) else edges.get(kind)
+        if given is None:
+            raise MeasurementError(f"{table.path} holds {kind}: give its edges too, --edges {kind}=EDGES.")
+        limits = BINNINGS[given] / scale if given in BINNINGS else numbers_of(given)
         at = [row for row, other in enumerate(kinds) if other == kind]
         if len(limits) != len(at) + 1:
             raise MeasurementError(
                 f"{table.path} has {len(at)} bins of {kind}, which have {len(at) + 1} edges; --edges gives "
-                f"{len(limits)}."
+                f"{len(limits)}. If bins are missing between others, give columns r_low and r_high in place of --edges."
             )
         low[at], high[at] = limits[:-1], limits[1:]
     outside = (found["r"] < low * (1 - 1e-6)) | (found["r"] > high * (1 + 1e-6))
@@ -185,8 +192,7 @@ def numbers_of(text: str) -> np.ndarray:
     if words and all(number_in(word) is not None for word in words):
         values = np.array([number_in(word) for word in words])
     elif Path(text).is_file():
-        found = [number_in(word) for _, row in PlainTable.read(text).rows for word in row]
-        values = np.array([np.nan if number is None else number for number in found])
+        values = edges_in(text)
     else:
         raise MeasurementError(
             f"--edges {text}: give {', '.join(BINNINGS)}, numbers with commas between, or a file that holds them."

@@ -20,6 +20,9 @@ BY_NUMBER = {2: ("r", "value"), 3: ("r", "value", "error"), 4: ("r_low", "r_high
 
 _COMMENTS = ("#", "%", "!", "//")
 
+#: Other words for columns, in headings and where columns are named.
+_WORDS = {"rp": "r", "r_p": "r", "sep": "r", "err": "error", "sigma": "error", "std": "error"}
+
 
 @dataclass(frozen=True)
 class PlainTable:
@@ -89,7 +92,8 @@ class PlainTable:
                 )
         named = [tuple(word.lower() for word in words) for words in heads if len(words) == width]
         heading = named[-1] if named else ()
-        return cls(path, rows, heading if _tells_all(heading) else (), heading)
+        names = tuple(map(meaning, heading))
+        return cls(path, rows, names if _tells_all(names) else (), heading)
 
     def column(self, index: int, name: str) -> np.ndarray:
         """Numbers of one column.
@@ -105,6 +109,44 @@ class PlainTable:
         array (n_rows,)
         """
         return np.array([number_at(self.path, line, words[index], name) for line, words in self.rows])
+
+
+def meaning(word: str) -> str:
+    """Return the column that a word stands for: ``r`` of ``rp``, ``error`` of ``err``.
+
+    Parameters
+    ----------
+    word : str
+
+    Returns
+    -------
+    str
+        The word itself if it stands for nothing else.
+    """
+    return _WORDS.get(word.lower(), word)
+
+
+def edges_in(path: str | Path) -> np.ndarray:
+    """Read bin edges from a text file.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    array (n + 1,)
+
+    Raises
+    ------
+    MeasurementError
+        They are not increasing numbers.
+    """
+    table = PlainTable.read(path)
+    edges = np.array([number_at(table.path, line, word, "an edge") for line, row in table.rows for word in row])
+    if not np.all(np.isfinite(edges)) or not np.all(np.diff(edges) > 0):
+        raise MeasurementError(f"{path}: the edges must be increasing numbers.")
+    return edges
 
 
 def square_matrix(path: str | Path, n: int) -> np.ndarray:

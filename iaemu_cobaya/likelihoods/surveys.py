@@ -16,7 +16,7 @@ from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, c
 from iaemu.ranges import Range, short
 from iaemu.statistics import PROJECTED
 from iaemu_cobaya.likelihoods import data_files
-from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, PlainTable, square_matrix
+from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, PlainTable, edges_in, meaning, square_matrix
 from iaemu_cobaya.likelihoods.survey_fits import SurveyFile, SurveyTable, read_2pt, statistic_of
 
 #: Which statistics are read unless others are named: those that the models predict.
@@ -36,6 +36,9 @@ _BELOW_NOISE = 0.1
 
 _LARGEST_FILE = 2**28
 
+#: What marks the error of a statistic in the name of a column: wgg_err, sigma_wgp.
+_ERROR = re.compile(r"_?(error|err|sigma|std)_?")
+
 
 def read_survey(
     source: str | Path | Mapping[str, str | Path],
@@ -45,7 +48,7 @@ def read_survey(
     redshift: float | None = None,
     n_regions: int | None = None,
     covariance: str | Path | Mapping[str, str | Path] | None = None,
-    edges: ArrayLike | Mapping[str, ArrayLike] | None = None,
+    edges: ArrayLike | str | Path | Mapping[str, ArrayLike | str | Path] | None = None,
     pair: Mapping[str, int] | None = None,
     r_min: float | Mapping[str, float] | None = None,
     r_max: float | Mapping[str, float] | None = None,
@@ -63,6 +66,7 @@ def read_survey(
         A FITS file in the 2pt format of echo-IA (also compressed by gzip); a file in our own format, or the name of a
         packaged measurement, such as ``surveys/lowz``; or a plain table for each statistic, with columns ``r_p value
         error``, ``r_p value`` or ``r_low r_high value error`` (in another order, if the line above them names these).
+        One table may hold several statistics, if the line above names them: ``rp wgg err wgp err``.
     statistics : sequence of str, optional
         Of w_gg, w_gplus, w_plusplus. By default w_gg and w_gplus, as far as the file has them.
     pi_max : float, optional
@@ -73,8 +77,9 @@ def read_survey(
         Number of realisations or (jackknife) regions from which the covariance was estimated.
     covariance : path or mapping of statistic to path, optional
         Of plain tables: a matrix over the rows of all tables in the order of ``source``, or one for each statistic.
-    edges : array (n + 1,), or mapping of statistic to such arrays, optional
-        Limits of the bins [Mpc/h]. By default w is that at its separation, and not the mean over a bin.
+    edges : array (n + 1,) or path, or mapping of statistic to these, optional
+        Limits of the bins [Mpc/h], or a text file that holds them. By default w is that at its separation, and not the
+        mean over a bin.
     pair : mapping of str to int, optional
         Which rows to use if a FITS table holds several pairs of samples, such as ``{"BIN1": 2, "BIN2": 2}``.
     r_min, r_max : float, or mapping of statistic to float, optional
@@ -286,7 +291,7 @@ def _plain_table(statistic: str, path: Path) -> SurveyTable:
         if "plain tables as" not in kind:
             raise MeasurementError(f"{path} {kind}")
     table = PlainTable.read(path)
-    names = [_meaning(word) for word in table.heading]
+    names = _named(statistic, table.heading)
     width = len(table.rows[0][1])
     if "value" not in names or not ("r" in names or {"r_low", "r_high"} <= set(names)):
         if width not in BY_NUMBER or "r" in names[1:]:
@@ -297,7 +302,10 @@ def _plain_table(statistic: str, path: Path) -> SurveyTable:
         names = list(BY_NUMBER[width])
     twice = [name for name in set(names) - {"-"} if names.count(name) > 1]
     if twice:
-        raise MeasurementError(f"{path}: two columns are called {', '.join(twice)}; call one of them '-'.")
+        raise MeasurementError(
+            f"{path}: two columns are read as {', '.join(twice)} of {statistic}. Name them in the line above the rows, "
+            "each value with its error behind it, as in '# r_p w_gg error w_gplus error', and '-' for others."
+        )
     found = {name: table.column(names.index(name), name) for name in names if name != "-"}
     limits = None
     if "r_low" in found and "r_high" in found:
@@ -306,14 +314,23 @@ def _plain_table(statistic: str, path: Path) -> SurveyTable:
     return SurveyTable(f"{path}, {statistic}", found["r"], found["value"], found.get("error"), limits)
 
 
-def _meaning(word: str) -> str:
-    if word in ("r_low", "r_high", "value", "error"):
-        return word
-    if word in ("r", "rp", "r_p", "sep"):
-        return "r"
-    if word in ("err", "sigma", "std", "error"):
-        return "error"
-    return "value" if statistic_of(word) else "-"
+def _named(statistic: str, heading: Sequence[str]) -> list[str]:
+    """Return what the columns are for one statistic; an error belongs to the value that it names or stands behind."""
+    names, last = [], None
+    several = sum(statistic_of(word) is not None for word in heading) > 1
+    for word in heading:
+        name, of = meaning(word), statistic_of(word)
+        error_of = statistic_of(_ERROR.sub("", word)) if _ERROR.search(word) else None
+        if of is not None:
+            name, last = "value", of
+        elif error_of is not None:
+            name, last = "error", error_of
+        elif name not in ("r", "r_low", "r_high", "value", "error"):
+            name = "-"
+        if several and name in ("value", "error") and last != statistic:
+            name = "-"
+        names.append(name)
+    return names
 
 
 # ---------------------------------------------------------------------- checks
@@ -373,7 +390,7 @@ def _limits(statistic: str, table: SurveyTable, edges: Any) -> np.ndarray:
         return np.stack([r, r], axis=1) if table.limits is None else table.limits
     if table.limits is not None:
         raise MeasurementError(f"edges: {table.label} has the limits of its bins; leave them out.")
-    limits = np.asarray(given, dtype=np.float64)
+    limits = edges_in(given) if isinstance(given, (str, Path)) else np.asarray(given, dtype=np.float64)
     if limits.shape != (len(r) + 1,) or not np.all(np.diff(limits) > 0):
         raise MeasurementError(
             f"edges: {table.label} has {len(r)} bins, whose edges are {len(r) + 1} increasing numbers; got "

@@ -77,6 +77,20 @@ def test_centres_need_edges(convert, tmp_path, capsys, given):
     assert "bin centres, which do not say where the bins end: give --edges" in capsys.readouterr().err
     assert not (tmp_path / "own.txt").exists()
     assert same(convert(as_text(CENTRES), "--statistic", "omega", "--edges", given))
+    matrix = np.diag(ERRORS**2)
+    np.savetxt(tmp_path / "matrix.txt", matrix)
+    # Three columns beside a covariance could be limits and values, but not if edges are given.
+    assert same(convert(as_text(CENTRES), "--statistic", "omega", "--edges", given, "--covariance", "matrix.txt", "-f"))
+
+
+def test_a_survey_table_in_one_file_with_edges_of_each(convert, tmp_path):
+    np.savetxt(tmp_path / "edges.txt", EDGES)
+    head = "# statistic r_p value error\n"
+    rows = "".join(f"{name} {r!r} 1.0 0.1\n" for name in ("w_gg", "w_gplus") for r in CENTRES[:, 0].tolist())
+    found = convert(
+        head + rows, "--pi-max", "60", "--edges", "w_gg=edges.txt", "--edges", "w_gplus=0.1,0.2,0.4,0.8,1.6"
+    )
+    assert all(np.array_equal(bins.edges()[0], EDGES) for bins in found.bins.values())
 
 
 def test_named_edges_are_in_mpc(convert):
@@ -170,6 +184,13 @@ def test_the_likelihood_reads_it(convert):
         (as_text(FULL), ["--statistic", "xi", "--columns", "-", "r", "error", "-"], "no column is called 'value'"),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "0.1,1,2"], "has 4 bins of xi, which have 5 edges"),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "1,2,3,4,5"], "r = 0.141421 is not in its bin, 1 to 2"),
+        (as_text(CENTRES), ["--statistic", "xi", "--edges", "xi=1", "--edges", "2"], "--edges: give one for each"),
+        (
+            as_text(CENTRES),
+            ["--statistic", "xi", "--edges", "eta=1,2"],
+            "holds xi: give its edges too, --edges xi=EDGES",
+        ),
+        ("0.1 0.2 7 0.5\n", ["--statistic", "omega"], "lies between -1/3 and 2/3. If it is in per cent, divide it"),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "few"], "--edges few: give paper, tng300"),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "2,1"], "must be increasing"),
         (as_text(CENTRES[:, :2]), ["--statistic", "xi", "--edges", "0.1,0.2,0.4,0.8,1.6"], "has no errors"),

@@ -20,7 +20,7 @@ def toy(correlation=0.3, n_regions=27, n=6, statistics=("omega",)):
     """A measurement with one covariance over all its statistics, errors of 10 %."""
     edges = np.logspace(-1, 1, n + 1)
     bins = {
-        name: Bins(edges[:-1], edges[1:], np.linspace(2, 1, n) * scale, 0.1 * np.linspace(2, 1, n) * scale)
+        name: Bins(edges[:-1], edges[1:], np.linspace(0.2, 0.1, n) * scale, 0.1 * np.linspace(0.2, 0.1, n) * scale)
         for name, scale in zip(statistics, (1.0, 100.0, 0.01), strict=False)
     }
     error = np.concatenate([entry.error for entry in bins.values()])

@@ -399,6 +399,22 @@ def test_columns_of_plain_tables(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "heading", ["rp wgg err wgp err", "r_p w_gg wgg_err w_gplus sigma_wgp", "R_P W_GG error wg+ error_wg+"]
+)
+def test_one_table_of_two_statistics(tmp_path, heading):
+    path, n = tmp_path / "table", len(R["wgg"])
+    columns = R["wgg"], VALUES["wgg"], np.full(n, 3.0), VALUES["wgp"][:n], np.full(n, 0.2)
+    np.savetxt(path, np.stack(columns, axis=1), header=heading)
+    edges = np.r_[0.9 * R["wgg"], 1.1 * R["wgg"][-1]]
+    np.savetxt(tmp_path / "edges.txt", edges)
+    data = read_survey({"w_gg": path, "w_gplus": path}, edges=str(tmp_path / "edges.txt"))
+    for index, statistic in enumerate(("w_gg", "w_gplus")):
+        assert np.array_equal(data.bins[statistic].value, columns[1 + 2 * index])
+        assert np.array_equal(data.bins[statistic].error, columns[2 + 2 * index])
+        assert np.array_equal(data.bins[statistic].r_low, edges[:-1])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "is empty"),
@@ -412,7 +428,7 @@ def test_columns_of_plain_tables(tmp_path):
         ("1 nan 3\n", "the value is nan in row 1"),
         ("2 1 3\n1 1 3\n", "separations are not sorted"),
         ("100 1 3\n3000 1 3\n", "separations from 100 to 3000 cannot be Mpc/h"),
-        ("# r_p r_p wgg\n1 2 3\n", "two columns are called r"),
+        ("# r_p r_p wgg\n1 2 3\n", "two columns are read as r of w_gg. Name them in the line above"),
         ("<html><body>404</body></html>", "is a web page"),
     ],
 )
@@ -465,7 +481,7 @@ def test_convert_is_the_other_door(write, tables, tmp_path, monkeypatch, capsys)
     [
         (["2pt.fits", "--scale", "0.001"], "--columns and --scale are for one plain table"),
         (["2pt.fits", "--statistic", "eta"], "has no 'eta'"),
-        (["w_gg=wgg", "wgp"], "TABLE: give several as w_gg=FILE w_gplus=FILE"),
+        (["w_gg=wgg", "wgp"], "TABLE: give one for each statistic, w_gg=... w_gplus=..."),
         (["w_gg=wgg", "w_gg=wgp"], "each once; got w_gg=wgp"),
         (["w_gg=wgg", "--statistic", "w_gg"], "--statistic: the tables say what they are"),
         (["2pt.fits", "--r-max", "x"], "--r-max x: give a number, or NAME=NUMBER"),
