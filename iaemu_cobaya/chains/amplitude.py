@@ -39,12 +39,15 @@ class AmplitudePrior:
         model knows where satellites are.
     box : float
         Error of A_IA because the halo catalogues are finite, and of the network; 0 if it is not known.
+    Om : float
+        Matter density of the model's cosmology, to which A_IA is inversely proportional.
     """
 
     theory: str
     redshift: float
     values: dict[str, np.ndarray]
     box: float
+    Om: float
 
     @property
     def mean(self) -> float:
@@ -105,7 +108,8 @@ def amplitude_priors(
             box = 0.0 if values.sigma is None else float(np.sqrt(np.mean((shapes * values.sigma["A_IA"]) ** 2)))
             of_draws = {key: np.asarray(getattr(values, key)) for key in ("A_IA", "b_g", "log10_M_h", "f_sat")}
             of_draws |= _one_halo(there, theta, shapes, of_draws["log10_M_h"])
-            found.append(AmplitudePrior(name, float(redshift), of_draws, box))
+            Om = float(there.cosmology["Om"])  # type: ignore[index]  # large_scale knows it
+            found.append(AmplitudePrior(name, float(redshift), of_draws, box, Om))
     return found
 
 
@@ -173,7 +177,7 @@ def text_of(priors: Sequence[AmplitudePrior]) -> str:
         wide = f"{one.mean - 6 * one.sigma:.4g} {mean} {one.mean + 6 * one.sigma:.4g}"
         lines += [
             "",
-            f"{one.theory}, z = {one.redshift:g}",
+            f"{one.theory}, z = {one.redshift:g}; A_IA is for Om = {one.Om:g}, to which it is inversely proportional",
             f"  Cobaya       A_IA: {{prior: {{dist: norm, loc: {mean}, scale: {sigma}}}, latex: 'A_\\mathrm{{IA}}'}}",
             f"  CosmoSIS     values.ini  [intrinsic_alignment_parameters]  A = {wide}",
             f"               priors.ini  [intrinsic_alignment_parameters]  A = gaussian {mean} {sigma}",
@@ -206,9 +210,14 @@ def prior_plot(priors: Sequence[AmplitudePrior]) -> Figure:
         color, values = f"C{number}", one.values["A_IA"]
         reach = np.linspace(one.mean - 4 * max(one.sigma, 1e-6), one.mean + 4 * max(one.sigma, 1e-6), 400)
         label = f"z = {one.redshift:g}" + (f", {one.theory}" if len({p.theory for p in priors}) > 1 else "")
-        axes.hist(values, bins=40, density=True, color=color, alpha=0.3)
+        axes.hist(values, bins=40, density=True, color=color, alpha=0.3, label="posterior")
         shape = np.exp(-0.5 * ((reach - one.mean) / one.sigma) ** 2) / (one.sigma * np.sqrt(2 * np.pi))
-        axes.plot(reach, shape, color=color, label=f"{label}: {one.mean:.2f} ± {one.sigma:.2f}")
+        axes.plot(
+            reach,
+            shape,
+            color=color,
+            label=f"{label}, with the error of the prediction: {one.mean:.2f} ± {one.sigma:.2f}",
+        )
     axes.set_xlabel(r"$A_\mathrm{IA}$")
     axes.set_ylabel("density")
     axes.set_yticks([])
