@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from iaemu import __version__
-from iaemu.binning import Rebinning, shell_volumes, union_edges
+from iaemu.binning import R_MAX, Rebinning, shell_volumes, union_edges
 from iaemu.halomodel.abundance import growth_factor
 from iaemu.halomodel.alignment import mean_p2
 from iaemu.models.base import MIN_PAIRS
@@ -38,8 +38,9 @@ _N_STRENGTHS, _N_REDSHIFTS = 1025, 21
 #: Separations of the curves of w_gg and w_g+ [Mpc/h].
 _RP = np.geomspace(0.1, 60.0, 57)
 
-#: Nodes nearer to one another than this [dex] are left out of the curves of xi, omega and eta.
-_CURVE_WIDTH = 0.03
+#: Edges of the curves of xi, omega and eta [Mpc/h]: about as wide as IAEmu's. In narrower bins the noise of the halo
+#: catalogues shows.
+_EDGES = np.logspace(-1.0, np.log10(R_MAX), 23)
 
 
 def explorer_data(model: Emulator) -> dict[str, Any]:
@@ -54,10 +55,13 @@ def explorer_data(model: Emulator) -> dict[str, Any]:
     -------
     dict
     """
-    survey = packaged.LOWZ()
+    survey: IACorrelations = getattr(packaged, SURVEY)()
     samples = [getattr(packaged, name)({"statistics": list(STATISTICS)}) for name in SAMPLES]
     assert model.redshift_range is not None
     low, high = model.redshift_range
+    redshifts = np.linspace(low, high, _N_REDSHIFTS)
+    projection = survey.requests["w_gg"]["projection"]
+    curves = Projection.of(rp=_RP, pi_max=projection.pi_max)
     cosmology = model.cosmology or {}
     return {
         "version": __version__,
@@ -69,14 +73,14 @@ def explorer_data(model: Emulator) -> dict[str, Any]:
         "fewest_pairs": 2.0 * MIN_PAIRS,
         "q": _table(np.linspace(-1.0, 1.0, _N_STRENGTHS), lambda mu: [float(mean_p2(torch.tensor(mu)))]),
         "amplitude_of_e_rms": SHAPE_PARAMETERS["e_rms"],
-        "large_scales": _large_scales(model, np.linspace(low, high, _N_REDSHIFTS)),
+        "large_scales": _large_scales(model, redshifts),
         "of_A_IA": 1.5 / (C1_RHO_CRITICAL * cosmology["Om"]),
         "supports": _supports(model),
-        "bins": _bins(model.nodes, _curve_edges(model.nodes)),
-        "projection": _projection(model, _curve_projection(survey), np.linspace(low, high, _N_REDSHIFTS)),
-        "pi_max": survey.pi_max,
+        "bins": _bins(model.nodes, _EDGES),
+        "projection": _projection(model, curves, redshifts),
+        "pi_max": projection.pi_max,
         "samples": [_sample(like, model.nodes) for like in samples],
-        "survey": _survey(survey, model, np.linspace(low, high, _N_REDSHIFTS)),
+        "survey": _survey(survey) | {"projection": _projection(model, projection, redshifts)},
         "presets": best_fits(model, [*(getattr(packaged, name)() for name in SAMPLES), survey]),
     }
 
@@ -154,23 +158,10 @@ def _bounds(support: Support) -> dict[str, dict[str, list]]:
     return bounds
 
 
-def _curve_edges(nodes: np.ndarray) -> np.ndarray:
-    """Return the nodes without those that are close to others."""
-    kept = [nodes[0]]
-    for node in nodes[1:-1]:
-        if np.log10(node / kept[-1]) > _CURVE_WIDTH and np.log10(nodes[-1] / node) > _CURVE_WIDTH:
-            kept.append(node)
-    return np.append(kept, nodes[-1])
-
-
 def _bins(nodes: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
     found = Rebinning.between(nodes, edges)
     centres = 0.5 * (edges[1:] + edges[:-1])
     return {"r": centres.tolist()} | {name: packed(getattr(found, name)) for name in found._fields}
-
-
-def _curve_projection(survey: IACorrelations) -> Projection:
-    return Projection.of(rp=_RP, pi_max=survey.requests["w_gg"]["projection"].pi_max)
 
 
 def _projection(model: Emulator, projection: Projection, redshifts: np.ndarray) -> dict[str, Any]:
@@ -248,9 +239,6 @@ def _sample(like: IACorrelations, nodes: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _survey(like: IACorrelations, model: Emulator, redshifts: np.ndarray) -> dict[str, Any]:
-    projection = like.requests["w_gg"]["projection"]
-    return _described(like) | {
-        "projection": _projection(model, projection, redshifts),
-        "chi2": [_chi2(like, [name]) for name in like.statistics] + [_chi2(like, like.statistics)],
-    }
+def _survey(like: IACorrelations) -> dict[str, Any]:
+    parts = [*([name] for name in like.statistics), like.statistics]
+    return _described(like) | {"chi2": [_chi2(like, part) for part in parts]}

@@ -4,28 +4,30 @@ const DATA = unpackedAll(JSON.parse(document.getElementById("data").textContent)
 
 const SUB = (base, sub) => `<i>${base}</i><sub>${sub}</sub>`;
 
+const SUN = "M<sub>☉</sub>", SOLAR = `[${SUN}/h]`;
+
 /** Parameters in the order of the page; low and high are the ends of the slider. */
 const PARAMETERS = [
   { group: "Alignment", name: "mu_cen", label: SUB("μ", "cen"), text: "strength of centrals", low: -1, high: 1, step: 0.01 },
   { group: "Alignment", name: "mu_sat", label: SUB("μ", "sat"), text: "strength of satellites", low: -1, high: 1, step: 0.01 },
   { group: "Alignment", name: "a_shape", label: "<i>a</i>", text: "shape amplitude", low: 0, high: 1.2, step: 0.01 },
-  { group: "Halo occupation", name: "logMmin", label: `log ${SUB("M", "min")}`, text: "half have a central [log₁₀ M☉/h]", low: 11.2, high: 14.3, step: 0.01 },
+  { group: "Halo occupation", name: "logMmin", label: `log<sub>10</sub> ${SUB("M", "min")}`, text: `half have a central ${SOLAR}`, low: 11.2, high: 14.3, step: 0.01 },
   { group: "Halo occupation", name: "sigma_logM", label: SUB("σ", "log M"), text: "width of that transition [dex]", low: 0.01, high: 1.2, step: 0.01 },
-  { group: "Halo occupation", name: "logM0", label: `log ${SUB("M", "0")}`, text: "no satellites below [log₁₀ M☉/h]", low: 9, high: 15, step: 0.02 },
-  { group: "Halo occupation", name: "logM1", label: `log ${SUB("M", "1")}`, text: "scale of satellites [log₁₀ M☉/h]", low: 11.5, high: 15.7, step: 0.02 },
+  { group: "Halo occupation", name: "logM0", label: `log<sub>10</sub> ${SUB("M", "0")}`, text: `no satellites below ${SOLAR}`, low: 9, high: 15, step: 0.02 },
+  { group: "Halo occupation", name: "logM1", label: `log<sub>10</sub> ${SUB("M", "1")}`, text: `scale of satellites ${SOLAR}`, low: 11.5, high: 15.7, step: 0.02 },
   { group: "Halo occupation", name: "alpha", label: "<i>α</i>", text: "slope of satellites with mass", low: 0.5, high: 1.6, step: 0.01 },
   { group: "Redshift", name: "z", label: "<i>z</i>", text: "of the model", low: DATA.redshifts[0], high: DATA.redshifts[1], step: 0.01 },
 ];
 const NAMES = PARAMETERS.map(({ name }) => name);
 
 /** Panels: y is the range in powers of ten that is always shown. */
-const R = "r [Mpc/h]", RP = "rp [Mpc/h]";
+const R = ["r", ""], RP = ["r", "p"];
 const PANELS = [
   { id: "xi", short: "ξ", name: "ξ(r)", html: "<i>ξ</i>(<i>r</i>)", text: "positions", x: [-1.05, 1.5], y: [-2, 4], xLabel: R },
   { id: "omega", short: "ω", name: "ω(r)", html: "<i>ω</i>(<i>r</i>)", text: "position–orientation", x: [-1.05, 1.5], y: [-4, 0], xLabel: R },
   { id: "eta", short: "η", name: "η(r)", html: "<i>η</i>(<i>r</i>)", text: "orientation–orientation", x: [-1.05, 1.5], y: [-5, 0], xLabel: R },
-  { id: "w_gg", short: "wgg", name: "w_gg(r_p) [Mpc/h]", html: `${SUB("w", "gg")}(${SUB("r", "p")}) [Mpc/h]`, text: "projected, positions", x: [-1.05, 1.85], y: [0, 4], xLabel: RP },
-  { id: "w_gplus", short: "wg+", name: "w_g+(r_p) [Mpc/h]", html: `${SUB("w", "g+")}(${SUB("r", "p")}) [Mpc/h]`, text: "projected, position–shape", x: [-1.05, 1.85], y: [-2, 2], xLabel: RP },
+  { id: "w_gg", short: "wgg", name: "w_gg(r_p) [Mpc/h]", html: `${SUB("w", "gg")}(${SUB("r", "p")}) [Mpc/h]`, text: "positions", x: [-1.05, 1.85], y: [0, 4], xLabel: RP },
+  { id: "w_gplus", short: "wg+", name: "w_g+(r_p) [Mpc/h]", html: `${SUB("w", "g+")}(${SUB("r", "p")}) [Mpc/h]`, text: "position–shape", x: [-1.05, 1.85], y: [-2, 2], xLabel: RP },
 ];
 const SHORT = { xi: "ξ", omega: "ω", eta: "η", w_gg: SUB("w", "gg"), w_gplus: SUB("w", "g+") };
 
@@ -78,7 +80,8 @@ const trimmed = (value) => (typeof value === "number" ? String(Number(value.toFi
 const addressOf = (state) =>
   `#${[...NAMES, "sample", "panel"].map((name) => `${name}=${trimmed(state[name])}`).join("&")}`;
 
-let state = { ...DEFAULTS }, problems = [], waiting = null;
+/** The state; what is wrong with the address; the curves that are drawn, and those that are kept beside them. */
+let state = { ...DEFAULTS }, problems = [], last = null, kept = null, waiting = null;
 
 function change(values) {
   state = { ...state, ...values };
@@ -119,11 +122,11 @@ function control(parameter) {
   field.setAttribute("aria-label", `${name}, as a number`);
   const range = make("span", { className: "range", id: `${name}-range` });
   slider.setAttribute("aria-describedby", range.id);
-  slider.addEventListener("input", () => change({ [name]: Number(slider.value) }));
+  slider.addEventListener("input", () => change(moved(name, Number(slider.value))));
   field.addEventListener("input", () => {
     const value = field.value === "" ? NaN : Number(field.value);
     field.setAttribute("aria-invalid", !(value >= low && value <= high));
-    if (value >= low && value <= high) change({ [name]: value });
+    if (value >= low && value <= high) change(moved(name, value));
   });
   // What is no number in the range of the slider is given up when the field is left.
   field.addEventListener("change", () => showControl(parameter));
@@ -133,15 +136,27 @@ function control(parameter) {
   return row;
 }
 
-function showControl({ name, low, high, step }) {
+/** Values after a move. With logMmin the others follow, if that is chosen, along the line of observed samples. */
+function moved(name, value) {
+  const { occupation, line_slope } = DATA.network, found = { [name]: value };
+  if (name !== "logMmin" || !byId("follow").checked) return found;
+  occupation.forEach((other, i) => {
+    const { low, high } = PARAMETERS.find((one) => one.name === other);
+    if (other !== name)
+      found[other] = Math.min(Math.max(state[other] + line_slope[i] * (value - state.logMmin), low), high);
+  });
+  return found;
+}
+
+function showControl({ name, low, high }) {
   const { row, slider, field, range } = controls[name], supported = supportedRanges(state)[name];
-  const digits = step < 0.1 ? 2 : 1, value = state[name];
+  const value = state[name];
   if (Number(slider.value) !== value) slider.value = value;
   if (document.activeElement !== field || field.getAttribute("aria-invalid") === "true") field.value = trimmed(value);
   field.removeAttribute("aria-invalid");
   const [least, most] = supported ?? [low, high];
   range.textContent = name === "a_shape"
-    ? `e_rms ${(value / DATA.amplitude_of_e_rms).toFixed(2)}` : `${signed(least, digits)} to ${signed(most, digits)}`;
+    ? `e_rms ${(value / DATA.amplitude_of_e_rms).toFixed(2)}` : `${short(least)} to ${short(most)}`;
   row.classList.toggle("outside", supported !== undefined && unsupported(state).includes(name));
   const percent = (at) => `${Math.min(Math.max((100 * (at - low)) / (high - low), 0), 100).toFixed(1)}%`;
   slider.style.setProperty("--low", percent(least));
@@ -149,6 +164,7 @@ function showControl({ name, low, high, step }) {
 }
 
 const signed = (value, digits) => value.toFixed(digits).replace("-", "−");
+const short = (value) => String(Number(value.toFixed(2))).replace("-", "−");
 
 function radios(host, name, entries, chosen) {
   for (const { value, html, title } of entries) {
@@ -163,6 +179,9 @@ function makeControls() {
     const rows = PARAMETERS.filter((one) => one.group === group && one.low < one.high).map(control);
     if (rows.length) byId("sliders").append(make("fieldset", {}, make("legend", { textContent: group }), ...rows));
   }
+  const text = "the others follow along the line of observed samples (Zheng et al. 2007)";
+  controls.logMmin.row.append(
+    make("label", { className: "follow" }, make("input", { type: "checkbox", id: "follow" }), ` ${text}`));
   for (const preset of DATA.presets) {
     const button = make("button", { type: "button", textContent: titleOf(preset.likelihood) });
     button.addEventListener("click", () => change(presetState(preset, state)));
@@ -170,11 +189,16 @@ function makeControls() {
   }
   const masses = DATA.samples.map(({ log_stellar_mass_min }, i) => ({
     value: String(i + 1),
-    html: `${i + 1}: <i>M</i><sub>*</sub> &gt; 10<sup>${log_stellar_mass_min.toFixed(1)}</sup> M☉`,
+    html: `${i + 1}: <i>M</i><sub>*</sub> &gt; 10<sup>${log_stellar_mass_min.toFixed(1)}</sup> ${SUN}`,
   }));
   radios(byId("samples"), "sample", masses, (value) => change({ sample: Number(value) }));
   radios(byId("tabs"), "panel", PANELS.map(({ id, text }) => ({ value: id, html: SHORT[id], title: text })),
     (value) => change({ panel: value }));
+  byId("keep").addEventListener("click", () => {
+    kept = kept ? null : last;
+    byId("keep").textContent = kept ? "Drop the kept curves" : "Keep these curves to compare";
+    schedule();
+  });
   byId("copy-link").addEventListener("click", () => {
     writeAddress();
     copy(location.href, "the link");
@@ -190,26 +214,33 @@ function makePanels() {
     const canvas = make("div", { className: "canvas" });
     const save = make("button", { type: "button", textContent: "SVG", title: `Save ${panel.name} as a picture` });
     save.setAttribute("aria-label", `Save ${panel.name} as an SVG picture`);
-    const caption = make("p", {});
-    const header = make("header", {}, make("h3", { innerHTML: panel.html }), caption, save);
-    const host = make("div", { className: "panel", id: `panel-${panel.id}` }, header, canvas);
+    const caption = make("p", { className: "caption" });
+    const title = make("h3", { innerHTML: `${panel.html} <span class="text">${panel.text}</span>` });
+    const header = make("header", {}, title, save);
+    const host = make("div", { className: "panel", id: `panel-${panel.id}` }, header, caption, canvas);
     byId("panels").append(host);
     plots[panel.id] = { plot: new Plot(canvas, panel), caption, host, panel };
     save.addEventListener("click", () => download(`${panel.id}.svg`, plots[panel.id].plot.file(byId("plot-style").textContent)));
   }
+  // Five panels leave a place on wide screens for the numbers; on narrow ones they follow the sliders.
+  const narrow = matchMedia("(max-width: 60rem)");
+  const place = () => (narrow.matches ? byId("controls") : byId("panels")).append(byId("numbers"));
+  narrow.addEventListener("change", place);
+  place();
 }
 
 // ---------------------------------------------------------------- drawing
 
 function draw() {
   const sample = DATA.samples[state.sample - 1], found = evaluate(state, sample), outside = unsupported(state);
+  last = found.curves;
   PARAMETERS.filter(({ name }) => controls[name]).forEach(showControl);
   for (const input of document.querySelectorAll("#samples input")) input.checked = Number(input.value) === state.sample;
   for (const input of document.querySelectorAll("#tabs input")) input.checked = input.value === state.panel;
   drawPanels(found, sample, outside.length > 0);
   showChi2(found, sample);
   showDerived(found.derived);
-  showMessages(outside, sample);
+  showMessages(outside);
 }
 
 function drawPanels({ curves, chi2 }, sample, outside) {
@@ -219,12 +250,16 @@ function drawPanels({ curves, chi2 }, sample, outside) {
     if (plot.source !== measured) plot.show([{ points: measured.points[id] }]);
     plot.source = measured;
     const r = sample.points[id] ? DATA.bins.r : DATA.projection[id].r;
-    const kinds = Object.entries(curves[id]).reverse();
-    plot.draw(kinds.map(([kind, values]) => ({ r, values, kind: kind === "total" && outside ? "total outside" : kind })));
+    const lines = Object.entries(curves[id]).reverse().map(([kind, values]) => ({ r, values, kind }));
+    if (outside) lines.at(-1).kind = "outside";
+    plot.draw(kept ? [{ r, values: kept[id].total, kind: "kept" }, ...lines] : lines);
     const { chi2: value, bins } = all.find(({ statistics }) => statistics.length === 1 && statistics[0] === id);
-    caption.textContent = `${panel.text}; χ² = ${shortNumber(value)} for ${bins} bins`;
+    const far = Math.abs(measured.redshift - state.z) > 0.1;
+    const where = `${titleOf(measured.likelihood)}${far ? ` (z = ${trimmed(measured.redshift)})` : ""}`;
+    caption.textContent = `${where}: χ² = ${shortNumber(value)}, ${bins} bins`;
+    caption.classList.toggle("far", far);
     host.classList.toggle("current", state.panel === id);
-    plot.title.textContent = `${panel.name}, ${panel.text}: model and ${titleOf(measured.likelihood)}; χ² = ${shortNumber(value)} for ${bins} bins`;
+    plot.title.textContent = `${panel.name}, ${panel.text}. Model, and ${caption.textContent}`;
   }
 }
 
@@ -254,24 +289,19 @@ function showDerived({ n_gal, f_sat, q_cen, q_sat, b_g, A_IA }) {
   const rows = [
     ["number density", `${(n_gal / 10 ** exponent).toFixed(2)} × 10<sup>${signed(exponent, 0)}</sup> (h/Mpc)³`],
     ["share of satellites", `${(100 * f_sat).toFixed(1)} %`],
-    [`${SUB("q", "cen")}, ${SUB("q", "sat")}: mean <i>P</i><sub>2</sub> of the misalignment`, `${signed(q_cen, 3)}, ${signed(q_sat, 3)}`],
+    [`${SUB("q", "cen")}, ${SUB("q", "sat")}: mean <i>P</i><sub>2</sub>(cos <i>θ</i>)`, `${signed(q_cen, 3)}, ${signed(q_sat, 3)}`],
     [`linear bias ${SUB("b", "g")}`, signed(b_g, 2)],
-    [`NLA amplitude ${SUB("A", "IA")}, shapes in units of shear`, signed(A_IA, 2)],
+    [`NLA amplitude ${SUB("A", "IA")}`, signed(A_IA, 2)],
   ];
   byId("derived").tBodies[0].replaceChildren(...rows.map(([name, value]) =>
     make("tr", {}, make("td", { innerHTML: name }), make("td", { innerHTML: value }))));
 }
 
-/** Say which parameters are out of range, what was wrong with the address, and that redshifts differ. */
-function showMessages(outside, sample) {
+/** Say which parameters are out of range, and what was wrong with the address. */
+function showMessages(outside) {
   const found = [];
   if (problems.length) found.push(make("div", { className: "message" }, list("This address was not understood in full.", problems)));
   if (outside.length) found.push(outsideMessage(outside));
-  const far = [sample, DATA.survey].filter(({ redshift }) => Math.abs(redshift - state.z) > 0.1);
-  if (far.length) {
-    const text = far.map(({ likelihood, redshift }) => `${titleOf(likelihood)} at z = ${redshift.toFixed(2)}`).join(", ");
-    found.push(make("p", { className: "note", textContent: `The model is at z = ${trimmed(state.z)}; of the data are ${text}.` }));
-  }
   // Screen readers read a region again when its content changes, so it changes only if the words do.
   const words = found.map((one) => one.textContent).join();
   if (byId("messages").dataset.words === words) return;
@@ -286,11 +316,11 @@ function outsideMessage(outside) {
   const logMmin = Math.min(Math.max(state.logMmin, least), most);
   const items = outside.map((name) => {
     const [low, high] = ranges[name].map((limit) => signed(limit, 3));
-    const where = name === "logMmin" ? "" : ` at logMmin = ${trimmed(logMmin)}`;
-    return `${name} = ${trimmed(state[name])} is outside ${low} to ${high}, its range${where} and z = ${trimmed(state.z)}`;
+    const where = name === "logMmin" ? "" : `logMmin = ${trimmed(logMmin)} and `;
+    return `${name} = ${trimmed(state[name])} is outside ${low} to ${high}, its range at ${where}z = ${trimmed(state.z)}`;
   });
   const button = make("button", { type: "button", textContent: "Move to the nearest supported point" });
-  button.addEventListener("click", () => change(nearest(outside)));
+  button.addEventListener("click", () => change(nearest()));
   return make("div", { className: "message" }, list("Outside the supported region: the curves are an extrapolation, drawn in this colour.", items), button);
 }
 

@@ -99,8 +99,11 @@ class Plot {
     this.ticks(this.y, (value) => this.yAt(value), (y, size) => `M${left},${y}h${size}M${right},${y}h${-size}`,
       (exponent, y) => tickLabel(this.axes, exponent, { x: left - 6, y: y + 4, "text-anchor": "end" }), bottom - top);
     element("rect", { x: left, y: top, width: right - left, height: bottom - top, class: "frame" }, this.axes);
-    element("text", { x: (left + right) / 2, y: this.height - 5, "text-anchor": "middle", class: "label" }, this.axes,
-      this.spec.xLabel);
+    const label = element("text", { x: (left + right) / 2, y: this.height - 7, "text-anchor": "middle", class: "label" }, this.axes);
+    const [base, sub] = this.spec.xLabel;
+    element("tspan", { "font-style": "italic" }, label, base);
+    element("tspan", { dy: "0.25em", "font-size": "0.75em" }, label, sub);
+    element("tspan", { dy: sub ? "-0.2em" : 0 }, label, " [Mpc/h]");
   }
 
   /** Ticks at each decade and between; labels as dense as fits. */
