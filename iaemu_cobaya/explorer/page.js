@@ -155,8 +155,8 @@ function showControl({ name, low, high }) {
   if (document.activeElement !== field || field.getAttribute("aria-invalid") === "true") field.value = trimmed(value);
   field.removeAttribute("aria-invalid");
   const [least, most] = supported ?? [low, high];
-  range.textContent = name === "a_shape"
-    ? `e_rms ${(value / DATA.amplitude_of_e_rms).toFixed(2)}` : `${short(least)} to ${short(most)}`;
+  if (name === "a_shape") range.innerHTML = `${SUB("e", "rms")} = ${(value / DATA.amplitude_of_e_rms).toFixed(2)}`;
+  else range.textContent = `${short(least)} to ${short(most)}`;
   row.classList.toggle("outside", supported !== undefined && unsupported(state).includes(name));
   const percent = (at) => `${Math.min(Math.max((100 * (at - low)) / (high - low), 0), 100).toFixed(1)}%`;
   slider.style.setProperty("--low", percent(least));
@@ -266,7 +266,9 @@ function drawPanels({ curves, chi2 }, sample, outside) {
 /** Enough digits to compare, and few enough to read. */
 function shortNumber(value) {
   if (!Number.isFinite(value)) return "none (fewer than 3 pairs expected in a bin)";
-  return value < 1e4 ? value.toFixed(1) : value.toExponential(1).replace(/e\+?(.*)/, " × 10^$1");
+  if (value < 1e4) return value.toFixed(1);
+  const [digits, exponent] = value.toExponential(1).split("e+");
+  return `${digits} × 10${[...exponent].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("")}`;
 }
 
 function showChi2({ chi2 }, sample) {
@@ -302,6 +304,7 @@ function showMessages(outside) {
   const found = [];
   if (problems.length) found.push(make("div", { className: "message" }, list("This address was not understood in full.", problems)));
   if (outside.length) found.push(outsideMessage(outside));
+  byId("brief").textContent = outside.length ? `Outside the supported region: ${outside.join(", ")}` : "";
   // Screen readers read a region again when its content changes, so it changes only if the words do.
   const words = found.map((one) => one.textContent).join();
   if (byId("messages").dataset.words === words) return;

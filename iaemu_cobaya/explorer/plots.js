@@ -143,15 +143,18 @@ class Plot {
     for (const line of [...this.lines.children].slice(found.length)) line.setAttribute("d", "");
   }
 
-  /** The parts of a curve that have one sign. */
+  /** The parts of a curve that have one sign, from where it crosses zero, which is below the axis. */
   path(r, values, sign) {
-    let path = "", open = false;
+    const places = [], below = this.box.bottom + 60;
     r.forEach((at, i) => {
-      const there = values[i] * sign > 0;
-      if (there) path += `${open ? "L" : "M"}${this.xAt(at).toFixed(2)},${this.yAt(values[i] * sign).toFixed(2)}`;
-      open = there;
+      const x = this.xAt(at), value = values[i], before = i ? values[i - 1] : NaN, there = value * sign > 0;
+      if (value * before < 0) {
+        const from = this.xAt(r[i - 1]);
+        places.push({ x: from + ((x - from) * before) / (before - value), y: below, starts: there });
+      }
+      if (there) places.push({ x, y: this.yAt(Math.abs(value)), starts: !(Math.abs(before) > 0) });
     });
-    return path;
+    return places.map(({ x, y, starts }) => `${starts ? "M" : "L"}${x.toFixed(2)},${y.toFixed(2)}`).join("");
   }
 
   /** The plot as a file of its own, in the light scheme. */
@@ -161,8 +164,10 @@ class Plot {
     copy.setAttribute("height", this.height + 16);
     copy.setAttribute("viewBox", `0 -16 ${this.width} ${this.height + 16}`);
     element("text", { x: this.box.left, y: -4, class: "label" }, copy, this.spec.name);
-    const look = element("style", {}, null, `svg{background:#fff}${style.split("@media")[0]}`);
-    copy.prepend(look);
+    // Other programs may not know variables of CSS.
+    const light = style.split("@media")[0], values = Object.fromEntries([...light.matchAll(/--(\w+): ([^;]+);/g)].map((m) => m.slice(1)));
+    const look = light.replace(/svg {.*?}/s, "svg { background: #fff; }").replace(/var\(--(\w+)\)/g, (_, name) => values[name]);
+    copy.prepend(element("style", {}, null, look));
     return `<?xml version="1.0" encoding="UTF-8"?>\n${new XMLSerializer().serializeToString(copy)}\n`;
   }
 }

@@ -1,4 +1,4 @@
-"""The explorer in headless Chromium: its numbers are Python's, and it works by keyboard, on a phone and by its address."""
+"""The explorer in headless Chromium: its numbers are Python's; it works by keyboard, on a phone, and by its address."""
 
 import re
 import shutil
@@ -49,33 +49,39 @@ def address(written):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def tab():
+    """One tab of a browser without network, for all tests."""
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
+        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_context(offline=True).new_page()
+        browser.close()
 
 
 @pytest.fixture
-def open_page(browser, address):
-    """Opens the page at a fragment of its address; after the test there must be no errors, and no requests."""
-    contexts, errors, requests = [], [], []
+def open_page(tab, address):
+    """Opens the page at a fragment of its address; until the end of the test it has no errors, and asks for nothing."""
+    errors, requests = [], []
+    listeners = {
+        "console": lambda message: errors.append(message.text),
+        "pageerror": lambda error: errors.append(str(error)),
+        "request": lambda request: requests.append(request.url),
+    }
+    for event, listener in listeners.items():
+        tab.on(event, listener)
 
     def opened(fragment="", width=1280, height=900):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, offline=True))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(address + fragment)
-        page.wait_for_selector("#panels .line[d^=M]", state="attached")
-        return page
+        tab.goto("about:blank")  # or another fragment would not load the page anew
+        tab.set_viewport_size({"width": width, "height": height})
+        tab.goto(address + fragment)
+        tab.wait_for_selector("#panels .line[d^=M]", state="attached")
+        return tab
 
     yield opened
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)
     assert not errors
-    assert {url.partition("#")[0] for url in requests if not url.startswith(("data:", "blob:"))} <= {address}
-    for context in contexts:
-        context.close()
+    asked = {url.partition("#")[0] for url in requests if not url.startswith(("data:", "blob:"))}
+    assert asked <= {address, "about:blank"} and address in asked
 
 
 @pytest.fixture(scope="module")
