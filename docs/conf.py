@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-
 from pathlib import Path
 
 from iaemu import __version__
@@ -51,6 +51,7 @@ linkcheck_ignore = [r"https?://.*"]
 
 def write_explorer_page(app, exception):
     """Write the page that explorer.md shows, from the emulator and the data of the package."""
+    logging.getLogger("iaemu_cobaya").setLevel(logging.WARNING)  # of likelihoods, which tell what data they read
     if exception is None and app.builder.format == "html":
         write_explorer(Path(app.outdir) / "_static" / "explorer.html")
 

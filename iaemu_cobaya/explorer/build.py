@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 from iaemu import __version__
 from iaemu.files import write_text
@@ -27,7 +28,8 @@ def explorer_page(model: Emulator | None = None) -> str:
     -------
     str
     """
-    data = json.dumps(explorer_data(Emulator.load() if model is None else model), separators=(",", ":"))
+    shown = model if model is not None else cast(Emulator, Emulator.load())
+    data = json.dumps(explorer_data(shown), separators=(",", ":"))
     parts = {
         "style": _source("style.css"),
         "plot_style": _source("plot.css"),

@@ -63,6 +63,7 @@ def _chi2_of(model: Emulator, like: IACorrelations, a_shape: float) -> Callable[
     request = like.requests[like.statistics[0]]
 
     def chi2(theta: torch.Tensor) -> torch.Tensor:
+        values: Any
         if "projection" in request:
             values = model.project(theta, request["projection"], a_shape=a_shape, support="reject")
         else:
