@@ -54,15 +54,25 @@ def explorer_data(model: Emulator) -> dict[str, Any]:
     Returns
     -------
     dict
+
+    Raises
+    ------
+    ValueError
+        The emulator is of one redshift, or does not state its cosmology.
     """
+    low, high = model.redshift_range or (0.0, 0.0)
+    Om = (model.cosmology or {}).get("Om")
+    if low == high or Om is None:
+        raise ValueError(
+            "The explorer needs an emulator of several redshifts that states its cosmology, such as the shipped one; "
+            f"this one is of {'one redshift' if low == high else 'an unknown cosmology'}. Train it on tables at several "
+            "(`iaemu train fit --tables FILE FILE ...`)."
+        )
     survey: IACorrelations = getattr(packaged, SURVEY)()
     samples = [getattr(packaged, name)({"statistics": list(STATISTICS)}) for name in SAMPLES]
-    assert model.redshift_range is not None
-    low, high = model.redshift_range
     redshifts = np.linspace(low, high, _N_REDSHIFTS)
     projection = survey.requests["w_gg"]["projection"]
     curves = Projection.of(rp=_RP, pi_max=projection.pi_max)
-    cosmology = model.cosmology or {}
     return {
         "version": __version__,
         "redshifts": [low, high],
@@ -73,9 +83,9 @@ def explorer_data(model: Emulator) -> dict[str, Any]:
         "fewest_pairs": 2.0 * MIN_PAIRS,
         "q": _table(np.linspace(-1.0, 1.0, _N_STRENGTHS), lambda mu: [float(mean_p2(torch.tensor(mu)))]),
         "amplitude_of_e_rms": SHAPE_PARAMETERS["e_rms"],
-        "large_scales": _large_scales(model, redshifts),
-        "of_A_IA": 1.5 / (C1_RHO_CRITICAL * cosmology["Om"]),
-        "supports": _supports(model),
+        "large_scales": _large_scales(model, Om, redshifts),
+        "of_A_IA": 1.5 / (C1_RHO_CRITICAL * Om),
+        "supports": _supports(model, low, high),
         "bins": _bins(model.nodes, _EDGES),
         "projection": _projection(model, curves, redshifts),
         "pi_max": projection.pi_max,
@@ -130,11 +140,10 @@ def _table(x: np.ndarray, function: Callable[[float], Sequence[float]]) -> dict[
     return {"low": float(x[0]), "step": float(x[1] - x[0]), "values": packed(values)}
 
 
-def _supports(model: Emulator) -> list[dict[str, Any]]:
+def _supports(model: Emulator, first: float, last: float) -> list[dict[str, Any]]:
     """Return the supported regions at the redshifts of halo catalogues, and between them, where they are others."""
-    assert model.redshift_range is not None
     known = {float(one["redshift"]) for one in model.metadata.get("snapshots") or []}
-    ends = sorted(known | set(model.redshift_range))
+    ends = sorted(known | {first, last})
     ranges = [(z, z) for z in ends] + list(pairwise(ends))
     return [
         {"low": low, "high": high, "bounds": _bounds(model.at_redshift(0.5 * (low + high)).support)}
@@ -188,9 +197,9 @@ def _projection(model: Emulator, projection: Projection, redshifts: np.ndarray) 
     return found
 
 
-def _large_scales(model: Emulator, redshifts: np.ndarray) -> dict[str, Any]:
+def _large_scales(model: Emulator, Om: float, redshifts: np.ndarray) -> dict[str, Any]:
     """Return, as functions of redshift, the weights of b^2 and K between nodes, and the growth factor."""
-    projection, Om = Projection.of_large_scales(), (model.cosmology or {})["Om"]
+    projection = Projection.of_large_scales()
     matrices = {float(z): projection.matrices(model.nodes, z) for z in redshifts}
     return {
         "bias": _table(redshifts, lambda z: matrices[z].bias[0]),

@@ -14,7 +14,7 @@ const PARAMETERS = [
   { group: "Halo occupation", name: "logMmin", label: `log<sub>10</sub> ${SUB("M", "min")}`, text: `half have a central ${SOLAR}`, low: 11.2, high: 14.3, step: 0.01 },
   { group: "Halo occupation", name: "sigma_logM", label: SUB("σ", "log M"), text: "width of that transition [dex]", low: 0.01, high: 1.2, step: 0.01 },
   { group: "Halo occupation", name: "logM0", label: `log<sub>10</sub> ${SUB("M", "0")}`, text: `no satellites below ${SOLAR}`, low: 9, high: 15, step: 0.02 },
-  { group: "Halo occupation", name: "logM1", label: `log<sub>10</sub> ${SUB("M", "1")}`, text: `scale of satellites ${SOLAR}`, low: 11.5, high: 15.7, step: 0.02 },
+  { group: "Halo occupation", name: "logM1", label: `log<sub>10</sub> ${SUB("M", "1")}`, text: `mass scale of satellites ${SOLAR}`, low: 11.5, high: 15.7, step: 0.02 },
   { group: "Halo occupation", name: "alpha", label: "<i>α</i>", text: "slope of satellites with mass", low: 0.5, high: 1.6, step: 0.01 },
   { group: "Redshift", name: "z", label: "<i>z</i>", text: "of the model", low: DATA.redshifts[0], high: DATA.redshifts[1], step: 0.01 },
 ];
@@ -374,6 +374,8 @@ function download(name, text) {
 
 // ---------------------------------------------------------------- start
 
+// A page that embeds this one introduces it.
+document.body.classList.toggle("framed", window.self !== window.top);
 makeControls();
 makePanels();
 restore();

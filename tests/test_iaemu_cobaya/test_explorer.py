@@ -12,8 +12,10 @@ import pytest
 
 import iaemu
 import iaemu_cobaya
+from iaemu.models.factorised import Emulator
 from iaemu.prediction import FewPairsWarning
 from iaemu_cobaya.commands import door, explore
+from iaemu_cobaya.explorer.build import write_explorer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra 'test')")
 
@@ -340,3 +342,11 @@ def test_the_command_writes_one_whole_file_and_opens_it(written, tmp_path, capsy
     assert door.main(["explore", "-o", str(tmp_path / "page.txt")]) == 1 and "page.txt" in capsys.readouterr().err
     assert door.main(["explore", "-o", str(tmp_path / "none" / "page.html")]) == 1
     assert "none" in capsys.readouterr().err
+
+
+def test_an_emulator_of_one_redshift_is_refused(models, tmp_path):
+    today = models(0.0)
+    single = Emulator(today.network, today.nodes, {**today.metadata, "snapshots": None})
+    with pytest.raises(ValueError, match="several redshifts"):
+        write_explorer(tmp_path / "explorer.html", single)
+    assert not list(tmp_path.iterdir())
