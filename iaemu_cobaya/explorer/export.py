@@ -65,8 +65,8 @@ def explorer_data(model: Emulator) -> dict[str, Any]:
     if low == high or Om is None:
         raise ValueError(
             "The explorer needs an emulator of several redshifts that states its cosmology, such as the shipped one; "
-            f"this one is of {'one redshift' if low == high else 'an unknown cosmology'}. Train it on tables at several "
-            "(`iaemu train fit --tables FILE FILE ...`)."
+            f"this one is of {'one redshift' if low == high else 'an unknown cosmology'}. Train it on tables at "
+            "several (`iaemu train fit --tables FILE FILE ...`)."
         )
     survey: IACorrelations = getattr(packaged, SURVEY)()
     samples = [getattr(packaged, name)({"statistics": list(STATISTICS)}) for name in SAMPLES]

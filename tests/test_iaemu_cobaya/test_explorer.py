@@ -17,10 +17,7 @@ from iaemu.prediction import FewPairsWarning
 from iaemu_cobaya.commands import door, explore
 from iaemu_cobaya.explorer.build import write_explorer
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra 'test')")
-
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed (chromium, google-chrome)")
 
 #: Largest difference between browser and Python, in units of the rms of a statistic over its bins.
 TOLERANCE = 1e-4
@@ -53,6 +50,9 @@ def address(written):
 @pytest.fixture(scope="module")
 def tab():
     """One tab of a browser without network, for all tests."""
+    if BROWSER is None:
+        pytest.skip("no Chromium or Chrome is installed (chromium, google-chrome)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra 'test')")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         yield browser.new_context(offline=True).new_page()
