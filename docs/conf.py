@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from pathlib import Path
 
 from iaemu import __version__
+from iaemu_cobaya.explorer.build import write_explorer
 
 project = "iaemu-cobaya"
 author = "the iaemu-cobaya developers"
@@ -44,3 +47,14 @@ numpydoc_class_members_toctree = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 linkcheck_ignore = [r"https?://.*"]
+
+
+def write_explorer_page(app, exception):
+    """Write the page that explorer.md shows, from the emulator and the data of the package."""
+    logging.getLogger("iaemu_cobaya").setLevel(logging.WARNING)  # of likelihoods, which tell what data they read
+    if exception is None and app.builder.format == "html":
+        write_explorer(Path(app.outdir) / "_static" / "explorer.html")
+
+
+def setup(app):
+    app.connect("build-finished", write_explorer_page)

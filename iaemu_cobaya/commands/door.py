@@ -22,6 +22,9 @@ GROUPS = {
         "prior": Command(f"{_OURS}.prior", "print what a chain says of A_IA, as a prior for lensing likelihoods"),
         "reproduce": Command(f"{_OURS}.reproduce", "compute the TNG300 posteriors of arXiv:2504.05235 anew"),
     },
+    "the model": {
+        "explore": Command(f"{_OURS}.explore", "write a page with sliders and curves beside data, and open it"),
+    },
     "models": {f"train {name}": command for name, command in iaemu_train.COMMANDS.items()},
 }
 DESCRIPTION = "Intrinsic alignments of galaxies: measure them, fit them with Cobaya, and train the models for the fit."

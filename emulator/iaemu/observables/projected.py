@@ -348,7 +348,8 @@ def _matrices(projection: Projection, node_values: tuple[float, ...], large: Lar
             found.append((0.5 * mean, mean, np.zeros(len(low))))
         else:
             _check_reach(nodes, low, high, RP_LIMIT * nodes[-1])
-            near, tail = _cylinders(nodes, low, high, projection.pi_max, column, large)
+            near = _within(node_values, limits, projection.pi_max)[column]
+            tail = _beyond_nodes(nodes, low, high, projection.pi_max, column, large)
             found.append((near + np.outer(tail, amplitude), _pairs(nodes, low, high, projection.pi_max), tail))
     (of_xi, pairs_gg, tail_of_xi), (of_omega, pairs_gplus, tail_of_omega) = found
     return Matrices(of_xi, of_omega, pairs_gg, pairs_gplus, bias[None], alignment[None], tail_of_xi, tail_of_omega)
@@ -374,17 +375,26 @@ def _check_reach(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, last: flo
         )
 
 
-def _cylinders(nodes, low, high, pi_max: float, column: int, large: LargeScales) -> tuple[np.ndarray, np.ndarray]:
-    """Return the matrix of w_gg (column 0) or w_g+ (1) up to the last node, and the integrals beyond (n_rp,)."""
-    if not len(low):
-        return np.zeros((0, len(nodes) - 1)), np.zeros(0)
+@lru_cache(maxsize=64)
+def _within(node_values: tuple[float, ...], limits: Limits, pi_max: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrices (n_rp, n_nodes - 1) of w_gg and w_g+ up to the last node, the same at all redshifts."""
+    nodes = np.array(node_values)
+    if not limits:
+        return (np.zeros((0, len(nodes) - 1)),) * 2
+    low, high = np.array(limits).T
     fine = np.append(np.concatenate([np.geomspace(a, b, _PARTS + 1)[:-1] for a, b in pairwise(nodes)]), nodes[-1])
-    near = cylinder_weights(fine, low, high, pi_max)[column] @ _mean_between(nodes, fine[:-1], fine[1:])
-    reach = float(np.hypot(high[-1], pi_max))
+    means = _mean_between(nodes, fine[:-1], fine[1:])
+    gg, gplus = cylinder_weights(fine, low, high, pi_max)
+    return gg @ means, gplus @ means
+
+
+def _beyond_nodes(nodes, low, high, pi_max: float, column: int, large: LargeScales) -> np.ndarray:
+    """Return the integrals beyond the last node (n_rp,), of w_gg (column 0) or w_g+ (1)."""
+    reach = float(np.hypot(high[-1], pi_max)) if len(high) else 0.0
     if reach <= nodes[-1]:
-        return near, np.zeros(len(low))
+        return np.zeros(len(low))
     beyond = np.geomspace(nodes[-1], reach, _TAIL_PARTS + 1)
-    return near, cylinder_weights(beyond, low, high, pi_max)[column] @ large.in_shells(beyond)[column]
+    return cylinder_weights(beyond, low, high, pi_max)[column] @ large.in_shells(beyond)[column]
 
 
 def _pairs(nodes: np.ndarray, low: np.ndarray, high: np.ndarray, pi_max: float) -> np.ndarray:
