@@ -17,8 +17,11 @@ from iaemu.halomodel.strengths import satellite_strengths
 from iaemu.models.base import ForwardModel
 from iaemu.models.redshifts import RedshiftError
 from iaemu.parameters import ALIGNMENT_PARAMETERS, SLOPES
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.chains.rebuild import rebuild_model
+from iaemu_cobaya.likelihoods.correlations import IACorrelations
+from iaemu_cobaya.naming import product_name
 from iaemu_cobaya.theories.base import ForwardModelTheory
 
 #: Within this radius [Mpc/h], the satellite shear of CCL's halo model is constant.
@@ -35,10 +38,11 @@ class AmplitudePrior:
         Name of the theory in the run.
     redshift : float
     values : dict of str to array (n,)
-        Of each draw: "A_IA", "b_g", "log10_M_h" and "f_sat"; and "a_1h", the amplitude of pairs in one host, if the
-        model knows where satellites are.
+        Of each draw: "A_IA" with what the data say of the error of the prediction, "b_g", "log10_M_h" and "f_sat"; and
+        "a_1h", the amplitude of pairs in one host, if the model knows where satellites are.
     box : float
-        Error of A_IA because the halo catalogues are finite, and of the network; 0 if it is not known.
+        Error of A_IA of a draw because the halo catalogues are finite, and of the network, given the data; 0 if it is
+        not known.
     Om : float
         Matter density of the model's cosmology, to which A_IA is inversely proportional.
     """
@@ -56,7 +60,7 @@ class AmplitudePrior:
 
     @property
     def sigma(self) -> float:
-        """Standard deviation of A_IA in the chain, and its error from the halo catalogues, in quadrature."""
+        """Standard deviation of A_IA over draws, and its error at each of them, in quadrature."""
         return float(np.hypot(self.values["A_IA"].std(), self.box))
 
 
@@ -66,8 +70,13 @@ def amplitude_priors(
     amplitude: float | None = None,
     n_draws: int = 1000,
     seed: int = 0,
+    progress: bool = False,
 ) -> list[AmplitudePrior]:
     """Compute A_IA of draws of a chain.
+
+    The error of the prediction is a sum of deviations, fixed vectors times normal variates, which are the same for the
+    fitted bins and for A_IA. At each draw, the residuals of the data have a say in the variates: their mean shifts
+    A_IA, and what is left of their variance is its error. Likelihoods with ``emulator_error: False`` have no say.
 
     Parameters
     ----------
@@ -79,6 +88,8 @@ def amplitude_priors(
         Shape amplitude (``ForwardModel.project``), if the run has no parameter for it.
     n_draws, seed : int
         Number of draws, and their seed.
+    progress : bool
+        Show a progress bar, on a terminal.
 
     Returns
     -------
@@ -98,14 +109,19 @@ def amplitude_priors(
     found = []
     for name, theory in theories.items():
         theta, shapes = _points(model, theory, rows, amplitude)
+        variates = _variates(model, theory, rows, progress)
         for redshift in redshifts or [theory.model.redshift or 0.0]:
             try:
                 there = theory.model.at_redshift(redshift)
                 values = there.large_scale(theta, deviations=there.n_deviations > 0, support="warn")
             except (RedshiftError, ValueError) as error:
                 raise ChainError(f"A_IA of {name} at z = {redshift:g}: {error}") from error
-            values.A_IA = values.A_IA * shapes
-            box = 0.0 if values.sigma is None else float(np.sqrt(np.mean((shapes * values.sigma["A_IA"]) ** 2)))
+            values.A_IA, box = values.A_IA * shapes, 0.0
+            if values.deviations is not None:
+                deviations = shapes[:, None] * values.deviations["A_IA"]
+                mean, covariance = variates or (0.0 * deviations, np.eye(deviations.shape[1])[None])
+                values.A_IA = values.A_IA + np.sum(deviations * mean, axis=1)
+                box = float(np.sqrt(np.mean(deviations[:, None] @ covariance @ deviations[:, :, None])))
             of_draws = {key: np.asarray(getattr(values, key)) for key in ("A_IA", "b_g", "log10_M_h", "f_sat")}
             of_draws |= _one_halo(there, theta, shapes, of_draws["log10_M_h"])
             Om = float(there.cosmology["Om"])  # type: ignore[index]  # large_scale knows it
@@ -129,6 +145,46 @@ def _points(model: Model, theory: ForwardModelTheory, rows: Sequence[Mapping], a
             "rms ellipticity of the sample with --e-rms."
         )
     return np.array(theta), np.full(len(theta), float(amplitude))
+
+
+def _variates(model: Model, theory: ForwardModelTheory, rows: Sequence[Mapping], progress: bool):
+    """Return means (n, K) and covariances (n, K, K) of the variates of the prediction's error; None without data."""
+    likes = [like for like in model.likelihood.values() if isinstance(like, IACorrelations) and like.emulator_error]
+    likes = [like for like in likes if theory in _suppliers(like)]
+    if not likes:
+        return None
+    names, found = list(model.parameterization.sampled_params()), []
+    for row in tqdm(rows, "error of A_IA", delay=BAR_AFTER, disable=None if progress else True):
+        model.loglike({name: row[name] for name in names}, return_derived=False)
+        terms = []
+        for like in likes:
+            deviations = like.deviations()
+            assert deviations is not None  # these likelihoods have emulator_error
+            terms.append((deviations, like.inverse_covariance, like.residuals(like.theory_vector())))
+        found.append(given_residuals(terms))
+    return tuple(np.stack(parts) for parts in zip(*found, strict=True))
+
+
+def _suppliers(like: IACorrelations) -> list:
+    return [like.provider.requirement_providers[product_name(name, like.tag)] for name in like.statistics]
+
+
+def given_residuals(terms: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what residuals say of the variates z in data = prediction + z^T deviations + noise, z ~ N(0, 1).
+
+    Parameters
+    ----------
+    terms : sequence of (deviations (K, n), inverse covariance of the noise (n, n), residuals data - prediction (n,))
+        Of independent data.
+
+    Returns
+    -------
+    mean : array (K,)
+    covariance : array (K, K)
+    """
+    precision = np.eye(len(terms[0][0])) + sum(D @ inverse @ D.T for D, inverse, _ in terms)
+    covariance = np.linalg.inv(precision)
+    return covariance @ sum(D @ inverse @ residual for D, inverse, residual in terms), covariance
 
 
 def _one_halo(model: ForwardModel, theta: np.ndarray, shapes: np.ndarray, log_mass: np.ndarray) -> dict:

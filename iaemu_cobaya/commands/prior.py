@@ -68,7 +68,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     if path.suffix not in (".png", ".pdf"):
         raise ChainError(f"--output: the picture must end in .png or .pdf; got {str(path)!r}.")
     amplitude = None if arguments.e_rms is None else SHAPE_PARAMETERS["e_rms"] * arguments.e_rms
-    priors = amplitude_priors(chain, arguments.redshifts, amplitude, arguments.n_draws)
+    priors = amplitude_priors(chain, arguments.redshifts, amplitude, arguments.n_draws, progress=not arguments.quiet)
     document = [
         {
             "theory": one.theory,
