@@ -2,7 +2,7 @@
 
 A_IA of the NLA model, of the galaxies of the run, follows from its alignment strengths, occupation and shape
 amplitude (docs/how_to/lensing.md). It is printed with lines for Cobaya, CosmoSIS and firecrown, and plotted. The width
-holds the posterior, and the error because the halo catalogues are finite.
+holds the posterior, and the error because the halo catalogues are finite, as far as the data leave it open.
 """
 
 from __future__ import annotations
