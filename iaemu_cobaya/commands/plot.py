@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +85,6 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         import matplotlib
 
         matplotlib.use("Agg")
-    warnings.filterwarnings("ignore", "Unknown sampler type")  # GetDist's, of HMC
     from iaemu_cobaya.chains import plotting
     from iaemu_cobaya.chains.reading import ChainError, load_chain, posterior_table
     from iaemu_cobaya.chains.summary import posterior_summary

@@ -78,10 +78,20 @@ class HMC(ChecksOptions, CovmatSampler):
         Whether the run has met ``Rminus1_stop`` and ``ess_stop``.
     """
 
-    sampler_type: str = "mcmc"
+    sampler_type: str
     _at_resume_prefer_new = [
         *CovmatSampler._at_resume_prefer_new,
-        *("Rminus1_stop", "ess_stop", "max_samples", "check_every", "progress", "seed", "covmat", "covmat_params"),
+        *(
+            "Rminus1_stop",
+            "ess_stop",
+            "max_samples",
+            "check_every",
+            "progress",
+            "seed",
+            "covmat",
+            "covmat_params",
+            "sampler_type",
+        ),
     ]
 
     method: str
