@@ -19,6 +19,7 @@ from iaemu.models.redshifts import RedshiftError
 from iaemu.parameters import ALIGNMENT_PARAMETERS, SLOPES
 from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.chains.rebuild import rebuild_model
+from iaemu_cobaya.likelihoods.correlations import IACorrelations
 from iaemu_cobaya.theories.base import ForwardModelTheory
 
 #: Within this radius [Mpc/h], the satellite shear of CCL's halo model is constant.
@@ -87,7 +88,7 @@ def amplitude_priors(
     ChainError
         The model cannot be rebuilt, does not know its large scales or the redshift, or the shape amplitude is missing.
     """
-    model = rebuild_model(chain)
+    model = rebuild_model(chain, IACorrelations)
     theories = {name: one for name, one in model.theory.items() if isinstance(one, ForwardModelTheory)}
     if not theories:
         raise ChainError(f"{chain.name} has no theory of this package, so that nothing is known of A_IA.")
