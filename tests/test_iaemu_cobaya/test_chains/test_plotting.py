@@ -84,7 +84,12 @@ def test_derived_parameters_are_told_and_shown(tmp_path, capsys):
     prior = {"prior": {"min": 0, "max": 1}, "ref": 0.5, "proposal": 0.2}
     info = {
         "likelihood": {"one": {"external": "lambda x, y: -8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)"}},
-        "params": {"x": prior, "y": prior, "b_g": {"derived": "lambda x: 1e-4 * x"}, "a_long_name": "lambda y: 2 * y"},
+        "params": {
+            "x": prior,
+            "y": prior,
+            "b_g": {"derived": "lambda x: 1e-4 * x"},
+            "a_long_name": {"derived": "lambda y: 2 * y"},
+        },
         "sampler": {"mcmc": {"max_samples": 300, "seed": 1}},
         "output": str(tmp_path / "run"),
     }
