@@ -96,6 +96,7 @@ def test_derived_parameters_are_told_and_shown(tmp_path, capsys):
     run(info)
     chain = load_chain(tmp_path / "run")
     assert chain.derived == ["b_g", "a_long_name"]
+    capsys.readouterr()
     assert iaemu_plot([str(tmp_path / "run"), "--no-data", "--json", "-q"]) == 0
     found = json.loads(capsys.readouterr().out)["chains"][0]
     rows = chain.rows
