@@ -183,5 +183,5 @@ def plot_shear(
                 axis.tick_params(which="both", direction="in", top=True, right=True, labelsize=8)
             if column == 0:
                 ax.set_ylabel(r"$10^4\,\theta\,\xi$ [arcmin]", fontsize=9)
-                below.set_ylabel(RESIDUAL, fontsize=8)
+                below.set_ylabel(RESIDUAL, fontsize=7)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)

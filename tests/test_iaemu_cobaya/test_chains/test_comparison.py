@@ -54,6 +54,7 @@ def test_criteria_of_a_gaussian(chains):
     assert fixed.dic == pytest.approx(fixed.aic, abs=0.4) and free_b.dic == pytest.approx(free_b.aic, abs=0.6)
 
 
+@pytest.mark.slow
 def test_evidence_and_bayes_factor_of_a_gaussian(chains, tmp_path, capsys):
     pytest.importorskip("nautilus")
     output = tmp_path / "result.json"
@@ -81,7 +82,7 @@ def test_external_priors_are_normalised(tmp_path):
     log_mean, error = log_external_mean(likelihood)
     # By symmetry half of the prior has a > b; the factor 7 belongs to the prior, whose norm it is.
     assert log_mean == pytest.approx(math.log(3.5), abs=4 * error) and error < 0.01
-    found = evidence(likelihood, n_live=300, n_effective=3000, seed=2)
+    found = evidence(likelihood, n_live=150, n_effective=2000, seed=2)
     # The product of the Gaussians of b: its norm, mean 0.4 * 0.25 / 0.29 and variance 0.01 / 0.29.
     norm = stats.norm(0.0, math.sqrt(0.04 + 0.25)).pdf(0.4) * math.sqrt(2 * math.pi) * 0.2
     share = stats.norm(0.3 - 0.4 * 0.25 / 0.29, math.sqrt(0.01 + 0.01 / 0.29)).sf(0.0)
