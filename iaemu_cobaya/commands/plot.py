@@ -22,6 +22,8 @@ from iaemu_training.commands.program import complain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from iaemu_cobaya.chains.reading import Chain
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command.
@@ -100,11 +102,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     from iaemu_cobaya.chains.summary import posterior_summary
 
     chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
-    known = list(dict.fromkeys(name for chain in chains for name in (*chain.sampled, *chain.derived)))
-    for option, names in (("truth", [name for name, _ in arguments.truth]), ("params", arguments.params)):
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ChainError(f"--{option}: {', '.join(unknown)} is none of the parameters {', '.join(known)}.")
+    _check_names(arguments, chains)
     tables = [posterior_table(chain) for chain in chains]
     summaries: list[dict[str, Any]] = [posterior_summary(chain) | {"plots": []} for chain in chains]
     folder = arguments.output if arguments.output is not None else chains[0].root.parent
@@ -148,6 +146,16 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     if arguments.json:
         show(arguments, "", document)
     return status
+
+
+def _check_names(arguments: argparse.Namespace, chains: list[Chain]) -> None:
+    from iaemu_cobaya.chains.reading import ChainError
+
+    known = list(dict.fromkeys(name for chain in chains for name in (*chain.sampled, *chain.derived)))
+    for option, names in (("truth", [name for name, _ in arguments.truth]), ("params", arguments.params)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ChainError(f"--{option}: {', '.join(unknown)} is none of the parameters {', '.join(known)}.")
 
 
 def _save(figure: Figure, path: Path, kind: str, **options: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 
 from iaemu.plots import plot_shear, plot_statistic
 
@@ -303,6 +304,22 @@ class ShearPlots(DataPlots):
 
     covariance_matrix: np.ndarray
     n_bins: int
+
+    def p_value(self, theory_vector: np.ndarray) -> float:
+        """Return the probability of a larger chi^2 at the best fit.
+
+        Parameters
+        ----------
+        theory_vector : array (n,)
+            The best fit.
+
+        Returns
+        -------
+        float
+            NaN without degrees of freedom.
+        """
+        degrees = len(self.data_vector) - self.n_fitted
+        return float(stats.chi2.sf(self.chi2(theory_vector), degrees)) if degrees > 0 else np.nan
 
     @property
     def picture_size(self) -> tuple[float, float]:

@@ -22,7 +22,6 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import numpy as np
 from cobaya.likelihood import Likelihood
 from cobaya.log import LoggedError
-from scipy import stats
 from scipy.linalg import cholesky, solve_triangular
 
 from iaemu import __version__
@@ -366,22 +365,6 @@ class CosmicShear(ShearPlots, MapsParameters, ChecksOptions, Likelihood):
         """
         whitened = solve_triangular(self._factor, self.data_vector - theory_vector, lower=True)
         return float(whitened @ whitened)
-
-    def p_value(self, theory_vector: np.ndarray) -> float:
-        """Return the probability of a larger chi^2 at the best fit.
-
-        Parameters
-        ----------
-        theory_vector : array (n,)
-            The best fit.
-
-        Returns
-        -------
-        float
-            NaN without degrees of freedom.
-        """
-        degrees = len(self.data_vector) - self.n_fitted
-        return float(stats.chi2.sf(self.chi2(theory_vector), degrees)) if degrees > 0 else math.nan
 
     @property
     def n_fitted(self) -> int:
