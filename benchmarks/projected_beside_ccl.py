@@ -91,8 +91,8 @@ def main(arguments=None) -> None:
             for ax, ours, theirs in zip(axes, (w_gg, w_gplus), (ccl_gg, ccl_gplus), strict=True):
                 ax.loglog(rp, ours, f"C{sample}", label=f"sample {sample}: halo catalogues")
                 ax.loglog(rp, theirs, f"C{sample}--", label=f"sample {sample}: CCL")
-        for ax, label in zip(axes, ("w_gg", "w_g+ of satellites"), strict=True):
-            ax.set(xlabel="r_p [Mpc/h]", ylabel=f"{label} [Mpc/h]")
+        for ax, label in zip(axes, ("$w_{gg}$", "$w_{g+}$ of satellites"), strict=True):
+            ax.set(xlabel="$r_p$ [Mpc/$h$]", ylabel=f"{label} [Mpc/$h$]")
         axes[0].legend(frameon=False, fontsize=8)
         figure.savefig(options.figure, dpi=120)
 

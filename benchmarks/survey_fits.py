@@ -108,6 +108,8 @@ def picture(tables: dict[str, dict[str, np.ndarray]]) -> Figure:
         values = [(table[key].mean(), table[key].std()) for key in ("log10 M_h", "A_IA")]
         axes.errorbar(values[0][0], values[1][0], values[1][1], values[0][1], "o", label=Path(name).name)
     axes.set(xlabel=r"mean $\log_{10} M_h$ [$M_\odot/h$]", ylabel=r"$A_\mathrm{IA}$", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(frameon=False, fontsize=8)
     return figure
 

@@ -11,7 +11,7 @@ def it_takes(missing: object, extra: str = "training") -> str:
     missing : str or ImportError
         What is missing. A text that already contains a ``pip install`` command is returned as it is.
     extra : str
-        Extra of this package that contains the library: "training", "dask", "abacus" or "lensing".
+        Extra of this package that contains the library: "training", "dask", "abacus", "lensing" or "evidence".
 
     Returns
     -------

@@ -11,6 +11,7 @@ from iaemu.measurement import Bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
 
 #: Axis labels.
 LABELS = {
@@ -22,6 +23,7 @@ LABELS = {
     "w_plusplus": r"$w_{++}(r_p)$ [Mpc/$h$]",
     "xi_gplus_2": r"$\xi_{g+,2}(r)$",
 }
+RESIDUAL = r"(data $-$ fit) / $\sigma$"
 R_LABEL, RP_LABEL = r"$r$ [Mpc/$h$]", r"$r_p$ [Mpc/$h$]"
 
 
@@ -99,15 +101,87 @@ def plot_statistic(
     ax.set_ylabel(LABELS[statistic])
     ax.legend(frameon=False, fontsize=9)
     if residuals is not None and prediction is not None:
-        residuals.axhspan(-1.0, 1.0, color="0.92", zorder=0)
-        residuals.axhline(0.0, color=color, lw=1.2, zorder=1)
-        difference = (bins.value[used] - prediction) / bins.error[used]
-        residuals.errorbar(r[used], difference, 1.0, color="k", zorder=3, **style)
-        residuals.set_xscale("log")
-        reach = max(3.0, 1.0 + float(np.abs(difference).max()))
-        residuals.set(ylim=(-reach, reach), ylabel=r"residual / $\sigma$")
+        _plot_residuals(residuals, r[used], (bins.value[used] - prediction) / bins.error[used], color, style)
         ax.tick_params(labelbottom=False)
     for axis in (ax, residuals):
         if axis is not None:
             axis.tick_params(which="both", direction="in", top=True, right=True)
     (ax if residuals is None else residuals).set_xlabel(label_of_r(statistic))
+
+
+def _plot_residuals(ax: Axes, x: np.ndarray, difference: np.ndarray, color: str, style: Mapping[str, Any]) -> None:
+    """Plot the data minus the prediction in units of the errors."""
+    ax.axhspan(-1.0, 1.0, color="0.92", zorder=0)
+    ax.axhline(0.0, color=color, lw=1.2, zorder=1)
+    ax.errorbar(x, difference, 1.0, color="k", zorder=3, **style)
+    ax.set_xscale("log")
+    reach = max(3.0, 1.0 + float(np.abs(difference).max()))
+    ax.set(ylim=(-reach, reach), ylabel=RESIDUAL)
+
+
+def plot_shear(
+    figure: FigureBase,
+    statistic: np.ndarray,
+    pairs: np.ndarray,
+    theta: np.ndarray,
+    values: np.ndarray,
+    errors: np.ndarray,
+    prediction: np.ndarray,
+    band: Sequence[np.ndarray] | None = None,
+    color: str = "C0",
+) -> None:
+    """Plot measured cosmic shear with a prediction: xi_plus in the lower triangle of panels, xi_minus in the upper.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure or SubFigure
+    statistic : array of str (n,)
+        ``xi_plus`` or ``xi_minus``.
+    pairs : array of int (n, 2)
+        Source bins, from 0.
+    theta : array (n,)
+        Separation [arcmin].
+    values, errors, prediction : arrays (n,)
+    band : pair of arrays (n,), optional
+        Lower and upper limits of the shaded 68 % band.
+    color : str
+        Colour of the prediction.
+    """
+    style: dict[str, Any] = dict(fmt="o", ms=3, elinewidth=0.9, capsize=0)
+    low, high = np.sort(pairs, axis=1).T
+    n_bins = int(high.max()) + 1
+    grid = figure.add_gridspec(n_bins, n_bins + 1)
+    scale = theta * 1e4
+    limits = 0.9 * theta.min(), 1.1 * theta.max()
+    handles: dict[str, Any] = {}
+    for name, sign in (("xi_plus", "+"), ("xi_minus", "-")):
+        for i, j in sorted(set(zip(low[statistic == name].tolist(), high[statistic == name].tolist(), strict=True))):
+            row, column = (j, i) if name == "xi_plus" else (i, j + 1)
+            ax = figure.add_subplot(grid[row, column])
+            below = ax.inset_axes((0.0, -0.45, 1.0, 0.45))
+            here = np.flatnonzero((statistic == name) & (low == i) & (high == j))
+            here = here[np.argsort(theta[here])]
+            x, factor = theta[here], scale[here]
+            if band is not None:
+                low_, high_ = (np.asarray(limit)[here] * factor for limit in band)
+                handles["68 % of the posterior"] = ax.fill_between(x, low_, high_, color=color, alpha=0.25, lw=0)
+            (handles["best fit"],) = ax.plot(x, factor * prediction[here], color=color, lw=1.4)
+            handles["data"] = ax.errorbar(x, factor * values[here], factor * errors[here], color="k", zorder=3, **style)
+            ax.axhline(0.0, color="0.7", lw=0.8, zorder=0)
+            ax.text(0.04, 0.95, rf"$\xi_{sign}$ {i + 1}, {j + 1}", transform=ax.transAxes, va="top", fontsize=9)
+            _plot_residuals(below, x, (values[here] - prediction[here]) / errors[here], color, style)
+            below.set(ylabel="", yticks=(-2, 0, 2))
+            ax.set_xscale("log")
+            ax.tick_params(labelbottom=False)
+            bottom, top = ax.get_ylim()
+            ax.set_ylim(bottom, top + 0.2 * (top - bottom))  # for the numbers of the bins
+            last = row == n_bins - 1
+            below.tick_params(labelbottom=last)
+            below.set_xlabel(r"$\theta$ [arcmin]" if last else "", fontsize=9)
+            for axis in (ax, below):
+                axis.set_xlim(limits)
+                axis.tick_params(which="both", direction="in", top=True, right=True, labelsize=8)
+            if column == 0:
+                ax.set_ylabel(r"$10^4\,\theta\,\xi$ [arcmin]", fontsize=9)
+                below.set_ylabel(RESIDUAL, fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)

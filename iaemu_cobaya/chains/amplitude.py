@@ -101,7 +101,7 @@ def amplitude_priors(
     ChainError
         The model cannot be rebuilt, does not know its large scales or the redshift, or the shape amplitude is missing.
     """
-    model = rebuild_model(chain)
+    model = rebuild_model(chain, IACorrelations)
     theories = {name: one for name, one in model.theory.items() if isinstance(one, ForwardModelTheory)}
     if not theories:
         raise ChainError(f"{chain.name} has no theory of this package, so that nothing is known of A_IA.")

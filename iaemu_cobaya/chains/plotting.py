@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cobaya.model import Model
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from iaemu.progress import BAR_AFTER, tqdm
 from iaemu_cobaya.chains.paper import TABLE_2
 from iaemu_cobaya.chains.reading import Chain, ChainError
 from iaemu_cobaya.chains.rebuild import rebuild_model
 from iaemu_cobaya.likelihoods.correlations import IACorrelations
+from iaemu_cobaya.likelihoods.data_plots import COLOR, DataPlots
 from iaemu_cobaya.naming import product_name
 from iaemu_cobaya.theories.base import ForwardModelTheory
+from iaemu_cobaya.theories.derived import DERIVED
 
 if TYPE_CHECKING:
     from getdist.plots import GetDistPlotter
 
-COLORS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
+COLORS = (COLOR, "#d1622b", "#2f8f5b", "#8a5aa8", "#7a5c4f")
 
-#: Number of draws for the band of a prediction. The band is left out if it would take longer than BAND_SECONDS.
+#: Up to so many parameters, a corner plot shows derived ones unasked, and its letters are of the usual size.
+N_READABLE = 8
+
+#: What is marked with ``paper``.
+PAPER = "IAEmu (Pandya et al.\n2025), table 2"
+
+#: Number of draws for the band of a prediction, or as many as take BAND_SECONDS; with fewer than N_LEAST it is left
+#: out.
 N_BAND = 300
+N_LEAST = 60
 BAND_SECONDS = 90.0
 
 
 def corner_plot(
-    chains: Sequence[Chain], paper: bool = False, truth: Mapping[str, float] | None = None
+    chains: Sequence[Chain],
+    paper: bool = False,
+    truth: Mapping[str, float] | None = None,
+    params: Sequence[str] | None = None,
 ) -> GetDistPlotter:
     """Make a corner plot of one or more chains with GetDist.
 
@@ -39,6 +55,9 @@ def corner_plot(
         Mark the posteriors of arXiv:2504.05235, table 2, for the samples that were fitted.
     truth : mapping of name to number, optional
         Values to mark, for example those of mock data.
+    params : sequence of str, optional
+        Sampled and derived parameters to show. By default the sampled ones that the chains share, and those that
+        theories of this package derive, up to ``N_READABLE`` in all.
 
     Returns
     -------
@@ -48,7 +67,8 @@ def corner_plot(
     Raises
     ------
     ChainError
-        No chain has enough samples, the chains share no sampled parameter, or ``truth`` contains another one.
+        No chain has enough samples, the chains share no sampled parameter, ``params`` contains one that not all of them
+        have, or ``truth`` one that is not shown.
     """
     from getdist import plots
 
@@ -58,26 +78,27 @@ def corner_plot(
         raise ChainError(
             "no corner plot: the chains contain too few samples (from 'evaluate', or from a run that has just started)"
         )
-    names = [name for name in enough[0].densities if all(name in chain.densities for chain in enough)]
-    if not names:
-        raise ChainError("no corner plot: the chains share no sampled parameter")
+    names = _shown(enough, params)
     unknown = [name for name in truth if name not in names]
     if unknown:
-        raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is not sampled; sampled are {', '.join(names)}")
+        raise ChainError(f"no corner plot: {', '.join(unknown)} (truth) is not shown; shown are {', '.join(names)}")
     colors = [COLORS[index % len(COLORS)] for index in range(len(enough))]
-    plotter = plots.get_subplot_plotter(width_inch=max(4.5, 1.6 * len(names) + 1.5))
-    plotter.settings.axes_fontsize = 11
-    plotter.settings.axes_labelsize = 14
-    plotter.settings.legend_fontsize = 11
-    plotter.settings.alpha_filled_add = 0.8
-    plotter.settings.title_limit_fontsize = 11
+    many = len(names) > N_READABLE
+    plotter = plots.get_subplot_plotter(width_inch=max(4.5, (1.2 if many else 1.6) * len(names) + 1.5))
+    settings = {"axes_fontsize": 11, "axes_labelsize": 14, "title_limit_fontsize": 13, "alpha_filled_add": 0.8}
+    if many:  # The picture is seen at the size of a page: letters must grow with it, and become fewer.
+        size = 11 + 0.6 * (len(names) - N_READABLE)
+        settings |= {"axes_fontsize": size, "axes_labelsize": 1.15 * size, "title_limit_fontsize": size}
+        settings |= {"axis_tick_x_rotation": 60, "axis_tick_max_labels": 3}
+    for name, value in settings.items():
+        setattr(plotter.settings, name, value)
     try:
         plotter.triangle_plot(
             [chain.samples for chain in enough],
-            names,
+            list(names),
             filled=True,
             contour_colors=colors,
-            legend_labels=[chain.name for chain in enough] if len(enough) > 1 else None,
+            legend_labels=[],
             title_limit=1 if len(enough) == 1 else 0,
             markers=truth,
         )
@@ -88,25 +109,77 @@ def corner_plot(
         ) from error
     for name, value in truth.items():
         _reach(plotter, names.index(name), value, value)
+    handles: list[Any] = []
+    if len(enough) > 1:
+        handles += [Patch(color=color, label=chain.name) for chain, color in zip(enough, colors, strict=True)]
+    if truth:
+        handles.append(Line2D([], [], color=plotter.settings.axis_marker_color, ls="--", label="truth"))
     if paper:
-        _mark_paper(plotter, enough, names, colors)
+        handles += _mark_paper(plotter, enough, names, colors)
+    _finish(plotter, handles)
     return plotter
 
 
-def _mark_paper(plotter: GetDistPlotter, chains: Sequence[Chain], names: Sequence[str], colors: Sequence[str]) -> None:
-    marked = []
+def _shown(chains: Sequence[Chain], params: Sequence[str] | None) -> list[str]:
+    """Return the names of the parameters of a corner plot."""
+    shared = [name for name in chains[0].densities if all(name in chain.densities for chain in chains)]
+    derived = [name for name in chains[0].derived if all(name in chain.derived for chain in chains)]
+    if params:
+        unknown = [name for name in params if name not in (*shared, *derived)]
+        if unknown:
+            raise ChainError(
+                f"no corner plot: {', '.join(unknown)} (params) does not vary in all chains; those that do are "
+                f"{', '.join((*shared, *derived))}"
+            )
+        return list(dict.fromkeys(params))
+    if not shared:
+        raise ChainError("no corner plot: the chains share no sampled parameter")
+    ours = [name for name in derived if name in DERIVED or name.startswith(tuple(f"{one}_" for one in DERIVED))]
+    return shared + ours * (len(shared) + len(ours) <= N_READABLE)
+
+
+def _finish(plotter: GetDistPlotter, handles: Sequence[Any]) -> None:
+    """Add a legend right of the first panel, and make titles fit above their panels."""
+    figure, panels = plotter.fig, plotter.subplots
+    size = plotter.settings.axes_fontsize
+    if handles:
+        corner = panels[0, 0].get_position()
+        anchor = (corner.x1 + 0.15 * corner.width, corner.y1)
+        figure.legend(handles=handles, loc="upper left", bbox_to_anchor=anchor, fontsize=0.85 * size, frameon=False)
+    renderer = figure.canvas.get_renderer()
+    titles = [panel.title for panel in panels.diagonal()]
+    space = panels[0, 0].get_window_extent(renderer).width
+
+    def widest() -> float:
+        return max(title.get_window_extent(renderer).width for title in titles) / space
+
+    if widest() > 1.0:
+        for title in titles:
+            title.set_text(title.get_text().replace(" = ", "$\n$= ", 1))
+    smaller = titles[0].get_fontsize() / max(1.0, widest())
+    for title in titles:
+        title.set_fontsize(smaller)
+
+
+def _mark_paper(
+    plotter: GetDistPlotter, chains: Sequence[Chain], names: Sequence[str], colors: Sequence[str]
+) -> list[Any]:
+    """Mark the paper's posteriors, and return their entries of the legend."""
+    marked, handles = [], []
     for chain, color in zip(chains, colors, strict=True):
-        paper = _paper_posteriors(chain)
-        if paper in marked:  # another run on the same sample
+        paper = {name: value for name, value in _paper_posteriors(chain).items() if name in names}
+        if not paper or paper in marked:  # another run on the same sample
             continue
         marked.append(paper)
+        style: dict[str, Any] = {"color": color, "ls": "--", "lw": 1}
+        handles.append(Line2D([], [], **style, marker="o", mec="k", ms=5, label=PAPER))
         for row, name in enumerate(names):
             if name not in paper:
                 continue
             value, upper, lower = paper[name]
             axis = plotter.subplots[row, row]
             axis.axvspan(value - lower, value + upper, color=color, alpha=0.15, lw=0)
-            axis.axvline(value, color=color, ls="--", lw=1)
+            axis.axvline(value, **style)
             for column in range(row):
                 if names[column] not in paper:
                     continue
@@ -115,6 +188,7 @@ def _mark_paper(plotter: GetDistPlotter, chains: Sequence[Chain], names: Sequenc
                     x, value, xerr=[[x_lower], [x_upper]], yerr=[[lower], [upper]], color="k", mfc=color, fmt="o", ms=5
                 )
             _reach(plotter, row, value - 2 * lower, value + 2 * upper)
+    return handles
 
 
 def _paper_posteriors(chain: Chain) -> dict[str, tuple[float, float, float]]:
@@ -171,60 +245,55 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
     except ChainError as error:
         raise ChainError(f"no data plot: {error}") from error
     try:
-        likes = {name: like for name, like in model.likelihood.items() if isinstance(like, IACorrelations)}
+        likes = {name: like for name, like in model.likelihood.items() if isinstance(like, DataPlots)}
         best, seconds = _predict(model, likes, chain.best())
-        errors = {name: like.deviations() for name, like in likes.items()} if best is not None else {}
         if best is None:
             point = {name: chain.best()[name] for name in model.parameterization.sampled_params()}
             raise ChainError(f"no data plot: the model of {chain.name} gives zero likelihood at {point}")
+        errors = {name: like.deviations() for name, like in likes.items()}
         if n_band * seconds > BAND_SECONDS:
             # Time a second call, since the first one may have filled caches.
             seconds = _predict(model, likes, chain.draws(1, seed)[0])[1]
-        too_slow = n_band * seconds > BAND_SECONDS
-        drawn = [_predict(model, likes, row)[0] for row in chain.draws(0 if too_slow else n_band, seed)]
+        n_draws = min(n_band, int(BAND_SECONDS / seconds))
+        too_slow = n_draws < min(n_band, N_LEAST)
+        rows = tqdm(chain.draws(0 if too_slow else n_draws, seed), "band", leave=False, disable=None, delay=BAR_AFTER)
+        drawn = [_predict(model, likes, row)[0] for row in rows]
         parts = {name: _parts(model, like, chain.best()) for name, like in likes.items()}
     finally:
         model.close()
     predictions = [prediction for prediction in drawn if prediction is not None]
-    n_panels = sum(len(like.statistics) for like in likes.values())
-    figure = Figure(figsize=(0.6 + 5.0 * n_panels, 5.2), layout="constrained")
-    grid = figure.subplots(2, n_panels, squeeze=False, sharex="col", height_ratios=(3, 1))
-    axes, below = list(grid[0]), list(grid[1])
     lines = []
-    for name, like in likes.items():
-        panels, residuals = [axes.pop(0) for _ in like.statistics], [below.pop(0) for _ in like.statistics]
+    figure = Figure(layout="constrained")
+    for part, (name, like) in zip(_subfigures(figure, list(likes.values())), likes.items(), strict=True):
         band = None
         if len(predictions) > 1:
             band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
-        chi2, n_bins = like.chi2(best[name]), len(like.data_vector)
-        # The column chi2 of the chain is -2 log L: with the error of the prediction, and of a t-distribution.
-        which = " from the covariance of the data alone" if like.emulator_error else ""
-        p_value = like.p_value(best[name])
-        chance = "" if np.isnan(p_value) else f", p = {p_value:.2g}"
-        text = rf"best fit, $\chi^2$ = {chi2:.1f} for {n_bins} bins{chance}"
-        like.plot(best[name], band, panels, text, COLORS[0], parts[name], residuals)
-        if len(likes) > 1:
-            panels[0].set_title(name, fontsize=10, loc="left")
-        chance += _of_hotelling(like) if chance else ""
-        fitted = f"{n_bins} bins, {like.n_fitted} parameters"
-        lines.append(f"  {name}: chi2 = {chi2:.2f}{which} at the best fit, {fitted}{chance}")
-        if errors[name] is not None:
-            with_error = like.p_value(best[name], errors[name])
-            chance = "" if np.isnan(with_error) else f", p = {with_error:.2g}"
-            chi2 = like.chi2(best[name], errors[name])
-            lines.append(f"    with the error of the prediction: chi2 = {chi2:.2f}{chance}")
-        if len(like.statistics) > 1:
-            each = {statistic: like.chi2_of(best[name], statistic) for statistic in like.statistics}
-            parts_of = (f"{value:.2f} for {len(like.bins[key])} bins of {key}" for key, value in each.items())
-            lines.append(f"    of which alone: {', '.join(parts_of)}")
+        like.plot_fit(part, best[name], band, parts[name])
+        lines += like.fit_in_words(name, best[name], errors[name])
     if too_slow:
-        lines.append(f"  without a band: {n_band} predictions would take more than {BAND_SECONDS:g} s")
+        lines.append(f"  without a band: {N_LEAST} predictions would take more than {BAND_SECONDS:g} s")
     return figure, "\n".join(lines)
 
 
-def _parts(model: Model, like: IACorrelations, row: Mapping[str, float]) -> dict[str, dict[str, np.ndarray]]:
+def _subfigures(figure: Figure, likes: Sequence[DataPlots]) -> list[SubFigure]:
+    """Divide a figure into parts for the likelihoods: those of one height side by side, others below them."""
+    sizes = [like.picture_size for like in likes]
+    heights = list(dict.fromkeys(height for _, height in sizes))
+    widths = [[width for width, other in sizes if other == height] for height in heights]
+    figure.set_size_inches(max(sum(row) for row in widths), sum(heights))
+    rows = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    parts = {
+        height: list(row.subfigures(1, len(ratios), squeeze=False, width_ratios=ratios)[0])
+        for height, row, ratios in zip(heights, rows, widths, strict=True)
+    }
+    return [parts[height].pop(0) for _, height in sizes]
+
+
+def _parts(model: Model, like: DataPlots, row: Mapping[str, float]) -> dict[str, dict[str, np.ndarray]]:
     """Return the parts of w_g+ or of its quadrupole with shapes of centrals and of satellites, at a row of a chain."""
     found: dict[str, dict[str, np.ndarray]] = {}
+    if not isinstance(like, IACorrelations):
+        return found
     point = {name: row[name] for name in model.parameterization.sampled_params()}
     inputs = model.parameterization.to_input(point)
     for statistic, options in like.requests.items():
@@ -241,12 +310,7 @@ def _parts(model: Model, like: IACorrelations, row: Mapping[str, float]) -> dict
     return found
 
 
-def _of_hotelling(like: IACorrelations) -> str:
-    regions = like.n_regions[like.statistics[0]]
-    return "" if regions is None else f" of Hotelling's T^2 with {regions} regions"
-
-
-def _predict(model: Model, likes: Mapping[str, IACorrelations], row: Mapping[str, float]):
+def _predict(model: Model, likes: Mapping[str, DataPlots], row: Mapping[str, float]):
     """Return the predictions of each likelihood at a row of a chain (None for zero likelihood), and the time [s]."""
     began = time.perf_counter()
     point = {name: row[name] for name in model.parameterization.sampled_params()}

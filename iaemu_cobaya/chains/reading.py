@@ -27,6 +27,18 @@ BURN_IN = 0.3
 #: GetDist needs at least this many rows to estimate densities.
 MIN_ROWS = 20
 
+#: Columns that are terms of the posterior, not parameters, begin with these.
+_TERMS = ("chi2", "minuslogprior")
+
+#: Labels of the parameters that our theories derive, which users need not label.
+_LATEX = {
+    "A_IA": r"A_\mathrm{IA}",
+    "b_g": "b_g",
+    "log10_M_h": r"\log_{10} M_\mathrm{h}",
+    "n_gal_ia": r"n_\mathrm{gal}",
+    "f_sat_ia": r"f_\mathrm{sat}",
+}
+
 #: What follows the output prefix in the names of a run's files.
 _ENDINGS = re.compile(r"((\.\d+)?\.txt|(\.updated|\.input)?\.yaml|(\.\d+)?\.draws|\.checkpoint|\.progress|\.covmat)$")
 
@@ -57,6 +69,8 @@ class Chain:
         Names of the sampled parameters, in the order of the run.
     densities : list of str
         Names of the sampled parameters whose density GetDist can estimate: they vary, and there are enough rows.
+    derived : list of str
+        Names of the derived parameters whose density GetDist can estimate.
     converged : bool, optional
         Whether the run has converged according to its checkpoint; None without a checkpoint.
     """
@@ -69,6 +83,7 @@ class Chain:
     samples: MCSamples
     sampled: list[str]
     densities: list[str]
+    derived: list[str]
     converged: bool | None = None
 
     def column(self, name: str) -> np.ndarray:
@@ -152,9 +167,11 @@ def load_chain(root: str | Path, burn_in: float | None = None) -> Chain:
     if absent:
         raise ChainError(f"{files[0]} has no column {absent[0]}; its columns are {', '.join(map(str, rows))}.")
     enough = len(rows) >= max(MIN_ROWS, 2 * len(sampled))
-    densities = [name for name in sampled if enough and samples.paramNames.parWithName(name) is not None]
+    varying = [name for name in info["params"] if enough and samples.paramNames.parWithName(name) is not None]
+    densities = [name for name in sampled if name in varying]
+    derived = [name for name in varying if name not in sampled and not name.startswith(_TERMS)]
     checkpoint = Path(output.folder, output.prefix + Extension.checkpoint)
-    return Chain(root, root.name, info, burn_in, rows, samples, sampled, densities, _has_converged(checkpoint))
+    return Chain(root, root.name, info, burn_in, rows, samples, sampled, densities, derived, _has_converged(checkpoint))
 
 
 def _find(root: str | Path) -> tuple[Path, OutputReadOnly]:
@@ -225,6 +242,10 @@ def _read(info: dict, output: OutputReadOnly, files: list[str], burn_in: float) 
         raise ValueError(f"{files[0]} contains no samples yet.")
     if not np.isfinite(rows.to_numpy()).all() or not (rows["weight"] > 0).all():
         raise ValueError("the chains contain weights that are not positive, or values that are not finite.")
+    for parameter in samples.paramNames.names:
+        if not (info["params"].get(parameter.name) or {}).get("latex"):
+            # A bare name, as GetDist has it, would be read as a formula: A_IA as A with the index I, times A.
+            parameter.label = _LATEX.get(parameter.name, rf"\mathrm{{{parameter.name}}}".replace("_", r"\_"))
     samples.deleteFixedParams()
     samples.makeSingle()
     samples.updateBaseStatistics()
@@ -267,14 +288,11 @@ def posterior_table(chain: Chain) -> str:
         except (ValueError, IndexError, np.linalg.LinAlgError) as error:
             raise ChainError(f"GetDist fails for the samples of {chain.name}: {_in_a_line(error)}") from error
         heads = f"{'68 % limits':<21s} {'95 % limits':<21s} best fit"
-        lines.append(f"  {'parameter':<14s} {'mean':>9s} {'std':>9s}   {heads}")
-        for name in chain.densities:
-            entry = statistics.parWithName(name)
-            intervals = [f"[{limit.lower:.4f}, {limit.upper:.4f}]" for limit in entry.limits[:2]]
-            lines.append(
-                f"  {name:<14s} {entry.mean:9.4f} {entry.err:9.4f}   {intervals[0]:<21s} {intervals[1]:<21s} "
-                f"{best[name]:.4f}"
-            )
+        width = max(14, *map(len, (*chain.densities, *chain.derived)))
+        lines.append(f"  {'parameter':<{width}s} {'mean':>9s} {'std':>9s}   {heads}")
+        lines += [_row(name, width, statistics.parWithName(name), best[name]) for name in chain.densities]
+        lines += ["  derived"] * bool(chain.derived)
+        lines += [_row(name, width, statistics.parWithName(name), best[name]) for name in chain.derived]
         lines.append(f"  R-1 of the means: {_gelman_rubin(chain)}")
     likelihoods = (chain.info.get("likelihood") or {}).values()
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
@@ -285,6 +303,15 @@ def posterior_table(chain: Chain) -> str:
             "  NOT CONVERGED by the criteria of the sampler: still running, or stopped (cobaya-run -r resumes it)"
         )
     return "\n".join(lines)
+
+
+def _row(name: str, width: int, entry: Any, best: float) -> str:
+    """Return the row of a parameter in the table, with three digits of its standard deviation, at least 4 decimals."""
+    small = int(np.ceil(-np.log10(entry.err))) + 2 if entry.err > 0 else 0
+    number = f".{min(max(4, small), 12)}f"
+    intervals = [f"[{limit.lower:{number}}, {limit.upper:{number}}]" for limit in entry.limits[:2]]
+    values = f"{entry.mean:9{number}} {entry.err:9{number}}   {intervals[0]:<21s} {intervals[1]:<21s}"
+    return f"  {name:<{width}s} {values} {best:{number}}"
 
 
 def _gelman_rubin(chain: Chain) -> str:

@@ -10,17 +10,19 @@ from cobaya.log import LoggedError, logger_setup
 from cobaya.model import Model
 
 from iaemu_cobaya.chains.reading import Chain, ChainError
-from iaemu_cobaya.likelihoods.correlations import IACorrelations
+from iaemu_cobaya.likelihoods.data_plots import DataPlots
 
 
-def rebuild_model(chain: Chain) -> Model:
-    """Rebuild the model of a chain with the likelihoods of this package only.
+def rebuild_model(chain: Chain, kind: type | None = DataPlots) -> Model:
+    """Rebuild the model of a chain, by default with the likelihoods of this package only.
 
     Others can take seconds per point, or need data that are not on this machine.
 
     Parameters
     ----------
     chain : Chain
+    kind : type, optional
+        Class of the likelihoods that are kept; None for all.
 
     Returns
     -------
@@ -31,7 +33,7 @@ def rebuild_model(chain: Chain) -> Model:
     ChainError
         There is no likelihood of this package, or the model cannot be made.
     """
-    likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_ours(name, info)}
+    likelihoods = {name: info for name, info in (chain.info.get("likelihood") or {}).items() if _is_a(kind, name, info)}
     if not likelihoods:
         raise ChainError(f"{chain.name} has no likelihood of iaemu_cobaya")
     inputs = {
@@ -60,8 +62,10 @@ def rebuild_model(chain: Chain) -> Model:
         ) from error
 
 
-def _is_ours(name: str, info: Mapping | None) -> bool:
+def _is_a(kind: type | None, name: str, info: Mapping | None) -> bool:
     info = info or {}
+    if kind is None:
+        return True
     if "external" in info:
         return False
     try:
@@ -74,4 +78,4 @@ def _is_ours(name: str, info: Mapping | None) -> bool:
         )
     except (LoggedError, ImportError):
         return False
-    return isinstance(found, type) and issubclass(found, IACorrelations)
+    return isinstance(found, type) and issubclass(found, kind)

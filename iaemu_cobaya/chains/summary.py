@@ -19,14 +19,15 @@ def posterior_summary(chain: Chain) -> dict[str, Any]:
     dict
         ``name``, ``rows``, ``weight``, ``burn_in``, ``converged``, ``Rminus1`` (None if there are too few samples),
         ``chi2`` and ``best_fit`` (at the row of largest posterior), and ``parameters``: by name, ``mean``, ``std``,
-        ``limits_68`` and ``limits_95``.
+        ``limits_68`` and ``limits_95``, and whether it is ``derived``.
     """
     best = chain.best()
     parameters = {}
-    for name in chain.densities:
+    for name in (*chain.densities, *chain.derived):
         entry = chain.samples.getMargeStats().parWithName(name)  # GetDist keeps what it has computed
         limits = [[limit.lower, limit.upper] for limit in entry.limits[:2]]
         parameters[name] = {"mean": entry.mean, "std": entry.err, "limits_68": limits[0], "limits_95": limits[1]}
+        parameters[name]["derived"] = name in chain.derived
     return {
         "name": chain.name,
         "rows": len(chain.rows),
@@ -35,7 +36,7 @@ def posterior_summary(chain: Chain) -> dict[str, Any]:
         "converged": chain.converged,
         "Rminus1": _rminus1(chain),
         "chi2": float(best["chi2"]),
-        "best_fit": {name: float(best[name]) for name in chain.sampled},
+        "best_fit": {name: float(best[name]) for name in (*chain.sampled, *chain.derived)},
         "parameters": parameters,
     }
 

@@ -19,6 +19,7 @@ GROUPS = {
     },
     "chains of cobaya-run": {
         "plot": Command(f"{_OURS}.plot", "print a summary of chains, and plot the posterior and the fit"),
+        "compare": Command(f"{_OURS}.compare", "compare models of the same data: AIC, DIC, evidence"),
         "prior": Command(f"{_OURS}.prior", "print what a chain says of A_IA, as a prior for lensing likelihoods"),
         "reproduce": Command(f"{_OURS}.reproduce", "compute the TNG300 posteriors of arXiv:2504.05235 anew"),
     },

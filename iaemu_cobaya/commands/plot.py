@@ -21,6 +21,8 @@ from iaemu_training.commands.program import complain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from iaemu_cobaya.chains.reading import Chain
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command.
@@ -61,6 +63,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="mark these parameter values in the corner plot",
     )
+    add(
+        "--params",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="parameters of the corner plot, sampled or derived (default: the sampled ones, and derived ones such as "
+        "A_IA if there is space)",
+    )
     add("--no-data", action="store_true", help="do not plot data and fit, for which the model is computed again")
     add_json(parser, "the summary")
 
@@ -90,10 +100,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     from iaemu_cobaya.chains.summary import posterior_summary
 
     chains = [load_chain(root, arguments.burn_in) for root in arguments.chains]
-    sampled = list(dict.fromkeys(name for chain in chains for name in chain.sampled))
-    unknown = [name for name, _ in arguments.truth if name not in sampled]
-    if unknown:
-        raise ChainError(f"--truth: {', '.join(unknown)} is none of the sampled {', '.join(sampled)}.")
+    _check_names(arguments, chains)
     tables = [posterior_table(chain) for chain in chains]
     summaries: list[dict[str, Any]] = [posterior_summary(chain) | {"plots": []} for chain in chains]
     folder = arguments.output if arguments.output is not None else chains[0].root.parent
@@ -121,13 +128,14 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         summary["plots"].append(path)
         note(arguments, f"  wrote {path}")
     try:
-        plotter = plotting.corner_plot(chains, arguments.paper, dict(arguments.truth))
+        plotter = plotting.corner_plot(chains, arguments.paper, dict(arguments.truth), arguments.params)
     except ChainError as error:
         # A run of "evaluate" has nothing to show there: worth a word, not a failure.
         warn(arguments, parser.prog, str(error))
     else:
         path = folder / f"{'_'.join(chain.name for chain in chains)}_corner.{arguments.format}"
-        _save(plotter.fig, path, arguments.format, dpi=160, bbox_inches="tight")
+        dpi = min(160, 2600 / plotter.fig.get_figwidth())  # large ones are seen at the size of a page, too
+        _save(plotter.fig, path, arguments.format, dpi=dpi, bbox_inches="tight")
         from matplotlib import pyplot
 
         pyplot.close(plotter.fig)
@@ -136,6 +144,16 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     if arguments.json:
         show(arguments, "", document)
     return status
+
+
+def _check_names(arguments: argparse.Namespace, chains: list[Chain]) -> None:
+    from iaemu_cobaya.chains.reading import ChainError
+
+    known = list(dict.fromkeys(name for chain in chains for name in (*chain.sampled, *chain.derived)))
+    for option, names in (("truth", [name for name, _ in arguments.truth]), ("params", arguments.params)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ChainError(f"--{option}: {', '.join(unknown)} is none of the parameters {', '.join(known)}.")
 
 
 def _save(figure: Figure, path: Path, kind: str, **options: Any) -> None:

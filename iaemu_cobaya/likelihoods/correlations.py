@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,23 +26,20 @@ from numpy.typing import ArrayLike
 from iaemu import __version__
 from iaemu.measurement import Measurement, MeasurementError
 from iaemu.models.fixed_occupation import Factored, dense
-from iaemu.plots import plot_statistic
 from iaemu.ranges import Range
 from iaemu.statistics import STATISTICS
 from iaemu_cobaya.gradients.plan import sampled_among
 from iaemu_cobaya.likelihoods.data_files import Measurement as MeasurementByName
+from iaemu_cobaya.likelihoods.data_plots import CorrelationPlots
 from iaemu_cobaya.likelihoods.data_vector import DataVector, Options
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
 from iaemu_cobaya.options import ChecksOptions
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 #: Redshifts of data and of halo catalogues may differ by this much without a warning.
 REDSHIFT_TOLERANCE = 0.1
 
 
-class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
+class IACorrelations(CorrelationPlots, MapsParameters, ChecksOptions, Likelihood):
     """Likelihood of measured correlation functions: xi, omega and eta, or some of them.
 
     The data vector contains the used bins of each of ``statistics``, in this order, with increasing r. The bin edges
@@ -348,6 +345,17 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         logp = self._data.log_likelihoods(vectors, scaled)
         return torch.where(torch.isfinite(logp), logp, -torch.inf).numpy()
 
+    def log_normalisation(self) -> float:
+        """Return the constant that log-likelihoods leave out: with it, they are of a normalised density of the data.
+
+        It depends on the number of fitted parameters if a covariance is from regions.
+
+        Returns
+        -------
+        float
+        """
+        return self._data.log_normalisation()
+
     def logp_torch(self, params: Mapping, products: Mapping) -> torch.Tensor:
         """Return the log-likelihoods of a batch of points, with gradients; see :mod:`iaemu_cobaya.gradients`.
 
@@ -515,7 +523,7 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
                 ", ".join(f"{len(bins)} bins of {name}" for name, bins in self.bins.items()),
             )
 
-    # ------------------------------------------------------------------ text and plots
+    # ------------------------------------------------------------------ text
 
     def __repr__(self) -> str:
         bins = ", ".join(f"{len(bins)} bins of {name}" for name, bins in getattr(self, "bins", {}).items())
@@ -533,64 +541,3 @@ class IACorrelations(MapsParameters, ChecksOptions, Likelihood):
         str
         """
         return self._data.describe()
-
-    def plot(
-        self,
-        theory_vector: np.ndarray | None = None,
-        band: Sequence[np.ndarray] | None = None,
-        axes: Sequence[Axes] | None = None,
-        label: str = "prediction",
-        color: str = "C0",
-        parts: Mapping[str, Mapping[str, np.ndarray]] | None = None,
-        residuals: Sequence[Axes] | None = None,
-    ) -> list[Axes]:
-        """Plot the data with error bars, with bins that are not used in grey, and a prediction.
-
-        Parameters
-        ----------
-        theory_vector : array (n,), optional
-            Prediction, in the order of ``data_vector``.
-        band : pair of arrays (n,), optional
-            Lower and upper limits of a shaded band.
-        axes : sequence of matplotlib axes, optional
-            One for each statistic; by default new ones.
-        label, color : str
-            Label and colour of the prediction.
-        parts : mapping of statistic to {label: array}, optional
-            Parts of the prediction of a statistic.
-        residuals : sequence of matplotlib axes, optional
-            One for each statistic, for the residuals.
-
-        Returns
-        -------
-        list of matplotlib axes
-
-        Raises
-        ------
-        ValueError
-            ``axes`` does not contain one for each statistic.
-        """
-        n = len(self.statistics)
-        if axes is None:
-            from matplotlib import pyplot
-
-            axes = pyplot.subplots(1, n, figsize=(5.0 * n, 4.0), squeeze=False, layout="constrained")[1][0]
-        panels: list[Axes] = np.array(axes, dtype=object, ndmin=1).tolist()
-        if len(panels) != n:
-            raise ValueError(f"{len(panels)} axes for {n} statistics; give one for each.")
-        below = [None] * n if residuals is None else list(residuals)
-        for ax, lower, statistic in zip(panels, below, self.statistics, strict=True):
-            part = self.slices[statistic]
-            plot_statistic(
-                ax,
-                statistic,
-                self.measurement.bins[statistic],
-                self.used[statistic],
-                prediction=None if theory_vector is None else np.asarray(theory_vector)[part],
-                band=None if band is None else [np.asarray(limit)[part] for limit in band],
-                label=label,
-                color=color,
-                parts=(parts or {}).get(statistic),
-                residuals=lower,
-            )
-        return panels

@@ -232,6 +232,16 @@ class DataVector:
             self._products = deviations.rows, products_of(deviations.rows.numpy() @ self._deviation_whitening)
         return log_likelihoods(residuals, deviations.factors, self._terms, self._products[1])
 
+    def log_normalisation(self) -> float:
+        """Return the logarithm of the constant that :meth:`log_likelihoods` leave out.
+
+        Returns
+        -------
+        float
+        """
+        of_blocks = sum(block.log_normalisation(self.n_parameters) for block in self.blocks)
+        return float(np.linalg.slogdet(self.whitening)[1]) + of_blocks
+
     def describe(self) -> str:
         """Describe the data that are used, with one line for each statistic.
 

@@ -13,6 +13,7 @@ distribution with the factor of Hartlap et al. (2007, A&A 464, 399) corrects the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,6 +94,25 @@ class Block:
         fitted = min(n_parameters, n_bins)
         extra = (n - n_bins - 2) / ((n - n_bins - 1) * (n - n_bins - 4)) * (n_bins - fitted)
         return fitted + 2 + (n - 1 + extra) / (1 + extra)
+
+    def log_normalisation(self, n_parameters: int) -> float:
+        """Return the logarithm by which a density of 1 at its maximum becomes normalised, for whitened residuals.
+
+        Parameters
+        ----------
+        n_parameters : int
+            Number of fitted parameters.
+
+        Returns
+        -------
+        float
+        """
+        power, n_bins = self.power(n_parameters), len(self.bins)
+        if power is None:
+            return -0.5 * n_bins * math.log(2.0 * math.pi)
+        assert self.n_regions is not None
+        gammas = math.lgamma(0.5 * power) - math.lgamma(0.5 * (power - n_bins))
+        return gammas - 0.5 * n_bins * math.log(math.pi * (self.n_regions - 1))
 
     def widening(self, n_parameters: int) -> float:
         """Return by which factor the distribution has larger variances than S, for residuals of a typical best fit.

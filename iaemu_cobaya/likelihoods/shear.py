@@ -27,8 +27,10 @@ from scipy.linalg import cholesky, solve_triangular
 from iaemu import __version__
 from iaemu.measurement import MeasurementError
 from iaemu.ranges import Range
+from iaemu_cobaya.gradients.plan import sampled_among
 from iaemu_cobaya.likelihoods import shear_spectra
 from iaemu_cobaya.likelihoods.data_files import resolve
+from iaemu_cobaya.likelihoods.data_plots import ShearPlots
 from iaemu_cobaya.likelihoods.shear_data import STATISTICS, ShearData
 from iaemu_cobaya.likelihoods.shear_spectra import LineOfSight, ShearSpectra
 from iaemu_cobaya.naming import MapsParameters, mapped_names
@@ -63,7 +65,7 @@ class _Recent:
         return self._found[key]
 
 
-class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
+class CosmicShear(ShearPlots, MapsParameters, ChecksOptions, Likelihood):
     """Gaussian likelihood of xi_plus and xi_minus between source bins, with NLA intrinsic alignment.
 
     Attributes
@@ -114,6 +116,7 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         self.names = dict(zip(parameters, mapped_names(parameters, self.param_map or {}, self.log), strict=True))
         self._optional = {"m_nu", "ia_ratio", "eta_IA", *self._m, *self._dz}
         self._lines, self._parts = _Recent(), _Recent()
+        self._n_fitted = 0
         self.log.info("%s", self.measurement)
 
     def _read(self) -> ShearData:
@@ -209,7 +212,7 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         return ["S8"] if self.cosmology == "ccl" else []
 
     def initialize_with_provider(self, provider: Any) -> None:
-        """Refuse a run with curvature, which the integrals along the line of sight do not know.
+        """Refuse a run with curvature, which the integrals do not know, and count the fitted parameters.
 
         Parameters
         ----------
@@ -220,6 +223,13 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         curved = [name for name in ("omk", "Omega_k") if name in provider.model.parameterization.input_params()]
         if any(constant.get(name) != 0 for name in curved):
             raise LoggedError(self.log, "The run has curvature (%s). Cosmic shear needs a flat universe.", curved[0])
+        model, providers = provider.model, provider.requirement_providers
+        # What another theory derives, such as A_IA, is one number, of however many parameters.
+        derived = [name for name in self.names.values() if name in providers and name not in self.input_params]
+        theories = {providers[name] for name in self.get_requirements() if name in providers and name not in derived}
+        names = {*self.input_params}.union(*(theory.input_params for theory in theories))
+        varying = [name for name in derived if sampled_among(model, providers[name].input_params)]
+        self._n_fitted = len(sampled_among(model, names)) + len(varying)
 
     def get_version(self) -> str:
         """Return the version of the package, and thus of the packaged data.
@@ -254,6 +264,19 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
             _derived["S8"] = values["sigma8"] * math.sqrt(values["Omega_m"] / 0.3)
         vector = self._evaluated(values)
         return -math.inf if vector is None else self.log_likelihood(vector)
+
+    def theory_vector(self) -> np.ndarray:
+        """Return the prediction at the current point of a run.
+
+        Returns
+        -------
+        array (n,)
+            In the order of ``data_vector``.
+        """
+        given = {
+            key: name for key, name in self.names.items() if key not in self._optional or name in self.input_params
+        }
+        return self.prediction({key: self.provider.get_param(name) for key, name in given.items()})
 
     def _evaluated(self, values: Mapping[str, float]) -> np.ndarray | None:
         """Return the prediction, or None where CCL has none, such as for a negative density."""
@@ -342,6 +365,11 @@ class CosmicShear(MapsParameters, ChecksOptions, Likelihood):
         """
         whitened = solve_triangular(self._factor, self.data_vector - theory_vector, lower=True)
         return float(whitened @ whitened)
+
+    @property
+    def n_fitted(self) -> int:
+        """Number of parameters of the run on which the prediction depends, also of those with a narrow prior."""
+        return self._n_fitted
 
 
 class DESY1Shear(CosmicShear):

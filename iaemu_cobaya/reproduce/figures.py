@@ -46,7 +46,7 @@ def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
     plotter = plots.get_subplot_plotter(width_inch=4.6 * len(routes))
     plotter.make_figure(len(routes), nx=len(routes), ny=1)
     figure = plotter.fig
-    figure.set_size_inches(4.6 * len(routes), 4.4)
+    figure.set_size_inches(4.6 * len(routes), 5.4)
     names = list(ALIGNMENT_PARAMETERS)
     ranges = dict.fromkeys(names, (-1, 1))
     for index, (sample, found) in enumerate(routes.items()):
@@ -75,7 +75,8 @@ def figure_7(routes: Mapping[int, Sequence[Route]]) -> Figure:
                 max([high, *(value + 1.2 * up for value, up, _ in values)]),
             )
         ax.set_title(f"sample {sample}", fontsize=11)
-        ax.legend(handles=handles, fontsize=7, loc="lower left")
+        # Below the panel: inside, it would hide contours.
+        ax.legend(handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
     figure.tight_layout()
     return figure
 

@@ -1,5 +1,7 @@
 """iaemu-plot on real, short chains."""
 
+import json
+import re
 from functools import partial
 
 import numpy as np
@@ -8,7 +10,7 @@ from cobaya.run import run
 from scipy import stats
 
 from iaemu_cobaya import TabulatedIA
-from iaemu_cobaya.chains import ChainError, corner_plot, data_plot, load_chain, plotting
+from iaemu_cobaya.chains import ChainError, corner_plot, data_plot, load_chain, plotting, posterior_table
 from iaemu_cobaya.commands.door import plot as iaemu_plot
 
 
@@ -60,8 +62,65 @@ def test_truth_is_marked_and_widens_the_axes_to_hold_it(chains):
     left, right = plotter.subplots[0, 0].get_xlim()
     assert left <= -0.5 < right
     assert any(np.allclose(line.get_xdata(), -0.5) for line in plotter.subplots[0, 0].lines)
-    with pytest.raises(ChainError, match=r"mu_c \(truth\) is not sampled; sampled are mu_cen, mu_sat"):
+    with pytest.raises(ChainError, match=r"mu_c \(truth\) is not shown; shown are mu_cen, mu_sat"):
         corner_plot([chain], truth={"mu_c": 0.5})
+
+
+def test_pictures_name_the_data_the_fit_and_the_paper(chains):
+    chain = load_chain(chains / "short")
+    figure, _ = data_plot(chain, n_band=0)
+    (part,) = figure.subfigs[0].subfigs
+    assert part.get_suptitle().startswith(
+        "TNG300-1, z = 0, galaxies of stellar mass above $10^{9.5}$ $M_\\odot$\nbest fit"
+    )
+    assert re.search(r"\\chi\^2\$ = [\d.]+, 29 bins, 2 parameters$", part.get_suptitle())
+    assert [axes.get_ylabel() for axes in part.axes][:2] == [r"$\omega(r)$", r"$\eta(r)$"]
+    (legend,) = corner_plot([chain], paper=True, truth={"mu_cen": 0.5}).fig.legends
+    assert [entry.get_text() for entry in legend.get_texts()] == ["truth", plotting.PAPER]
+
+
+def test_derived_parameters_are_told_and_shown(tmp_path, capsys):
+    """Also those that are not a label as GetDist would have it, and whose values are small."""
+    prior = {"prior": {"min": 0, "max": 1}, "ref": 0.5, "proposal": 0.2}
+    info = {
+        "likelihood": {"one": {"external": "lambda x, y: -8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)"}},
+        "params": {
+            "x": prior,
+            "y": prior,
+            "b_g": {"derived": "lambda x: 1e-4 * x"},
+            "a_long_name": {"derived": "lambda y: 2 * y"},
+        },
+        "sampler": {"mcmc": {"max_samples": 300, "seed": 1}},
+        "output": str(tmp_path / "run"),
+    }
+    run(info)
+    chain = load_chain(tmp_path / "run")
+    assert chain.derived == ["b_g", "a_long_name"]
+    capsys.readouterr()
+    assert iaemu_plot([str(tmp_path / "run"), "--no-data", "--json", "-q"]) == 0
+    found = json.loads(capsys.readouterr().out)["chains"][0]
+    rows = chain.rows
+    assert found["parameters"]["b_g"]["mean"] == pytest.approx(
+        np.average(rows["b_g"], weights=rows["weight"]), rel=1e-4
+    )
+    assert found["parameters"]["b_g"]["derived"] and not found["parameters"]["x"]["derived"]
+    table = posterior_table(chain)
+    (line,) = (line for line in table.splitlines() if "b_g" in line)
+    assert float(line.split()[1]) == pytest.approx(found["parameters"]["b_g"]["mean"], rel=0.01)
+    labels = [axes.get_xlabel() for axes in corner_plot([chain]).subplots[-1]]
+    assert labels == ["$\\mathrm{x}$", "$\\mathrm{y}$", "$b_g$"]
+    assert chain.samples.paramNames.parWithName("a_long_name").label == r"\mathrm{a\_long\_name}"
+    with pytest.raises(ChainError, match=r"z \(params\) does not vary in all chains; those that do are x, y, b_g"):
+        corner_plot([chain], params=["z"])
+
+
+def test_long_titles_are_no_wider_than_their_panels(chains):
+    chain = load_chain(chains / "short")
+    chain.samples.paramNames.parWithName("mu_cen").label = r"\mathrm{the\ alignment\ strength\ of\ centrals}"
+    plotter = corner_plot([chain])
+    renderer = plotter.fig.canvas.get_renderer()
+    for panel in plotter.subplots.diagonal():
+        assert panel.title.get_window_extent(renderer).width <= 1.01 * panel.get_window_extent(renderer).width
 
 
 def test_truth_is_read_from_the_command_line(chains, tmp_path):
@@ -184,7 +243,8 @@ def test_output_that_is_a_folder(chains, tmp_path):
     ("arguments", "message"),
     [
         ([""], "'' is not the name of a run"),
-        (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the sampled mu_cen, mu_sat"),
+        (["short", "--truth", "mu_c=0.5"], "--truth: mu_c is none of the parameters mu_cen, mu_sat"),
+        (["short", "--params", "mu_cen", "A"], "--params: A is none of the parameters mu_cen, mu_sat"),
         (["short", "--out", "short.1.txt"], "--output: no folder 'short.1.txt' can be made"),
         (["short", "--burn-in", "nan"], "The burn-in must be a fraction"),
     ],

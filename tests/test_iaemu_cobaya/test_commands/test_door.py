@@ -165,7 +165,17 @@ def test_every_command_has_the_common_options(name, capsys):
         door.main([*name.split(), "--help"])
     text = capsys.readouterr().out
     assert "-q, --quiet" in text and "--version" in text and "--output" in text
-    with_result = {"measure", "convert", "mock", "plot", "prior", "reproduce", "train box-error", "train check"}
+    with_result = {
+        "measure",
+        "convert",
+        "mock",
+        "plot",
+        "compare",
+        "prior",
+        "reproduce",
+        "train box-error",
+        "train check",
+    }
     with_result |= {"train evaluate", "train card", "train fit"}
     assert ("--json" in text) == (name in with_result)
     options = [word.strip("[],|") for word in text.split() if word.startswith("--")]

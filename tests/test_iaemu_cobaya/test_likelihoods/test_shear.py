@@ -328,3 +328,30 @@ def test_a_curved_universe_is_refused(small):
     theory = {"boltzmann": {"external": GivesCosmology, "input_params": ["omk"]}}
     with pytest.raises(LoggedError, match=r"curvature \(omk\).*flat universe"):
         run_of(small, {"A_IA": FLAT, "omk": {"prior": {"min": -0.1, "max": 0.1}}}, theory, cosmology="cobaya")
+
+
+# ---------------------------------------------------------------------- its picture
+
+
+def test_the_picture_has_a_panel_for_each_pair_and_the_fit_in_its_title(small):
+    """The current prediction, chi^2 and p-value of a run in which two numbers are fitted, one of another theory."""
+    import scipy.stats
+    from matplotlib.figure import Figure
+
+    theory = {"alignment": {"external": GivesAlignment, "input_params": ["strength"]}}
+    free = {"strength": {"prior": {"min": 0, "max": 1}}, "Omega_m": {"prior": {"min": 0.2, "max": 0.4}}}
+    model = run_of(small, {**COSMOLOGY, **free}, theory)
+    (like,) = model.likelihood.values()
+    total = model.loglike({"strength": 0.2, "Omega_m": 0.3}, return_derived=False)
+    best = like.theory_vector()
+    assert best == pytest.approx(like.prediction({**COSMOLOGY, "A_IA": 1.0}))
+    assert like.n_fitted == 2
+    assert like.p_value(best) == pytest.approx(scipy.stats.chi2.sf(-2 * total, len(small.values) - 2))
+    figure = Figure(figsize=like.picture_size, layout="constrained")
+    like.plot_fit(figure, best, [0.9 * best, 1.1 * best])
+    assert figure.get_suptitle().endswith(f"{len(small.values)} bins, 2 parameters, p = {like.p_value(best):.2g}")
+    assert [axes.texts[0].get_text() for axes in figure.axes] == [
+        rf"$\xi_{sign}$ {pair}" for sign in "+-" for pair in ("1, 1", "1, 2", "2, 2")
+    ]
+    shown = [line.get_ydata() for axes in figure.axes for line in axes.lines if line.get_color() == "#1f5fa8"]
+    assert sum(map(len, shown)) == len(best)

@@ -25,7 +25,22 @@ def show(arguments: argparse.Namespace, text: str, document: Any) -> None:
     document : object
         Of what JSON knows, paths and NumPy's arrays and numbers. What is not finite becomes null.
     """
-    print(json.dumps(_plain(document), indent=2, allow_nan=False) if arguments.json else text)
+    print(as_json(document) if arguments.json else text)
+
+
+def as_json(document: Any) -> str:
+    """Return a result as JSON.
+
+    Parameters
+    ----------
+    document : object
+        As of :func:`show`.
+
+    Returns
+    -------
+    str
+    """
+    return json.dumps(_plain(document), indent=2, allow_nan=False)
 
 
 def note(arguments: argparse.Namespace, text: str) -> None:

@@ -238,7 +238,7 @@ def draw(measurement: Measurement, file: IO[bytes]) -> None:
     panels = np.atleast_1d(figure.subplots(1, len(measurement.bins)))
     for ax, (name, bins) in zip(panels, measurement.bins.items(), strict=True):
         ax.errorbar(bins.r, bins.value, bins.error, fmt="o", ms=4, color="#1f5fa8")
-        ax.set(xscale="log", xlabel=label_of_r(name), title=LABELS[name])
+        ax.set(xscale="log", xlabel=label_of_r(name), ylabel=LABELS[name])
         if name in ("xi", "w_gg", "w_gplus") and np.all(bins.value > 0):
             ax.set_yscale("log")
         else:
