@@ -38,6 +38,8 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
 # Notebooks call commands of this environment, which need not be activated.
+# They show their figures, whatever backend is chosen outside.
+os.environ.pop("MPLBACKEND", None)
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 autodoc_member_order = "bysource"

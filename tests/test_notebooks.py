@@ -7,6 +7,7 @@ import ast
 import os
 import re
 import shlex
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,6 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 notebooks = pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in NOTEBOOKS])
 
 OURS = ("iaemu", "iaemu_training", "iaemu_cobaya")
-SHELL = "%%bash -e"
 
 
 def code_of(path):
@@ -30,8 +30,7 @@ def code_of(path):
 
 def python_of(path):
     """All Python cells in one text, without magics."""
-    cells = [code for code in code_of(path) if not code.startswith("%%")]
-    return re.sub(r"^%.*$", "", "\n".join(cells), flags=re.M)
+    return re.sub(r"^%.*$", "", "\n".join(code_of(path)), flags=re.M)
 
 
 @notebooks
@@ -66,24 +65,34 @@ def test_names_exist(path):
         assert hasattr(import_module("iaemu_cobaya"), component), component
 
 
+def shell_of(path):
+    """The function that runs commands, and the commands."""
+    tree = ast.parse(python_of(path))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "shell"]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "shell"]
+    return functions, [ast.literal_eval(call.args[0]) for call in calls]
+
+
 @notebooks
 def test_commands_and_options_exist(path, capsys):
-    """A shell cell stops at the first command that fails, and names options that the command has."""
-    for code in code_of(path):
-        assert not re.search(r"^!|%%(bash|sh)(?! -e)", code, re.M), "does not stop the build if it fails"
-        if not code.startswith(SHELL):
+    """A command that fails stops the notebook, and all name options that they have."""
+    assert not re.search(r"^(!|%%)", "\n".join(code_of(path)), re.M), "IPython goes on after a command that fails"
+    functions, texts = shell_of(path)
+    if texts:
+        namespace = {"subprocess": subprocess}
+        exec(compile(ast.Module(functions, []), str(path), "exec"), namespace)
+        with pytest.raises(subprocess.CalledProcessError):
+            namespace["shell"]("echo said; false | cat; echo not reached")
+        assert capsys.readouterr().out == "said\n\n"
+    for line in "".join(texts).replace("\\\n", " ").split("\n"):
+        words = shlex.split(line.split("|")[0])
+        if words[:1] != ["iaemu"]:
             continue
-        first, _, commands = code.partition("\n")
-        assert "|" not in commands or "-o pipefail" in first
-        for line in commands.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.split("|")[0])
-            if words[0] != "iaemu":
-                continue
-            with pytest.raises(SystemExit) as stop:
-                main([*words[1 : 3 if words[1] == "train" else 2], "--help"])
-            assert stop.value.code == 0
-            known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)
-            assert not [word for word in words if re.match(r"--?[a-z]", word) and word not in known]
+        with pytest.raises(SystemExit) as stop:
+            main([*words[1 : 3 if words[1] == "train" else 2], "--help"])
+        assert stop.value.code == 0
+        known = re.findall(r"(?<![\w-])--?[a-z][\w-]*", capsys.readouterr().out)
+        assert not [word for word in words if re.match(r"--?[a-z]", word) and word not in known], line
 
 
 @pytest.mark.slow
@@ -92,6 +101,7 @@ def test_runs(path, monkeypatch):
     pytest.importorskip("ipykernel")
     client = pytest.importorskip("nbclient")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     notebook = nbformat.read(path, as_version=4)
     client.NotebookClient(notebook, timeout=900, kernel_name="python3").execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
