@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from iaemu import __version__
@@ -36,8 +37,12 @@ myst_heading_anchors = 3
 # Pages with code run when the site is built: a cell that fails is an error.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_merge_streams = True
+# Notebooks call commands of this environment, which need not be activated.
+# They show their figures, whatever backend is chosen outside.
+os.environ.pop("MPLBACKEND", None)
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

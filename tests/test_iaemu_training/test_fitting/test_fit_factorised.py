@@ -1,5 +1,6 @@
 """Training: learns, is reproducible, resumes exactly; and the command line."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,9 @@ def test_command_line_packs_tabulates_and_fits(pm40, tmp_path, capsys):
     output = tmp_path / "emulator.safetensors"
     assert main(["fit", str(output), "--tables", str(tables), *small, "--batch-size", "64"]) == 0
     metadata = Emulator.load(output).metadata
+    table = capsys.readouterr().out
+    for place, errors in metadata["held_out"].items():
+        assert re.search(rf"^{place} +{errors['n_points']} +{errors['xi']['median']:.2%}", table, re.M)
     assert metadata["catalogues"] == ["pm40"]
     given = dict(
         tables=str(tables), n_train=256, n_validation=64, width=16, depth=2, epochs=2, batch_size=64, members=2

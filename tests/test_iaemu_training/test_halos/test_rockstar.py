@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("halotools")
 
+from iaemu_cobaya.commands.door import main as iaemu
 from iaemu_training.commands.iaemu_train import main
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
 from iaemu_training.mocks.halotools import HalotoolsMocks
@@ -115,6 +116,19 @@ def assert_same(read, catalogue, mass_rtol):
 @pytest.fixture(scope="module")
 def hlist(pm40, tmp_path_factory):
     return write_hlist(tmp_path_factory.mktemp("rockstar") / "hlist_1.00231.list.gz", pm40)
+
+
+def test_commands_show_no_bar_in_a_pipe(pm40, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("iaemu_training.halos.rockstar._CHUNK", 1000)
+    monkeypatch.setattr("iaemu_training.halos.rockstar.BAR_AFTER", -1.0)
+    path = write_out(tmp_path / "out_0.list", pm40)
+    HaloCatalogue.load(path)
+    assert "reading out_0.list" in capsys.readouterr().err
+    assert main(["pack", str(path), "-o", str(tmp_path / "packed.hdf5")]) == 0
+    assert capsys.readouterr().err == ""
+    strengths = ["--mu-cen", "0.5", "--mu-sat", "0", "--logmmin", "12", "--logm1", "13"]
+    assert iaemu(["mock", "-c", str(path), "-o", str(tmp_path / "mock.hdf5"), *strengths]) == 0
+    assert "reading" not in capsys.readouterr().err
 
 
 class TestFormats:

@@ -42,10 +42,11 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     arguments = read_options(parser, argv, positional=True)
 
     tables = TabulatedModel.load(arguments.tables)
-    catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue or tables.metadata["catalogues"]]
+    progress, names = shows_progress(arguments), arguments.catalogue or tables.metadata["catalogues"]
+    catalogues = [HaloCatalogue.load(name, progress) for name in names]
     folder = arguments.output.with_name(arguments.output.name + ".parts")
     settings = changed_settings(BoxErrorSettings(), arguments)
-    box_error = make_box_error(catalogues, tables, folder, settings, progress=shows_progress(arguments))
+    box_error = make_box_error(catalogues, tables, folder, settings, progress=progress)
     remove_leftovers(arguments.output)
     box_error.save(arguments.output)
     remove_parts(folder)

@@ -8,13 +8,14 @@ same command again: it resumes from the checkpoint beside the output.
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from iaemu.files import remove_leftovers
+from iaemu.statistics import STATISTICS
 from iaemu_training.commands.options import (
     add_json,
     add_output,
@@ -83,8 +84,20 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             path.unlink(missing_ok=True)
     held_out = emulator.metadata.get("held_out")
     if held_out is not None or arguments.json:
-        show(arguments, json.dumps(held_out, indent=2), {"output": arguments.output, "held_out": held_out})
+        show(arguments, _text_of(held_out or {}), {"output": arguments.output, "held_out": held_out})
     note(arguments, f"Emulator written to {arguments.output}.")
+
+
+def _text_of(held_out: Mapping[str, Mapping]) -> str:
+    """The errors at held-out points as a table."""
+    lines = [
+        "Errors against the tables at new points: the median, and the value below which 95 % of the points are.",
+        f"{'':8s} {'points':>6s}" + "".join(f"   {name:>15s}" for name in STATISTICS),
+    ]
+    for place, entry in held_out.items():
+        cells = (f"   {entry[name]['median']:6.2%}  {entry[name]['p95']:7.2%}" for name in STATISTICS)
+        lines.append(f"{place:8s} {entry['n_points']:6d}{''.join(cells)}")
+    return "\n".join(lines)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from iaemu_training.commands.options import add_output, read_options
+from iaemu_training.commands.options import add_output, read_options, shows_progress
 from iaemu_training.commands.printing import note
 
 
@@ -24,6 +24,6 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
     from iaemu_training.halos.catalogue import HaloCatalogue
 
-    catalogue = HaloCatalogue.load(arguments.catalogue)
+    catalogue = HaloCatalogue.load(arguments.catalogue, shows_progress(arguments))
     catalogue.write_packed(arguments.output)
     note(arguments, f"{catalogue}, to {arguments.output}.")

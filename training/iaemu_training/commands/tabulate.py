@@ -62,10 +62,11 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     add_options(parser)
     arguments = read_options(parser, argv, positional=True)
     settings = changed_settings(TabulationSettings(), arguments)
-    catalogues = [HaloCatalogue.load(name) for name in arguments.catalogue]
+    progress = shows_progress(arguments)
+    catalogues = [HaloCatalogue.load(name, progress) for name in arguments.catalogue]
     note(arguments, "\n".join(map(str, catalogues)))
     limits = CatalogueLimits.of(catalogues, arguments.complete_above)
     note(arguments, f"These catalogues support {limits}.")
     support = limits.support(arguments.logmmin, arguments.logm0_max)
-    tabulate(catalogues, support, settings=settings, progress=shows_progress(arguments)).save(arguments.output)
+    tabulate(catalogues, support, settings=settings, progress=progress).save(arguments.output)
     note(arguments, f"Tables of {', '.join(c.name for c in catalogues)} written to {arguments.output}.")

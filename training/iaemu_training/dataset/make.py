@@ -199,7 +199,9 @@ def _tables_file(path: str) -> Path:
 # ---------------------------------------------------------------------- making
 
 
-def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) -> tuple[Source, ...]:
+def matching_boxes(
+    model: TabulatedModel, names: Sequence[str] | None = None, progress: bool = True
+) -> tuple[Source, ...]:
     """Find the catalogues that tables were made from, by default by the names in the tables.
 
     Parameters
@@ -208,6 +210,8 @@ def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) ->
         The tables.
     names : sequence of str, optional
         Paths or names of the catalogues, in any order.
+    progress : bool
+        Show progress bars while files are read.
 
     Returns
     -------
@@ -219,7 +223,7 @@ def matching_boxes(model: TabulatedModel, names: Sequence[str] | None = None) ->
         A catalogue is not found, or they are not those of the tables.
     """
     stated = model.metadata["catalogues"]
-    sources = tuple(Source(str(name), HaloCatalogue.load(name).sha256) for name in (names or stated))
+    sources = tuple(Source(str(name), HaloCatalogue.load(name, progress).sha256) for name in (names or stated))
     if sorted(source.sha256 for source in sources) != sorted(model.metadata["catalogue_sha256"]):
         raise CatalogueError(
             f"The tables were made from {', '.join(stated)}, whose hashes differ from those of "
@@ -285,7 +289,7 @@ def make_dataset(
     path = TabulatedModel.shipped if tables is None else str(Path(tables).resolve())
     source = Source(path, sha256_of_file(_tables_file(path)))
     model = _load_tables(source)
-    boxes = matching_boxes(model, catalogues) if settings.n_mocked else ()
+    boxes = matching_boxes(model, catalogues, progress) if settings.n_mocked else ()
     identity = {
         "settings": asdict(settings),
         "tables_sha256": source.sha256,
