@@ -414,9 +414,30 @@ def heavy_tails() -> list[Claim]:
     ]
 
 
+def surveys() -> list[Claim]:
+    page, output = row("LOWZ, 0.267"), r"\| chains/lowz_wgplus \|"
+    columns = {"b_g": (4, 0.03), "A_IA": (6, 0.1), "log10 M_h": (8, 0.005)}
+    return [
+        Claim(f"LOWZ, {name}", PROJECTED, page, output, Rule("near", tolerance), (at,), (at,))
+        for name, (at, tolerance) in columns.items()
+    ]
+
+
+def joint_marginals() -> list[Claim]:
+    page, rule = "docs/validation/joint_chains.md", Rule("within", 0.2)
+    names = ("ia_mu_cen", "ia_mu_sat")
+    rows = {name: row("joint_lensing", name) for name in names}
+    return [Claim(f"{name}: mean - grid [sigma]", page, rows[name], rows[name], rule, (5,), (3,)) for name in names]
+
+
 def gradients() -> list[Claim]:
     page, rule = text("FactorisedNet differs by at most"), Rule("at most", 5.0)
     return [Claim("error of the gradient, worst", EMULATORS, page, row("factorised-pm160"), rule, (0,), (2,))]
+
+
+def network_gradients() -> list[Claim]:
+    page, rule = text("of 1e-7 standard deviations the median is"), Rule("at most", 5.0)
+    return [Claim("IAEmuNet: median, 99 %", EMULATORS, page, row("iaemunet-pm160"), rule, (0, 2), (0, 1))]
 
 
 def projected_gradients() -> list[Claim]:
@@ -437,6 +458,9 @@ JOINT_FILES = "yaml_examples/joint_cosmic_shear.yaml yaml_examples/joint_lensing
 BENCHMARKS: dict[str, Benchmark] = {
     "emulator_vs_tabulated": of("emulator_vs_tabulated", "-n 2000", "-n 400", emulator_against_tables()),
     "gradient_accuracy": of("gradient_accuracy", SHIPPED, f"{SHIPPED} -n 50", gradients()),
+    "gradient_accuracy_iaemunet": of(
+        "gradient_accuracy", "iaemunet-pm160 --step 1e-7", "iaemunet-pm160 --step 1e-7 -n 50", network_gradients()
+    ),
     "gradient_accuracy_projected": of(
         "gradient_accuracy",
         f"--projected {SHIPPED} tables-pm160 -n 60 --step 2e-6",
@@ -458,9 +482,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "exact_sums": of(
         "exact_sums", "--no-corners --faces 0 -n 161", "--no-corners --faces 0 -n 6", sums_against_tables()
     ),
+    "exact_sums_any_bins": of("exact_sums", "--binnings 50 --r-max 25 --no-corners --faces 0 -n 6", None, []),
     "strength_law_accuracy": of("strength_law_accuracy", "--random 8", "--samples 1", strength_law_accuracy()),
     "strength_law_box_error": of("strength_law_accuracy", "--box-error", None, []),
-    "samplers_agree": of("samplers_agree", "", "--samples 1 --hmc-draws 100 --mcmc-steps 300", posteriors_on_a_grid()),
+    "samplers_agree": of(
+        "samplers_agree", "--mcmc-steps 1500", "--samples 1 --hmc-draws 100 --mcmc-steps 300", posteriors_on_a_grid()
+    ),
     "simulation_based_calibration": of(
         "simulation_based_calibration", "--n 400", "--n 10", calibration_of_the_sampler()
     ),
@@ -471,10 +498,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         '--models default --samplers HMC "Cobaya mcmc" --mcmc-samples 300',
         samplers(),
     ),
+    "samplers_paper_bins": of("samplers", "--posterior paper-bins --models default iaemunet --draws 60", None, []),
+    "samplers_joint": of("samplers", "--posterior joint --models default", None, []),
     "jackknife_vs_scatter": of("jackknife_vs_scatter", "--n-points 200", "--kind clusters --n-points 60", jackknife()),
+    "jackknife_cross_weights": of("jackknife_vs_scatter", "--kind clusters --n-points 200 --cross-weights", None, []),
     "recovery_linear": of("recovery", "--linear 400", "--linear 30", linear_fits()),
     "recovery": of(
         "recovery", "--n 100 --distribution t hartlap gaussian --emulator-error on off", "--n 10", recovered()
+    ),
+    "recovery_27_regions": of(
+        "recovery", "--n 100 --regions 3 --distribution t hartlap gaussian --emulator-error off", None, []
     ),
     "tabulated_vs_halotools": of(
         "tabulated_vs_halotools", "--n-mocks 48", "--points tng1 --n-mocks 40", mocks_against_tables()
@@ -499,6 +532,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "cobaya-run yaml_examples/lowz_wgplus.yaml -f",
             "benchmarks/survey_fits.py chains/lowz_wgplus --redshift 0.267",
         ),
+        claims=tuple(surveys()),
     ),
     "joint_marginals": Benchmark(
         (
@@ -506,6 +540,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "cobaya-run yaml_examples/tng_sample1_mcmc.yaml -f",
             "benchmarks/joint_marginals.py chains/joint_lensing chains/tng_sample1_mcmc",
         ),
+        claims=tuple(joint_marginals()),
         needs=("camb",),
     ),
     "emulator_error_cost": of("emulator_error_cost", "", "--repetitions 50 --steps 200", error_cost()),

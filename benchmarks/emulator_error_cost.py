@@ -44,7 +44,7 @@ def _evaluations(model) -> int:
 def main(arguments=None) -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=200, help="gradients of each batch (default: 200)")
-    parser.add_argument("--steps", type=int, default=1000, help="accepted steps of each of 3 chains (default: 1000)")
+    parser.add_argument("--steps", type=int, default=400, help="accepted steps of each of 3 chains (default: 400)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)

@@ -131,11 +131,11 @@ def arguments_of(command: str) -> list[str]:
 
 def run(commands: tuple[str, ...], folder: Path) -> tuple[str | None, float]:
     """Run commands in ``folder``, or find what they printed before; return that (None: one failed) and the seconds."""
-    kept, key = folder / "done.json", key_of(commands)
+    kept, printed, key = folder / "done.json", folder / "output.md", key_of(commands)
     if kept.exists():
-        done = json.loads(kept.read_text())
-        if done["key"] == key:
-            return done["output"], done["seconds"]
+        record = json.loads(kept.read_text())
+        if record["key"] == key:
+            return printed.read_text(), record["seconds"]
     folder.mkdir(parents=True, exist_ok=True)
     kept.unlink(missing_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -151,7 +151,8 @@ def run(commands: tuple[str, ...], folder: Path) -> tuple[str | None, float]:
                 errors.write(f"\n{command}: exit status {done.returncode}\n")
                 return None, time.perf_counter() - start
     seconds = time.perf_counter() - start
-    record = {"key": key, "output": output, "seconds": seconds}
+    record = {"key": key, "seconds": seconds}
+    write_whole(printed, lambda file: file.write(output.encode()))
     write_whole(kept, lambda file: file.write(json.dumps(record, indent=1).encode()))
     return output, seconds
 
