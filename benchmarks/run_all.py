@@ -1,6 +1,6 @@
 """Re-make the figures of the documentation that are accuracies or timings, and compare them with the pages.
 
-    python benchmarks/run_all.py --quick                          # small samples: about five minutes of CPU time
+    python benchmarks/run_all.py --quick                          # small samples: about six minutes of CPU time
     python benchmarks/run_all.py --only emulator_vs_tabulated     # one of them, with the numbers of the page
     python benchmarks/run_all.py --list                           # the commands
 
@@ -205,6 +205,8 @@ def main(arguments=None) -> int:
     options = parser.parse_args(arguments)
     chosen = {name: BENCHMARKS[name] for name in options.only or BENCHMARKS}
     if options.quick:
+        if slow := [name for name in options.only or () if not BENCHMARKS[name].quick]:
+            parser.error(f"--quick leaves out {', '.join(slow)}: run without --quick.")
         chosen = {name: benchmark for name, benchmark in chosen.items() if benchmark.quick}
     if options.list:
         for name, benchmark in chosen.items():

@@ -106,3 +106,9 @@ def test_goes_on_after_a_failure_and_resumes(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(run_all, "version", lambda name: "another")
     assert not run_all.key_of(good.quick) == json.loads((kept.parent / "done.json").read_text())["key"]
+
+
+def test_what_is_not_quick_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run_all.main(["--quick", "--only", "strength_laws"])
+    assert "run without --quick" in capsys.readouterr().err
