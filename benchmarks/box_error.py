@@ -9,10 +9,9 @@ The bins are the 12 of TNG300 to 13.895 Mpc/h, the alignment strengths those of 
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import torch
+from common import OCCUPATION, benchmark_parser
 
 from iaemu.binning import TNG_EDGES
 from iaemu.models.deviations import combine
@@ -21,9 +20,9 @@ from iaemu.statistics import STATISTICS
 from iaemu_cobaya.likelihoods.data_files import Measurement
 
 SAMPLES = {
-    1: (0.79, 0.30, 12.54, 0.26, 12.68, 13.48, 1.0),
-    2: (0.68, 0.14, 11.93, 0.26, 12.05, 12.85, 1.0),
-    3: (0.54, 0.05, 11.61, 0.26, 11.80, 12.60, 1.0),
+    1: (0.79, 0.30, *OCCUPATION[1]),
+    2: (0.68, 0.14, *OCCUPATION[2]),
+    3: (0.54, 0.05, *OCCUPATION[3]),
 }
 
 #: Regions along each side in the direct counts; larger regions are sums of these.
@@ -115,7 +114,7 @@ def print_direct(emulator: Emulator) -> None:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--emulator", default=None, help="emulator of two boxes (default: the shipped one)")
     parser.add_argument("--direct", action="store_true", help="also count the pairs of all samples directly")
     options = parser.parse_args(arguments)

@@ -10,7 +10,6 @@ our count is timed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import sys
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from halotools.mock_observables import ed_3d, ee_3d, tpcf
 
 from iaemu.binning import PAPER_EDGES
@@ -31,9 +31,9 @@ from iaemu_training.pairs.galaxies import count_pairs
 from iaemu_training.work.cluster import one_thread
 
 TNG_POINTS = {
-    "tng1": [0.79, 0.30, 12.54, 0.26, 12.68, 13.48, 1.0],
-    "tng2": [0.68, 0.14, 11.93, 0.26, 12.05, 12.85, 1.0],
-    "tng3": [0.54, 0.05, 11.61, 0.26, 11.80, 12.60, 1.0],
+    "tng1": [0.79, 0.30, *OCCUPATION[1]],
+    "tng2": [0.68, 0.14, *OCCUPATION[2]],
+    "tng3": [0.54, 0.05, *OCCUPATION[3]],
 }
 
 
@@ -78,7 +78,7 @@ def time_mocks(mocks: HalotoolsMocks, theta, repetitions: int, own: bool) -> dic
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--n-labels", type=int, default=110_526)
     parser.add_argument("--n-points", type=int, default=48, help="further points of the supported region")
@@ -93,7 +93,7 @@ def main(arguments=None) -> None:
             name: time_mocks(mocks, theta, options.repetitions, own=True) for name, theta in TNG_POINTS.items()
         }
         # A fixed sample of points. For some of them halotools' counts would take too long.
-        points = sobol_points(TabulatedModel.load().support, options.n_points, 11)
+        points = sobol_points(TabulatedModel.load().support, max(options.n_points, 1), 11)[: options.n_points]
         report["support"] = [time_mocks(mocks, theta, 1, own=False) for theta in points]
     if options.n_labels:
         report["labels"] = time_labels(options.n_labels, options.workers)
@@ -112,12 +112,13 @@ def main(arguments=None) -> None:
             f"| {name} | {entry['galaxies']} | {entry['populate']:.3f} | {entry['count']:.3f} "
             f"| {entry['halotools_count']:.2f} | {1 / ours:.2f} | {1 / theirs:.2f} |"
         )
-    seconds = np.array([entry["populate"] + entry["count"] for entry in report["support"]])
-    print(
-        f"{len(seconds)} points of the supported region: {1 / seconds.mean():.2f} mocks/s on one core (mean "
-        f"{seconds.mean():.2f} s, "
-        f"median {np.median(seconds):.2f} s, longest {seconds.max():.1f} s)"
-    )
+    if report["support"]:
+        seconds = np.array([entry["populate"] + entry["count"] for entry in report["support"]])
+        print(
+            f"{len(seconds)} points of the supported region: {1 / seconds.mean():.2f} mocks/s on one core (mean "
+            f"{seconds.mean():.2f} s, "
+            f"median {np.median(seconds):.2f} s, longest {seconds.max():.1f} s)"
+        )
     if "labels" in report:
         labels = report["labels"]
         print(

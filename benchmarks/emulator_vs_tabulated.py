@@ -7,13 +7,13 @@ each bin, and run times.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 import warnings
 from itertools import pairwise
 
 import numpy as np
+from common import benchmark_parser
 
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
 from iaemu.models.factorised import Emulator
@@ -24,7 +24,7 @@ from iaemu_training.evaluation.metrics import bin_median, fractional_error, rela
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--emulator", default=None, help="artifact (default: the shipped one)")
     parser.add_argument("--tables", default=None, help="tables (default: the shipped ones)")
     parser.add_argument("-n", "--n-points", type=int, default=4000)

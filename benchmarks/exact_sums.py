@@ -16,7 +16,6 @@ compared in each binning; --nested draws edges among those of the model, for mod
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from dataclasses import asdict
 from functools import lru_cache
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import benchmark_parser
 
 import iaemu
 from iaemu.binning import PAPER_EDGES, nesting_matrix, union_edges
@@ -249,7 +249,7 @@ def print_binnings(model, theta, parts, fine, binnings) -> None:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tables", nargs="+", default=["tables-pm160"], help="tables or emulators, by path or name")
     parser.add_argument("-n", "--n-points", type=int, default=200, help="random points (default: 200)")
     parser.add_argument("--faces", type=int, default=4, help="points on each of the ten faces (default: 4)")

@@ -5,17 +5,19 @@
 
 The gradient is that of a fixed random combination of all outputs, each divided by its rms. The error at a point is the
 norm of the difference of the two gradients, divided by the norm of the gradient. Central differences are extrapolated
-from two steps (Richardson).
+from two steps (Richardson). Bins that are not predicted at a point, as few pairs are expected there, are left out.
 """
 
 from __future__ import annotations
 
-import argparse
+import warnings
 
 import numpy as np
 import torch
+from common import benchmark_parser
 
 from iaemu.models import ForwardModel, load
+from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
 
 
@@ -29,7 +31,7 @@ def all_outputs(model: ForwardModel, theta: torch.Tensor, projected: bool) -> to
 
 def combination(model: ForwardModel, weights: torch.Tensor, scale: torch.Tensor, projected: bool):
     def function(theta: torch.Tensor) -> torch.Tensor:
-        return (all_outputs(model, theta, projected) / scale * weights).sum(dim=-1)
+        return (all_outputs(model, theta, projected) / scale * weights).nansum(dim=-1)
 
     return function
 
@@ -41,7 +43,7 @@ def gradient_errors(emulator: ForwardModel, n: int, seed: int, step: float, proj
     with torch.no_grad():
         outputs = all_outputs(emulator, theta, projected)
     weights = torch.as_tensor(rng.standard_normal(outputs.shape[-1]))
-    function = combination(emulator, weights, outputs.square().mean(dim=0).sqrt(), projected)
+    function = combination(emulator, weights, outputs.square().nanmean(dim=0).sqrt(), projected)
     width = theta.std(dim=0)
 
     point = theta.clone().requires_grad_(True)
@@ -61,7 +63,7 @@ def gradient_errors(emulator: ForwardModel, n: int, seed: int, step: float, proj
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
     parser.add_argument("-n", "--n-points", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
@@ -70,6 +72,7 @@ def main(arguments=None) -> None:
         "--step", type=float, default=2e-5, help="step of the differences, in standard deviations of the parameters"
     )
     options = parser.parse_args(arguments)
+    warnings.simplefilter("ignore", FewPairsWarning)
     print("| emulator | median | 99 % | worst |\n|---|---|---|---|")
     for name in options.artifacts:
         errors = gradient_errors(load(name), options.n_points, options.seed, options.step, options.projected)

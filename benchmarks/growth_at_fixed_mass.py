@@ -9,10 +9,10 @@ amplitude A_IA to b D.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 
 import numpy as np
+from common import benchmark_parser
 from scipy.integrate import trapezoid
 
 from iaemu.halomodel.abundance import bias, growth_factor
@@ -23,7 +23,7 @@ RHO_CRITICAL, DELTA_C = 2.775e11, 1.686
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--redshifts", type=float, nargs="+", default=(0.1, 0.27, 0.5))
     parser.add_argument("--log-masses", type=float, nargs="+", default=(12.0, 13.0, 13.5, 14.0))
     options = parser.parse_args(arguments)

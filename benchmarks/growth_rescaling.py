@@ -13,10 +13,10 @@ The errors are those of the directions of axes in both boxes.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 
 import numpy as np
+from common import benchmark_parser
 
 from iaemu.halomodel.abundance import LOG_MASS, growth_factor, halos
 from iaemu.models import TabulatedModel
@@ -91,7 +91,7 @@ def compare_tables(paths: list[str], n: int) -> None:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("files", nargs="+")
     parser.add_argument("--log-masses", type=float, nargs="+", default=(11.1, 11.5, 12.0))
     parser.add_argument("-n", type=int, default=16, help="occupations, in the middle half of each range")

@@ -12,7 +12,6 @@ Boxes of one redshift are averaged. `--particles` gives the particles of each ca
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import scipy.fft
+from common import benchmark_parser
 from halotools.mock_observables import wp
 from scipy.spatial import KDTree
 
@@ -179,7 +179,7 @@ def against_theory(catalogues: list[HaloCatalogue], particles: list[Path], cells
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("-c", "--catalogue", action="append", required=True)
     parser.add_argument("--particles", action="append", type=Path)
     parser.add_argument("--bolplanck", type=Path)

@@ -13,11 +13,11 @@ mean as well; its draws at stop are those of each of 64 chains. torch has one th
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from common import benchmark_parser
 
 from iaemu.sampling import Sampler, Settings, diagnostics
 
@@ -86,7 +86,7 @@ def stopped(histories: Sequence[np.ndarray], methods: Sequence[str], ess_stop: f
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--draws", type=int, default=500, help="draws of each of 64 chains")
     parser.add_argument("--ess-stop", type=float, default=4000.0)

@@ -11,11 +11,11 @@ redshifts, its error against the same file is printed as well.
 
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
 
 import numpy as np
+from common import benchmark_parser
 
 from iaemu import BoxError, Emulator, InterpolatedTables, TabulatedModel
 from iaemu.binning import PAPER_EDGES, bin_centers
@@ -51,7 +51,7 @@ def row(label: str, found: dict[str, np.ndarray]) -> tuple[str, dict]:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("tables", nargs="+", help="three or more files of tables of the same boxes")
     parser.add_argument("--emulator", help="emulator of several redshifts")
     parser.add_argument("--box-error", help="box error of the catalogues at one of the redshifts, to compare with")

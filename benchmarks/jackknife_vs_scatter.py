@@ -19,10 +19,10 @@ of pairs across the borders of regions (see iaemu_training.measuring.jackknife).
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from tqdm import trange
 
 from iaemu.binning import PAPER_EDGES, bin_centers
@@ -31,7 +31,7 @@ from iaemu.statistics import STATISTICS
 from iaemu_training.measuring.jackknife import covariance, delete_one, matched_cross_weight, statistics
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
-SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
+SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, *OCCUPATION[1]), strict=True))
 
 
 def aligned(directions, kappa: float, rng) -> np.ndarray:
@@ -140,7 +140,7 @@ def draw(panels: dict, path: Path) -> None:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--kind", choices=tuple(KINDS), nargs="+", default=list(KINDS))
     parser.add_argument("--n", type=int, default=100, help="number of mocks")
     parser.add_argument(

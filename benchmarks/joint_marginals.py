@@ -10,11 +10,11 @@ and for the strengths, the difference from integration on a grid in standard dev
 
 from __future__ import annotations
 
-import argparse
 import logging
 
 import numpy as np
-from tng_posteriors import OCCUPATION, on_grid
+from common import OCCUPATION, benchmark_parser
+from tng_posteriors import on_grid
 
 from iaemu.models.factorised import Emulator
 from iaemu.sampling import diagnostics
@@ -71,7 +71,7 @@ def draw(chains, path: str, dpi: int = 130) -> None:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("joint", help="output prefix of the joint chain")
     parser.add_argument("alone", nargs="*", help="output prefixes of runs of TNG300Sample1 alone")
     parser.add_argument("--figure", default=None, help="also plot the contours to this file")

@@ -15,11 +15,11 @@ Errors are those of the mean over mocks.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 
 import numpy as np
 import scipy.fft
+from common import OCCUPATION, benchmark_parser
 from tqdm import tqdm
 
 import iaemu
@@ -34,9 +34,9 @@ K_EDGES = np.array([0.03, 0.1, 0.2, 0.35, 0.6])
 R_MIN = (6.0, 8.0, 10.0)
 #: Strengths and occupations: the samples of TNG300, and one like LOWZ.
 SAMPLES = {
-    "TNG300 sample 1": (0.80, 0.32, 12.54, 0.26, 12.68, 13.48, 1.0),
-    "TNG300 sample 2": (0.69, 0.11, 11.93, 0.26, 12.05, 12.85, 1.0),
-    "TNG300 sample 3": (0.56, 0.00, 11.61, 0.26, 11.80, 12.60, 1.0),
+    "TNG300 sample 1": (0.80, 0.32, *OCCUPATION[1]),
+    "TNG300 sample 2": (0.69, 0.11, *OCCUPATION[2]),
+    "TNG300 sample 3": (0.56, 0.00, *OCCUPATION[3]),
     "like LOWZ": (0.70, 0.10, 13.15, 0.40, 12.95, 14.10, 1.0),
 }
 
@@ -81,7 +81,7 @@ def cross_power(mocks, theta, matter: np.ndarray, n: int, seed: int) -> np.ndarr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("-c", "--catalogue", action="append", required=True)
     parser.add_argument("--particles", nargs="+", required=True)
     parser.add_argument("--tables", required=True, help="tables of these catalogues")

@@ -9,15 +9,17 @@ the parameters. Times are medians of several repetitions, in each of which all e
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import benchmark_parser
 
 from iaemu.models.factorised import Emulator
+from iaemu.prediction import FewPairsWarning
 from iaemu.statistics import STATISTICS
 
 BATCHES = (1, 64, 4096, 32768)
@@ -46,7 +48,7 @@ def run(emulator: Emulator, theta: torch.Tensor, gradient: bool, projected: bool
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("artifacts", nargs="*", default=["factorised-pm160"], help="files or names of shipped ones")
     parser.add_argument("--projected", action="store_true", help="w_gg and w_g+ in place of xi, omega and eta")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
@@ -58,6 +60,7 @@ def main(arguments=None) -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore", FewPairsWarning)
     emulators = {name: Emulator.load(name) for name in options.artifacts}
     times: dict = {}
     for name, emulator in emulators.items():
@@ -76,13 +79,16 @@ def main(arguments=None) -> None:
             times[name, batch, gradient].append(run(emulator, theta[:batch], gradient, options.projected))
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{options.threads} CPU thread(s)"
     print(f"{where}, {options.dtype}, medians of {options.repetitions}\n")
-    print("| emulator | batch | gradient | seconds | predictions/s |\n|---|---|---|---|---|")
-    report = []
-    for (name, batch, gradient), values in times.items():
-        seconds = float(np.median(values))
-        report.append({"emulator": name, "batch": batch, "gradient": gradient, "seconds": seconds})
-        print(f"| {name} | {batch} | {'yes' if gradient else 'no'} | {seconds:.4g} | {batch / seconds:.4g} |")
+    seconds = {case: float(np.median(values)) for case, values in times.items()}
+    heads = [f"{name}, predictions/s | with gradient" for name in emulators]
+    print(f"| batch | {' | '.join(heads)} |\n|---{'|---' * 2 * len(heads)}|")
+    for batch in options.batches:
+        found = [seconds.get((name, batch, gradient)) for name in emulators for gradient in (False, True)]
+        cells = ("-" if one is None else f"{float(f'{batch / one:.3g}'):,.0f} ({one:.2g} s)" for one in found)
+        print(f"| {batch} | {' | '.join(cells)} |")
     if options.output:
+        names = ("emulator", "batch", "gradient")
+        report = [{**dict(zip(names, case, strict=True)), "seconds": one} for case, one in seconds.items()]
         options.output.write_text(json.dumps({"where": where, "dtype": options.dtype, "rows": report}, indent=1) + "\n")
 
 

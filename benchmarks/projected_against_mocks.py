@@ -16,7 +16,6 @@ Mocks are kept in --output after each, so that interrupted runs can be resumed. 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from scipy import stats
 from tqdm import trange
 
@@ -39,8 +39,8 @@ RP_EDGES = np.array([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0])
 
 #: halotools-IA's fits to TNG300 samples 1 and 2 (arXiv:2504.05235, Table 2), and many borrowed satellites.
 POINTS = {
-    "tng1": (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0),
-    "tng2": (0.68, 0.14, 11.93, 0.26, 12.05, 12.85, 1.0),
+    "tng1": (0.8, 0.3, *OCCUPATION[1]),
+    "tng2": (0.68, 0.14, *OCCUPATION[2]),
     "borrowing": (0.8, 0.5, 11.8, 0.2, 10.184, 12.74, 0.712),
 }
 
@@ -133,7 +133,7 @@ def report(mocks: list, model, theta, pi_max: float, label: str) -> str:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--model", default="tables-pm160", help="shipped name, or file (default: tables-pm160)")
     parser.add_argument(
         "--catalogues", nargs="+", help="names or files of the halo catalogues (default: those of the model)"

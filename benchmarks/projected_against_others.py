@@ -28,7 +28,6 @@ w_++: that of halotools has no cross part either.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import tempfile
@@ -37,6 +36,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 
 from iaemu.parameters import PARAMETERS
 from iaemu_training.halos.catalogue import HaloCatalogue
@@ -45,9 +45,9 @@ from iaemu_training.mocks.halotools import HalotoolsMocks
 
 #: IAEmu's fits to the TNG300 samples (arXiv:2504.05235, Table 2), with alignment of satellites in the last.
 POINTS = {
-    "tng1": (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0),
-    "tng2": (0.68, 0.14, 11.93, 0.26, 12.05, 12.85, 1.0),
-    "tng3": (0.56, 0.3, 11.61, 0.26, 11.80, 12.60, 1.0),
+    "tng1": (0.8, 0.3, *OCCUPATION[1]),
+    "tng2": (0.68, 0.14, *OCCUPATION[2]),
+    "tng3": (0.56, 0.3, *OCCUPATION[3]),
 }
 NAMES = ("w_gg", "w_gplus", "w_plusplus", "xi_gplus_2")
 
@@ -146,7 +146,7 @@ def has_measureia() -> bool:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--catalogue", default="pm40", help="shipped name, or file, of the halos (default: pm40)")
     parser.add_argument("--point", choices=tuple(POINTS), default="tng3")
     parser.add_argument("--pi-max", type=float, default=11.0, help="[Mpc/h]; halotools needs less than Lbox / 3")

@@ -12,10 +12,10 @@ the ratio of w_g+ has a free factor, and is normalised at r_p = 0.5 Mpc/h.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from scipy.integrate import trapezoid
 from scipy.special import jv
 
@@ -24,7 +24,7 @@ from iaemu import Projection
 from iaemu_training.halos.cosmology import BOLSHOI_PLANCK
 
 #: TNG300 samples 1 and 2 (arXiv:2504.05235, table 2).
-SAMPLES = {1: (12.54, 0.26, 12.68, 13.48, 1.0), 2: (11.93, 0.26, 12.05, 12.85, 1.0)}
+SAMPLES = {1: OCCUPATION[1], 2: OCCUPATION[2]}
 
 
 def analytic(occupation, rp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def analytic(occupation, rp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--figure", type=Path, help="picture to write")
     options = parser.parse_args(arguments)
     rp = np.array([0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0])

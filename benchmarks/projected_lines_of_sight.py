@@ -12,10 +12,10 @@ that would be needed with three axes for the errors of all lines.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from tqdm import tqdm
 
 from iaemu.parameters import PARAMETERS
@@ -24,13 +24,13 @@ from iaemu_training.measuring.projected import measure_projected
 from iaemu_training.mocks.halotools import HalotoolsMocks
 
 #: halotools-IA's fit to TNG300 sample 1 (arXiv:2504.05235, Table 2).
-SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, 12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
+SAMPLE_1 = dict(zip(PARAMETERS, (0.8, 0.3, *OCCUPATION[1]), strict=True))
 NAMES = ("w_gg", "w_gplus", "xi_gplus_2")
 LINES = {"1": 1, "3": 3, "all": "all"}
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--catalogue", default="pm160a", help="shipped name, or file, of the halos (default: pm160a)")
     parser.add_argument("--n-mocks", type=int, default=20)
     parser.add_argument("--pi-max", type=float, default=20.0, help="[Mpc/h]")

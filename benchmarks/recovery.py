@@ -22,7 +22,6 @@ needs no sampler, and so allows many more mocks and several numbers of regions.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import replace
 from functools import cache
@@ -31,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from cobaya.log import LoggedError
+from common import OCCUPATION, benchmark_parser
 from scipy import stats
 from tng_posteriors import Posterior, on_grid
 from tqdm import tqdm
@@ -49,7 +49,7 @@ from iaemu_training.measuring.jackknife import statistics as whole_box
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.pairs.galaxies_by_region import count_pairs_by_region
 
-OCCUPATION = dict(zip(OCCUPATION_PARAMETERS, (12.54, 0.26, 12.68, 13.48, 1.0), strict=True))
+SAMPLE_1 = dict(zip(OCCUPATION_PARAMETERS, OCCUPATION[1], strict=True))
 NAMES = ("mu_cen", "mu_sat")
 BOXES = ("pm160a", "pm160b")
 THEORIES = ("network", "tables")
@@ -65,7 +65,7 @@ def posterior(measurement: Measurement, theory: str, truth, choices: dict) -> Po
         like = IACorrelations({"data": measurement, "statistics": list(measurement.bins), **choices})
     finally:
         logging.disable(logging.NOTSET)
-    return on_grid(like, emulator() if theory == "network" else tables(), OCCUPATION, truth)
+    return on_grid(like, emulator() if theory == "network" else tables(), SAMPLE_1, truth)
 
 
 @cache
@@ -95,13 +95,13 @@ def tables() -> TabulatedModel:
 def templates_of(edges) -> np.ndarray:
     """Predict omega (n_bins, 2) for <P2> = 1 of the centrals, and of the satellites."""
     strengths = [dict(zip(NAMES, pair, strict=True)) for pair in ((1.0, 0.0), (0.0, 1.0))]
-    return np.stack([tables().predict({**OCCUPATION, **pair}, edges).omega for pair in strengths], axis=1)
+    return np.stack([tables().predict({**SAMPLE_1, **pair}, edges).omega for pair in strengths], axis=1)
 
 
 def linear(options) -> str:
     """Return a table of pulls of linear fits to the same mocks, by number of bins and of regions."""
     truth = mean_p2(torch.tensor(options.truth, dtype=torch.float64)).numpy()
-    theta = dict(zip(NAMES, options.truth, strict=True)) | OCCUPATION
+    theta = dict(zip(NAMES, options.truth, strict=True)) | SAMPLE_1
     cases = [(bins, n_side) for bins in ("tng300", "paper") for n_side in (3, 4, 5, 8)]
     templates = {bins: templates_of(parse_bins(bins)) for bins in ("tng300", "paper")}
     found = {case: [] for case in cases}
@@ -173,7 +173,7 @@ def measurements_of(options) -> list[Measurement]:
     measurements = []
     for index, child in enumerate(tqdm(np.random.SeedSequence(options.seed).spawn(options.n), desc="measurements")):
         box = BOXES[index % len(BOXES)]
-        theta = dict(zip(NAMES, options.truth, strict=True)) | OCCUPATION
+        theta = dict(zip(NAMES, options.truth, strict=True)) | SAMPLE_1
         galaxies = models[box].populate(theta, child.spawn(1)[0])
         measurements.append(
             measure(galaxies.positions, galaxies.axes, models[box].Lbox, edges, options.regions, options.statistics)
@@ -245,7 +245,7 @@ def draw(rows, truth, pulls: np.ndarray, path: Path) -> None:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--n", type=int, default=50, help="number of data sets")
     parser.add_argument("--bins", default="tng300", help="paper, tng300 (default), or edges in Mpc/h")
     parser.add_argument("--regions", type=int, default=5, help="regions along each side of the box")

@@ -17,7 +17,6 @@ thread.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import time
@@ -29,6 +28,7 @@ from cobaya.input import load_input_file
 from cobaya.log import LoggedError
 from cobaya.model import get_model
 from cobaya.sampler import get_sampler
+from common import benchmark_parser
 
 from iaemu.binning import PAPER_EDGES
 from iaemu.models.tables import TabulatedModel
@@ -298,7 +298,7 @@ NEEDS = {"Pyro NUTS": "pyro", "nutpie": "nutpie", "nautilus": "nautilus"}
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--posterior", choices=POSTERIORS, default="sample1")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))

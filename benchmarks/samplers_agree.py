@@ -8,7 +8,6 @@ differences of HMC and mcmc in standard deviations, the ratios of the widths, an
 
 from __future__ import annotations
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from cobaya.input import load_input_file
 from cobaya.model import get_model
 from cobaya.sampler import get_sampler
+from common import benchmark_parser
 from tng_posteriors import on_grid
 
 from iaemu.parameters import OCCUPATION_PARAMETERS
@@ -48,7 +48,7 @@ def by_mcmc(model, info, n_steps: int, n_chains: int = 4) -> np.ndarray:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--hmc-draws", type=int, default=800, help="draws of each of 64 chains")
     parser.add_argument("--mcmc-steps", type=int, default=9000, help="accepted steps of each of 4 chains")

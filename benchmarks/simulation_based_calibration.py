@@ -9,13 +9,13 @@ uniform. Prints Kolmogorov-Smirnov p-values for each parameter and the log-likel
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 from cobaya.input import load_input_file
 from cobaya.model import get_model
+from common import benchmark_parser
 from scipy import stats
 from tqdm import trange
 
@@ -72,7 +72,7 @@ def ranks(sample: int, n: int, seed: int, n_chains: int = 32, progress: bool = T
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--sample", type=int, choices=(1, 2, 3), default=1)
     parser.add_argument("--n", type=int, default=300, help="number of data sets")
     parser.add_argument("--seed", type=int, default=1)

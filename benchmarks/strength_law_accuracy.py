@@ -11,11 +11,9 @@ of the difference, divided by the rms of the statistic.
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import torch
-from tng_posteriors import OCCUPATION
+from common import OCCUPATION, benchmark_parser
 
 import iaemu
 from iaemu.binning import PAPER_EDGES, TNG_EDGES
@@ -71,9 +69,10 @@ def deviation(found: np.ndarray, exact: np.ndarray, used: np.ndarray) -> str:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tables", default="tables-pm160", help="tables (default: the shipped ones)")
     parser.add_argument("--emulator", default=None, help="emulator (default: the shipped one)")
+    parser.add_argument("--samples", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3], help="TNG300 samples")
     parser.add_argument("--random", type=int, default=0, help="number of random points (default: 0)")
     parser.add_argument("--r-max", type=float, default=3.6, help="largest separation in Mpc/h (default: 3.6)")
     parser.add_argument("--box-error", action="store_true", help="compare standard errors of omega instead")
@@ -81,7 +80,7 @@ def main(argv=None) -> None:
     options = parser.parse_args(argv)
     tables, emulator = (VaryingStrengthModel(iaemu.load(name)) for name in (options.tables, options.emulator))
     catalogues = [HaloCatalogue.load(name) for name in tables.metadata["catalogues"]]
-    points = [(f"sample {sample}", OCCUPATION[sample], s) for sample in (1, 2, 3) for s in STRENGTHS]
+    points = [(f"sample {sample}", OCCUPATION[sample], s) for sample in options.samples for s in STRENGTHS]
     points += random_points(tables.base.support, options.random, options.seed)
     head = ("sigma / exact", "correlation") if options.box_error else ("omega", "eta", "emulator: omega", "eta")
     print("| " + " | ".join(["point", *COLUMNS, *head]) + " |\n" + "|---" * (5 + len(head)) + "|")

@@ -13,7 +13,6 @@ data alone. Posterior and evidence are those of nautilus (Lange 2023, MNRAS 525,
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from cobaya.model import get_model
+from common import OCCUPATION, benchmark_parser
 from scipy.optimize import minimize
-from tng_posteriors import OCCUPATION
 from tqdm import tqdm
 
 import iaemu
@@ -222,7 +221,7 @@ def plot_data(tables, fits: dict, path: Path) -> None:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tables", type=Path, default="tables-pm160", help="tables (default: the shipped ones)")
     parser.add_argument("--sample3", default="{}", help="YAML options of the likelihood of sample 3")
     parser.add_argument("--n-eff", type=int, default=5000, help="effective draws of each fit (default: 5000)")

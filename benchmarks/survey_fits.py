@@ -19,11 +19,11 @@ covariance of the data alone: with w at the published separations, and averaged 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import benchmark_parser
 from matplotlib.figure import Figure
 
 import iaemu
@@ -115,7 +115,7 @@ def picture(tables: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("chains", nargs="+")
     parser.add_argument("--figure", type=Path, help="picture of A_IA against host mass to write")
     parser.add_argument("--redshift", type=float, help="of the prediction of these chains (default: 0)")

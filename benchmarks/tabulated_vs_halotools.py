@@ -44,6 +44,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from common import OCCUPATION, benchmark_parser
 from scipy import special, stats
 from tqdm import tqdm
 
@@ -61,9 +62,9 @@ FINE_EDGES = union_edges(PAPER_EDGES, TNG_EDGES)
 
 #: Best fits to the TNG300 samples, IAEmu (arXiv:2504.05235), Table 2.
 TNG_POINTS = {
-    "tng1": (0.80, 0.32, 12.54, 0.26, 12.68, 13.48, 1.0),
-    "tng2": (0.69, 0.11, 11.93, 0.26, 12.05, 12.85, 1.0),
-    "tng3": (0.56, 0.00, 11.61, 0.26, 11.80, 12.60, 1.0),
+    "tng1": (0.80, 0.32, *OCCUPATION[1]),
+    "tng2": (0.69, 0.11, *OCCUPATION[2]),
+    "tng3": (0.56, 0.00, *OCCUPATION[3]),
 }
 #: Half of the galaxies are satellites, and a third of these are borrowed.
 BORROWING_POINT = {"borrowing": (0.8, 0.5, 11.8, 0.2, 10.184, 12.74, 0.712)}
@@ -421,7 +422,7 @@ def option(name: str) -> str:
 
 
 def parse_arguments(arguments=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--tables", type=Path, help="file of the tables (default: those shipped with iaemu)")
     parser.add_argument("--catalogues", nargs="+", help="names or paths of the boxes (default: those of the tables)")
     parser.add_argument("--points", nargs="+", help="tng1 tng2 tng3 borrowing corner1 ... (default: all)")

@@ -10,7 +10,6 @@ covariance, which is comparable with the variances of the data.
 
 from __future__ import annotations
 
-import argparse
 import logging
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from cobaya.run import run
+from common import OCCUPATION, benchmark_parser
 from tqdm import tqdm
 
 from iaemu.models.base import ForwardModel
@@ -26,11 +26,6 @@ from iaemu.models.tables import TabulatedModel
 from iaemu_cobaya import IACorrelations, Measurement, TNG300Sample1, TNG300Sample2, TNG300Sample3
 
 NAMES = ("mu_cen", "mu_sat")
-OCCUPATION = {
-    1: (12.54, 0.26, 12.68, 13.48, 1.0),
-    2: (11.93, 0.26, 12.05, 12.85, 1.0),
-    3: (11.61, 0.26, 11.80, 12.60, 1.0),
-}
 LIKELIHOODS = {1: TNG300Sample1, 2: TNG300Sample2, 3: TNG300Sample3}
 THEORIES = {"emulator": "iaemu_cobaya.IAEmu", "tables": "iaemu_cobaya.TabulatedIA"}
 #: What the authors' code adds to variances.
@@ -159,7 +154,7 @@ def options_of(like_class: type[IACorrelations], options: dict) -> dict:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--hmc", action="store_true", help="sample the posteriors of the emulator as well")
     parser.add_argument("--models", nargs="+", choices=tuple(THEORIES), default=["emulator", "tables"])
     arguments = parser.parse_args(argv)
