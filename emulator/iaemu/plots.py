@@ -107,6 +107,18 @@ def plot_statistic(
         if axis is not None:
             axis.tick_params(which="both", direction="in", top=True, right=True)
     (ax if residuals is None else residuals).set_xlabel(label_of_r(statistic))
+    _label_separations(ax if residuals is None else residuals)
+
+
+def _label_separations(ax: Axes) -> None:
+    """Label a logarithmic axis of one decade or two by plain numbers: matplotlib's labels of minor ticks overlap."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = ax.get_xlim()
+    if high / low < 50.0:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _plot_residuals(ax: Axes, x: np.ndarray, difference: np.ndarray, color: str, style: Mapping[str, Any]) -> None:
@@ -115,7 +127,7 @@ def _plot_residuals(ax: Axes, x: np.ndarray, difference: np.ndarray, color: str,
     ax.axhline(0.0, color=color, lw=1.2, zorder=1)
     ax.errorbar(x, difference, 1.0, color="k", zorder=3, **style)
     ax.set_xscale("log")
-    reach = max(3.0, 1.0 + float(np.abs(difference).max()))
+    reach = max(3.0, 1.4 + float(np.abs(difference).max()))
     ax.set(ylim=(-reach, reach), ylabel=RESIDUAL)
 
 

@@ -268,7 +268,7 @@ def data_plot(chain: Chain, n_band: int = N_BAND, seed: int = 0) -> tuple[Figure
         band = None
         if len(predictions) > 1:
             band = np.quantile([prediction[name] for prediction in predictions], [0.16, 0.84], axis=0)
-        like.plot_fit(part, best[name], band, parts[name])
+        like.plot_fit(part, best[name], band, parts[name], errors[name])
         lines += like.fit_in_words(name, best[name], errors[name])
     if too_slow:
         lines.append(f"  without a band: {N_LEAST} predictions would take more than {BAND_SECONDS:g} s")

@@ -294,6 +294,9 @@ def posterior_table(chain: Chain) -> str:
         lines += ["  derived"] * bool(chain.derived)
         lines += [_row(name, width, statistics.parWithName(name), best[name]) for name in chain.derived]
         lines.append(f"  R-1 of the means: {_gelman_rubin(chain)}")
+        at_ends = _at_ends(chain)
+        if at_ends:
+            lines.append(f"  the prior limits: {', '.join(at_ends)}")
     likelihoods = (chain.info.get("likelihood") or {}).values()
     with_determinant = any((options or {}).get("emulator_error") for options in likelihoods)
     which = ", with the error of the prediction and its log-determinant" if with_determinant else ""
@@ -303,6 +306,20 @@ def posterior_table(chain: Chain) -> str:
             "  NOT CONVERGED by the criteria of the sampler: still running, or stopped (cobaya-run -r resumes it)"
         )
     return "\n".join(lines)
+
+
+def _at_ends(chain: Chain) -> list[str]:
+    """Return the sampled parameters whose posterior reaches an end of their prior: 1 % of it in the outermost 2 %."""
+    weights, found = chain.column("weight"), []
+    for name in chain.densities:
+        low, high = _limits(chain.info["params"][name])
+        if low is None or high is None:
+            continue
+        place = (chain.column(name) - low) / (high - low)
+        shares = (np.sum(weights * outermost) / np.sum(weights) for outermost in (place < 0.02, place > 0.98))
+        ends = [f"{end:g}" for end, share in zip((low, high), shares, strict=True) if share > 0.01]
+        found += [f"{name} (at {' and '.join(ends)})"] * bool(ends)
+    return found
 
 
 def _row(name: str, width: int, entry: Any, best: float) -> str:

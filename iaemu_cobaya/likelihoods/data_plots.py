@@ -90,6 +90,7 @@ class DataPlots:
         best: np.ndarray,
         band: Sequence[np.ndarray] | None = None,
         parts: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        errors: np.ndarray | None = None,
     ) -> None:
         """Plot the data with the best fit and the residuals, below the name of the data, chi^2 and p-value.
 
@@ -102,12 +103,19 @@ class DataPlots:
             Limits of the 68 % band of predictions.
         parts : mapping of statistic to {label: array}, optional
             Parts of the prediction.
+        errors : array (K, n), optional
+            Deviations of the prediction, see :meth:`deviations`.
         """
-        fitted = f"{len(self.data_vector)} bins, {self.n_fitted} parameters{_in_words(self.p_value(best))}"
-        fit = rf"best fit: $\chi^2$ = {self.chi2(best):.1f}, {fitted}"
-        name = textwrap.fill(self.data_title, int(_CHARACTERS * self.picture_size[0]))
+        name, fit = (
+            textwrap.fill(text, int(_CHARACTERS * self.picture_size[0]))
+            for text in (self.data_title, self._fit_in_title(best, errors))
+        )
         figure.suptitle(f"{_in_mathtext(name)}\n{fit}", fontsize=11)
         self._plot_panels(figure, best, band, parts)
+
+    def _fit_in_title(self, best: np.ndarray, errors: np.ndarray | None) -> str:
+        fitted = f"{len(self.data_vector)} bins, {self.n_fitted} parameters"
+        return rf"best fit: $\chi^2$ = {self.chi2(best):.1f}, {fitted}{_in_words(self.p_value(best))}"
 
     @property
     def data_title(self) -> str:
@@ -202,6 +210,13 @@ class CorrelationPlots(DataPlots):
     def picture_size(self) -> tuple[float, float]:
         """Width and height of the picture [inch]."""
         return 0.4 + 5.0 * len(self.statistics), 5.6
+
+    def _fit_in_title(self, best: np.ndarray, errors: np.ndarray | None) -> str:
+        text = super()._fit_in_title(best, errors)
+        if errors is None:
+            return text
+        chance = _in_words(self.p_value(best, errors))
+        return f"{text}; with the error of the prediction {self.chi2(best, errors):.1f}{chance}"
 
     def _plot_panels(self, figure, best, band, parts) -> None:
         grid = figure.subplots(2, len(self.statistics), squeeze=False, sharex="col", height_ratios=(3, 1))
