@@ -103,7 +103,7 @@ def picture(tables: dict[str, dict[str, np.ndarray]]) -> Figure:
     figure = Figure(figsize=(5.0, 3.6), layout="constrained")
     axes = figure.subplots()
     mass = np.linspace(12.0, 14.5, 50)
-    axes.plot(mass, 5.74 * 10 ** (0.44 * (mass - 13.5)), "k--", label="van Uitert & Joachimi 2017")
+    axes.plot(mass, 5.74 * 10 ** (0.44 * (mass - 13.5)), "k--", label="default of firecrown (red galaxies)")
     for name, table in tables.items():
         values = [(table[key].mean(), table[key].std()) for key in ("log10 M_h", "A_IA")]
         axes.errorbar(values[0][0], values[1][0], values[1][1], values[0][1], "o", label=Path(name).name)
