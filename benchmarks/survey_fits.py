@@ -9,9 +9,8 @@ A_IA and mean host mass of the large scales (beyond 10 Mpc/h); number density an
 Beside it is a fit of linear alignment alone (NLA) by generalised least squares: w_gg = b^2 w_mm, w_g+ = b F w_Xi2 at
 r_p > 6 Mpc/h, with the correlations of matter of HMcode at the redshift of the data and the covariance of the data.
 
-With --figure, A_IA is drawn against the mean host mass, beside the relation of van Uitert & Joachimi 2017
-(arXiv:1701.02307) for red galaxies and clusters in the form that firecrown has as a default,
-A_IA = 5.74 (M_h / 10^13.5 Msun/h)^0.44.
+With --figure, A_IA is drawn against the mean host mass, beside the relation for red galaxies that firecrown
+has as a default, A_IA = 5.74 (M_h / 10^13.5 Msun/h)^0.44.
 
 The variants fit a q(mu_cen) and a q(mu_sat) to w_g+ by least squares, at the best occupation of the chain, with the
 covariance of the data alone: with w at the published separations, and averaged over the bins of w_gg.
