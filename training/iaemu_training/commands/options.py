@@ -264,7 +264,7 @@ def _spelled_with_dashes(word: str, known: Collection[str]) -> str:
 
 
 def shows_progress(arguments: argparse.Namespace) -> bool:
-    """Tell whether a command shows progress bars: on a terminal, without ``--quiet``.
+    """Tell whether a command shows its progress, as :class:`iaemu.progress.tqdm` does: without ``--quiet``.
 
     Parameters
     ----------
@@ -274,7 +274,7 @@ def shows_progress(arguments: argparse.Namespace) -> bool:
     -------
     bool
     """
-    return not arguments.quiet and sys.stderr is not None and sys.stderr.isatty()
+    return not arguments.quiet and sys.stderr is not None
 
 
 def check_output(output: Path, folder: bool = False, inputs: argparse.Namespace | None = None) -> None:
