@@ -32,7 +32,6 @@ from iaemu_training.halos.columns import (
     CatalogueError,
     checked_columns,
     numbers,
-    plain,
     wrapped,
 )
 from iaemu_training.halos.hdf5 import (
@@ -45,7 +44,7 @@ from iaemu_training.halos.hdf5 import (
     read_packed,
 )
 from iaemu_training.halos.rockstar import read_rockstar
-from iaemu_training.work.hdf5 import write_hdf5
+from iaemu_training.work.hdf5 import plain, write_hdf5
 
 if TYPE_CHECKING:
     from halotools.sim_manager import UserSuppliedHaloCatalog

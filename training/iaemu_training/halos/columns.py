@@ -53,26 +53,6 @@ class HaloColumns(NamedTuple):
     lines: np.ndarray | None = None
 
 
-def plain(value: Any) -> Any:
-    """Convert an attribute of a file to text, a number, or a list of these.
-
-    Parameters
-    ----------
-    value : bytes, str, numpy scalar or array
-        The attribute as h5py or astropy return it.
-
-    Returns
-    -------
-    str, bool, int, float or list
-        A value of any other type is returned unchanged.
-    """
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
-    return [plain(entry) for entry in value] if isinstance(value, list) else value
-
-
 def checked_columns(
     columns: Any, Lbox: Any, name: str, lines: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], float]:

@@ -12,7 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from iaemu_training.halos.columns import COLUMNS, CatalogueError, HaloColumns, plain
+from iaemu_training.halos.columns import COLUMNS, CatalogueError, HaloColumns
+from iaemu_training.work.hdf5 import plain
 
 #: Packed files have a checksum since format 2.
 PACKED_FORMAT, UNSEALED_FORMAT = "iaemu-packed-halos-2", "iaemu-packed-halos-1"
