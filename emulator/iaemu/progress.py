@@ -43,7 +43,17 @@ class tqdm(_tqdm):
         super().__init__(*arguments, **options)
 
     def display(self, *arguments: Any, **options: Any) -> bool:
-        """Show the present state; tqdm calls it."""
+        """Show the present state; tqdm calls it.
+
+        Parameters
+        ----------
+        *arguments, **options
+            Those of tqdm.
+
+        Returns
+        -------
+        bool
+        """
         if not self._as_lines:
             return super().display(*arguments, **options)
         # Without a total it is the numbers of minutes that count.

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from iaemu.extras import it_takes
 from iaemu.ranges import Range
 from iaemu_training.halos.abacus import MAX_SATELLITES, is_abacus, read_abacus
-from iaemu_training.halos.checks import check_arrays, check_physics, virial_radius
+from iaemu_training.halos.checks import ENOUGH, check_arrays, check_physics, virial_radius
 from iaemu_training.halos.columns import (
     AXIS_COLUMNS,
     COLUMNS,
@@ -66,6 +66,8 @@ _ATTRIBUTES = {
     "min_mass": Range(at_least=0),
 }
 
+#: Masses of sub-halos below this [Msun/h] are none, or in other units.
+_LEAST_MASS = 1e6
 #: Matter density of a catalogue that does not state it: Bolshoi-Planck's.
 _OM0 = 0.30711
 
@@ -439,13 +441,16 @@ class HaloCatalogue:
         Parameters
         ----------
         columns : mapping of str to (n,) array, astropy table or structured array
-            Columns under halotools' names; positions in comoving Mpc/h, masses in Msun/h.
+            Columns under halotools' names; positions in comoving Mpc/h, masses in Msun/h. With ``halo_mvir``, the mass
+            of each halo, ``halo_hostid``, ``halo_mvir_host_halo`` and ``halo_mpeak`` may be missing: they follow from
+            it, ``halo_id`` and ``halo_upid``.
         Lbox : float, or three equal ones
             Side of the periodic cubic box [Mpc/h].
         name : str
             Name of the catalogue.
         attributes : dict, optional
-            Redshift, cosmology and origin, as text and numbers.
+            Redshift, cosmology and origin, as text and numbers. If ``ranked_by`` is among them, ``halo_mpeak`` need
+            not be a mass.
         lines : (n,) int, optional
             Line of each halo in its file, for error messages; by default rows are counted from 0.
 
@@ -457,7 +462,8 @@ class HaloCatalogue:
         ------
         CatalogueError
             A column is missing or has another length, a value is not finite, a position lies outside the box, the box
-            is not a cube, two hosts share an id, or no host remains; or as for the class.
+            is not a cube, two hosts share an id, ``halo_mpeak`` cannot rank sub-halos, or no host remains; or as for
+            the class.
         """
         columns, Lbox = checked_columns(columns, Lbox, name, lines)
         position, axis = (
@@ -467,9 +473,7 @@ class HaloCatalogue:
         # halotools rejects hosts below its coarse mass bins. They are far too light to host a galaxy here.
         host = (columns["halo_upid"] == -1) & oriented & (columns["halo_mvir_host_halo"] > 10.0 ** BORROWING_EDGES[0])
         if not host.any():
-            raise CatalogueError(
-                f"Catalogue {name}: there is no host halo (halo_upid = -1) above 10^10.5 Msun/h that has a major axis."
-            )
+            raise CatalogueError(_no_host(columns, name))
         rows = np.flatnonzero(host)
         rows = rows[np.argsort(columns["halo_mvir_host_halo"][rows], kind="stable")]
         host_id = columns["halo_id"][rows]
@@ -483,6 +487,7 @@ class HaloCatalogue:
         where = by_id[np.minimum(where, len(by_id) - 1)]
         matched = host_id[where] == columns["halo_hostid"][sub]
         sub, where = sub[matched], where[matched]
+        _check_ranking(columns["halo_mpeak"][sub], name, "ranked_by" not in (attributes or {}))
         order = np.lexsort((-columns["halo_mpeak"][sub], where))
         sub, where = sub[order], where[order]
         offset = position[sub] - position[rows[where]]
@@ -640,6 +645,45 @@ class HaloCatalogue:
             particle_mass=float(self.attributes.get("particle_mass_for_halotools", 1e8)),
             simname=self.name,
             **columns,
+        )
+
+
+def _no_host(columns: dict[str, np.ndarray], name: str) -> str:
+    """Say why no halo of a catalogue can host galaxies."""
+    host, mass = columns["halo_upid"] == -1, columns["halo_mvir_host_halo"]
+    if not host.any():
+        parents, rows = np.unique(columns["halo_upid"], return_counts=True)
+        most = int(np.argmax(rows)) if len(rows) else None
+        found = "" if most is None else f" The most frequent value is {parents[most]}, in {rows[most]} rows."
+        return f"Catalogue {name}: no row has halo_upid = -1, which says that a halo is a host.{found}"
+    if not (mass[host] > 10.0 ** BORROWING_EDGES[0]).any():
+        largest = mass[host].max()
+        factor = ". In units of 1e10 Msun/h they must be multiplied by 1e10" if largest < 1e7 else ""
+        return (
+            f"Catalogue {name}: there is no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h. Masses must be in Msun/h; "
+            f"the largest of a host is {largest:.2g}{factor}."
+        )
+    return (
+        f"Catalogue {name}: no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h has a major axis: halo_axisA_x, _y and "
+        "_z are 0 for all of them."
+    )
+
+
+def _check_ranking(mpeak: np.ndarray, name: str, is_mass: bool) -> None:
+    """Check that the peak masses of sub-halos can rank them."""
+    if len(mpeak) < ENOUGH:
+        return
+    low, high = mpeak.min(), mpeak.max()
+    if low == high:
+        raise CatalogueError(
+            f"Catalogue {name}: halo_mpeak is {low:g} for all {len(mpeak)} sub-halos, so that they cannot be ranked. It "
+            "must hold their peak masses, or their masses."
+        )
+    if is_mass and high < _LEAST_MASS:
+        raise CatalogueError(
+            f"Catalogue {name}: halo_mpeak of sub-halos is {low:.3g} to {high:.3g}, which are no masses in Msun/h. It "
+            "must hold their peak masses, or their masses. (Another quantity may rank them if the attribute ranked_by "
+            "names it.)"
         )
 
 

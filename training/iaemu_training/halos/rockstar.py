@@ -25,7 +25,7 @@ import numpy as np
 
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
-from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
+from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns, host_rows
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {
@@ -119,7 +119,7 @@ def read_rockstar(
         raise CatalogueError(f"{path.name} cannot be read, or is truncated: {error}") from error
     if len(halos) == 0:
         raise CatalogueError(f"{path.name} has no halo above {min_mass:g} Msun/h.")
-    host = _host_rows(halos["halo_id"], halos["parent"], parent == "pid", path.name)
+    host = host_rows(halos["halo_id"], halos["parent"], parent == "pid", path.name)
     kept = np.flatnonzero(host >= 0)
     # A host is its own host and is kept, so its new row is its place among the rows kept.
     n_read, halos, host = len(halos), halos[kept], np.searchsorted(kept, host[kept])
@@ -352,49 +352,3 @@ def _finite(word: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not finite")
     return value
-
-
-# ---------------------------------------------------------------------- parents
-
-
-def _host_rows(halo_id, parent_id, follow: bool, name: str) -> np.ndarray:
-    """Return the row of each halo's host.
-
-    Parameters
-    ----------
-    halo_id, parent_id : (n,) int64
-        Ids of the halos and of their parents; the parent of a host is -1.
-    follow : bool
-        Whether a parent may be a sub-halo, which is then followed up to the host.
-    name : str
-        Name of the file, for error messages.
-
-    Returns
-    -------
-    (n,) int64
-        For a host its own row; -1 for a sub-halo whose host is not in the file.
-
-    Raises
-    ------
-    CatalogueError
-        Two halos share an id, or parents form a loop.
-    """
-    order = np.argsort(halo_id, kind="stable")
-    ordered = halo_id[order]
-    twice = np.flatnonzero(np.diff(ordered) == 0)
-    if len(twice):
-        raise CatalogueError(f"{name}: id {ordered[twice[0]]} belongs to more than one halo.")
-    is_host = parent_id == -1
-    place = np.minimum(np.searchsorted(ordered, parent_id), len(ordered) - 1)
-    row = np.where(ordered[place] == parent_id, order[place], -1)
-    row[is_host] = np.flatnonzero(is_host)
-    if follow:
-        # Each pass doubles the number of steps up the chain of parents, which ends at a host or a missing parent.
-        for _ in range(len(row).bit_length()):
-            row, before = np.where(row >= 0, row[row], -1), row
-            if np.array_equal(row, before):
-                break
-        loop = np.flatnonzero((row >= 0) & ~is_host[row])
-        if len(loop):
-            raise CatalogueError(f"{name}: the parents of halo {halo_id[loop[0]]} form a loop and lead to no host.")
-    return np.where((row >= 0) & is_host[row], row, -1)
