@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from iaemu.parameters import ALIGNMENT_PARAMETERS, PARAMETERS, SLOPES, Support, SupportError
-from iaemu_training.commands.options import add_json, add_output, number, option_of, read_options
+from iaemu_training.commands.options import add_json, add_output, number, option_of, read_options, shows_progress
 from iaemu_training.commands.printing import note, show, warn
 
 #: Occupation of TNG300-1 galaxies above 10^10.5 Msun (arXiv:2504.05235, table 2).
@@ -82,7 +82,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
 
     if arguments.output.exists() and not arguments.force:
         raise ValueError(f"{arguments.output} exists; give --force to replace it, or another name.")
-    catalogue = HaloCatalogue.load(arguments.catalogue)
+    catalogue = HaloCatalogue.load(arguments.catalogue, shows_progress(arguments))
     slopes = [name for name in SLOPES if getattr(arguments, name)]
     theta = {name: getattr(arguments, name) for name in (*PARAMETERS, *slopes)}
     model = HalotoolsMocks(catalogue, slopes=slopes, pivot=arguments.pivot)

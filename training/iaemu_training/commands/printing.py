@@ -25,7 +25,8 @@ def show(arguments: argparse.Namespace, text: str, document: Any) -> None:
     document : object
         Of what JSON knows, paths and NumPy's arrays and numbers. What is not finite becomes null.
     """
-    print(json.dumps(_plain(document), indent=2, allow_nan=False) if arguments.json else text)
+    text = json.dumps(_plain(document), indent=2, allow_nan=False) if arguments.json else text
+    print(text, flush=True)  # a file would get it when the command ends
 
 
 def note(arguments: argparse.Namespace, text: str) -> None:
@@ -37,7 +38,7 @@ def note(arguments: argparse.Namespace, text: str) -> None:
     text : str
     """
     if not arguments.quiet:
-        print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout)
+        print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout, flush=True)
 
 
 def warn(arguments: argparse.Namespace, name: str, text: str) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from iaemu_training.halos.hdf5 import (
     read_hdf5,
     read_packed,
 )
+from iaemu_training.halos.own_columns import read_own_columns
 from iaemu_training.halos.rockstar import read_rockstar
 from iaemu_training.work.hdf5 import plain, write_hdf5
 
@@ -208,7 +209,9 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ reading
 
     @classmethod
-    def load(cls, source: str | Path, progress: bool = True) -> HaloCatalogue:
+    def load(
+        cls, source: str | Path, progress: bool = True, Lbox: float | None = None, attributes: dict | None = None
+    ) -> HaloCatalogue:
         """Load a catalogue from a file, from the shipped ones, or from halotools' cache.
 
         Masses must be in Msun/h and lengths in comoving Mpc/h. A factor h in either cannot be detected.
@@ -221,6 +224,10 @@ class HaloCatalogue:
             .xz). A catalogue of AbacusSummit is the folder of a redshift.
         progress : bool
             Show a progress bar if reading a text file or a folder takes more than two seconds.
+        Lbox : float, optional
+            Side of the box [Mpc/h], for files that do not state it.
+        attributes : dict, optional
+            Redshift, particle mass [Msun/h], cosmology and so on, in place of what the catalogue states.
 
         Returns
         -------
@@ -229,8 +236,18 @@ class HaloCatalogue:
         Raises
         ------
         CatalogueError
-            Nothing of that name is found, or the catalogue is incomplete or impossible.
+            Nothing of that name is found, the catalogue states its side and another is given, or it is incomplete or
+            impossible.
         """
+        found = cls._load(source, progress, Lbox, attributes or {})
+        if Lbox is not None and Lbox != found.Lbox:
+            raise CatalogueError(
+                f"{source} states the side of its box, {found.Lbox:g} Mpc/h; leave out Lbox = {Lbox:g}."
+            )
+        return replace(found, attributes={**found.attributes, **attributes}) if attributes else found
+
+    @classmethod
+    def _load(cls, source: str | Path, progress: bool, Lbox: float | None, attributes: dict) -> HaloCatalogue:
         if not isinstance(source, (str, Path)) or not str(source):
             raise CatalogueError(f"Give a catalogue by its path or its name; got {source!r:.60}.")
         path, shipped = Path(source), shipped_catalogues()
@@ -239,9 +256,11 @@ class HaloCatalogue:
         except (OSError, ValueError) as error:
             raise CatalogueError(f"{str(source)[:200]!r} is not a valid path of a catalogue: {error}") from error
         if is_hdf5 or (is_file and path.suffix.lower() in _HDF5_SUFFIXES):
-            return cls.read_hdf5(path)
+            return cls.read_hdf5(path, Lbox)
+        if is_file and is_abacus(path):
+            return cls.read_abacus(path, progress=progress)
         if is_file:
-            return (cls.read_abacus if is_abacus(path) else cls.read_rockstar)(path, progress=progress)
+            return cls.read_rockstar(path, Lbox, attributes.get("particle_mass"), progress=progress)
         if str(source) in shipped:
             return cls.read_packed(shipped[str(source)])
         if path.is_dir():
@@ -256,7 +275,7 @@ class HaloCatalogue:
         return cls.from_halotools_cache(str(source))
 
     @classmethod
-    def read_hdf5(cls, path: str | Path) -> HaloCatalogue:
+    def read_hdf5(cls, path: str | Path, Lbox: float | None = None) -> HaloCatalogue:
         """Read an HDF5 file with halotools' columns, or a packed catalogue.
 
         Where columns and the side of the box are looked for: :func:`iaemu_training.halos.hdf5.read_hdf5`.
@@ -265,6 +284,8 @@ class HaloCatalogue:
         ----------
         path : str or path-like
             The HDF5 file.
+        Lbox : float, optional
+            Side of the box [Mpc/h], by default that of the file; not of a packed catalogue.
 
         Returns
         -------
@@ -277,12 +298,40 @@ class HaloCatalogue:
         """
         if is_packed(path):
             return cls.read_packed(path)
-        found = read_hdf5(path)
+        found = read_hdf5(path, Lbox)
         try:
             return cls.from_columns(*found)
         except CatalogueError as error:
             note = found.attributes.get("Lbox_from")
             raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error
+
+    @classmethod
+    def read_columns(cls, path: str | Path, attributes: dict | None = None, **options: Any) -> HaloCatalogue:
+        """Read a file with columns under names of its own: text, CSV, FITS, NumPy's formats or HDF5.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        attributes : dict, optional
+            Redshift, particle mass [Msun/h], cosmology and so on, in place of what the file states.
+        **options
+            Names of columns, side of the box and units: :func:`iaemu_training.halos.own_columns.read_own_columns`.
+
+        Returns
+        -------
+        HaloCatalogue
+
+        Raises
+        ------
+        CatalogueError
+            As for that function, and for :meth:`from_columns`.
+        """
+        found = read_own_columns(path, **options)
+        try:
+            return cls.from_columns(*found[:3], {**found.attributes, **(attributes or {})})
+        except CatalogueError as error:
+            raise CatalogueError(f"{error} (Columns are {found.attributes['columns']}.)") from error
 
     @classmethod
     def read_rockstar(
@@ -392,12 +441,7 @@ class HaloCatalogue:
         try:
             from halotools.sim_manager import CachedHaloCatalog, sim_defaults
         except ImportError as error:
-            raise CatalogueError(
-                it_takes(
-                    f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                    f"{', '.join(sorted(shipped_catalogues()))}); looking in halotools' cache needs halotools"
-                )
-            ) from error
+            raise CatalogueError(it_takes(f"{_unknown(name)} Looking in halotools' cache needs halotools")) from error
         try:
             halocat = CachedHaloCatalog(
                 simname=name, halo_finder="rockstar", redshift=0, version_name="halotools_v0p4", dz_tol=0.05
@@ -405,11 +449,9 @@ class HaloCatalogue:
             table = halocat.halo_table
         except Exception as error:  # halotools raises several unrelated classes here
             raise CatalogueError(
-                f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                f"{', '.join(sorted(shipped_catalogues()))}), and it cannot be loaded from halotools' cache "
-                f"({error}). Download it "
-                f'with:\n    python -c "from halotools.sim_manager import DownloadManager; '
-                f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\""
+                f"{_unknown(name)} Nor is it in halotools' cache, to which a simulation that halotools offers is "
+                'downloaded with:\n    python -c "from halotools.sim_manager import DownloadManager; '
+                f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\"\n(halotools says: {error})"
             ) from error
         columns = {column: np.asarray(table[column]) for column in COLUMNS if column in table.colnames}
         attributes = {
@@ -660,8 +702,8 @@ def _no_host(columns: dict[str, np.ndarray], name: str) -> str:
         largest = mass[host].max()
         factor = ". In units of 1e10 Msun/h they must be multiplied by 1e10" if largest < 1e7 else ""
         return (
-            f"Catalogue {name}: there is no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h. Masses must be in Msun/h; "
-            f"the largest of a host is {largest:.2g}{factor}."
+            f"Catalogue {name}: there is no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h. Masses must be in "
+            f"Msun/h, and the largest of a host is {largest:.2g}{factor}."
         )
     return (
         f"Catalogue {name}: no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h has a major axis: halo_axisA_x, _y and "
@@ -676,8 +718,8 @@ def _check_ranking(mpeak: np.ndarray, name: str, is_mass: bool) -> None:
     low, high = mpeak.min(), mpeak.max()
     if low == high:
         raise CatalogueError(
-            f"Catalogue {name}: halo_mpeak is {low:g} for all {len(mpeak)} sub-halos, so that they cannot be ranked. It "
-            "must hold their peak masses, or their masses."
+            f"Catalogue {name}: halo_mpeak is {low:g} for all {len(mpeak)} sub-halos, so that they cannot be ranked. "
+            "It must hold their peak masses, or their masses."
         )
     if is_mass and high < _LEAST_MASS:
         raise CatalogueError(
@@ -703,6 +745,43 @@ def _numbers(attributes: Any, what: str) -> dict[str, Any]:
             _ATTRIBUTES[key].check(f"{what}: the attribute {key}", value, error=CatalogueError)
         found[str(key)] = value
     return found
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
+        f"{', '.join(sorted(shipped_catalogues()))}). Give the path of its file."
+    )
+
+
+def load_stated(name: str, progress: bool = True) -> HaloCatalogue:
+    """Load a catalogue that tables name, which is shipped or in halotools' cache.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    progress : bool
+        See :meth:`HaloCatalogue.load`.
+
+    Returns
+    -------
+    HaloCatalogue
+
+    Raises
+    ------
+    CatalogueError
+        It is neither, so that its file must be given.
+    """
+    if name in shipped_catalogues():
+        return HaloCatalogue.load(name, progress)
+    try:
+        return HaloCatalogue.from_halotools_cache(name)
+    except CatalogueError as error:
+        raise CatalogueError(
+            f"The tables were made from {name}, which is neither shipped nor in halotools' cache. Give the files of "
+            "all catalogues of the tables with -c (--catalogue)."
+        ) from error
 
 
 def shipped_catalogues() -> dict[str, Path]:

@@ -101,8 +101,8 @@ def check_physics(name: str, Lbox: float, arrays: dict[str, np.ndarray], redshif
     Raises
     ------
     CatalogueError
-        The hosts leave a part of the box empty; their axes are not isotropic; their number density is more than 10 times above or below that of
-        cosmologies near ours; or more than 1 % of the sub-halos lie far from their hosts.
+        The hosts leave a part of the box empty; their axes are not isotropic; their number density is more than 10
+        times above or below that of cosmologies near ours; or more than 1 % of the sub-halos lie far from their hosts.
     """
     if len(arrays["mass"]) < ENOUGH:
         return

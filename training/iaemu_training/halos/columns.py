@@ -64,8 +64,8 @@ def checked_columns(
     Parameters
     ----------
     columns : mapping of str to (n,) array, astropy table or structured array
-        ``COLUMNS``, without those that follow from others (:func:`missing_columns`); further columns are ignored. Ids may also be unsigned, with the largest number for -1, or
-        whole numbers in floating point.
+        ``COLUMNS``, without those that follow from others (:func:`missing_columns`); further ones are ignored. Ids may
+        also be unsigned, with the largest number for -1, or whole numbers in floating point.
     Lbox : float, or three equal ones
         Side of the box [Mpc/h].
     name : str

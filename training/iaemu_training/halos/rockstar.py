@@ -35,6 +35,11 @@ _COLUMNS = {
     **{f"halo_axisA_{x}": f"A[{x}]" for x in "xyz"},
 }
 _MPEAK = "Mpeak"
+#: What to do with files of another origin.
+_OWN = (
+    "If it has other columns, name them: iaemu train pack FILE --id COLUMN --parent COLUMN --mass COLUMN --positions "
+    "COLUMN COLUMN COLUMN --axes COLUMN COLUMN COLUMN --lbox SIDE -o NEW.hdf5"
+)
 #: Types of the columns. ROCKSTAR keeps masses and axes in 32 bits, but writes positions with more digits.
 _TYPES = {"halo_id": "i8", "parent": "i8", "halo_x": "f8", "halo_y": "f8", "halo_z": "f8"}
 _OTHER_TYPE = "f4"
@@ -150,13 +155,13 @@ def _read_header(path: Path) -> tuple[list[str], list[str]]:
         if "\0" in first:
             raise CatalogueError(
                 f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Give an HDF5 file with "
-                "halotools' columns, or a text file of ROCKSTAR or consistent-trees."
+                f"halotools' columns, or a text file of ROCKSTAR or consistent-trees. {_OWN}"
             )
         # Files from databases have commas between the columns, and no "#".
         if not first.startswith("#") and "," not in first:
             raise CatalogueError(
                 f"{path.name} is not a catalogue of ROCKSTAR or consistent-trees: its first line must name the columns "
-                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but it is {first[:60]!r}."
+                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but it is {first[:60]!r}. {_OWN}"
             )
         comments = [first]
         for line in file:
@@ -200,6 +205,12 @@ def _column_names(line: str, name: str) -> list[str]:
 def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
     """Return the positions of the columns by halotools' names (``parent`` for the parent's), and the parent's name."""
     parent = next((key for key in ("upid", "pid") if key in names), None)
+    missing = [column for column in _COLUMNS.values() if column.lower() not in names]
+    if missing:
+        raise CatalogueError(
+            f"{name} is not a catalogue of ROCKSTAR or consistent-trees: it lacks the column(s) {', '.join(missing)}; "
+            f"its first line names {', '.join(names)}. {_OWN}"
+        )
     if parent is None:
         raise CatalogueError(
             f"{name} does not say which halos are sub-halos: it has neither a column PID nor UPID. ROCKSTAR's utility "
@@ -209,11 +220,6 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
             "with the side of the box in Mpc/h."
         )
     wanted = {key: column.lower() for key, column in _COLUMNS.items()} | {"parent": parent}
-    missing = [column for key, column in _COLUMNS.items() if wanted[key] not in names]
-    if missing:
-        raise CatalogueError(
-            f"{name} lacks the column(s) {', '.join(missing)}; its first line names {', '.join(names)}."
-        )
     if _MPEAK.lower() in names:
         wanted["halo_mpeak"] = _MPEAK.lower()
     twice = [column for column in wanted.values() if names.count(column) > 1]
@@ -259,11 +265,8 @@ def _positive(word: str) -> float | None:
 def _no_box(path: Path) -> str:
     packed = re.sub(_ENDINGS, "", path.name) + ".hdf5"
     return (
-        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python; for the command "
-        "line, convert the file:\n"
-        "    from iaemu_training.halos.catalogue import HaloCatalogue\n"
-        f"    HaloCatalogue.read_rockstar({str(path)!r}, Lbox=SIDE).write_packed({packed!r})\n"
-        f"then pass {packed} to --catalogue."
+        f"{path.name}: the header does not state the side of the box in Mpc/h. Pack it with "
+        f"iaemu train pack {path} --lbox SIDE -o {packed}, then pass {packed} to --catalogue."
     )
 
 
