@@ -39,7 +39,7 @@ class tqdm(_tqdm):
         self._tenth, self._began = -1, monotonic()
         self._written: float | None = None
         if self._as_lines:
-            options["ncols"] = 0  # numbers without the bar
+            options |= {"ncols": 0, "dynamic_ncols": False}  # numbers without the bar
         super().__init__(*arguments, **options)
 
     def display(self, *arguments: Any, **options: Any) -> bool:

@@ -173,7 +173,7 @@ def test_the_bar_ends_where_the_target_is_reached(monkeypatch):
 def test_a_file_gets_a_line_for_each_tenth_and_a_short_job_none(monkeypatch):
     monkeypatch.setattr(progress, "LINES_APART", 0.1)
     file = io.StringIO()
-    with progress.tqdm(total=20, desc="epochs", file=file, mininterval=0.01) as bar:
+    with progress.tqdm(total=20, desc="epochs", file=file, mininterval=0.01, dynamic_ncols=True) as bar:
         for _ in range(20):
             time.sleep(0.02)
             for _ in progress.tqdm(range(2), "inside", file=file, mininterval=0.01):

@@ -169,7 +169,7 @@ def log10_mass(text: str) -> float:
         with suppress(ValueError):
             if 1e5 <= float(text) <= 1e20:
                 raise argparse.ArgumentTypeError(
-                    f"{error}. It is log10 of a mass: give {math.log10(float(text)):.4g}"
+                    f"{str(error).rstrip('.')}. It is log10 of a mass: give {math.log10(float(text)):.4g}"
                 ) from None
         raise
 

@@ -696,11 +696,16 @@ def _no_host(columns: dict[str, np.ndarray], name: str) -> str:
     if not host.any():
         parents, rows = np.unique(columns["halo_upid"], return_counts=True)
         most = int(np.argmax(rows)) if len(rows) else None
-        found = "" if most is None else f" The most frequent value is {parents[most]}, in {rows[most]} rows."
+        found = ""
+        if most is not None:
+            value = parents[most]
+            found = (
+                f" The most frequent value is {value}, in {rows[most]} rows; if it marks hosts: --no-parent {value}."
+            )
         return f"Catalogue {name}: no row has halo_upid = -1, which says that a halo is a host.{found}"
     if not (mass[host] > 10.0 ** BORROWING_EDGES[0]).any():
         largest = mass[host].max()
-        factor = ". In units of 1e10 Msun/h they must be multiplied by 1e10" if largest < 1e7 else ""
+        factor = ". Those in 1e10 Msun/h must be multiplied by 1e10 (--mass-scale 1e10)" if largest < 1e7 else ""
         return (
             f"Catalogue {name}: there is no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h. Masses must be in "
             f"Msun/h, and the largest of a host is {largest:.2g}{factor}."

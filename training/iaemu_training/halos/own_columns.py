@@ -97,8 +97,9 @@ def read_own_columns(
         if key in columns:
             columns[key] = columns[key] * option
     if no_parent is not None:
-        host = columns["halo_upid"] == no_parent
-        columns["halo_upid"] = np.where(host, -1, columns["halo_upid"].astype(np.int64, copy=False))
+        parents = columns["halo_upid"]
+        none = np.iinfo(parents.dtype).max if parents.dtype.kind == "u" else -1  # as checked_columns has it
+        columns["halo_upid"] = np.where(parents == no_parent, np.array(none, parents.dtype), parents)
     side = file.box_side(scale) if Lbox is None else float(Lbox)
     if side is None:
         raise CatalogueError(f"{file.path} does not state the side of its box: give --lbox in Mpc/h.")
