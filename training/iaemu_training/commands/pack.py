@@ -64,7 +64,12 @@ def _add_columns(add: Any) -> None:
         help="what ranks sub-halos, the largest first: their peak mass, say (default: halo_mpeak if there is one, or "
         "else the mass)",
     )
-    add("--no-parent", type=number(int), metavar="ID", help="what the parent of a host is, if not -1")
+    add(
+        "--no-parent",
+        type=number(int, at_least=-(2**63), at_most=2**63 - 1),
+        metavar="ID",
+        help="what the parent of a host is, if not -1",
+    )
     for name, text in (("scale", "positions and Lbox to Mpc/h: 0.001 for kpc/h"), ("mass-scale", "masses to Msun/h")):
         add(
             f"--{name}",
