@@ -7,7 +7,7 @@ from astropy.table import Table
 h5py = pytest.importorskip("h5py")
 
 from iaemu_training.commands import iaemu_train  # noqa: E402
-from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue  # noqa: E402
+from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue, load_stated  # noqa: E402
 from iaemu_training.halos.columns import COLUMNS  # noqa: E402
 
 NAMES = {"id": "ID", "parent": "PARENT", "mass": "M", "positions": ["X", "Y", "Z"], "axes": ["AX", "AY", "AZ"]}
@@ -168,6 +168,12 @@ def test_pack_names_columns_and_states_what_the_file_does_not(halos, pm40, tmp_p
     assert HaloCatalogue.load(tmp_path / "again.hdf5").attributes["redshift"] == 0
     assert iaemu_train.main([*again, "--lbox", "50"]) == 1
     assert "states the side of its box, 40 Mpc/h" in capsys.readouterr().err
+
+
+def test_a_catalogue_that_tables_name_but_that_is_a_file_is_asked_for(pm40):
+    assert load_stated("pm40").sha256 == pm40.sha256
+    with pytest.raises(CatalogueError, match=r"made from mybox, .* Give the files of all .* with -c \(--catalogue\)"):
+        load_stated("mybox")
 
 
 def assert_same_but_for_packing(found, wanted):
