@@ -3,7 +3,7 @@
 :class:`HaloCatalogue` holds what the mock model uses of a catalogue at one redshift: positions, masses and major axes
 of the hosts, and the positions of the sub-halos relative to their hosts, ordered by rank. It is read from HDF5 with
 halotools' columns, from the text of ROCKSTAR or consistent-trees, from folders of AbacusSummit, from halotools' cache,
-or from the packed form of the shipped catalogues.
+from the packed form of the shipped catalogues, or from any file whose columns are named.
 """
 
 from __future__ import annotations

@@ -72,9 +72,10 @@ def read_own_columns(
         The file is missing or damaged; a column is missing, in several tables, or holds no numbers; or the side of the
         box is not known.
     """
-    for what, value in (("scale", scale), ("mass_scale", mass_scale), ("Lbox [Mpc/h]", Lbox)):
-        if value is not None:
-            Range(above=0).check(what, value, error=CatalogueError)
+    stated = {"scale": scale, "mass_scale": mass_scale} | ({} if Lbox is None else {"Lbox [Mpc/h]": Lbox})
+    for what, value in stated.items():
+        Range(above=0).check(what, value, error=CatalogueError)
+    scale, mass_scale = float(scale), float(mass_scale)
     try:
         file = ColumnFile(path, "halo", CatalogueError)
     except FileNotFoundError as error:
