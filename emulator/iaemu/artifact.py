@@ -33,6 +33,15 @@ _MAX_HEADER = 2**23
 _DTYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 
 
+#: What reads a file that was given to something else.
+_READERS = {
+    "tables": "iaemu.TabulatedModel, or in Cobaya iaemu_cobaya.TabulatedIA",
+    "emulator": "iaemu.Emulator, or in Cobaya iaemu_cobaya.IAEmu",
+    "iaemunet-emulator": "iaemu.IAEmuNetEmulator, or in Cobaya iaemu_cobaya.IAEmu",
+    "box-error": "the option box_error of a theory, or iaemu.BoxError",
+}
+
+
 class ArtifactError(ValueError):
     """Raised if an artifact file is missing, incomplete, damaged, not made by iaemu, or of another kind."""
 
@@ -316,7 +325,9 @@ def _metadata(header: Mapping[str, str], kind: str | Collection[str], path: Path
     kinds = (kind,) if isinstance(kind, str) else tuple(kind)
     if metadata.get("kind") not in kinds:
         wanted = " or ".join(map(repr, kinds))
-        raise ArtifactError(f"{path.name} holds {str(metadata.get('kind'))[:100]!r}, but {wanted} was asked for.")
+        found = str(metadata.get("kind"))[:100]
+        use = f" Use {_READERS[found]}." if found in _READERS else ""
+        raise ArtifactError(f"{path.name} holds {found!r}, but {wanted} was asked for.{use}")
     return metadata
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from iaemu.progress import tqdm
+from iaemu.progress import in_notebook, tqdm
 
 
 def can_show() -> bool:
@@ -16,9 +16,7 @@ def can_show() -> bool:
     -------
     bool
     """
-    if "IPython" in sys.modules and getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None:
-        return True
-    return sys.stderr is not None and sys.stderr.isatty()
+    return in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def progress_bar(show: bool, **options: Any) -> tqdm:

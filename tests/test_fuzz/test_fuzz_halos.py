@@ -283,6 +283,34 @@ class TestFiles:
             sound,
         )
 
+    def test_own_columns(self, fuzz, columns, tmp_path):
+        """CSV with names of its own, whole or spoilt, and options that are none."""
+        used = {"ID": "halo_id", "UP": "halo_upid", "M": "halo_mvir_host_halo"}
+        used |= {name: f"halo_{name.lower()}" for name in "XYZ"}
+        used |= {f"A{name}": f"halo_axisA_{name.lower()}" for name in "XYZ"}
+        rows = zip(*(columns[name].tolist() for name in used.values()), strict=True)
+        text = (
+            ",".join(used) + "\n" + "".join(",".join(f"{value:.8g}" for value in row) + "\n" for row in list(rows)[::3])
+        )
+        options = {"id": "ID", "parent": "UP", "mass": "M", "positions": ["X", "Y", "Z"], "axes": ["AX", "AY", "AZ"]}
+        options |= {"Lbox": 40.0, "scale": 1.0, "mass_scale": 1.0, "no_parent": -1}
+        path = tmp_path / "own.csv"
+        path.write_text(text)
+        assert sound(HaloCatalogue.read_columns(path, **options))
+
+        def call(given):
+            content, changed = given
+            path.write_bytes(content)
+            return HaloCatalogue.read_columns(path, **options | changed)
+
+        def make(rng):
+            if rng.random() < 0.7:
+                return spoilt_text(rng, text, [*WORDS, ",", '"', "ID"]), {}
+            name = ["Lbox", "scale", "mass_scale"][rng.integers(3)]
+            return text.encode(), {name: awkward_number(rng)}
+
+        fuzz("HaloCatalogue.read_columns, CSV", 400, make, call, CatalogueError, sound)
+
     def test_npz(self, fuzz, columns, tmp_path):
         """Of no kind that is read, whole or spoilt."""
         np.savez(tmp_path / "whole.npz", **columns, Lbox=40.0)

@@ -1,8 +1,10 @@
 """How objects print: short reprs without arrays, and tables for notebooks."""
 
+import io
 import re
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import iaemu
+from iaemu import progress
 from iaemu.display import describe_bins, html_table, shorten
 from iaemu.sampling import sample
 
@@ -148,16 +151,43 @@ def test_no_progress_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_bar_estimates_the_remaining_time_of_warm_up_and_draws(capfd):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_estimates_the_remaining_time_of_warm_up_and_draws(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
     _sample(progress=True)
-    text = capfd.readouterr().err
+    text = sys.stderr.getvalue()
     assert "warm-up" in text and "sampling" in text
     assert re.search(r"100/100 \[\d\d:\d\d<00:00, ", text)
 
 
-def test_the_bar_ends_where_the_target_is_reached(capfd):
+def test_the_bar_ends_where_the_target_is_reached(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
     _sample(progress=True, target_ess=10, target_rhat=1.5)
-    assert "| 90/90 [" in capfd.readouterr().err  # one check, after 50 draws
+    assert "| 90/90 [" in sys.stderr.getvalue()  # one check, after 50 draws
+
+
+def test_a_file_gets_a_line_for_each_tenth_and_a_short_job_none(monkeypatch):
+    monkeypatch.setattr(progress, "LINES_APART", 0.1)
+    file = io.StringIO()
+    with progress.tqdm(total=20, desc="epochs", file=file, mininterval=0.01, dynamic_ncols=True) as bar:
+        for _ in range(20):
+            time.sleep(0.02)
+            for _ in progress.tqdm(range(2), "inside", file=file, mininterval=0.01):
+                time.sleep(0.02)
+            bar.update()
+    lines = file.getvalue().splitlines()
+    assert file.getvalue().endswith("\n") and "\r" not in file.getvalue()
+    assert 5 <= len(lines) <= 11  # 20 steps of 0.06 s
+    assert re.match(r"epochs: +\d+% \d+/20 \[\d\d:\d\d<\d\d:\d\d, ", lines[0])
+    assert lines[-1].startswith("epochs: 100% 20/20 ") and len(set(lines)) == len(lines)
+    short = io.StringIO()
+    for _ in progress.tqdm(range(1000), file=short):
+        pass
+    assert short.getvalue() == ""
 
 
 def test_a_notebook_without_ipywidgets_gives_no_warning():
@@ -170,7 +200,7 @@ sys.modules["ipywidgets"] = None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from iaemu.progress import tqdm
-print(tqdm.__module__, *(str(entry.message) for entry in caught if "IProgress" in str(entry.message)))
+print(tqdm.__base__.__module__, *(str(entry.message) for entry in caught if "IProgress" in str(entry.message)))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["tqdm.asyncio"] and "IProgress" not in found.stderr

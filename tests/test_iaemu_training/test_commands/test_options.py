@@ -17,7 +17,7 @@ import iaemu_training
 from iaemu.ranges import Range, check_fields, numbers_of
 from iaemu_cobaya.commands import door
 from iaemu_training.commands import iaemu_train
-from iaemu_training.commands.options import add_settings, changed_settings, number, read_options
+from iaemu_training.commands.options import add_settings, changed_settings, log10_mass, number, read_options
 from iaemu_training.dataset.make import DatasetSettings
 from iaemu_training.fitting.config import FitSettings, IAEmuNetSettings
 from iaemu_training.tables.box_error import BoxErrorSettings
@@ -248,6 +248,15 @@ for argv in {argvs}:
         option = next(word for word in case if word.startswith("--"))
         assert error.startswith(f"iaemu-train {case[0]}: error: argument {option.lower()}: it must be a")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_mass_its_logarithm_is_suggested():
+    assert log10_mass("11.4") == 11.4
+    with pytest.raises(argparse.ArgumentTypeError, match=r"at most 20; got 26.*0\. It is log10 .* give 11\.41$"):
+        log10_mass("2.6e11")
+    for text in ("4", "x", "nan", "1e30"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"at least 5 and at most 20; got [^I]*$"):
+            log10_mass(text)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import hashlib
 from iaemu.artifact import shipped_artifact
 from iaemu.models.factorised import Emulator
 from iaemu_training.commands.iaemu_train import main
+from iaemu_training.evaluation.card import accuracy_in_words
 
 
 def test_card_of_the_shipped_emulator(capsys):
@@ -16,6 +17,9 @@ def test_card_of_the_shipped_emulator(capsys):
     assert f"| omega | {held_out['median']:.2%} |" in card
     assert "| logMmin | 11.5 to 14 |" in card
     assert "8.192e+06 (Mpc/h)^3" in card
+    assert "iaemu train fit" in card and "iaemu-train" not in card
+    words = accuracy_in_words(Emulator.load().metadata["held_out"])
+    assert f"{100 * held_out['p95']:.2g} % of omega" in words
 
 
 def test_card_of_the_papers_network(capsys):

@@ -294,10 +294,11 @@ class TestParents:
         for stated in ("#Box size: 0.000000 Mpc/h\n", "#Box size: 40.0 kpc\n", ""):
             path = self.write(tmp_path / "out_0.list", [-1, -1, 20, 20, 20, 20, 20], comments="#a = 1.0\n" + stated)
             with pytest.raises(
-                CatalogueError, match=r"(?s)does not state the side.*Lbox=SIDE\)\.write_packed\('out_0.hd"
+                CatalogueError, match=r"does not state the side.*train pack .*out_0.list --lbox SIDE -o out_0.hdf5"
             ):
                 HaloCatalogue.load(path)
         assert HaloCatalogue.read_rockstar(path, Lbox=25.0).Lbox == 25.0
+        assert HaloCatalogue.load(path, Lbox=25.0, attributes={"particle_mass": 1e7}).Lbox == 25.0
 
 
 class TestDamage:

@@ -133,7 +133,7 @@ def test_tables_take_the_box_error_of_their_own_catalogues_only(box_error, pm40_
 def test_other_catalogues_and_regions_too_small_are_refused(pm40, pm40_tables, tmp_path):
     with pytest.raises(CatalogueError, match="pm40"):
         make_box_error([pm40, pm40], pm40_tables, tmp_path / "parts", SMALL)
-    with pytest.raises(ValueError, match="beyond the side of a region"):
+    with pytest.raises(ValueError, match=r"at most 2 regions along a side \(--per-side 2\)"):
         make_box_error([pm40], pm40_tables, tmp_path / "parts", BoxErrorSettings(per_side=3))
 
 

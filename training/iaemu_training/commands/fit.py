@@ -8,14 +8,12 @@ same command again: it resumes from the checkpoint beside the output.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from iaemu.files import remove_leftovers
-from iaemu.statistics import STATISTICS
 from iaemu_training.commands.options import (
     add_json,
     add_output,
@@ -76,6 +74,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
     with only_writer(checkpoint):
         for path in (arguments.output, *checkpoints):
             remove_leftovers(path)
+        note(arguments, _plan(config))
         fit = {"factorised": _fit_factorised, "iaemunet": _fit_iaemunet}[config.network]
         emulator = fit(config, checkpoint, shows_progress(arguments))
         emulator.metadata["config"] = config.to_dict()
@@ -84,20 +83,11 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
             path.unlink(missing_ok=True)
     held_out = emulator.metadata.get("held_out")
     if held_out is not None or arguments.json:
-        show(arguments, _text_of(held_out or {}), {"output": arguments.output, "held_out": held_out})
+        from iaemu_training.evaluation.card import accuracy_in_words, accuracy_table
+
+        text = "" if held_out is None else "\n".join([*accuracy_table(held_out), "", accuracy_in_words(held_out)])
+        show(arguments, text, {"output": arguments.output, "held_out": held_out})
     note(arguments, f"Emulator written to {arguments.output}.")
-
-
-def _text_of(held_out: Mapping[str, Mapping]) -> str:
-    """The errors at held-out points as a table."""
-    lines = [
-        "Errors against the tables at new points: the median, and the value below which 95 % of the points are.",
-        f"{'':8s} {'points':>6s}" + "".join(f"   {name:>15s}" for name in STATISTICS),
-    ]
-    for place, entry in held_out.items():
-        cells = (f"   {entry[name]['median']:6.2%}  {entry[name]['p95']:7.2%}" for name in STATISTICS)
-        lines.append(f"{place:8s} {entry['n_points']:6d}{''.join(cells)}")
-    return "\n".join(lines)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +141,14 @@ def _overrides(arguments: argparse.Namespace) -> dict:
         overrides[key.strip()] = parse_yaml(value, f"--set {item}")
     given = {name: value for name, value in vars(arguments).items() if name not in _OWN}
     return overrides | given
+
+
+def _plan(config: Config) -> str:
+    """Say what will be trained; the time that it takes is known after some epochs."""
+    members = getattr(config.settings, "members", 1)
+    points = f", from {config.settings.n_train} points" if isinstance(config.settings, FitSettings) else ""
+    networks = f"{members} networks one after the other" if members > 1 else "1 network"
+    return f"Training {networks}, each {config.settings.epochs} epochs{points}. It resumes if it is interrupted."
 
 
 def _fit_factorised(config: Config, checkpoint: Path, progress: bool):

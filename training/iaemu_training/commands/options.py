@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -145,6 +147,33 @@ def number(kind: type, **limits: Any) -> Callable[[str], Any]:
     return partial(_read_number, kind, Range(**limits), False)
 
 
+def log10_mass(text: str) -> float:
+    """Read log10 of a mass in Msun/h that an option gives.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is not from 5 to 20; of a mass itself the message gives log10.
+    """
+    try:
+        return _read_number(float, Range(at_least=5, at_most=20), False, text)
+    except argparse.ArgumentTypeError as error:
+        with suppress(ValueError):
+            if 1e5 <= float(text) <= 1e20:
+                raise argparse.ArgumentTypeError(
+                    f"{str(error).rstrip('.')}. It is log10 of a mass: give {math.log10(float(text)):.4g}"
+                ) from None
+        raise
+
+
 def add_tables(parser: argparse.ArgumentParser) -> None:
     """Add the options of what is made from tables together with their catalogues.
 
@@ -157,7 +186,8 @@ def add_tables(parser: argparse.ArgumentParser) -> None:
         "-c",
         "--catalogue",
         action="append",
-        help="halo catalogue that the tables were made from; may be repeated (default: those that the tables name)",
+        help="halo catalogue that the tables were made from; may be repeated (default: those that the tables name, if "
+        "they are shipped or in halotools' cache)",
     )
 
 
@@ -264,7 +294,7 @@ def _spelled_with_dashes(word: str, known: Collection[str]) -> str:
 
 
 def shows_progress(arguments: argparse.Namespace) -> bool:
-    """Tell whether a command shows progress bars: on a terminal, without ``--quiet``.
+    """Tell whether a command shows its progress, as :class:`iaemu.progress.tqdm` does: without ``--quiet``.
 
     Parameters
     ----------
@@ -274,7 +304,7 @@ def shows_progress(arguments: argparse.Namespace) -> bool:
     -------
     bool
     """
-    return not arguments.quiet and sys.stderr is not None and sys.stderr.isatty()
+    return not arguments.quiet and sys.stderr is not None
 
 
 def check_output(output: Path, folder: bool = False, inputs: argparse.Namespace | None = None) -> None:

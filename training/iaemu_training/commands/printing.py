@@ -25,7 +25,8 @@ def show(arguments: argparse.Namespace, text: str, document: Any) -> None:
     document : object
         Of what JSON knows, paths and NumPy's arrays and numbers. What is not finite becomes null.
     """
-    print(as_json(document) if arguments.json else text)
+    # At once: a file would get it when the command ends.
+    print(as_json(document) if arguments.json else text, flush=True)
 
 
 def as_json(document: Any) -> str:
@@ -52,7 +53,7 @@ def note(arguments: argparse.Namespace, text: str) -> None:
     text : str
     """
     if not arguments.quiet:
-        print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout)
+        print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout, flush=True)
 
 
 def warn(arguments: argparse.Namespace, name: str, text: str) -> None:

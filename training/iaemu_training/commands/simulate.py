@@ -104,7 +104,7 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         arguments.dask,
         progress=shows_progress(arguments),
     )
-    note(arguments, "\n".join(f"{path}: {HaloCatalogue.load(path)}" for path in written))
+    note(arguments, "\n".join(f"{path}: {HaloCatalogue.load(path, progress=False)}" for path in written))
 
 
 def _by_label(texts: list[str]) -> dict[str, Cosmology]:

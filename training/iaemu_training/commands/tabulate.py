@@ -11,7 +11,7 @@ from iaemu_training.commands.options import (
     add_output,
     add_settings,
     changed_settings,
-    number,
+    log10_mass,
     read_options,
     shows_progress,
 )
@@ -19,8 +19,6 @@ from iaemu_training.commands.printing import note
 from iaemu_training.halos.catalogue import HaloCatalogue
 from iaemu_training.halos.limits import CatalogueLimits
 from iaemu_training.tables.tabulate import TabulationSettings, tabulate
-
-_log_mass = number(float, at_least=5, at_most=20)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,20 +36,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--logmmin",
         nargs=2,
-        type=_log_mass,
+        type=log10_mass,
         metavar=("LOW", "HIGH"),
         help="range of logMmin [log10 Msun/h] (default: all that resolution and volume of the catalogues support)",
     )
     parser.add_argument(
         "--complete-above",
-        type=_log_mass,
+        type=log10_mass,
         metavar="LOG10_MASS",
         help="halo mass [log10 Msun/h] above which the catalogue is complete (default: that of 40 particles, or the "
         "one at which it was cut, as the catalogue states it)",
     )
     parser.add_argument(
         "--logm0-max",
-        type=_log_mass,
+        type=log10_mass,
         metavar="LOG10_MASS",
         help="largest logM0 [log10 Msun/h] (default: the mass above which the catalogues hold 100 hosts)",
     )

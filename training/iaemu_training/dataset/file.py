@@ -22,9 +22,9 @@ from iaemu.models.pair_sums import PairSums, correlations
 from iaemu.parameters import PARAMETERS, Support
 from iaemu.ranges import Range, short
 from iaemu.statistics import STATISTICS
-from iaemu_training.halos.columns import plain
 from iaemu_training.mocks.realisations import MockRealisations
 from iaemu_training.pairs.galaxies import random_pairs
+from iaemu_training.work.hdf5 import plain
 
 FORMAT = "iaemu-dataset-1"
 SPLITS = ("train", "validation", "test")

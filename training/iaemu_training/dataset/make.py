@@ -34,7 +34,7 @@ from iaemu_training.dataset.file import _COUNTS, _MOCK_SUMS, FORMAT, SPLITS, SUM
 from iaemu_training.dataset.labels import iterate_sums
 from iaemu_training.dataset.matter import MatterCorrelation
 from iaemu_training.dataset.points import PARAMETER_SETS
-from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
+from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue, load_stated
 from iaemu_training.mocks.halotools import HalotoolsMocks
 from iaemu_training.work.cluster import one_thread, workers
 from iaemu_training.work.hdf5 import write_hdf5
@@ -223,7 +223,8 @@ def matching_boxes(
         A catalogue is not found, or they are not those of the tables.
     """
     stated = model.metadata["catalogues"]
-    sources = tuple(Source(str(name), HaloCatalogue.load(name, progress).sha256) for name in (names or stated))
+    load = HaloCatalogue.load if names else load_stated
+    sources = tuple(Source(str(name), load(name, progress).sha256) for name in (names or stated))
     if sorted(source.sha256 for source in sources) != sorted(model.metadata["catalogue_sha256"]):
         raise CatalogueError(
             f"The tables were made from {', '.join(stated)}, whose hashes differ from those of "

@@ -30,10 +30,11 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
     """
     metadata = emulator.metadata
     path = Path(path)
+    made_by = str(metadata.get("made_by", "unknown software")).replace("iaemu-train ", "iaemu train ")  # older files
     lines = [
         f"# {path.stem}",
         "",
-        f"{metadata.get('description', 'An emulator')}. Made by {metadata.get('made_by', 'unknown software')}.",
+        f"{metadata.get('description', 'An emulator')}. Made by {made_by}.",
         "",
         f"File: {path.name}, {path.stat().st_size / 1e6:.2f} MB, SHA-256 `{sha256_of_file(path)}`.",
         "",
@@ -62,7 +63,7 @@ def model_card(emulator: NetworkModel, path: str | Path) -> str:
         "",
         "## Accuracy",
         "",
-        *_held_out(metadata.get("held_out")),
+        *_accuracy(metadata.get("held_out")),
         "",
         "## Training",
         "",
@@ -119,21 +120,53 @@ def _uncertainties(emulator: NetworkModel) -> list[str]:
     return lines or ["None."]
 
 
-def _held_out(held_out: Mapping | None) -> list[str]:
+def _accuracy(held_out: Mapping | None) -> list[str]:
     if not held_out:
         return ["See its report, made by `iaemu train evaluate`."]
-    lines = [
+    return [
         "The predictions were compared with the tables, which have no noise, at random points of the supported region, "
         "on its faces and at its corners. The error at a point is the rms over bins of prediction minus tables, "
         "divided by the rms of the statistic.",
         "",
-        "| where | points | statistic | median over points | 95 % of points are below |",
-        "|---|---|---|---|---|",
+        *accuracy_table(held_out),
     ]
+
+
+def accuracy_table(held_out: Mapping) -> list[str]:
+    """Return the errors at held-out points as the lines of a table in Markdown.
+
+    Parameters
+    ----------
+    held_out : mapping
+        See :func:`iaemu_training.fitting.factorised.held_out_errors`.
+
+    Returns
+    -------
+    list of str
+    """
+    rows = [("where", "points", "statistic", "median over points", "95 % of points are below")]
     for place, entry in held_out.items():
-        for name, values in entry.items():
-            if name != "n_points":
-                lines.append(
-                    f"| {place} | {entry['n_points']} | {name} | {values['median']:.2%} | {values['p95']:.2%} |"
-                )
-    return lines
+        rows += [
+            (place, f"{entry['n_points']}", name, f"{values['median']:.2%}", f"{values['p95']:.2%}")
+            for name, values in entry.items()
+            if name != "n_points"
+        ]
+    heading, *lines = ("| " + " | ".join(row) + " |" for row in rows)
+    return [heading, "|" + "---|" * len(rows[0]), *lines]
+
+
+def accuracy_in_words(held_out: Mapping) -> str:
+    """Return what the errors at held-out points mean, in a sentence.
+
+    Parameters
+    ----------
+    held_out : mapping
+        See :func:`iaemu_training.fitting.factorised.held_out_errors`.
+
+    Returns
+    -------
+    str
+    """
+    inside = {name: values["p95"] for name, values in held_out["inside"].items() if name != "n_points"}
+    parts = ", ".join(f"{share:.2g} % of {name}" for name, share in ((n, 100 * p) for n, p in inside.items()))
+    return f"95 % of the points inside the supported region are closer to the tables than {parts} (rms over bins)."

@@ -111,7 +111,7 @@ def fit_factorised(
         units="lengths Mpc/h, masses Msun/h",
         fit=asdict(settings),
         history=thinned(members[0].history),
-        made_by=f"iaemu-train fit {__version__}",
+        made_by=f"iaemu train fit {__version__}",
     )
     radial = None
     if model.radial is not None:

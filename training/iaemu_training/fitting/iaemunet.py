@@ -91,7 +91,7 @@ def fit_iaemunet(
             "validation_points": len(validation_theta),
             "sha256": identity["data"],
         },
-        "made_by": f"iaemu-train fit {__version__}",
+        "made_by": f"iaemu train fit {__version__}",
     }
     if training.best is not None:
         metadata["best"] = {key: training.best[key] for key in ("epoch", "validation")}

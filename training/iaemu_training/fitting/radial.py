@@ -55,7 +55,7 @@ def fit_radial(
     with seeded(stream(settings.seed, "radial weights")):
         shape = settings.width, settings.depth, settings.activation, redshift_range(snapshots)
         network = RadialNet(support, n_bins, n_components, *shape)
-    scale = _find_components(network, model, points[:_N_FOR_COMPONENTS])
+    scale = _find_components(network, model, points[:_N_FOR_COMPONENTS], progress)
     labels = _labels(network, scale, model, points, progress)
     validation_points = occupation_points(support, settings.n_validation, settings.seed + 5000, snapshots)
     validation = _labels(network, scale, model, validation_points, progress)
@@ -80,7 +80,7 @@ def redshift_range(snapshots: list[dict] | None) -> tuple[float, float] | None:
     return None if snapshots is None else (snapshots[0]["redshift"], snapshots[-1]["redshift"])
 
 
-def _values(model: PairSumModel, theta: np.ndarray, progress: bool = False):
+def _values(model: PairSumModel, theta: np.ndarray, progress: bool):
     """Give the sums of batches of points, each divided by the number of pairs, (n, n_values); NaN with few pairs."""
     batches = iterate_sums(model, theta)
     for part, sums in tqdm(batches, total=-(-len(theta) // BATCH), desc="labels by radius", disable=not progress):
@@ -92,9 +92,9 @@ def _values(model: PairSumModel, theta: np.ndarray, progress: bool = False):
         yield torch.cat([(found[name] / pairs).flatten(start_dim=1) for name in RadialNet.SUMS], dim=1).numpy()
 
 
-def _find_components(network: RadialNet, model: PairSumModel, theta: np.ndarray) -> np.ndarray:
+def _find_components(network: RadialNet, model: PairSumModel, theta: np.ndarray, progress: bool) -> np.ndarray:
     """Set the mean and the components of the network; return the scale (n_values,) of the sums."""
-    values = np.concatenate(list(_values(model, theta)))
+    values = np.concatenate(list(_values(model, theta, progress)))
     mean = np.nanmean(values, axis=0)
     values = np.nan_to_num(values - mean)
     # In each bin, the sums of one kind have one scale: that of their total deviation.

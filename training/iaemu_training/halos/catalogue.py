@@ -3,7 +3,7 @@
 :class:`HaloCatalogue` holds what the mock model uses of a catalogue at one redshift: positions, masses and major axes
 of the hosts, and the positions of the sub-halos relative to their hosts, ordered by rank. It is read from HDF5 with
 halotools' columns, from the text of ROCKSTAR or consistent-trees, from folders of AbacusSummit, from halotools' cache,
-or from the packed form of the shipped catalogues.
+from the packed form of the shipped catalogues, or from any file whose columns are named.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from iaemu.extras import it_takes
 from iaemu.ranges import Range
 from iaemu_training.halos.abacus import MAX_SATELLITES, is_abacus, read_abacus
-from iaemu_training.halos.checks import check_arrays, check_physics, virial_radius
+from iaemu_training.halos.checks import ENOUGH, check_arrays, check_physics, virial_radius
 from iaemu_training.halos.columns import (
     AXIS_COLUMNS,
     COLUMNS,
@@ -32,7 +32,6 @@ from iaemu_training.halos.columns import (
     CatalogueError,
     checked_columns,
     numbers,
-    plain,
     wrapped,
 )
 from iaemu_training.halos.hdf5 import (
@@ -44,8 +43,9 @@ from iaemu_training.halos.hdf5 import (
     read_hdf5,
     read_packed,
 )
+from iaemu_training.halos.own_columns import read_own_columns
 from iaemu_training.halos.rockstar import read_rockstar
-from iaemu_training.work.hdf5 import write_hdf5
+from iaemu_training.work.hdf5 import plain, write_hdf5
 
 if TYPE_CHECKING:
     from halotools.sim_manager import UserSuppliedHaloCatalog
@@ -67,6 +67,8 @@ _ATTRIBUTES = {
     "min_mass": Range(at_least=0),
 }
 
+#: Masses of sub-halos below this [Msun/h] are none, or in other units.
+_LEAST_MASS = 1e6
 #: Matter density of a catalogue that does not state it: Bolshoi-Planck's.
 _OM0 = 0.30711
 
@@ -207,7 +209,9 @@ class HaloCatalogue:
     # ------------------------------------------------------------------ reading
 
     @classmethod
-    def load(cls, source: str | Path, progress: bool = True) -> HaloCatalogue:
+    def load(
+        cls, source: str | Path, progress: bool = True, Lbox: float | None = None, attributes: dict | None = None
+    ) -> HaloCatalogue:
         """Load a catalogue from a file, from the shipped ones, or from halotools' cache.
 
         Masses must be in Msun/h and lengths in comoving Mpc/h. A factor h in either cannot be detected.
@@ -220,6 +224,10 @@ class HaloCatalogue:
             .xz). A catalogue of AbacusSummit is the folder of a redshift.
         progress : bool
             Show a progress bar if reading a text file or a folder takes more than two seconds.
+        Lbox : float, optional
+            Side of the box [Mpc/h], for files that do not state it.
+        attributes : dict, optional
+            Redshift, particle mass [Msun/h], cosmology and so on, in place of what the catalogue states.
 
         Returns
         -------
@@ -228,8 +236,18 @@ class HaloCatalogue:
         Raises
         ------
         CatalogueError
-            Nothing of that name is found, or the catalogue is incomplete or impossible.
+            Nothing of that name is found, the catalogue states its side and another is given, or it is incomplete or
+            impossible.
         """
+        found = cls._load(source, progress, Lbox, attributes or {})
+        if Lbox is not None and Lbox != found.Lbox:
+            raise CatalogueError(
+                f"{source} states the side of its box, {found.Lbox:g} Mpc/h; leave out Lbox = {Lbox:g}."
+            )
+        return replace(found, attributes={**found.attributes, **attributes}) if attributes else found
+
+    @classmethod
+    def _load(cls, source: str | Path, progress: bool, Lbox: float | None, attributes: dict) -> HaloCatalogue:
         if not isinstance(source, (str, Path)) or not str(source):
             raise CatalogueError(f"Give a catalogue by its path or its name; got {source!r:.60}.")
         path, shipped = Path(source), shipped_catalogues()
@@ -238,9 +256,11 @@ class HaloCatalogue:
         except (OSError, ValueError) as error:
             raise CatalogueError(f"{str(source)[:200]!r} is not a valid path of a catalogue: {error}") from error
         if is_hdf5 or (is_file and path.suffix.lower() in _HDF5_SUFFIXES):
-            return cls.read_hdf5(path)
+            return cls.read_hdf5(path, Lbox)
+        if is_file and is_abacus(path):
+            return cls.read_abacus(path, progress=progress)
         if is_file:
-            return (cls.read_abacus if is_abacus(path) else cls.read_rockstar)(path, progress=progress)
+            return cls.read_rockstar(path, Lbox, attributes.get("particle_mass"), progress=progress)
         if str(source) in shipped:
             return cls.read_packed(shipped[str(source)])
         if path.is_dir():
@@ -255,7 +275,7 @@ class HaloCatalogue:
         return cls.from_halotools_cache(str(source))
 
     @classmethod
-    def read_hdf5(cls, path: str | Path) -> HaloCatalogue:
+    def read_hdf5(cls, path: str | Path, Lbox: float | None = None) -> HaloCatalogue:
         """Read an HDF5 file with halotools' columns, or a packed catalogue.
 
         Where columns and the side of the box are looked for: :func:`iaemu_training.halos.hdf5.read_hdf5`.
@@ -264,6 +284,8 @@ class HaloCatalogue:
         ----------
         path : str or path-like
             The HDF5 file.
+        Lbox : float, optional
+            Side of the box [Mpc/h], by default that of the file; not of a packed catalogue.
 
         Returns
         -------
@@ -276,12 +298,40 @@ class HaloCatalogue:
         """
         if is_packed(path):
             return cls.read_packed(path)
-        found = read_hdf5(path)
+        found = read_hdf5(path, Lbox)
         try:
             return cls.from_columns(*found)
         except CatalogueError as error:
             note = found.attributes.get("Lbox_from")
             raise CatalogueError(f"{error} (Lbox is {note}.)" if note else str(error)) from error
+
+    @classmethod
+    def read_columns(cls, path: str | Path, attributes: dict | None = None, **options: Any) -> HaloCatalogue:
+        """Read a file with columns under names of its own: text, CSV, FITS, NumPy's formats or HDF5.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+        attributes : dict, optional
+            Redshift, particle mass [Msun/h], cosmology and so on, in place of what the file states.
+        **options
+            Names of columns, side of the box and units: :func:`iaemu_training.halos.own_columns.read_own_columns`.
+
+        Returns
+        -------
+        HaloCatalogue
+
+        Raises
+        ------
+        CatalogueError
+            As for that function, and for :meth:`from_columns`.
+        """
+        found = read_own_columns(path, **options)
+        try:
+            return cls.from_columns(*found[:3], {**found.attributes, **(attributes or {})})
+        except CatalogueError as error:
+            raise CatalogueError(f"{error} (Columns are {found.attributes['columns']}.)") from error
 
     @classmethod
     def read_rockstar(
@@ -391,12 +441,7 @@ class HaloCatalogue:
         try:
             from halotools.sim_manager import CachedHaloCatalog, sim_defaults
         except ImportError as error:
-            raise CatalogueError(
-                it_takes(
-                    f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                    f"{', '.join(sorted(shipped_catalogues()))}); looking in halotools' cache needs halotools"
-                )
-            ) from error
+            raise CatalogueError(it_takes(f"{_unknown(name)} Looking in halotools' cache needs halotools")) from error
         try:
             halocat = CachedHaloCatalog(
                 simname=name, halo_finder="rockstar", redshift=0, version_name="halotools_v0p4", dz_tol=0.05
@@ -404,11 +449,9 @@ class HaloCatalogue:
             table = halocat.halo_table
         except Exception as error:  # halotools raises several unrelated classes here
             raise CatalogueError(
-                f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
-                f"{', '.join(sorted(shipped_catalogues()))}), and it cannot be loaded from halotools' cache "
-                f"({error}). Download it "
-                f'with:\n    python -c "from halotools.sim_manager import DownloadManager; '
-                f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\""
+                f"{_unknown(name)} Nor is it in halotools' cache, to which a simulation that halotools offers is "
+                'downloaded with:\n    python -c "from halotools.sim_manager import DownloadManager; '
+                f"DownloadManager().download_processed_halo_table('{name}', 'rockstar', 0)\"\n(halotools says: {error})"
             ) from error
         columns = {column: np.asarray(table[column]) for column in COLUMNS if column in table.colnames}
         attributes = {
@@ -440,13 +483,16 @@ class HaloCatalogue:
         Parameters
         ----------
         columns : mapping of str to (n,) array, astropy table or structured array
-            Columns under halotools' names; positions in comoving Mpc/h, masses in Msun/h.
+            Columns under halotools' names; positions in comoving Mpc/h, masses in Msun/h. With ``halo_mvir``, the mass
+            of each halo, ``halo_hostid``, ``halo_mvir_host_halo`` and ``halo_mpeak`` may be missing: they follow from
+            it, ``halo_id`` and ``halo_upid``.
         Lbox : float, or three equal ones
             Side of the periodic cubic box [Mpc/h].
         name : str
             Name of the catalogue.
         attributes : dict, optional
-            Redshift, cosmology and origin, as text and numbers.
+            Redshift, cosmology and origin, as text and numbers. If ``ranked_by`` is among them, ``halo_mpeak`` need
+            not be a mass.
         lines : (n,) int, optional
             Line of each halo in its file, for error messages; by default rows are counted from 0.
 
@@ -458,7 +504,8 @@ class HaloCatalogue:
         ------
         CatalogueError
             A column is missing or has another length, a value is not finite, a position lies outside the box, the box
-            is not a cube, two hosts share an id, or no host remains; or as for the class.
+            is not a cube, two hosts share an id, ``halo_mpeak`` cannot rank sub-halos, or no host remains; or as for
+            the class.
         """
         columns, Lbox = checked_columns(columns, Lbox, name, lines)
         position, axis = (
@@ -468,9 +515,7 @@ class HaloCatalogue:
         # halotools rejects hosts below its coarse mass bins. They are far too light to host a galaxy here.
         host = (columns["halo_upid"] == -1) & oriented & (columns["halo_mvir_host_halo"] > 10.0 ** BORROWING_EDGES[0])
         if not host.any():
-            raise CatalogueError(
-                f"Catalogue {name}: there is no host halo (halo_upid = -1) above 10^10.5 Msun/h that has a major axis."
-            )
+            raise CatalogueError(_no_host(columns, name))
         rows = np.flatnonzero(host)
         rows = rows[np.argsort(columns["halo_mvir_host_halo"][rows], kind="stable")]
         host_id = columns["halo_id"][rows]
@@ -484,6 +529,7 @@ class HaloCatalogue:
         where = by_id[np.minimum(where, len(by_id) - 1)]
         matched = host_id[where] == columns["halo_hostid"][sub]
         sub, where = sub[matched], where[matched]
+        _check_ranking(columns["halo_mpeak"][sub], name, "ranked_by" not in (attributes or {}))
         order = np.lexsort((-columns["halo_mpeak"][sub], where))
         sub, where = sub[order], where[order]
         offset = position[sub] - position[rows[where]]
@@ -644,6 +690,50 @@ class HaloCatalogue:
         )
 
 
+def _no_host(columns: dict[str, np.ndarray], name: str) -> str:
+    """Say why no halo of a catalogue can host galaxies."""
+    host, mass = columns["halo_upid"] == -1, columns["halo_mvir_host_halo"]
+    if not host.any():
+        parents, rows = np.unique(columns["halo_upid"], return_counts=True)
+        most = int(np.argmax(rows)) if len(rows) else None
+        found = ""
+        if most is not None:
+            value = parents[most]
+            found = (
+                f" The most frequent value is {value}, in {rows[most]} rows; if it marks hosts: --no-parent {value}."
+            )
+        return f"Catalogue {name}: no row has halo_upid = -1, which says that a halo is a host.{found}"
+    if not (mass[host] > 10.0 ** BORROWING_EDGES[0]).any():
+        largest = mass[host].max()
+        factor = ". Those in 1e10 Msun/h must be multiplied by 1e10 (--mass-scale 1e10)" if largest < 1e7 else ""
+        return (
+            f"Catalogue {name}: there is no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h. Masses must be in "
+            f"Msun/h, and the largest of a host is {largest:.2g}{factor}."
+        )
+    return (
+        f"Catalogue {name}: no host halo above 10^{BORROWING_EDGES[0]:g} Msun/h has a major axis: halo_axisA_x, _y and "
+        "_z are 0 for all of them."
+    )
+
+
+def _check_ranking(mpeak: np.ndarray, name: str, is_mass: bool) -> None:
+    """Check that the peak masses of sub-halos can rank them."""
+    if len(mpeak) < ENOUGH:
+        return
+    low, high = mpeak.min(), mpeak.max()
+    if low == high:
+        raise CatalogueError(
+            f"Catalogue {name}: halo_mpeak is {low:g} for all {len(mpeak)} sub-halos, so that they cannot be ranked. "
+            "It must hold their peak masses, or their masses."
+        )
+    if is_mass and high < _LEAST_MASS:
+        raise CatalogueError(
+            f"Catalogue {name}: halo_mpeak of sub-halos is {low:.3g} to {high:.3g}, which are no masses in Msun/h. It "
+            "must hold their peak masses, or their masses. (Another quantity may rank them if the attribute ranked_by "
+            "names it.)"
+        )
+
+
 def _numbers(attributes: Any, what: str) -> dict[str, Any]:
     """Return the attributes with those of ``_ATTRIBUTES`` as numbers; they may be text, or None to be left out."""
     if not isinstance(attributes, dict):
@@ -660,6 +750,43 @@ def _numbers(attributes: Any, what: str) -> dict[str, Any]:
             _ATTRIBUTES[key].check(f"{what}: the attribute {key}", value, error=CatalogueError)
         found[str(key)] = value
     return found
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"No catalogue file or shipped catalogue is called {name!r} (shipped: "
+        f"{', '.join(sorted(shipped_catalogues()))}). Give the path of its file."
+    )
+
+
+def load_stated(name: str, progress: bool = True) -> HaloCatalogue:
+    """Load a catalogue that tables name, which is shipped or in halotools' cache.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    progress : bool
+        See :meth:`HaloCatalogue.load`.
+
+    Returns
+    -------
+    HaloCatalogue
+
+    Raises
+    ------
+    CatalogueError
+        It is neither, so that its file must be given.
+    """
+    if name in shipped_catalogues():
+        return HaloCatalogue.load(name, progress)
+    try:
+        return HaloCatalogue.from_halotools_cache(name)
+    except CatalogueError as error:
+        raise CatalogueError(
+            f"The tables were made from {name}, which is neither shipped nor in halotools' cache. Give the files of "
+            "all catalogues of the tables with -c (--catalogue)."
+        ) from error
 
 
 def shipped_catalogues() -> dict[str, Path]:

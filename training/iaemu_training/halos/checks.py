@@ -23,6 +23,8 @@ ENOUGH = 100
 DENSITY_FACTOR = 10.0
 #: Largest distance of a sub-halo from its host, in virial radii of the host; and the share that may be farther away.
 VIRIAL_RADII, STRAYS = 5.0, 0.01
+#: How far the mean squares of the components of the major axes may lie from 1/3, in a large box.
+ISOTROPY = 0.1
 #: Least share of the side of the box that the halos must extend over.
 FILLED = 0.9
 
@@ -99,13 +101,14 @@ def check_physics(name: str, Lbox: float, arrays: dict[str, np.ndarray], redshif
     Raises
     ------
     CatalogueError
-        The hosts leave a part of the box empty; their number density is more than 10 times above or below that of
-        cosmologies near ours; or more than 1 % of the sub-halos lie far from their hosts.
+        The hosts leave a part of the box empty; their axes are not isotropic; their number density is more than 10
+        times above or below that of cosmologies near ours; or more than 1 % of the sub-halos lie far from their hosts.
     """
     if len(arrays["mass"]) < ENOUGH:
         return
     _check_extent(name, Lbox, arrays["position"])
     _check_density(name, Lbox, arrays["mass"], redshift)
+    _check_axes(name, arrays["axis"])
     _check_offsets(name, arrays)
 
 
@@ -139,6 +142,17 @@ def _check_density(name: str, Lbox: float, mass: np.ndarray, redshift: float | N
         f"lengths were {factor:.3g} times too large. Positions and Lbox must be in comoving Mpc/h (divide kpc/h by "
         "1000), masses in Msun/h."
     )
+
+
+def _check_axes(name: str, axis: np.ndarray) -> None:
+    # The mean of e e^T over random axes is 1/3 of the unit matrix. Each component scatters by 0.3 / sqrt(n).
+    shares = np.linalg.eigvalsh(axis.T @ axis / len(axis))
+    if np.abs(shares - 1.0 / 3.0).max() > ISOTROPY + 2.0 / math.sqrt(len(axis)):
+        raise CatalogueError(
+            f"Catalogue {name}: the major axes of the {len(axis)} hosts are not isotropic: the mean squares of their "
+            f"components, {' '.join(f'{share:.2f}' for share in shares)} along three directions, should be 0.33 each. "
+            "Check the columns of the axes: are they positions, absolute values, or axes of projected shapes?"
+        )
 
 
 def density_range(mass: np.ndarray, redshift: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,9 @@ COLUMNS = (
     *POSITION_COLUMNS,
     *AXIS_COLUMNS,
 )
+
+#: The mass of each halo, from which columns may follow; see :func:`missing_columns`.
+MASS_COLUMN = "halo_mvir"
 
 #: How far outside the box rounding to 32 bits or to five decimals can put a position, relative to the side of the box.
 ROUNDING = 1e-5
@@ -53,26 +56,6 @@ class HaloColumns(NamedTuple):
     lines: np.ndarray | None = None
 
 
-def plain(value: Any) -> Any:
-    """Convert an attribute of a file to text, a number, or a list of these.
-
-    Parameters
-    ----------
-    value : bytes, str, numpy scalar or array
-        The attribute as h5py or astropy return it.
-
-    Returns
-    -------
-    str, bool, int, float or list
-        A value of any other type is returned unchanged.
-    """
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, (np.ndarray, np.generic)):
-        value = value.tolist()
-    return [plain(entry) for entry in value] if isinstance(value, list) else value
-
-
 def checked_columns(
     columns: Any, Lbox: Any, name: str, lines: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], float]:
@@ -81,8 +64,8 @@ def checked_columns(
     Parameters
     ----------
     columns : mapping of str to (n,) array, astropy table or structured array
-        At least ``COLUMNS``; further columns are ignored. Ids may also be unsigned, with the largest number for -1, or
-        whole numbers in floating point.
+        ``COLUMNS``, without those that follow from others (:func:`missing_columns`); further ones are ignored. Ids may
+        also be unsigned, with the largest number for -1, or whole numbers in floating point.
     Lbox : float, or three equal ones
         Side of the box [Mpc/h].
     name : str
@@ -105,13 +88,15 @@ def checked_columns(
     """
     side = _box_side(Lbox, name)
     there = _names(columns, name)
-    missing = [key for key in COLUMNS if key not in there]
+    missing = missing_columns(there)
     if missing:
         raise CatalogueError(
             f"Catalogue {name} lacks the column(s) {', '.join(missing)}. The columns needed, under halotools' names, "
-            f"are {', '.join(COLUMNS)}; the catalogue has {', '.join(map(str, there[:40])) or 'none'}."
+            f"are {', '.join(COLUMNS)} (or {MASS_COLUMN} in place of the masses among them); the catalogue has "
+            f"{', '.join(map(str, there[:40])) or 'none'}. In a file, name them with the options of iaemu train pack."
         )
-    found = {key: numbers(columns[key], f"Catalogue {name}: column {key}") for key in COLUMNS}
+    used = COLUMNS if set(COLUMNS) <= set(there) else [key for key in (*COLUMNS, MASS_COLUMN) if key in there]
+    found = {key: numbers(columns[key], f"Catalogue {name}: column {key}") for key in used}
     for key, values in found.items():
         if values.ndim != 1:
             raise CatalogueError(
@@ -136,6 +121,9 @@ def checked_columns(
                 f"Catalogue {name}: column {key} has {bad.sum()} NaN or infinite values, first in "
                 f"{place(int(np.argmax(bad)))}."
             )
+    # In some catalogues a host is its own parent.
+    found["halo_upid"] = np.where(found["halo_upid"] == found["halo_id"], -1, found["halo_upid"])
+    found = _with_hosts(found, name)
     position = np.stack([found[key] for key in POSITION_COLUMNS], axis=-1)
     outside = (position < -ROUNDING * side) | (position > (1 + ROUNDING) * side)
     if outside.any():
@@ -154,6 +142,79 @@ def checked_columns(
         )
         found |= {key: wrapped(found[key], side) for key in POSITION_COLUMNS}
     return found, side
+
+
+def missing_columns(there: Collection[str]) -> list[str]:
+    """Return the columns that a catalogue lacks, of those that do not follow from others.
+
+    ``halo_hostid`` follows from ``halo_id`` and ``halo_upid``, and ``halo_mvir_host_halo`` from them and ``halo_mvir``,
+    the mass of each halo. Without ``halo_mpeak``, sub-halos are ranked by ``halo_mvir``.
+
+    Parameters
+    ----------
+    there : collection of str
+        Names of the columns.
+
+    Returns
+    -------
+    list of str
+    """
+    follow = {"halo_hostid"} | ({"halo_mvir_host_halo", "halo_mpeak"} if MASS_COLUMN in there else set())
+    return [key for key in COLUMNS if key not in there and key not in follow]
+
+
+def _with_hosts(found: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Return ``COLUMNS``, with those that follow from others; a sub-halo of a sub-halo belongs to the host of both."""
+    if not set(COLUMNS) <= set(found):
+        row = host_rows(found["halo_id"], found["halo_upid"], True, f"Catalogue {name}")
+        known, mass = row >= 0, found.get(MASS_COLUMN)
+        found = {"halo_hostid": np.where(known, found["halo_id"][row], found["halo_upid"]), **found}
+        if mass is not None:
+            found = {"halo_mvir_host_halo": np.where(known, mass[row], mass), "halo_mpeak": mass, **found}
+    return {key: found[key] for key in COLUMNS}
+
+
+def host_rows(halo_id: np.ndarray, parent_id: np.ndarray, follow: bool, name: str) -> np.ndarray:
+    """Return the row of each halo's host.
+
+    Parameters
+    ----------
+    halo_id, parent_id : (n,) int64
+        Ids of the halos and of their parents; the parent of a host is -1.
+    follow : bool
+        Whether a parent may be a sub-halo, which is then followed up to the host.
+    name : str
+        Name of the catalogue, for error messages.
+
+    Returns
+    -------
+    (n,) int64
+        For a host its own row; -1 for a sub-halo whose host is not in the file.
+
+    Raises
+    ------
+    CatalogueError
+        Two halos share an id, or parents form a loop.
+    """
+    order = np.argsort(halo_id, kind="stable")
+    ordered = halo_id[order]
+    twice = np.flatnonzero(np.diff(ordered) == 0)
+    if len(twice):
+        raise CatalogueError(f"{name}: id {ordered[twice[0]]} belongs to more than one halo.")
+    is_host = parent_id == -1
+    place = np.minimum(np.searchsorted(ordered, parent_id), len(ordered) - 1)
+    row = np.where(ordered[place] == parent_id, order[place], -1)
+    row[is_host] = np.flatnonzero(is_host)
+    if follow:
+        # Each pass doubles the number of steps up the chain of parents, which ends at a host or a missing parent.
+        for _ in range(len(row).bit_length()):
+            row, before = np.where(row >= 0, row[row], -1), row
+            if np.array_equal(row, before):
+                break
+        loop = np.flatnonzero((row >= 0) & ~is_host[row])
+        if len(loop):
+            raise CatalogueError(f"{name}: the parents of halo {halo_id[loop[0]]} form a loop and lead to no host.")
+    return np.where((row >= 0) & is_host[row], row, -1)
 
 
 def wrapped(position: np.ndarray, side: float) -> np.ndarray:

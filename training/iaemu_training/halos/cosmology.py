@@ -103,6 +103,11 @@ class Cosmology:
         found = known[text]
         return cls(found["Om0"], found["Ob0"], found["H0"] / 100.0, found["sigma8"], found["ns"])
 
+    def attributes(self) -> dict[str, Any]:
+        """Return what halo catalogues state of it: Om0, Ob, h, sigma8, ns, and all in words."""
+        parameters = {"Om0" if name == "Om" else name: value for name, value in asdict(self).items()}
+        return {**parameters, "cosmology": str(self)}
+
     def E(self, a: float) -> float:
         """Return H(a) / H0."""
         return float(np.sqrt(self.Om / a**3 + 1.0 - self.Om))

@@ -12,7 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from iaemu_training.halos.columns import COLUMNS, CatalogueError, HaloColumns, plain
+from iaemu_training.halos.columns import COLUMNS, MASS_COLUMN, CatalogueError, HaloColumns, missing_columns
+from iaemu_training.work.hdf5 import plain
 
 #: Packed files have a checksum since format 2.
 PACKED_FORMAT, UNSEALED_FORMAT = "iaemu-packed-halos-2", "iaemu-packed-halos-1"
@@ -61,7 +62,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
         ) from error
 
 
-def read_hdf5(path: str | Path) -> HaloColumns:
+def read_hdf5(path: str | Path, Lbox: float | None = None) -> HaloColumns:
     """Read columns under halotools' names: data sets in any one group, or the fields of a table.
 
     The side of the box is the attribute or the data set ``Lbox`` [Mpc/h] of the file, the group or the table. If there
@@ -71,6 +72,8 @@ def read_hdf5(path: str | Path) -> HaloColumns:
     ----------
     path : path-like
         The HDF5 file.
+    Lbox : float, optional
+        Side of the box [Mpc/h], by default as above.
 
     Returns
     -------
@@ -93,7 +96,7 @@ def read_hdf5(path: str | Path) -> HaloColumns:
         }
         places = [file["/".join(where.split("/")[:depth]) or "/"] for depth in range(where.count("/") + 2)]
         attributes = {str(key): plain(value) for place in places for key, value in place.attrs.items()}
-        Lbox, note = _side(file, places, path.name)
+        Lbox, note = _side(file, places, path.name) if Lbox is None else (Lbox, {})
     attributes = {key: value for key, value in attributes.items() if key.lower() != "lbox"} | note
     name = str(attributes.pop("catalogue", attributes.get("simname", path.stem)))
     if "min_mass" not in attributes and "halo_mpeak_row_cut_min" in attributes:  # halotools' name for it
@@ -110,28 +113,30 @@ def _table(file: h5py.File, name: str) -> tuple[str, dict[str, tuple[h5py.Datase
             return
         group, _, column = path.rpartition("/")
         offered = {field: (item, field) for field in item.dtype.names or ()} or {column: (item, None)}
-        found = {key: value for key, value in offered.items() if key in COLUMNS}
+        found = {key: value for key, value in offered.items() if key in (*COLUMNS, MASS_COLUMN)}
         if found:
             tables.setdefault(path if item.dtype.names else group, {}).update(found)
 
     file.visititems(add)
-    whole = {path: table for path, table in tables.items() if len(table) == len(COLUMNS)}
+    whole = {path: table for path, table in tables.items() if not missing_columns(table)}
     if len(whole) > 1:
         raise CatalogueError(
             f"{name} holds several catalogues, in {' and '.join(path or '/' for path in whole)}. Copy the one that you "
             "want to a file of its own."
         )
-    if whole:
-        return next(iter(whole.items()))
+    for path, table in whole.items():
+        return path, {key: table[key] for key in COLUMNS} if set(COLUMNS) <= set(table) else table
     best = max(tables, key=lambda path: len(tables[path]), default="")
-    missing = [key for key in COLUMNS if key not in tables.get(best, {})]
+    missing = missing_columns(tables.get(best, {}))
     others = [f"{path or '/'} has {', '.join(table)}" for path, table in tables.items() if path != best]
     there: list[str] = []
     file.visit(there.append)
     raise CatalogueError(
         f"{name} lacks the column(s) {', '.join(missing)}{f' in {best}' if best else ''}. One group or table must hold "
-        f"{', '.join(COLUMNS)} (halotools' names); the file has {', '.join(there[:40]) or 'no data'}"
-        f"{'; ' + '; '.join(others) if others else ''}."
+        f"{', '.join(COLUMNS)} (halotools' names), or {MASS_COLUMN} in place of the masses among them; the file has "
+        f"{', '.join(there[:40]) or 'no data'}"
+        f"{'; ' + '; '.join(others) if others else ''}. If they have other names, name them with the options of iaemu "
+        "train pack."
     )
 
 
@@ -150,8 +155,8 @@ def _side(file: h5py.File, places: list, name: str) -> tuple[Any, dict[str, str]
         size = file["Header"].attrs["BoxSize"]
         return np.asarray(size) / 1000.0, {"Lbox_from": f"{_BOX_OF_TNG} = {size}, taken as kpc/h, as TNG has it"}
     raise CatalogueError(
-        f"{name} has no attribute Lbox (side of the box in Mpc/h), nor {_BOX_OF_TNG} (in kpc/h). Add one:\n"
-        f"    h5py.File({name!r}, 'a').attrs['Lbox'] = SIDE"
+        f"{name} has no attribute Lbox (side of the box in Mpc/h), nor {_BOX_OF_TNG} (in kpc/h). Pack it with "
+        f"iaemu train pack {name} --lbox SIDE -o NEW.hdf5."
     )
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from iaemu.progress import BAR_AFTER, tqdm
 from iaemu.ranges import Range
-from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns
+from iaemu_training.halos.columns import MIN_PARTICLES, CatalogueError, HaloColumns, host_rows
 
 #: ROCKSTAR's names of the columns that every file must have.
 _COLUMNS = {
@@ -35,6 +35,11 @@ _COLUMNS = {
     **{f"halo_axisA_{x}": f"A[{x}]" for x in "xyz"},
 }
 _MPEAK = "Mpeak"
+#: What to do with files of another origin.
+_OWN = (
+    "If it has other columns, name them: iaemu train pack FILE --id COLUMN --parent COLUMN --mass COLUMN --positions "
+    "COLUMN COLUMN COLUMN --axes COLUMN COLUMN COLUMN --lbox SIDE -o NEW.hdf5"
+)
 #: Types of the columns. ROCKSTAR keeps masses and axes in 32 bits, but writes positions with more digits.
 _TYPES = {"halo_id": "i8", "parent": "i8", "halo_x": "f8", "halo_y": "f8", "halo_z": "f8"}
 _OTHER_TYPE = "f4"
@@ -119,7 +124,7 @@ def read_rockstar(
         raise CatalogueError(f"{path.name} cannot be read, or is truncated: {error}") from error
     if len(halos) == 0:
         raise CatalogueError(f"{path.name} has no halo above {min_mass:g} Msun/h.")
-    host = _host_rows(halos["halo_id"], halos["parent"], parent == "pid", path.name)
+    host = host_rows(halos["halo_id"], halos["parent"], parent == "pid", path.name)
     kept = np.flatnonzero(host >= 0)
     # A host is its own host and is kept, so its new row is its place among the rows kept.
     n_read, halos, host = len(halos), halos[kept], np.searchsorted(kept, host[kept])
@@ -150,13 +155,13 @@ def _read_header(path: Path) -> tuple[list[str], list[str]]:
         if "\0" in first:
             raise CatalogueError(
                 f"{path.name} is neither HDF5 nor text: it begins with {first[:8]!a}. Give an HDF5 file with "
-                "halotools' columns, or a text file of ROCKSTAR or consistent-trees."
+                f"halotools' columns, or a text file of ROCKSTAR or consistent-trees. {_OWN}"
             )
         # Files from databases have commas between the columns, and no "#".
         if not first.startswith("#") and "," not in first:
             raise CatalogueError(
                 f"{path.name} is not a catalogue of ROCKSTAR or consistent-trees: its first line must name the columns "
-                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but it is {first[:60]!r}."
+                f"(#ID DescID Mvir ... or #scale(0) id(1) ...), but it is {first[:60]!r}. {_OWN}"
             )
         comments = [first]
         for line in file:
@@ -200,6 +205,12 @@ def _column_names(line: str, name: str) -> list[str]:
 def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
     """Return the positions of the columns by halotools' names (``parent`` for the parent's), and the parent's name."""
     parent = next((key for key in ("upid", "pid") if key in names), None)
+    missing = [column for column in _COLUMNS.values() if column.lower() not in names]
+    if missing:
+        raise CatalogueError(
+            f"{name} is not a catalogue of ROCKSTAR or consistent-trees: it lacks the column(s) {', '.join(missing)}; "
+            f"its first line names {', '.join(names)}. {_OWN}"
+        )
     if parent is None:
         raise CatalogueError(
             f"{name} does not say which halos are sub-halos: it has neither a column PID nor UPID. ROCKSTAR's utility "
@@ -209,11 +220,6 @@ def _positions(names: list[str], name: str) -> tuple[dict[str, int], str]:
             "with the side of the box in Mpc/h."
         )
     wanted = {key: column.lower() for key, column in _COLUMNS.items()} | {"parent": parent}
-    missing = [column for key, column in _COLUMNS.items() if wanted[key] not in names]
-    if missing:
-        raise CatalogueError(
-            f"{name} lacks the column(s) {', '.join(missing)}; its first line names {', '.join(names)}."
-        )
     if _MPEAK.lower() in names:
         wanted["halo_mpeak"] = _MPEAK.lower()
     twice = [column for column in wanted.values() if names.count(column) > 1]
@@ -259,11 +265,8 @@ def _positive(word: str) -> float | None:
 def _no_box(path: Path) -> str:
     packed = re.sub(_ENDINGS, "", path.name) + ".hdf5"
     return (
-        f"{path.name}: the header does not state the side of the box in Mpc/h. Give it in Python; for the command "
-        "line, convert the file:\n"
-        "    from iaemu_training.halos.catalogue import HaloCatalogue\n"
-        f"    HaloCatalogue.read_rockstar({str(path)!r}, Lbox=SIDE).write_packed({packed!r})\n"
-        f"then pass {packed} to --catalogue."
+        f"{path.name}: the header does not state the side of the box in Mpc/h. Pack it with "
+        f"iaemu train pack {path} --lbox SIDE -o {packed}, then pass {packed} to --catalogue."
     )
 
 
@@ -352,49 +355,3 @@ def _finite(word: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{value} is not finite")
     return value
-
-
-# ---------------------------------------------------------------------- parents
-
-
-def _host_rows(halo_id, parent_id, follow: bool, name: str) -> np.ndarray:
-    """Return the row of each halo's host.
-
-    Parameters
-    ----------
-    halo_id, parent_id : (n,) int64
-        Ids of the halos and of their parents; the parent of a host is -1.
-    follow : bool
-        Whether a parent may be a sub-halo, which is then followed up to the host.
-    name : str
-        Name of the file, for error messages.
-
-    Returns
-    -------
-    (n,) int64
-        For a host its own row; -1 for a sub-halo whose host is not in the file.
-
-    Raises
-    ------
-    CatalogueError
-        Two halos share an id, or parents form a loop.
-    """
-    order = np.argsort(halo_id, kind="stable")
-    ordered = halo_id[order]
-    twice = np.flatnonzero(np.diff(ordered) == 0)
-    if len(twice):
-        raise CatalogueError(f"{name}: id {ordered[twice[0]]} belongs to more than one halo.")
-    is_host = parent_id == -1
-    place = np.minimum(np.searchsorted(ordered, parent_id), len(ordered) - 1)
-    row = np.where(ordered[place] == parent_id, order[place], -1)
-    row[is_host] = np.flatnonzero(is_host)
-    if follow:
-        # Each pass doubles the number of steps up the chain of parents, which ends at a host or a missing parent.
-        for _ in range(len(row).bit_length()):
-            row, before = np.where(row >= 0, row[row], -1), row
-            if np.array_equal(row, before):
-                break
-        loop = np.flatnonzero((row >= 0) & ~is_host[row])
-        if len(loop):
-            raise CatalogueError(f"{name}: the parents of halo {halo_id[loop[0]]} form a loop and lead to no host.")
-    return np.where((row >= 0) & is_host[row], row, -1)

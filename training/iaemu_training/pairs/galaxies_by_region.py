@@ -118,7 +118,7 @@ def count_pairs_by_region(
     return sum_by_region(positions, axes, Lbox, edges, n_side, shell_nodes(edges), progress)
 
 
-def check_regions(n_side: int, Lbox: float, largest: float) -> int:
+def check_regions(n_side: int, Lbox: float, largest: float, option: str = "--regions") -> int:
     """Return the number of regions along a side of the box if it is one, and if they are not too small.
 
     Parameters
@@ -128,6 +128,8 @@ def check_regions(n_side: int, Lbox: float, largest: float) -> int:
         Side of the box [Mpc/h].
     largest : float
         Largest separation [Mpc/h].
+    option : str
+        What gives ``n_side`` to a command, for the error message.
 
     Returns
     -------
@@ -144,8 +146,9 @@ def check_regions(n_side: int, Lbox: float, largest: float) -> int:
         fewer = int(Lbox / largest)
         raise ValueError(
             f"{n_side} regions along a side of {Lbox:g} Mpc/h are {Lbox / n_side:.4g} Mpc/h wide, less than the "
-            f"largest separation, {largest:.4g} Mpc/h. Use at most {fewer} regions along a side, or smaller "
-            f"separations."
+            f"largest separation, {largest:.4g} Mpc/h. Use "
+            + (f"at most {fewer} regions along a side ({option} {fewer}), or " if fewer > 1 else "a larger box, or ")
+            + "smaller separations."
         )
     return int(n_side)
 

@@ -148,8 +148,7 @@ def origin(simulation: Simulation, settings: HaloSettings, redshift: float) -> d
         "redshift": float(redshift),
         "particle_mass": simulation.particle_mass,
         "min_mass": LEAST_PARTICLES * simulation.particle_mass,
-        **{"Om0" if key == "Om" else key: value for key, value in asdict(simulation.cosmology).items()},
-        "cosmology": str(simulation.cosmology),
+        **simulation.cosmology.attributes(),
         "simulation": json.dumps(kept),
         # The steps of the particle mesh meet all outputs.
         "redshifts": json.dumps(sorted(simulation.redshifts)),

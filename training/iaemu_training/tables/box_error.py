@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike
 from scipy.stats import qmc
 
 from iaemu import __version__
-from iaemu.binning import pairs_inside_cube
 from iaemu.halomodel.modes import Occupations
 from iaemu.models.box_error import TERMS, BoxError, jackknife
 from iaemu.models.deviations import combine
@@ -26,6 +25,7 @@ from iaemu.progress import tqdm
 from iaemu.ranges import Range, Seed, check_fields
 from iaemu.statistics import STATISTICS
 from iaemu_training.halos.catalogue import CatalogueError, HaloCatalogue
+from iaemu_training.pairs.galaxies_by_region import check_regions
 from iaemu_training.pairs.tracers_by_region import RegionCounter, region_of_hosts
 from iaemu_training.pairs.weighted import QUANTITIES
 from iaemu_training.tables.exact import Weights, one_halo, two_halo
@@ -191,7 +191,7 @@ def make_box_error(
         )
     r_edges, support = tables.r_edges, tables.support
     for catalogue in catalogues:
-        pairs_inside_cube(r_edges, catalogue.Lbox / settings.per_side)  # raises if regions are too small
+        check_regions(settings.per_side, catalogue.Lbox, r_edges[-1], "--per-side")
     with tqdm(total=4, desc="modes of occupations", unit="mode", disable=not progress) as bar:
         weights = _Weights(catalogues, support, settings, bar)
     identity = {
@@ -215,7 +215,7 @@ def make_box_error(
             per_side=settings.per_side,
             settings=asdict(settings),
             units="lengths Mpc/h; deviations of dimensionless statistics",
-            made_by=f"iaemu-train box-error {__version__}",
+            made_by=f"iaemu train box-error {__version__}",
         )
         box_error = BoxError(tensors, metadata)
         rng = np.random.default_rng(np.random.SeedSequence(settings.seed, spawn_key=(1,)))

@@ -226,7 +226,7 @@ def _metadata(catalogues: Sequence[HaloCatalogue], support: Support, settings: T
         "support": support.to_dict(),
         "settings": asdict(settings),
         "units": "lengths Mpc/h, masses Msun/h; pair sums over ordered pairs of all boxes together",
-        "made_by": f"iaemu-train tabulate {__version__}",
+        "made_by": f"iaemu train tabulate {__version__}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Writing of HDF5 files, complete or not at all."""
+"""Writing of HDF5 files, complete or not at all, and their attributes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from iaemu.files import write_whole
 
@@ -34,3 +35,23 @@ def write_hdf5(path: str | Path, fill: Callable[[h5py.File], Any]) -> None:
             fill(hdf5)
         with memory.getbuffer() as content:
             write_whole(path, lambda file: file.write(content))
+
+
+def plain(value: Any) -> Any:
+    """Convert an attribute of a file to text, a number, or a list of these.
+
+    Parameters
+    ----------
+    value : bytes, str, numpy scalar or array
+        The attribute as h5py or astropy return it.
+
+    Returns
+    -------
+    str, bool, int, float or list
+        A value of any other type is returned unchanged.
+    """
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.tolist()
+    return [plain(entry) for entry in value] if isinstance(value, list) else value
