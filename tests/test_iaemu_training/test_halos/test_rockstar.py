@@ -118,17 +118,21 @@ def hlist(pm40, tmp_path_factory):
     return write_hlist(tmp_path_factory.mktemp("rockstar") / "hlist_1.00231.list.gz", pm40)
 
 
-def test_commands_show_no_bar_in_a_pipe(pm40, tmp_path, monkeypatch, capsys):
+def test_commands_show_lines_in_a_pipe_and_nothing_with_quiet(pm40, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("iaemu_training.halos.rockstar._CHUNK", 1000)
+    monkeypatch.setattr("iaemu.progress.LINES_APART", -1.0)
     monkeypatch.setattr("iaemu_training.halos.rockstar.BAR_AFTER", -1.0)
     path = write_out(tmp_path / "out_0.list", pm40)
-    HaloCatalogue.load(path)
-    assert "reading out_0.list" in capsys.readouterr().err
-    assert main(["pack", str(path), "-o", str(tmp_path / "packed.hdf5")]) == 0
-    assert capsys.readouterr().err == ""
     strengths = ["--mu-cen", "0.5", "--mu-sat", "0", "--logmmin", "12", "--logm1", "13"]
-    assert iaemu(["mock", "-c", str(path), "-o", str(tmp_path / "mock.hdf5"), *strengths]) == 0
-    assert "reading" not in capsys.readouterr().err
+    for command, words in (
+        (main, ["pack", str(path), "-o", str(tmp_path / "packed.hdf5")]),
+        (iaemu, ["mock", "-c", str(path), "-o", str(tmp_path / "mock.hdf5"), "-f", *strengths]),
+    ):
+        assert command(words) == 0
+        lines = capsys.readouterr().err
+        assert "reading out_0.list" in lines and "\r" not in lines
+        assert command([*words, "-q"]) == 0
+        assert "reading" not in capsys.readouterr().err
 
 
 class TestFormats:
