@@ -1,8 +1,8 @@
 """Compare models by chains of the same data: best chi^2, AIC, DIC, and evidence with Bayes factors.
 
 The chains must have the same likelihoods with the same data and options, for example with and without a slope of the
-alignment strength (docs/how_to/strength_laws.md). The evidence is computed by nautilus (pip install
-'iaemu-cobaya[evidence]'); --no-evidence leaves it out.
+alignment strength (docs/how_to/strength_laws.md). The evidence is computed by nautilus (extra "evidence");
+--no-evidence leaves it out.
 """
 
 from __future__ import annotations

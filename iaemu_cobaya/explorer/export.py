@@ -170,7 +170,7 @@ def _bounds(support: Support) -> dict[str, dict[str, list]]:
 def _bins(nodes: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
     found = Rebinning.between(nodes, edges)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    return {"r": centres.tolist()} | {name: packed(getattr(found, name)) for name in found._fields}
+    return {"r": centres.tolist()} | {name: packed(getattr(found, name)) for name in ("weights", "volumes", "missing")}
 
 
 def _projection(model: Emulator, projection: Projection, redshifts: np.ndarray) -> dict[str, Any]:
