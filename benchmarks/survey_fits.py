@@ -34,9 +34,17 @@ from iaemu.observables.projected import cylinder_weights
 from iaemu.parameters import PARAMETERS
 from iaemu_cobaya import LOWZ, ProjectedCorrelations
 from iaemu_cobaya.chains import load_chain
+from iaemu_cobaya.chains.rebuild import rebuild_model
+from iaemu_cobaya.theories.base import ForwardModelTheory
 
 #: Number of draws that are evaluated.
 N_DRAWS = 500
+
+
+def redshift_of(root: str) -> float:
+    """At which the theory of a run predicts."""
+    theories = rebuild_model(load_chain(root), ProjectedCorrelations).theory.values()
+    return next(theory.model.redshift for theory in theories if isinstance(theory, ForwardModelTheory))
 
 
 def derived(root: str, model: iaemu.ForwardModel) -> dict[str, np.ndarray]:
@@ -117,9 +125,10 @@ def main(arguments=None) -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("chains", nargs="+")
     parser.add_argument("--figure", type=Path, help="picture of A_IA against host mass to write")
-    parser.add_argument("--redshift", type=float, help="of the prediction of these chains (default: 0)")
+    parser.add_argument("--redshift", type=float, help="of the prediction (default: that of each run)")
     options = parser.parse_args(arguments)
-    tables = {root: derived(root, iaemu.load(redshift=options.redshift)) for root in options.chains}
+    at = {root: redshift_of(root) if options.redshift is None else options.redshift for root in options.chains}
+    tables = {root: derived(root, iaemu.load(redshift=redshift)) for root, redshift in at.items()}
     names = list(next(iter(tables.values())))
     print("| chain | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for root, table in tables.items():
@@ -129,7 +138,7 @@ def main(arguments=None) -> None:
     for root in options.chains:
         if "lowz" not in root:
             continue
-        model = iaemu.load(redshift=options.redshift)
+        model = iaemu.load(redshift=at[root])
         best = load_chain(root).best()
         occupation = [best[name] for name in PARAMETERS[2:]]
         like = LOWZ()
