@@ -235,7 +235,8 @@ def test_impossible_runs_are_refused():
             train(Parabola(), accelerator="gpu")
 
 
-def test_the_progress_bar_tells_both_losses(capsys):
+def test_the_progress_bar_tells_both_losses(capsys, monkeypatch):
+    monkeypatch.setattr("iaemu.progress.LINES_APART", -1.0)
     train(Parabola(), progress=True, description="parabola")
     bar = capsys.readouterr().err
     assert "parabola, epoch 9/9" in bar and "45/45" in bar and "train=" in bar and "validation=" in bar
