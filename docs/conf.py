@@ -42,6 +42,8 @@ nb_merge_streams = True
 # Notebooks call commands of this environment, which need not be activated.
 # They show their figures, whatever backend is chosen outside.
 os.environ.pop("MPLBACKEND", None)
+# One thread each: several wait for one another where other work shares the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 autodoc_member_order = "bysource"
