@@ -592,7 +592,8 @@ def _check_bins(label: str, bins: Bins, points: bool = False) -> None:
 
 def _check_cosines(label: str, bins: Bins) -> None:
     """Raise MeasurementError if a mean of cos^2 - 1/3 is far outside of its limits."""
-    beyond = np.maximum(-1.0 / 3.0 - bins.value, bins.value - 2.0 / 3.0) > 5.0 * bins.error
+    excess = np.maximum(-1.0 / 3.0 - bins.value, bins.value - 2.0 / 3.0)
+    beyond = (excess > 3.0 * bins.error) | ((excess > 0.0) & (np.median(excess) > 0.0))
     for bad in np.flatnonzero(beyond).tolist():
         raise MeasurementError(
             f"{label} is {bins.value[bad]:.6g} in bin {bad}, with the error {bins.error[bad]:.6g}, but a mean of "

@@ -5,8 +5,8 @@ comments behind '#'. Its columns are r_low, r_high, value and error; or r, value
 come from --covariance. A heading with these names, or --columns, names them in any order.
 
 Of w_gg and w_g+ (--pi-max), tables may have r_p, value and error, without edges. Give several tables as w_gg=FILE
-w_gplus=FILE, or the same one twice if its heading names both (r_p w_gg error w_gplus error); or a FITS file in the 2pt
-format of echo-IA, which holds all of them and their covariance.
+w_gplus=FILE, or one whose heading names both (r_p w_gg error w_gplus error); or a FITS file in the 2pt format of
+echo-IA, which holds all of them and their covariance.
 """
 
 from __future__ import annotations
@@ -133,6 +133,8 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> None:
         warn(arguments, parser.prog, text)
     if "w_gplus" in measurement.bins and "pi_max" not in measurement.metadata:
         warn(arguments, parser.prog, "no --pi-max is given; a likelihood of w_gg and w_g+ asks for it.")
+    if "w_gplus" in measurement.bins and "redshift" not in measurement.metadata:
+        warn(arguments, parser.prog, "no --redshift is given; a run will predict at that of its theory, by default 0.")
     show(arguments, measurement_table(measurement), measurement_document(measurement, output=arguments.output))
     read_as = f"Columns read as {' '.join(columns)}; written" if columns else "Written"
     note(arguments, f"{read_as}: {arguments.output}")
@@ -144,7 +146,7 @@ def _survey(arguments: argparse.Namespace) -> tuple[Measurement, tuple[str, ...]
     """What :func:`iaemu_cobaya.likelihoods.surveys.read_survey` reads, or None if the table is of another kind."""
     from iaemu.measurement import Measurement
     from iaemu.statistics import PROJECTED
-    from iaemu_cobaya.likelihoods.surveys import is_fits, read_survey
+    from iaemu_cobaya.likelihoods.surveys import is_fits, read_survey, statistics_in
 
     source: Any = arguments.table[0] if len(arguments.table) == 1 else None
     covariance: Any = arguments.covariance[0] if len(arguments.covariance or ()) == 1 else None
@@ -154,7 +156,7 @@ def _survey(arguments: argparse.Namespace) -> tuple[Measurement, tuple[str, ...]
             statistics = None if arguments.statistic is None else [arguments.statistic]
         elif arguments.statistic in PROJECTED and not arguments.columns:
             source = {arguments.statistic: source}
-        else:
+        elif arguments.columns or arguments.statistic is not None or not statistics_in(source):
             return None
     else:
         source = _pairs("TABLE", arguments.table)

@@ -60,6 +60,8 @@ def measurement_from_table(
         What the table holds is not clear, not complete or not a measurement.
     """
     table = PlainTable.read(path)
+    if not columns:
+        columns, statistic = _by_statistic(table.heading, statistic)
     names = _columns_of(table, columns, covariance is not None and edges is None)
     found = {name: table.column(names.index(name), name) for name in names if name in COLUMNS[1:]}
     if "statistic" in names:
@@ -94,6 +96,15 @@ def measurement_from_table(
     elif n_regions is not None:
         raise MeasurementError("--n-regions is the number of regions of a covariance: give --covariance too.")
     return Measurement(bins, covariances, dict(metadata or {}), str(path)), names
+
+
+def _by_statistic(heading: Sequence[str], statistic: str | None) -> tuple[tuple[str, ...], str | None]:
+    """Return the columns of a heading in which the value has the name of its statistic, and the statistic."""
+    named = [word for word in heading if word in MEASURED]
+    if len(named) != 1 or (statistic or named[0]) != named[0]:
+        return (), statistic
+    names = (meaning(word) if word != named[0] else "value" for word in heading)
+    return tuple(name if name in COLUMNS else "-" for name in names), named[0]
 
 
 def _columns_of(table: PlainTable, columns: Sequence[str], may_be_limits: bool) -> tuple[str, ...]:

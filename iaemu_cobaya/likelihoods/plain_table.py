@@ -21,7 +21,18 @@ BY_NUMBER = {2: ("r", "value"), 3: ("r", "value", "error"), 4: ("r_low", "r_high
 _COMMENTS = ("#", "%", "!", "//")
 
 #: Other words for columns, in headings and where columns are named.
-_WORDS = {"rp": "r", "r_p": "r", "sep": "r", "err": "error", "sigma": "error", "std": "error"}
+_WORDS = {
+    "rmin": "r_low",
+    "r_min": "r_low",
+    "rmax": "r_high",
+    "r_max": "r_high",
+    "rp": "r",
+    "r_p": "r",
+    "sep": "r",
+    "err": "error",
+    "sigma": "error",
+    "std": "error",
+}
 
 
 @dataclass(frozen=True)

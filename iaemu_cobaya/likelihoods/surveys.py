@@ -148,6 +148,28 @@ def read_survey(
     return Measurement(bins, [Covariance(*part, n_regions) for part in covariances], metadata, name)
 
 
+def statistics_in(path: str | Path) -> list[str]:
+    """Return the projected statistics that the line above the rows of a plain table names.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    list of str
+        Empty for a file of another kind.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file() or "plain tables as" not in _kind(_content(path)):
+        return []
+    try:
+        heading = PlainTable.read(path).heading
+    except MeasurementError:
+        return []
+    return list(dict.fromkeys(name for word in heading if (name := statistic_of(word)) is not None))
+
+
 def is_fits(path: str | Path) -> bool:
     """Return whether a file is a FITS file, also one compressed by gzip.
 
@@ -202,9 +224,12 @@ def _found(source: Any, covariance: Any, pair: Mapping[str, int] | None) -> Surv
         if pair is not None:
             raise MeasurementError("pair: plain tables hold one pair of samples each; leave it out.")
         return _plain_tables(source, covariance)
+    path = data_files.resolve(source)
+    named = statistics_in(path)
+    if named:
+        return _found(dict.fromkeys(named, path), covariance, pair)
     if covariance is not None:
         raise MeasurementError("covariance: is for plain tables; this file holds its own.")
-    path = data_files.resolve(source)
     content = _content(path)
     kind = _kind(content)
     if kind == "fits":

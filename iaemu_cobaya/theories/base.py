@@ -42,7 +42,7 @@ from iaemu.models.redshifts import TOLERANCE
 from iaemu.observables.projected import AMPLITUDE_OF, PROJECTION_OF, Projection
 from iaemu.parameters import OCCUPATION_PARAMETERS, POLICIES
 from iaemu.ranges import Range
-from iaemu.statistics import STATISTICS
+from iaemu.statistics import PROJECTED, STATISTICS
 from iaemu_cobaya.gradients.torch_functions import RejectedRows
 from iaemu_cobaya.naming import MapsParameters, check_tag, product_name
 from iaemu_cobaya.options import ChecksOptions
@@ -203,7 +203,17 @@ class ForwardModelTheory(DerivesParameters, MapsParameters, ChecksOptions, Theor
     def _go_to(self, redshift: float | None, product: str) -> None:
         """Use the model at the redshift of data, or the nearest to it, unless the run has chosen one."""
         low, high = self._general_model.redshift_range or (0.0, 0.0)
-        if redshift is None or self._chosen_redshift is not None or low == high:
+        if self._chosen_redshift is not None or low == high:
+            return
+        if redshift is None:
+            if self._products.get(product) in PROJECTED:
+                self.mpi_warning(
+                    "The data of %s do not state their redshift, so predictions are at z = %.3g, that of the model. "
+                    "Give it to the data ('read_options: {redshift: ...}', or 'redshift' in the header of their file), "
+                    "or to the theory (option 'redshift').",
+                    product,
+                    self.model.redshift or 0.0,
+                )
             return
         redshift = min(max(float(redshift), low), high)
         if self._asked_redshift is None:

@@ -315,7 +315,7 @@ def test_metadata_come_back_whatever_they_hold_and_names_of_the_format_are_refus
     twice = [1, 2]
     entries = {"date": datetime.date(2001, 2, 3), "n": np.float64(0.5), "list": np.arange(2), "a": twice, "b": twice}
     entries |= {"text": "x\u2028yz: # 'q'\n\n", "long": "word " * 100, "odd": "\udcff"}
-    bins = {"omega": Bins([0.1], [0.2], [1], [1])}
+    bins = {"omega": Bins([0.1], [0.2], [0.1], [1])}
     back = Measurement.read(Measurement(bins, (), entries).write(tmp_path / "toy.txt")).metadata
     assert back == entries | {"list": [0, 1]}
     for name in ("format", "columns", "covariances", "sha256", "bins"):

@@ -83,6 +83,18 @@ def test_centres_need_edges(convert, tmp_path, capsys, given):
     assert same(convert(as_text(CENTRES), "--statistic", "omega", "--edges", given, "--covariance", "matrix.txt", "-f"))
 
 
+@pytest.mark.parametrize("head", ["# rmin rmax omega err\n", "rmin,rmax,omega,sigma\n"])
+def test_a_heading_may_name_the_statistic(convert, head):
+    assert same(convert(as_text(FULL, "," if "," in head else " ", head)))
+
+
+def test_a_survey_table_whose_heading_names_two_statistics(convert, capsys):
+    rows = np.column_stack([CENTRES[:, 0], VALUES, ERRORS, 2 * VALUES, ERRORS])
+    found = convert(as_text(rows, " ", "# rp wgg err wgp err\n"), "--pi-max", "60")
+    assert np.array_equal(found.bins["w_gg"].value, VALUES) and np.array_equal(found.bins["w_gplus"].value, 2 * VALUES)
+    assert "no --redshift is given" in capsys.readouterr().err
+
+
 def test_a_survey_table_in_one_file_with_edges_of_each(convert, tmp_path):
     np.savetxt(tmp_path / "edges.txt", EDGES)
     head = "# statistic r_p value error\n"
@@ -191,6 +203,11 @@ def test_the_likelihood_reads_it(convert):
             "holds xi: give its edges too, --edges xi=EDGES",
         ),
         ("0.1 0.2 7 0.5\n", ["--statistic", "omega"], "lies between -1/3 and 2/3. If it is in per cent, divide it"),
+        (
+            "0.1 0.2 3.6 0.8\n0.2 0.4 3.9 2\n0.4 0.8 0.1 2\n",
+            ["--statistic", "omega"],
+            "lies between -1/3 and 2/3. If it is in per cent, divide it",
+        ),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "few"], "--edges few: give paper, tng300"),
         (as_text(CENTRES), ["--statistic", "xi", "--edges", "2,1"], "must be increasing"),
         (as_text(CENTRES[:, :2]), ["--statistic", "xi", "--edges", "0.1,0.2,0.4,0.8,1.6"], "has no errors"),

@@ -152,3 +152,21 @@ def test_users_likelihoods_state_a_redshift_in_their_request(tables):
     np.testing.assert_allclose(
         model.provider.get_ia_wgg(rp=[2.0], pi_max=60), at.project(theta, rp=[2.0], pi_max=60).w_gg
     )
+
+
+@pytest.mark.parametrize(("redshift", "theory"), [(None, {}), (0.27, {}), (None, {"redshift": 0.27})])
+def test_data_of_a_survey_without_a_redshift_are_told(redshift, theory, caplog):
+    r = np.geomspace(0.5, 16.0, 6)
+    header = {"pi_max": 60.0} | ({} if redshift is None else {"redshift": redshift})
+    measured = Measurement({"w_gplus": Bins(r, r, np.ones(6), np.ones(6))}, metadata=header)
+    with caplog.at_level(logging.WARNING):
+        model = get_model(
+            {
+                "theory": {"iaemu_cobaya.IAEmu": theory},
+                "likelihood": {"iaemu_cobaya.ProjectedCorrelations": {"data": measured, "statistics": ["w_gplus"]}},
+                "params": {**SAMPLED, **OCCUPATION, "e_rms": 0.3},
+            }
+        )
+    told = "do not state their redshift, so predictions are at z = 0" in caplog.text
+    assert told == (redshift is None and not theory)
+    assert model.theory["iaemu_cobaya.IAEmu"].model.redshift == (0.0 if told else 0.27)

@@ -70,7 +70,10 @@ def _add_columns(add: Any) -> None:
         metavar="ID",
         help="what the parent of a host is, if not -1",
     )
-    for name, text in (("scale", "positions and Lbox to Mpc/h: 0.001 for kpc/h"), ("mass-scale", "masses to Msun/h")):
+    for name, text in (
+        ("scale", "positions (and the side, if the file states it; --lbox is in Mpc/h) to Mpc/h: 0.001 for kpc/h"),
+        ("mass-scale", "masses to Msun/h"),
+    ):
         add(
             f"--{name}",
             type=number(float, above=0),

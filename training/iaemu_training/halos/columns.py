@@ -56,6 +56,19 @@ class HaloColumns(NamedTuple):
     lines: np.ndarray | None = None
 
 
+def _remedy(reach: float) -> str:
+    """What may be wrong if positions are outside the box, and reach so many times its side."""
+    if reach > 100.0:
+        return (
+            f"Positions reach {reach:.4g} times the side: if they are in kpc/h, give --scale 0.001 to iaemu train "
+            "pack, with --lbox in Mpc/h."
+        )
+    return (
+        "Check Lbox and the units (Mpc/h). If the origin of the box is not its corner (but its centre, say), shift the "
+        "positions: numpy.mod(x, Lbox)."
+    )
+
+
 def checked_columns(
     columns: Any, Lbox: Any, name: str, lines: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], float]:
@@ -130,8 +143,7 @@ def checked_columns(
         row, axis = np.argwhere(outside)[0]
         raise CatalogueError(
             f"Catalogue {name}: {outside.any(axis=1).sum()} halos lie outside the box [0, {side:g}] Mpc/h, first "
-            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in {place(row)}. Check Lbox and the units (Mpc/h). If "
-            "the origin of the box is not its corner (but its centre, say), shift the positions: numpy.mod(x, Lbox)."
+            f"{POSITION_COLUMNS[axis]} = {position[row, axis]:g} in {place(row)}. " + _remedy(position.max() / side)
         )
     beyond = ((position < 0) | (position >= side)).any(axis=1)
     if beyond.any():
