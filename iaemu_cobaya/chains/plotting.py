@@ -134,8 +134,32 @@ def _shown(chains: Sequence[Chain], params: Sequence[str] | None) -> list[str]:
         return list(dict.fromkeys(params))
     if not shared:
         raise ChainError("no corner plot: the chains share no sampled parameter")
-    ours = [name for name in derived if name in DERIVED or name.startswith(tuple(f"{one}_" for one in DERIVED))]
+    ours = [name for name in derived if _is_ours(name)]
     return shared + ours * (len(shared) + len(ours) <= N_READABLE)
+
+
+def _is_ours(name: str) -> bool:
+    return name in DERIVED or name.startswith(tuple(f"{one}_" for one in DERIVED))
+
+
+def left_out(chains: Sequence[Chain], params: Sequence[str] | None) -> list[str]:
+    """Return the derived parameters of this package that a corner plot does not show, since it would have too many.
+
+    Parameters
+    ----------
+    chains : sequence of Chain
+    params : sequence of str, optional
+        Those that the plot was asked for.
+
+    Returns
+    -------
+    list of str
+    """
+    if params:
+        return []
+    shown = _shown([chain for chain in chains if chain.densities], None)
+    derived = dict.fromkeys(name for chain in chains for name in chain.derived if _is_ours(name))
+    return [name for name in derived if name not in shown]
 
 
 def _finish(plotter: GetDistPlotter, handles: Sequence[Any]) -> None:

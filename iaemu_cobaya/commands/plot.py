@@ -141,6 +141,9 @@ def main(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         pyplot.close(plotter.fig)
         document["plots"].append(path)
         note(arguments, f"wrote {path}")
+        rest = plotting.left_out(chains, arguments.params)
+        if rest:
+            note(arguments, f"  without the derived {', '.join(rest)}: --params chooses what the corner plot shows")
     if arguments.json:
         show(arguments, "", document)
     return status

@@ -11,6 +11,7 @@ from scipy import stats
 
 from iaemu_cobaya import TabulatedIA
 from iaemu_cobaya.chains import ChainError, corner_plot, data_plot, load_chain, plotting, posterior_table
+from iaemu_cobaya.chains.plotting import left_out
 from iaemu_cobaya.commands.door import plot as iaemu_plot
 
 
@@ -79,7 +80,7 @@ def test_pictures_name_the_data_the_fit_and_the_paper(chains):
     assert [entry.get_text() for entry in legend.get_texts()] == ["truth", plotting.PAPER]
 
 
-def test_derived_parameters_are_told_and_shown(tmp_path, capsys):
+def test_derived_parameters_are_told_and_shown(tmp_path, capsys, monkeypatch):
     """Also those that are not a label as GetDist would have it, and whose values are small."""
     prior = {"prior": {"min": 0, "max": 1}, "ref": 0.5, "proposal": 0.2}
     info = {
@@ -109,6 +110,10 @@ def test_derived_parameters_are_told_and_shown(tmp_path, capsys):
     assert float(line.split()[1]) == pytest.approx(found["parameters"]["b_g"]["mean"], rel=0.01)
     labels = [axes.get_xlabel() for axes in corner_plot([chain]).subplots[-1]]
     assert labels == ["$\\mathrm{x}$", "$\\mathrm{y}$", "$b_g$"]
+    assert left_out([chain], None) == []
+    monkeypatch.setattr("iaemu_cobaya.chains.plotting.N_READABLE", 2)
+    assert left_out([chain], None) == ["b_g"] and left_out([chain], ["x"]) == []
+    monkeypatch.undo()
     assert chain.samples.paramNames.parWithName("a_long_name").label == r"\mathrm{a\_long\_name}"
     with pytest.raises(ChainError, match=r"z \(params\) does not vary in all chains; those that do are x, y, b_g"):
         corner_plot([chain], params=["z"])
