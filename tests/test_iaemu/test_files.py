@@ -107,7 +107,7 @@ def test_two_writers_do_not_meet(tmp_path):
         ("bom.txt", b"\xef\xbb\xbf" + "r = 1 µm\n".encode()),
         ("latin.txt", "r = 1 µm\n".encode("latin-1")),
         ("windows.txt", "r = 1 µm\r\n".encode()),
-        ("a.txt.gz", gzip.compress("r = 1 µm\n".encode())),
+        ("a.txt.gz", gzip.compress("r = 1 µm\n".encode(), mtime=0)),
         ("a.txt.bz2", bz2.compress("r = 1 µm\n".encode())),
         ("a.txt.XZ", lzma.compress("r = 1 µm\n".encode())),
     ],

@@ -321,7 +321,7 @@ OTHERS = {
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
     "table": (b"0.1 2 3\n0.2 3 4\n", "does not say what it holds. Give plain tables as {w_gg: FILE, w_gplus: FILE}"),
     "binary": (b"\x89HDF\r\n\x1a\n\0\0", "is neither a FITS file nor text"),
-    "gzip cut": (gzip.compress(b"SIMPLE  =" * 1000)[:-20], "is a gzip file that was cut short"),
+    "gzip cut": (gzip.compress(b"SIMPLE  =" * 1000, mtime=0)[:-20], "is a gzip file that was cut short"),
     "gzip damaged": (b"\x1f\x8b\x08\xff\x00" + b"x" * 50, "is a damaged gzip file"),
     "nearly": (b"SIMPLE  =                    T", "is damaged or cut short, and cannot be read as FITS"),
 }
