@@ -267,16 +267,16 @@ def prior_plot(priors: Sequence[AmplitudePrior]) -> Figure:
         color, values = f"C{number}", one.values["A_IA"]
         reach = np.linspace(one.mean - 4 * max(one.sigma, 1e-6), one.mean + 4 * max(one.sigma, 1e-6), 400)
         label = f"z = {one.redshift:g}" + (f", {one.theory}" if len({p.theory for p in priors}) > 1 else "")
-        axes.hist(values, bins=40, density=True, color=color, alpha=0.3, label="posterior")
+        axes.hist(values, bins="auto", density=True, color=color, alpha=0.3, label=f"{label}: draws")
         shape = np.exp(-0.5 * ((reach - one.mean) / one.sigma) ** 2) / (one.sigma * np.sqrt(2 * np.pi))
         axes.plot(
             reach,
             shape,
             color=color,
-            label=f"{label}, with the error of the prediction: {one.mean:.2f} ± {one.sigma:.2f}",
+            label=f"with the error of the prediction: {one.mean:.2f} ± {one.sigma:.2f}",
         )
     axes.set_xlabel(r"$A_\mathrm{IA}$")
     axes.set_ylabel("density")
     axes.set_yticks([])
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center")
     return figure

@@ -11,7 +11,15 @@ import numpy as np
 from iaemu.binning import BINNINGS
 from iaemu.measurement import Bins, Covariance, Measurement, MeasurementError, number_in
 from iaemu.statistics import MEASURED, PROJECTED
-from iaemu_cobaya.likelihoods.plain_table import BY_NUMBER, COLUMNS, PlainTable, edges_in, meaning, square_matrix
+from iaemu_cobaya.likelihoods.plain_table import (
+    BY_NUMBER,
+    COLUMNS,
+    PlainTable,
+    edges_in,
+    increasing,
+    meaning,
+    square_matrix,
+)
 
 
 def measurement_from_table(
@@ -199,15 +207,11 @@ def numbers_of(text: str) -> np.ndarray:
     MeasurementError
         They are not increasing numbers.
     """
-    words = [word for word in text.split(",") if word.strip()]
-    if words and all(number_in(word) is not None for word in words):
-        values = np.array([number_in(word) for word in words])
-    elif Path(text).is_file():
-        values = edges_in(text)
-    else:
-        raise MeasurementError(
-            f"--edges {text}: give {', '.join(BINNINGS)}, numbers with commas between, or a file that holds them."
-        )
-    if not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
-        raise MeasurementError(f"--edges {text}: the edges must be increasing numbers.")
-    return values
+    numbers = [number_in(word) for word in text.split(",") if word.strip()]
+    if numbers and None not in numbers:
+        return increasing([number for number in numbers if number is not None], f"--edges {text}")
+    if Path(text).is_file():
+        return edges_in(text)
+    raise MeasurementError(
+        f"--edges {text}: give {', '.join(BINNINGS)}, numbers with commas between, or a file that holds them."
+    )

@@ -146,8 +146,7 @@ class DataPlots:
         which = "" if errors is None else " from the covariance of the data alone"
         fitted = f"{len(self.data_vector)} bins, {self.n_fitted} parameters"
         chance = _in_words(self.p_value(best), self._of_distribution)
-        lines = [f"  {name}: chi2 = {self.chi2(best):.2f}{which} at the best fit, {fitted}{chance}"]
-        return lines
+        return [f"  {name}: chi2 = {self.chi2(best):.2f}{which} at the best fit, {fitted}{chance}"]
 
     @property
     def _of_distribution(self) -> str:

@@ -154,10 +154,32 @@ def edges_in(path: str | Path) -> np.ndarray:
         They are not increasing numbers.
     """
     table = PlainTable.read(path)
-    edges = np.array([number_at(table.path, line, word, "an edge") for line, row in table.rows for word in row])
-    if not np.all(np.isfinite(edges)) or not np.all(np.diff(edges) > 0):
-        raise MeasurementError(f"{path}: the edges must be increasing numbers.")
-    return edges
+    edges = [number_at(table.path, line, word, "an edge") for line, row in table.rows for word in row]
+    return increasing(edges, str(path))
+
+
+def increasing(edges: Sequence[float], label: str) -> np.ndarray:
+    """Return bin edges as an array.
+
+    Parameters
+    ----------
+    edges : sequence of float (n + 1,)
+    label : str
+        For messages.
+
+    Returns
+    -------
+    array (n + 1,)
+
+    Raises
+    ------
+    MeasurementError
+        They are not increasing numbers.
+    """
+    found = np.array(edges, dtype=np.float64)
+    if not np.all(np.isfinite(found)) or not np.all(np.diff(found) > 0):
+        raise MeasurementError(f"{label}: the edges must be increasing numbers.")
+    return found
 
 
 def square_matrix(path: str | Path, n: int) -> np.ndarray:

@@ -36,6 +36,12 @@ _BELOW_NOISE = 0.1
 
 _LARGEST_FILE = 2**28
 
+#: What a message says of a text file that is not in our own format: a plain table, perhaps.
+_TEXT = (
+    "is a text file that does not say what it holds. Give plain tables as {w_gg: FILE, w_gplus: FILE}; or a file in "
+    "our own format, which 'iaemu convert' writes."
+)
+
 #: What marks the error of a statistic in the name of a column: wgg_err, sigma_wgp.
 _ERROR = re.compile(r"_?(error|err|sigma|std)_?")
 
@@ -161,7 +167,7 @@ def statistics_in(path: str | Path) -> list[str]:
         Empty for a file of another kind.
     """
     path = Path(path).expanduser()
-    if not path.is_file() or "plain tables as" not in _kind(_content(path)):
+    if not path.is_file() or _kind(_content(path)) != _TEXT:
         return []
     try:
         heading = PlainTable.read(path).heading
@@ -225,13 +231,13 @@ def _found(source: Any, covariance: Any, pair: Mapping[str, int] | None) -> Surv
             raise MeasurementError("pair: plain tables hold one pair of samples each; leave it out.")
         return _plain_tables(source, covariance)
     path = data_files.resolve(source)
-    named = statistics_in(path)
+    content = _content(path)
+    kind = _kind(content)
+    named = statistics_in(path) if kind == _TEXT else []
     if named:
         return _found(dict.fromkeys(named, path), covariance, pair)
     if covariance is not None:
         raise MeasurementError("covariance: is for plain tables; this file holds its own.")
-    content = _content(path)
-    kind = _kind(content)
     if kind == "fits":
         return read_2pt(content, str(path), pair)
     if kind == "own":
@@ -272,10 +278,7 @@ def _kind(content: bytes) -> str:
         return "own"
     if b"\0" in content:
         return "is neither a FITS file nor text. Give a file in the 2pt format of echo-IA, plain tables, or our own."
-    return (
-        "is a text file that does not say what it holds. Give plain tables as {w_gg: FILE, w_gplus: FILE}; or a file "
-        "in our own format, which 'iaemu convert' writes."
-    )
+    return _TEXT
 
 
 def _plain_tables(source: Mapping[Any, Any], covariance: Any) -> SurveyFile:
@@ -313,7 +316,7 @@ def _plain_table(statistic: str, path: Path) -> SurveyTable:
         kind = _kind(content)
         if kind in ("fits", "own"):
             raise MeasurementError(f"{path} is no plain table: give its name alone, not for one statistic.")
-        if "plain tables as" not in kind:
+        if kind != _TEXT:
             raise MeasurementError(f"{path} {kind}")
     table = PlainTable.read(path)
     names = _named(statistic, table.heading)
